@@ -1,0 +1,66 @@
+/* The baseline of bench/ring.ts: the same complete write of a frame, by the same protocol, in C.
+ *
+ *     ring PATH CAPACITY FRAMES ROUNDS
+ *
+ * Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds: one round for each
+ * byte that comes in on stdin, so that the caller can alternate with its own. Prints one line of ns per frame a round. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HEADER_BYTES = 64, FRAME_BYTES = 4224, SEMANTIC_AT = 16, SEMANTIC_BYTES = 4096, PHYSICS_AT = 4112, PHYSICS_BYTES = 112, VECTORS = 64 };
+
+static double now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1e9 + t.tv_nsec;
+}
+
+int main(int argc, char **argv) {
+  if (argc != 5) return 2;
+  uint64_t capacity = strtoull(argv[2], NULL, 10), frames = strtoull(argv[3], NULL, 10), rounds = strtoull(argv[4], NULL, 10);
+  uint64_t bytes = HEADER_BYTES + capacity * FRAME_BYTES;
+  int fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (fd < 0 || posix_fallocate(fd, 0, bytes) != 0) return 1;
+  unsigned char *ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (ring == MAP_FAILED) return 1;
+  madvise(ring, bytes, 23 /* MADV_POPULATE_WRITE */);
+
+  _Atomic uint64_t *head_at = (_Atomic uint64_t *)(ring + 24), *tail_at = (_Atomic uint64_t *)(ring + 32);
+  _Atomic uint32_t *waiters_at = (_Atomic uint32_t *)(ring + 56);
+  static float vectors[VECTORS][1024];
+  static unsigned char physics[VECTORS][PHYSICS_BYTES];
+  for (int i = 0; i < VECTORS; i++)
+    for (int k = 0; k < 1024; k++) vectors[i][k] = (float)(i + k) / 1024;
+  for (int i = 0; i < VECTORS; i++) memset(physics[i], i, PHYSICS_BYTES);
+
+  uint64_t id = 1, tail = 1, slot = id % capacity, whole = 2 * (id / capacity + 1), woken = 0;
+  for (uint64_t round = 0; round <= rounds; round++) {
+    if (round > 0 && getchar() == EOF) return 1;
+    uint64_t count = round == 0 ? capacity : frames;
+    double start = now_ns();
+    for (uint64_t n = 0; n < count; n++) {
+      unsigned char *frame = ring + HEADER_BYTES + slot * FRAME_BYTES;
+      _Atomic uint64_t *sequence = (_Atomic uint64_t *)frame;
+      if (id + 1 > capacity + tail) atomic_store(tail_at, tail = id + 1 - capacity);
+      atomic_store(sequence, whole - 1);
+      memcpy(frame + 8, &id, 8);
+      memcpy(frame + SEMANTIC_AT, vectors[id % VECTORS], SEMANTIC_BYTES);
+      memcpy(frame + PHYSICS_AT, physics[id % VECTORS], PHYSICS_BYTES);
+      atomic_store(sequence, whole);
+      atomic_store(head_at, ++id);
+      if (++slot == capacity) slot = 0, whole += 2;
+      if (atomic_load(waiters_at) != 0) atomic_store(waiters_at, 0), woken++;
+    }
+    if (round > 0) printf("%.2f\n", (now_ns() - start) / count), fflush(stdout);
+  }
+  munmap(ring, bytes);
+  return woken > 0;
+}

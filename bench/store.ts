@@ -1,0 +1,159 @@
+/**
+ * The store: how fast events and frames go from the journal into DuckDB, and come out again.
+ *
+ *     bun bench/store.ts [--json]
+ *
+ * Durable, on the temporary folder's disk; the worker's own thread priority is in force. `baseline` is
+ * the figure the design asks for on one core, `ratio` what was reached of it.
+ */
+
+import { Database } from "bun:sqlite";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { encodePhysics, FLAG, FRAME_BYTES, SEMANTIC_DIM_MAX } from "../src/frame.ts";
+import { Store } from "../src/store.ts";
+
+const EVENTS = 200_000;
+const FRAMES = 40_000;
+const OFFER_FRAMES = 4096;
+const JOURNAL_ID = 1;
+
+const json = process.argv.includes("--json");
+
+/** `baseline` in the same unit; a ratio above 1 is better than it. */
+function report(name: string, value: number, unit: string, baseline: number, lowerIsBetter = false): void {
+  const ratio = lowerIsBetter ? baseline / value : value / baseline;
+  if (json) console.log(JSON.stringify({ name, value, unit, baseline, ratio }));
+  else
+    console.log(
+      `${name.padEnd(24)} ${value.toFixed(1).padStart(12)} ${unit.padEnd(10)} ${ratio.toFixed(2)} × ${baseline}`,
+    );
+}
+
+function filledJournal(path: string): void {
+  const journal = new Database(path);
+  journal.run("PRAGMA journal_mode = WAL");
+  journal.run(`CREATE TABLE events(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us, id TEXT, type, message,
+    conversation_id, timestamp_us, fields TEXT, source TEXT, body BLOB)`);
+  journal.run(`CREATE TABLE frames(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER UNIQUE, decided_us, physics BLOB,
+    vector BLOB, event_type, intent, provenance)`);
+  const encoder = new TextEncoder();
+  const event = journal.prepare(
+    "INSERT INTO events(received_us, id, type, message, conversation_id, source, body) VALUES (?, ?, 'UserMessage', ?, ?, 'bench', ?)",
+  );
+  const frame = journal.prepare(
+    'INSERT INTO frames(seq, decided_us, physics, provenance) VALUES (?, 1, ?, \'{"embedder":"bench"}\')',
+  );
+  journal.transaction(() => {
+    for (let seq = 1; seq <= EVENTS; seq++) {
+      const message = `where is my card ${seq}, it has not arrived yet and I have been waiting for two weeks`;
+      const body = JSON.stringify({
+        message,
+        conversation_id: `c-${seq % 5000}`,
+        type: "UserMessage",
+        extra: "x".repeat(540),
+      });
+      event.run(
+        1_700_000_000_000_000 + seq,
+        crypto.randomUUID(),
+        message,
+        `c-${seq % 5000}`,
+        encoder.encode(body),
+      );
+    }
+    const physics = encodePhysics({
+      delta_time: 1,
+      duration_ms: 1,
+      velocity: 1,
+      interrupt: 0,
+      timestamp_us: 1,
+      conversation_hash: 1n,
+      workflow_node: -1,
+      case_status: 0,
+      lead_status: 0,
+      fill_rate: 0,
+      actor_type: 1,
+      intent_id: -1,
+      sentiment: 0,
+      confidence: 0,
+      spin: [1, 0, 0, 0],
+      event_seq: 1,
+      semantic_dim: SEMANTIC_DIM_MAX,
+      flags: FLAG.semantic,
+      model_id: 1,
+      type_id: 1,
+      journal_id: JOURNAL_ID,
+      checksum: 0n,
+    });
+    for (let seq = 1; seq <= FRAMES; seq++) frame.run(seq, physics);
+  })();
+  journal.close();
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startMs = performance.now();
+  await work();
+  return performance.now() - startMs;
+}
+
+const folder = mkdtempSync(join(tmpdir(), "bench-store-"));
+try {
+  const databasePath = join(folder, "events.duckdb");
+  const journalPath = `${databasePath}.journal`;
+  filledJournal(journalPath);
+  await using store = await Store.open({
+    databasePath,
+    journalPath,
+    journalId: JOURNAL_ID,
+    memoryLimit: "150MB",
+    tempFolder: join(folder, "temp"),
+    ephemeral: null,
+    workerUrl: new URL("../src/store.worker.ts", import.meta.url),
+    quarantine: false,
+    pruned: { seq: 0, frameId: 0, answerId: 0 },
+  });
+  store.onFailure = (error) => {
+    throw error;
+  };
+
+  const eventsMs = await timed(() => store.flush(EVENTS));
+  report("store/append-events", (EVENTS / eventsMs) * 1000, "events/s", 100_000);
+
+  const vectors = new Float32Array(OFFER_FRAMES * SEMANTIC_DIM_MAX).map(() => Math.random() - 0.5);
+  const framesMs = await timed(async () => {
+    // One run is on its way while the one before is stored.
+    let before = Promise.resolve();
+    for (let first = 1; first <= FRAMES; first += OFFER_FRAMES) {
+      const count = Math.min(OFFER_FRAMES, FRAMES - first + 1);
+      store.offer({ firstFrameId: first, count, vectors: vectors.slice(0, count * SEMANTIC_DIM_MAX) });
+      const stored = store.flush(0);
+      await before;
+      before = stored;
+    }
+    await before;
+  });
+  report("store/append-frames", (FRAMES / framesMs) * 1000, "frames/s", 15_000);
+
+  report("store/checkpoint", await timed(() => store.checkpoint()), "ms", 2000, true);
+
+  let read = 0;
+  const readMs = await timed(async () => {
+    for (let after = 0; after < FRAMES; ) {
+      const { bytes, count } = await store.frames(after, OFFER_FRAMES, 100_000);
+      read += bytes.byteLength / FRAME_BYTES;
+      after += count;
+    }
+  });
+  report("store/frames-read", (read / readMs) * 1000, "frames/s", 30_000);
+
+  const pages: number[] = [];
+  for (let round = 0; round < 20; round++) pages.push(await timed(() => store.events({ limit: 50 }, EVENTS)));
+  pages.sort((a, b) => a - b);
+  report("store/events-page", pages[10] ?? 0, "ms", 50, true);
+  const filteredMs = await timed(() => store.events({ limit: 50, q: "no such text" }, EVENTS));
+  report("store/events-search", filteredMs, "ms", 2000, true);
+  if (!json) console.log(`resident: ${(process.memoryUsage.rss() / 1e6).toFixed(0)} MB`);
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}

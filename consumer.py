@@ -1,0 +1,1490 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["numpy>=1.24"]
+# ///
+"""Reads the frames of the One-File Event Gateway from shared memory, as numpy arrays or torch tensors.
+
+    from consumer import PhysicsConsumer
+
+    with PhysicsConsumer() as consumer:
+        for frame in consumer.follow():
+            print(frame.semantic[:3], frame.sentiment, frame.intent_label)
+
+One file that needs numpy and nothing else; torch is imported when tensors are asked for. The format is
+described byte for byte in docs/FRAME.md. On the command line: ``python consumer.py --help``.
+
+Every read is validated: a frame that the writer was changing is never returned. A reader can not delay
+the writer; one that is too slow loses the oldest frames, and is told exactly how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import json
+import logging
+import math
+import mmap
+import os
+import platform
+import stat
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
+
+try:
+    import numpy as np
+    import numpy.typing as npt
+except ImportError as missing:
+    if __name__ == "__main__":
+        sys.exit("consumer: numpy is not installed; run: python3 -m pip install numpy")
+    raise ImportError("consumer.py needs numpy: python3 -m pip install numpy") from missing
+
+if TYPE_CHECKING:
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
+__all__ = [
+    "FRAME_DTYPE",
+    "HEADER_DTYPE",
+    "KINETICS_COLUMNS",
+    "ConsumerError",
+    "Frame",
+    "Frames",
+    "Labels",
+    "PhysicsConsumer",
+    "RingEvent",
+    "RingMissingError",
+    "View",
+]
+
+# --- the layout: generated from src/frame.ts by scripts/generate.ts, do not edit ---
+MAGIC = 0x5048595349435300
+VERSION = 1
+HEADER_BYTES = 64
+FRAME_BYTES = 4224
+SEMANTIC_DIM_MAX = 1024
+STATE_RUNNING = 1
+STATE_CLOSED = 2
+STATE_SUPERSEDED = 3
+FLAG_SEMANTIC = 1
+FLAG_INTENT = 2
+FLAG_SENTIMENT = 4
+FLAG_CONVERSATION = 8
+FLAG_REFILLED = 16
+FLAG_FIRST = 32
+
+# name, format, elements; the comment is the offset in bytes
+HEADER_DTYPE: np.dtype[np.void] = np.dtype(
+    [
+        ("magic", "<u8"),  # 0
+        ("version", "<u4"),  # 8
+        ("frame_size", "<u4"),  # 12
+        ("capacity", "<u8"),  # 16
+        ("head", "<u8"),  # 24
+        ("tail", "<u8"),  # 32
+        ("epoch", "<u4"),  # 40
+        ("writer_pid", "<u4"),  # 44
+        ("heartbeat_us", "<i8"),  # 48
+        ("waiters", "<u4"),  # 56
+        ("state", "<u4"),  # 60
+    ]
+)
+FRAME_DTYPE: np.dtype[np.void] = np.dtype(
+    [
+        ("sequence", "<u8"),  # 0
+        ("frame_id", "<u8"),  # 8
+        ("semantic", "<f4", (1024,)),  # 16
+        ("delta_time", "<f4"),  # 4112
+        ("duration_ms", "<f4"),  # 4116
+        ("velocity", "<f4"),  # 4120
+        ("interrupt", "<f4"),  # 4124
+        ("timestamp_us", "<i8"),  # 4128
+        ("conversation_hash", "<u8"),  # 4136
+        ("workflow_node", "<i4"),  # 4144
+        ("case_status", "<i4"),  # 4148
+        ("lead_status", "<i4"),  # 4152
+        ("fill_rate", "<f4"),  # 4156
+        ("actor_type", "<i4"),  # 4160
+        ("intent_id", "<i4"),  # 4164
+        ("sentiment", "<f4"),  # 4168
+        ("confidence", "<f4"),  # 4172
+        ("spin", "<f4", (4,)),  # 4176
+        ("event_seq", "<u8"),  # 4192
+        ("semantic_dim", "<u2"),  # 4200
+        ("flags", "<u2"),  # 4202
+        ("model_id", "<u4"),  # 4204
+        ("type_id", "<i4"),  # 4208
+        ("journal_id", "<u4"),  # 4212
+        ("checksum", "<u8"),  # 4216
+    ]
+)
+
+
+class _FrameFields:
+    """The fields of one frame. Every float is finite.
+
+    sequence: SeqLock: 2·(⌊i / capacity⌋ + 1) when frame i is whole, that − 1 while it is written; lower than
+        expected: not yet, higher: lapped
+    frame_id: i, from 1, without gaps
+    semantic: embedding, L2-normalised, zero-padded past semantic_dim
+    delta_time: ln(max(dt, 0.001)), dt in seconds since the conversation's previous event; 0 with flag bit 5
+    duration_ms: from receipt to the decision, in ms
+    velocity: the conversation's events in the 60 s up to this one, itself included: messages a minute
+    interrupt: 1.0 if it was received before the conversation's previous event was decided, else 0.0
+    timestamp_us: the event's own timestamp where it has one, else its receipt, Unix µs
+    conversation_hash: first 8 bytes (little endian) of SHA-256 of the conversation id, UTF-8; 0 where there
+        is none
+    workflow_node: from the event, else −1
+    case_status: 0 new, 1 open, 2 pending, 3 resolved, 4 closed; from the event, else 0
+    lead_status: 0 cold, 1 warm, 2 hot, 3 converted, 4 lost; from the event, else 0
+    fill_rate: share of the learned schema's fields that this event fills, 0 to 1 (0 until there are schemas)
+    actor_type: 0 system, 1 human, 2 agent, 3 tool; default: human where there is a message, else system
+    intent_id: first 4 bytes (little endian) of SHA-256 of the label & 0x7fffffff, else −1
+    sentiment: −1 to 1; 0 where unknown (see flags)
+    confidence: of the intent, 0 to 1
+    spin: unit quaternion (w, x, y, z): fixed seeded projection of the embedding; identity where there is none
+    event_seq: the event's number in journal and DuckDB: the join key
+    semantic_dim: leading floats of semantic that carry the model's vector
+    flags: bit 0 semantic present, 1 intent, 2 sentiment, 3 conversation, 4 refilled after a restart, 5 first
+        event of its conversation (or earlier ones forgotten)
+    model_id: 0 without vector, else first 4 bytes (little endian) of SHA-256 of the embedder's name,
+        precision and pooling included
+    type_id: like intent_id, of the event type; −1 for UnknownEvent
+    journal_id: whose event_seq this is
+    checksum: 0: none; filled for readers on weakly ordered processors
+    """
+
+    __slots__ = ()
+
+    sequence: int
+    frame_id: int
+    semantic: npt.NDArray[np.float32]
+    delta_time: float
+    duration_ms: float
+    velocity: float
+    interrupt: float
+    timestamp_us: int
+    conversation_hash: int
+    workflow_node: int
+    case_status: int
+    lead_status: int
+    fill_rate: float
+    actor_type: int
+    intent_id: int
+    sentiment: float
+    confidence: float
+    spin: npt.NDArray[np.float32]
+    event_seq: int
+    semantic_dim: int
+    flags: int
+    model_id: int
+    type_id: int
+    journal_id: int
+    checksum: int
+
+
+class _FrameColumns:
+    """The same fields of n frames: (n,) each, ``semantic`` (n, 1024), ``spin`` (n, 4)."""
+
+    sequence: npt.NDArray[np.uint64]
+    frame_id: npt.NDArray[np.uint64]
+    semantic: npt.NDArray[np.float32]
+    delta_time: npt.NDArray[np.float32]
+    duration_ms: npt.NDArray[np.float32]
+    velocity: npt.NDArray[np.float32]
+    interrupt: npt.NDArray[np.float32]
+    timestamp_us: npt.NDArray[np.int64]
+    conversation_hash: npt.NDArray[np.uint64]
+    workflow_node: npt.NDArray[np.int32]
+    case_status: npt.NDArray[np.int32]
+    lead_status: npt.NDArray[np.int32]
+    fill_rate: npt.NDArray[np.float32]
+    actor_type: npt.NDArray[np.int32]
+    intent_id: npt.NDArray[np.int32]
+    sentiment: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
+    spin: npt.NDArray[np.float32]
+    event_seq: npt.NDArray[np.uint64]
+    semantic_dim: npt.NDArray[np.uint16]
+    model_id: npt.NDArray[np.uint32]
+    type_id: npt.NDArray[np.int32]
+    journal_id: npt.NDArray[np.uint32]
+    checksum: npt.NDArray[np.uint64]
+
+
+# --- end of the layout ---
+
+KINETICS_COLUMNS = (
+    "delta_time",
+    "duration_ms",
+    "velocity",
+    "interrupt",
+    "age_s",
+    "workflow_node",
+    "case_status",
+    "lead_status",
+    "fill_rate",
+    "actor_type",
+    "intent_id",
+    "sentiment",
+    "confidence",
+    "spin_w",
+    "spin_x",
+    "spin_y",
+    "spin_z",
+)
+"""The columns of :meth:`Frames.kinetics`."""
+
+UNKNOWN_EVENT = "UnknownEvent"
+"""What an event whose type nobody said is called; its type_id is -1."""
+
+STALLED_AFTER_S = 5.0
+_LOOK_EVERY_S = 0.25  # at the path, the heartbeat and the epoch, while following
+_STRANGER_PATIENCE_S = 5.0  # the gateway puts its ring back within a second when its file is replaced
+_SPIN_S = 50e-6  # about what a futex wake costs: shorter waits are not worth the sleep
+_POLL_MIN_S = 50e-6
+_POLL_MAX_S = 2e-3
+_FOLLOW_BATCH = 64  # frames copied at once by follow(): 270 KB
+_ATTEMPTS = 64
+_LABELS_MAX_BYTES = 64 * 1024 * 1024
+
+StartPosition = Union[str, int, tuple[int, int]]
+EventHandler = Callable[["RingEvent"], None]
+
+_log = logging.getLogger("consumer")
+
+
+class ConsumerError(Exception):
+    """The ring can not be read: one line that says what, where and what to do next."""
+
+
+class RingMissingError(ConsumerError):
+    """There is no file at the ring's path (yet)."""
+
+
+class RingEvent(NamedTuple):
+    """Something that happened to the ring, or between it and this reader.
+
+    ``kind`` is one of:
+
+    - ``restarted``: the gateway has restarted on the same ring; frame ids go on
+    - ``replaced``: another file is at the path now, and is followed from here
+    - ``journal_changed``: the ring now has the frames of another journal, whose ids count anew
+    - ``closed``: the gateway was shut down
+    - ``stalled``: no heartbeat for 5 s
+    - ``resumed``: the heartbeat is back
+    - ``lost``: ``lost`` frames were overwritten before they could be read
+    """
+
+    kind: str
+    message: str
+    lost: int = 0
+
+
+def default_path() -> str:
+    """The ring's path: ``CS_PHYSICS_PATH``, or where the gateway puts it on this system."""
+    chosen = os.environ.get("CS_PHYSICS_PATH")
+    if chosen:
+        return chosen
+    return "/tmp/cs_physics" if sys.platform == "darwin" else "/dev/shm/cs_physics"
+
+
+class Labels:
+    """The texts of intent, type and model ids, from the file beside the ring.
+
+    The file is read when an id turns up that is not known yet, and only where it has changed.
+    """
+
+    def __init__(self, ring_path: str) -> None:
+        self.path = Path(ring_path + ".json")
+        self._intents: dict[int, str] = {}
+        self._types: dict[int, str] = {}
+        self._models: dict[int, str] = {}
+        self._seen: tuple[int, int, int] | None = None
+
+    def intent(self, intent_id: int) -> str | None:
+        """The intent's label; None where the event has none, or the label is not known."""
+        return None if intent_id < 0 else self._find(self._intents, intent_id)
+
+    def type(self, type_id: int) -> str | None:
+        """The event type's label; ``UnknownEvent`` for -1; None where the label is not known."""
+        return UNKNOWN_EVENT if type_id < 0 else self._find(self._types, type_id)
+
+    def model(self, model_id: int) -> str | None:
+        """The embedder's full name; None where there is no vector, or the name is not known."""
+        return None if model_id == 0 else self._find(self._models, model_id)
+
+    def _find(self, known: dict[int, str], key: int) -> str | None:
+        label = known.get(key)
+        if label is None and self._refresh():
+            label = known.get(key)
+        return label
+
+    def _refresh(self) -> bool:
+        try:
+            status = self.path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._seen or not stat.S_ISREG(status.st_mode):
+                return False
+            with self.path.open("rb") as file:
+                content = json.loads(file.read(_LABELS_MAX_BYTES))
+            # Replaced since the stat: then the next unknown id reads it once more.
+            self._seen = seen
+        except (OSError, ValueError, RecursionError):
+            # Labels are a convenience: frames are read without them, too.
+            return False
+        if not isinstance(content, dict):
+            return False
+        self._intents.update(_texts_by_id(content.get("intents")))
+        self._types.update(_texts_by_id(content.get("types")))
+        self._models.update(_texts_by_id(content.get("models")))
+        return True
+
+
+def _texts_by_id(section: object) -> dict[int, str]:
+    """``{"ID": "label"}`` or ``{"ID": {"name": "label"}}`` with whole ids; the rest is left out."""
+    texts: dict[int, str] = {}
+    if isinstance(section, dict):
+        for key, value in section.items():
+            text = value.get("name") if isinstance(value, dict) else value
+            if isinstance(text, str) and key.isdecimal() and len(key) <= 10:
+                texts[int(key)] = text
+    return texts
+
+
+class Frame(_FrameFields):
+    """One frame, copied out of the ring: its fields are attributes, its labels are looked up.
+
+    Numbers are Python's int and float; ``semantic`` is (1024,) float32 and ``spin`` (4,) float32.
+    ``flags`` says what is known: without ``FLAG_SENTIMENT`` a sentiment of 0 means unknown, not neutral.
+    """
+
+    __slots__ = ("_labels", "_row")
+
+    def __init__(self, row: np.void, labels: Labels | None = None) -> None:
+        self._row = row
+        self._labels = labels
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            try:
+                value = self._row[name]
+            except ValueError:
+                raise AttributeError(f"a frame has no field {name!r}") from None
+            return value if isinstance(value, np.ndarray) else value.item()
+
+    def __getitem__(self, name: str) -> Any:
+        """The field as numpy has it, e.g. ``frame["sentiment"]`` is a ``np.float32``."""
+        return self._row[name]
+
+    @property
+    def intent_label(self) -> str | None:
+        """The intent's label; None where it is unknown."""
+        return None if self._labels is None else self._labels.intent(self.intent_id)
+
+    @property
+    def type_label(self) -> str | None:
+        """The event type's label; ``UnknownEvent`` where nobody said; None where the label is not known."""
+        return None if self._labels is None else self._labels.type(self.type_id)
+
+    @property
+    def model_name(self) -> str | None:
+        """The embedder's full name; None where there is no vector, or the name is not known."""
+        return None if self._labels is None else self._labels.model(self.model_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, like an element of ``/api/frames``, with labels: 64-bit numbers are decimal strings."""
+        values: dict[str, Any] = {}
+        for name in _JSON_FIELDS:
+            value = self._row[name].tolist()
+            values[name] = str(value) if name in _WIDE_FIELDS else value
+        values["intent_label"] = self.intent_label
+        values["type_label"] = self.type_label
+        return values
+
+    def __repr__(self) -> str:
+        return f"Frame(frame_id={self.frame_id}, event_seq={self.event_seq}, type={self.type_label!r})"
+
+
+_JSON_FIELDS = FRAME_DTYPE.names or ()
+_WIDE_FIELDS = frozenset(
+    name for name in _JSON_FIELDS if FRAME_DTYPE[name] in (np.dtype("<u8"), np.dtype("<i8"))
+)
+
+
+class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
+    """n frames in ascending order of ``frame_id``, without gaps: a structured array of ``FRAME_DTYPE``.
+
+    A column by its name, ``frames["sentiment"]`` or ``frames.sentiment``, is a plain array: (n,), and
+    ``semantic`` (n, 1024) float32. Only ``frames.flags`` keeps the meaning that it has on every numpy array;
+    the frames' flags are ``frames["flags"]``. One element is a :class:`Frame`, a slice is again Frames.
+    """
+
+    lost: int
+    """Frames that were overwritten before this call could read them: they would stand before the first."""
+
+    _labels: Labels | None
+
+    def __new__(cls, rows: npt.ArrayLike, *, lost: int = 0, labels: Labels | None = None) -> Frames:
+        """Frames over `rows`, which are of ``FRAME_DTYPE``; no copy."""
+        frames: Frames = np.asarray(rows, dtype=FRAME_DTYPE).view(cls)
+        frames.lost = lost
+        frames._labels = labels
+        return frames
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, labels: Labels | None = None) -> Frames:
+        """Frames from n x 4,224 bytes, as ``/api/frames`` sends them.
+
+        :raises ConsumerError: where the length is not a whole number of frames.
+        """
+        if len(data) % FRAME_BYTES:
+            raise ConsumerError(f"consumer: {len(data)} bytes are no whole number of frames of {FRAME_BYTES}")
+        return cls(np.frombuffer(data, dtype=FRAME_DTYPE), labels=labels)
+
+    def __array_finalize__(self, source: npt.NDArray[Any] | None) -> None:
+        self.lost = 0
+        self._labels = getattr(source, "_labels", None)
+
+    def __getitem__(self, key: Any) -> Any:
+        value = self.view(np.ndarray)[key]
+        if isinstance(value, np.void) and value.dtype == FRAME_DTYPE:
+            return Frame(value, self._labels)
+        if isinstance(value, np.ndarray) and value.dtype == FRAME_DTYPE:
+            return Frames(value, labels=self._labels)
+        return value
+
+    def __iter__(self) -> Iterator[Frame]:  # type: ignore[override, unused-ignore]
+        for row in self.view(np.ndarray):
+            yield Frame(row, self._labels)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name in FRAME_DTYPE.fields:
+                return self.view(np.ndarray)[name]
+            raise AttributeError(f"Frames have no attribute {name!r}")
+
+    @property
+    def intent_label(self) -> npt.NDArray[np.object_]:
+        """(n,) of str or None."""
+        return self._label_column("intent_id", Labels.intent)
+
+    @property
+    def type_label(self) -> npt.NDArray[np.object_]:
+        """(n,) of str or None; ``UnknownEvent`` where nobody said the type."""
+        return self._label_column("type_id", Labels.type)
+
+    def _label_column(
+        self, name: str, look_up: Callable[[Labels, int], str | None]
+    ) -> npt.NDArray[np.object_]:
+        column = np.empty(len(self), dtype=np.object_)
+        if self._labels is not None:
+            ids, where = np.unique(self[name], return_inverse=True)
+            labels = np.empty(len(ids), dtype=np.object_)
+            labels[:] = [look_up(self._labels, int(one)) for one in ids]
+            column[:] = labels[where.reshape(-1)]
+        return column
+
+    def kinetics(self) -> npt.NDArray[np.float32]:
+        """(n, 17) float32, the columns of ``KINETICS_COLUMNS``.
+
+        ``age_s`` is the time in seconds from the frame's ``timestamp_us`` to that of the newest frame here:
+        0 for the newest, and negative where a sender's clock is ahead. Ids above 2**24 are rounded by
+        float32: the exact ``intent_id`` is a column of its own.
+        """
+        table = np.empty((len(self), len(KINETICS_COLUMNS)), dtype=np.float32)
+        for index, name in enumerate(KINETICS_COLUMNS):
+            if name == "age_s":
+                time_us = self["timestamp_us"].astype(np.float64)
+                table[:, index] = (time_us[-1:] - time_us) / 1e6
+            elif name.startswith("spin_"):
+                table[:, index] = self["spin"][:, "wxyz".index(name[-1])]
+            else:
+                table[:, index] = self[name]
+        return table
+
+    def tensors(self, device: str | None = None) -> dict[str, torch.Tensor]:
+        """The frames as torch tensors on `device`, the CPU where it is None. CUDA takes pinned memory.
+
+        ``semantic`` (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and
+        ``intent_id`` (n,) int64, ``flags`` (n,) int32.
+
+        :raises ConsumerError: where torch is not installed, or does not have the device.
+        """
+        try:
+            import torch
+        except ImportError as missing:
+            raise ConsumerError(
+                "consumer: torch is not installed; run: python3 -m pip install torch "
+                "(or, on Debian: apt install python3-torch)"
+            ) from missing
+        tensors: dict[str, torch.Tensor] = {
+            "semantic": torch.from_numpy(np.array(self["semantic"], order="C")),
+            "kinetics": torch.from_numpy(self.kinetics()),
+            "timestamp_us": torch.from_numpy(self["timestamp_us"].astype(np.int64)),
+            "event_seq": torch.from_numpy(self["event_seq"].astype(np.int64)),
+            "intent_id": torch.from_numpy(self["intent_id"].astype(np.int64)),
+            "flags": torch.from_numpy(self["flags"].astype(np.int32)),
+        }
+        if device is None:
+            return tensors
+        try:
+            if torch.device(device).type == "cuda":
+                tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+
+    def __repr__(self) -> str:
+        if self.dtype != FRAME_DTYPE or self.ndim != 1:
+            return repr(self.view(np.ndarray))
+        span = f", {self['frame_id'][0]} to {self['frame_id'][-1]}" if len(self) else ""
+        return f"Frames({len(self)}{span}, lost={self.lost})"
+
+    __str__ = __repr__
+
+
+_Rows = npt.NDArray[np.void]
+
+
+def _at(name: str) -> int:
+    """The offset of a header field in bytes."""
+    fields = HEADER_DTYPE.fields
+    assert fields is not None
+    return fields[name][1]
+
+
+_HEAD_U64 = _at("head") // 8
+_TAIL_U64 = _at("tail") // 8
+_EPOCH_U32 = _at("epoch") // 4
+_PID_U32 = _at("writer_pid") // 4
+_STATE_U32 = _at("state") // 4
+_HEARTBEAT_I64 = _at("heartbeat_us") // 8
+_STATE_NAMES = {STATE_RUNNING: "running", STATE_CLOSED: "closed", STATE_SUPERSEDED: "superseded"}
+
+
+class _Ring:
+    """One mapped ring file: its counters, and validated copies of its frames.
+
+    The mapping has no close(): it goes when the last array over it goes, so no view can dangle.
+    """
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self.path = path
+        self.inode = (status.st_dev, status.st_ino)
+        self.capacity = _check_header(path, descriptor, status)
+        try:
+            mapping = mmap.mmap(
+                descriptor, HEADER_BYTES + self.capacity * FRAME_BYTES, access=mmap.ACCESS_READ
+            )
+        except (OSError, OverflowError, ValueError) as error:
+            raise ConsumerError(f"consumer: can not map {path}: {error}") from error
+        everything = memoryview(mapping)
+        header = everything[:HEADER_BYTES]
+        # Indexing a cast memoryview is one aligned load, so that a counter is never read in halves.
+        self._u64 = everything.cast("Q")
+        self._i64 = header.cast("q")
+        self._u32 = header.cast("I")
+        self.rows: _Rows = np.frombuffer(mapping, dtype=FRAME_DTYPE, count=self.capacity, offset=HEADER_BYTES)
+        self._sequences: npt.NDArray[np.uint64] = self.rows["sequence"]
+        # The same memory as bytes: numpy copies these in one go, and a structured array field by field.
+        self._bytes: npt.NDArray[np.uint8] = np.frombuffer(
+            mapping, dtype=np.uint8, count=self.capacity * FRAME_BYTES, offset=HEADER_BYTES
+        ).reshape(self.capacity, FRAME_BYTES)
+        self._bell = _Bell.over(path, self.inode)
+
+    @classmethod
+    def open(cls, path: str) -> _Ring:
+        """Maps the ring at `path`.
+
+        :raises RingMissingError: where there is no file.
+        :raises ConsumerError: where it is no ring of this version, or may not be read.
+        """
+        if sys.byteorder != "little":
+            raise ConsumerError("consumer: rings are little endian, and so must the machine be that maps one")
+        try:
+            # O_NONBLOCK: a named pipe at the path must not make the reader hang.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise RingMissingError(
+                f"consumer: no ring at {path}; start the gateway, "
+                "or say where its ring is (--path, CS_PHYSICS_PATH)"
+            ) from error
+        except PermissionError as error:
+            raise ConsumerError(
+                f"consumer: may not read {path}; run as the gateway's user, "
+                "or start the gateway with another --ring-mode"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ConsumerError(f"consumer: can not open {path!r}: {_reason(error)}") from error
+        try:
+            return cls(path, descriptor)
+        finally:
+            os.close(descriptor)
+
+    # Counters
+
+    @property
+    def head(self) -> int:
+        return self._u64[_HEAD_U64]
+
+    @property
+    def tail(self) -> int:
+        return self._u64[_TAIL_U64]
+
+    @property
+    def epoch(self) -> int:
+        return self._u32[_EPOCH_U32]
+
+    @property
+    def state(self) -> int:
+        return self._u32[_STATE_U32]
+
+    @property
+    def writer_pid(self) -> int:
+        return self._u32[_PID_U32]
+
+    @property
+    def heartbeat_us(self) -> int:
+        return self._i64[_HEARTBEAT_I64]
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        return time.time() - self.heartbeat_us / 1e6
+
+    def oldest(self) -> int:
+        """The oldest frame_id that may be read, given a sane header."""
+        return max(self.tail, self.head - self.capacity, 0)
+
+    # Reading
+
+    def whole(self, low: int, high: int) -> npt.NDArray[np.bool_]:
+        """Which of the frames low to high - 1 are whole in their slots at this moment: (high - low,) bool.
+
+        `high` - `low` is at most the capacity.
+        """
+        whole = np.empty(high - low, dtype=np.bool_)
+        for start, end, slot, lap in self._segments(low, high):
+            expected = np.uint64(2 * (lap + 1))
+            np.equal(self._sequences[slot : slot + end - start], expected, out=whole[start - low : end - low])
+        return whole
+
+    def _segments(self, low: int, high: int) -> Iterator[tuple[int, int, int, int]]:
+        """The frames low to high - 1 as runs of neighbouring slots: first, end, slot of first, lap."""
+        while low < high:
+            lap, slot = divmod(low, self.capacity)
+            end = min(high, low + self.capacity - slot)
+            yield low, end, slot, lap
+            low = end
+
+    def copy(self, low: int, high: int) -> tuple[_Rows, npt.NDArray[np.bool_]]:
+        """A copy of the frames low to high - 1, and which of them are valid in it.
+
+        What the writer does to a frame begins with its tail and the odd sequence and ends with the even one:
+        a frame whose sequence was right before and after, and that is not below the tail, was not touched.
+        """
+        copied = np.empty((high - low, FRAME_BYTES), dtype=np.uint8)
+        valid = self.whole(low, high)
+        for start, end, slot, _ in self._segments(low, high):
+            copied[start - low : end - low] = self._bytes[slot : slot + end - start]
+        valid &= self.whole(low, high)
+        gone = self.tail - low
+        if gone > 0:
+            valid[:gone] = False
+        return copied.reshape(-1).view(FRAME_DTYPE), valid
+
+    def copy_newest(self, count: int) -> _Rows:
+        """Copies of at most `count` newest frames, oldest first: what was overwritten meanwhile is cut off.
+
+        Empty where the ring is, or where a flat-out writer laps even the newest frame on every attempt.
+        """
+        for attempt in range(_ATTEMPTS):
+            head = self.head
+            # A count that was overwritten as a whole was too much for the pace of the writer.
+            low = max(self.oldest(), head - max(count >> attempt, 1))
+            if low >= head or count <= 0:
+                break
+            rows, valid = self.copy(low, head)
+            if valid.all():
+                return rows
+            after_last_invalid = len(valid) - int(np.argmin(valid[::-1]))
+            if after_last_invalid < len(valid):
+                return rows[after_last_invalid:]
+        return np.empty(0, dtype=FRAME_DTYPE)
+
+    def copy_latest(self) -> np.void | None:
+        """A copy of the newest frame, the quick way; None as :meth:`copy_newest` is empty."""
+        for _ in range(_ATTEMPTS):
+            frame_id = self.head - 1
+            if frame_id < self.oldest():
+                break
+            lap, slot = divmod(frame_id, self.capacity)
+            sequence_at = (HEADER_BYTES + slot * FRAME_BYTES) // 8
+            if self._u64[sequence_at] != 2 * (lap + 1):
+                continue
+            # A copy as bytes: numpy's copy of a structured element takes ten times as long.
+            row: np.void = self._bytes[slot].copy().view(FRAME_DTYPE)[0]
+            if self._u64[sequence_at] == 2 * (lap + 1) and self.tail <= frame_id:
+                return row
+        return None
+
+    def copy_from(self, first: int, count: int) -> tuple[int, _Rows]:
+        """Copies of up to `count` neighbouring frames, from `first` or the oldest that is left after it.
+
+        Returns the frame_id of the first copy, and the copies: none where there is nothing from `first` on.
+        """
+        skip = 0
+        for attempt in range(_ATTEMPTS):
+            head = self.head
+            low = max(first, self.oldest())
+            if low >= head or count <= 0:
+                break
+            if skip:
+                low = min(low + skip, head - 1)
+            rows, valid = self.copy(low, min(low + count, head))
+            if valid.all():
+                return low, rows
+            start = int(np.argmax(valid))
+            if valid[start] and (start == 0 or self.tail >= low + start or attempt == _ATTEMPTS - 1):
+                invalid = np.flatnonzero(~valid[start:])
+                end = start + int(invalid[0]) if len(invalid) else len(valid)
+                return low + start, rows[start:end]
+            # The writer is at our heels: begin as much further on as it came on during this attempt.
+            if self.oldest() > low:
+                skip = self.head - head
+        return first, np.empty(0, dtype=FRAME_DTYPE)
+
+    def journal_id(self) -> int | None:
+        """Whose frames these are; None while there are none."""
+        newest = self.copy_latest()
+        return None if newest is None else int(newest["journal_id"])
+
+    # Waiting
+
+    def wait(self, head: int, timeout_s: float) -> None:
+        """Returns when the head is no longer `head`, at the latest after `timeout_s`."""
+        start = time.perf_counter()
+        while time.perf_counter() - start < min(_SPIN_S, timeout_s):
+            if self._u64[_HEAD_U64] != head:
+                return
+        if self._bell is not None:
+            self._bell.set_waiting()
+            # The kernel compares the word once more before it sleeps, behind a full barrier: a frame that was
+            # published before it saw us waiting is seen here, one published later rings.
+            if self._u64[_HEAD_U64] == head:
+                self._bell.sleep(head & 0xFFFFFFFF, timeout_s)
+            return
+        pause = _POLL_MIN_S
+        while self._u64[_HEAD_U64] == head:
+            left = timeout_s - (time.perf_counter() - start)
+            if left <= 0:
+                return
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, _POLL_MAX_S)
+
+    @property
+    def wakes(self) -> str:
+        """How this reader waits: ``futex``, or ``poll`` where it may not write or the system has no futex."""
+        return "poll" if self._bell is None else "futex"
+
+
+def _check_header(path: str, descriptor: int, status: os.stat_result) -> int:
+    """The ring's capacity, when the file is a ring of ours that has room for it: so mapping it is safe."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ConsumerError(
+            f"consumer: {path} is not a regular file, so no ring; remove it or choose another path"
+        )
+    header = os.pread(descriptor, HEADER_BYTES, 0)
+    if len(header) < HEADER_BYTES:
+        raise ConsumerError(f"consumer: {path} has {len(header)} bytes, a ring's header has {HEADER_BYTES}")
+    magic, version, frame_bytes, capacity = struct.unpack_from("<QIIQ", header)
+    if magic != MAGIC:
+        raise ConsumerError(f"consumer: {path} is no physics ring (it begins with 0x{magic:016x})")
+    if version != VERSION or frame_bytes != FRAME_BYTES:
+        raise ConsumerError(
+            f"consumer: {path} is a ring of version {version} with frames of {frame_bytes} bytes, this "
+            f"reader knows version {VERSION} with {FRAME_BYTES}; use the gateway's own consumer.py"
+        )
+    ring_bytes = HEADER_BYTES + capacity * FRAME_BYTES
+    if capacity < 1 or status.st_size < ring_bytes:
+        raise ConsumerError(
+            f"consumer: {path} has {status.st_size} bytes, its capacity of {capacity} frames takes "
+            f"{ring_bytes}: it is damaged; restart the gateway"
+        )
+    return int(capacity)
+
+
+_SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
+_FUTEX_WAIT = 0  # without the PRIVATE flag: the writer is another process
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("tv_sec", ctypes.c_int64), ("tv_nsec", ctypes.c_int64))
+
+
+class _Bell:
+    """Sleeps on the ring's head until the writer wakes us: the header page, mapped writable."""
+
+    def __init__(self, header: mmap.mmap, number: int) -> None:
+        self._waiters = ctypes.c_uint32.from_buffer(header, _at("waiters"))
+        self._head_low = ctypes.c_uint32.from_buffer(header, _at("head"))
+        self._number = ctypes.c_long(number)
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self._syscall.restype = ctypes.c_long
+
+    @classmethod
+    def over(cls, path: str, inode: tuple[int, int]) -> _Bell | None:
+        """None where this process may only read the ring, or the system is not one with futexes we know."""
+        number = _SYS_FUTEX.get(platform.machine())
+        if number is None or sys.platform != "linux" or sys.maxsize < 2**32:
+            return None
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != inode:
+                return None  # replaced between the two opens: noticed soon, and opened anew
+            return cls(mmap.mmap(descriptor, HEADER_BYTES), number)
+        except (OSError, ValueError, AttributeError):
+            return None
+        finally:
+            os.close(descriptor)
+
+    def set_waiting(self) -> None:
+        self._waiters.value = 1
+
+    def sleep(self, head_low: int, timeout_s: float) -> None:
+        """Sleeps while the low word of head is `head_low`, until woken, a signal or the time-out."""
+        whole_s = math.floor(timeout_s)
+        timeout = _Timespec(whole_s, int((timeout_s - whole_s) * 1e9))
+        result = self._syscall(
+            self._number,
+            ctypes.byref(self._head_low),
+            ctypes.c_int(_FUTEX_WAIT),
+            ctypes.c_uint32(head_low),
+            ctypes.byref(timeout),
+            None,
+            ctypes.c_int(0),
+        )
+        if result == -1 and ctypes.get_errno() not in (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR):
+            # A sandbox that forbids the call: without this pause the caller would spin.
+            time.sleep(min(_POLL_MAX_S, timeout_s))
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+class View:
+    """The newest frames where they stand in the ring, without a copy; see :meth:`PhysicsConsumer.view`."""
+
+    def __init__(self, ring: _Ring, low: int, high: int, labels: Labels) -> None:
+        self._ring = ring
+        self._low = low
+        self._high = high
+        self.segments: tuple[Frames, ...] = tuple(
+            Frames(ring.rows[slot : slot + end - start], labels=labels)
+            for start, end, slot, _ in ring._segments(low, high)
+        )
+        """The frames, oldest first, as read-only arrays over the ring: two where they wrap around its end."""
+
+    def __len__(self) -> int:
+        return self._high - self._low
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """A column of all frames, e.g. ``view["semantic"]`` (n, 1024): a copy only where they wrap around."""
+        columns = [segment[name] for segment in self.segments]
+        if len(columns) == 1:
+            return columns[0]  # type: ignore[no-any-return]
+        return np.concatenate(columns) if columns else np.empty(0, dtype=FRAME_DTYPE)[name]
+
+    @property
+    def frame_id(self) -> npt.NDArray[np.uint64]:
+        """(n,) uint64: the ids that these frames had when the view was made. A copy, so always true."""
+        return np.arange(self._low, self._high, dtype=np.uint64)
+
+    def valid(self) -> bool:
+        """Whether none of the frames has been touched since the view was made.
+
+        Ask after the frames were used: True means that what was computed from them is right. False means
+        that at least the oldest of them are being overwritten, and the result must be thrown away.
+        """
+        return bool(self._ring.whole(self._low, self._high).all()) and self._ring.tail <= self._low
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.segments = ()
+        self._low = self._high
+
+    def __repr__(self) -> str:
+        return f"View({len(self)} frames from {self._low})"
+
+
+class PhysicsConsumer:
+    """A reader of the gateway's ring.
+
+    :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
+    :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
+        inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
+        the rest at WARNING.
+    :raises RingMissingError: where there is no ring.
+    :raises ConsumerError: where the file is no ring of this version, or may not be read.
+
+    Attributes: ``path``; ``labels``; ``lost``, the frames that ``read_since`` and ``follow`` have missed
+    because they were overwritten; ``restarts``, starts of the gateway seen since the reader was made;
+    ``replacements``, files that took the ring's place.
+
+    A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
+    a quarter of a second.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, on_event: EventHandler | None = None
+    ) -> None:
+        self.path = default_path() if path is None else os.fspath(path)
+        self.labels = Labels(self.path)
+        self.lost = 0
+        self.restarts = 0
+        self.replacements = 0
+        self._on_event = on_event
+        self._position: tuple[int, int] | None = None
+        self._closed = False
+        self._stranger_since: float | None = None
+        self._ring = _Ring.open(self.path)
+        self._epoch = self._ring.epoch
+        self._state = self._ring.state
+        self._stalled = self._is_stalled(self._ring)
+        self._next_look = time.monotonic() + _LOOK_EVERY_S
+
+    # Reading what is there
+
+    def read_latest(self) -> Frame | None:
+        """The newest frame; None while there is none."""
+        row = self._look().copy_latest()
+        if row is None:
+            return None
+        self._position = (int(row["journal_id"]), int(row["frame_id"]))
+        return Frame(row, self.labels)
+
+    def read_batch(self, n: int) -> Frames:
+        """The newest `n` frames, oldest first: a validated copy, without gaps.
+
+        There are fewer where the ring has fewer, or where the oldest of them were overwritten during the
+        copy. A batch is a snapshot: nothing counts as lost.
+
+        :raises ValueError: where `n` is negative.
+        """
+        rows = self._look().copy_newest(_checked_count(n))
+        self._handed_out(rows)
+        return Frames(rows, labels=self.labels)
+
+    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
+        """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
+
+        ``lost`` of the result is the exact number of frames between `frame_id` and the first one returned:
+        they were overwritten. Where nothing is returned nothing is lost: ask again with the same `frame_id`.
+        To go on, pass the last ``frame_id`` of the result; 0 asks for the oldest frame.
+
+        :raises ValueError: where `n` or `frame_id` is negative.
+        """
+        if frame_id < 0:
+            raise ValueError(f"frame_id must not be negative, got {frame_id}")
+        ring = self._look()
+        first, rows = ring.copy_from(frame_id + 1, _checked_count(n))
+        lost = first - (frame_id + 1)
+        self._lose(lost, first)
+        self._handed_out(rows)
+        return Frames(rows, lost=lost, labels=self.labels)
+
+    def view(self, n: int) -> View:
+        """The newest `n` frames where they stand in the ring: no copy, the fastest way to compute over many.
+
+        The writer may overwrite them at any time, the oldest first: compute, then ask ``valid()``, and throw
+        the result away where it says False. Use it with ``with``, and copy what is to be kept. There are
+        fewer frames where the ring has fewer whole ones.
+
+        :raises ValueError: where `n` is negative.
+        """
+        ring = self._look()
+        count = _checked_count(n)
+        head = ring.head
+        low = max(ring.oldest(), head - count)
+        if low < head:
+            whole = ring.whole(low, head)
+            if not whole.all():
+                low = head - int(np.argmin(whole[::-1]))
+        return View(ring, min(low, head), head, self.labels)
+
+    # Following
+
+    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
+        """Yields each frame once, in order, and waits for the next one at little cost.
+
+        :param start: ``"latest"``: what is published from now on; ``"oldest"``: everything the ring still
+            has; a frame_id: that frame first; a ``position`` (journal_id, frame_id): what comes after it, or,
+            where the ring belongs to another journal, everything it has.
+        :param timeout_s: ends when no frame has come for this long; None waits for ever.
+        :raises ConsumerError: where a file that is no ring has taken the ring's place for more than 5 s.
+        :raises ValueError: where `start` is none of these.
+
+        Restarts of the gateway and replacements of the ring are followed, and reported to ``on_event``: the
+        old ring is read to its end, then the new one from the same frame_id, or from its oldest frame where
+        it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
+        """
+        ring = self._look()
+        journal: int | None = None
+        if isinstance(start, tuple):
+            journal, frame_id = start
+            return self._follow(ring, frame_id + 1, journal, resolved=False, timeout_s=timeout_s)
+        if isinstance(start, str):
+            if start not in ("latest", "oldest"):
+                raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
+            first = ring.head if start == "latest" else ring.oldest()
+        elif start < 0:
+            raise ValueError(f"start must not be a negative frame_id, got {start}")
+        else:
+            first = max(start, 1)
+        return self._follow(ring, first, ring.journal_id(), resolved=True, timeout_s=timeout_s)
+
+    def _follow(
+        self, ring: _Ring, next_id: int, journal: int | None, *, resolved: bool, timeout_s: float | None
+    ) -> Iterator[Frame]:
+        quiet_since = time.monotonic()
+        while not self._closed:
+            head = ring.head
+            if not resolved:
+                found = ring.journal_id()
+                if found is not None:
+                    next_id = self._place(ring, next_id, journal, found)
+                    journal, resolved = found, True
+            if resolved:
+                first, rows = ring.copy_from(next_id, _FOLLOW_BATCH)
+                if len(rows):
+                    self._lose(first - next_id, first)
+                    next_id = first + len(rows)
+                    journal = int(rows["journal_id"][-1])
+                    for row in rows:
+                        if self._closed:
+                            return
+                        self._position = (journal, int(row["frame_id"]))
+                        yield Frame(row, self.labels)
+                    quiet_since = time.monotonic()
+                    self._observe()
+                    continue
+            current = self._observe()
+            if current is not ring:
+                # Nobody writes to the old file any more; we leave it when it has been read to its end.
+                if ring.head == head:
+                    ring, resolved = current, False
+                continue
+            now = time.monotonic()
+            wait_s = _LOOK_EVERY_S
+            if timeout_s is not None:
+                wait_s = min(wait_s, quiet_since + timeout_s - now)
+                if wait_s <= 0:
+                    return
+            ring.wait(head, wait_s)
+
+    def _place(self, ring: _Ring, next_id: int, journal: int | None, found: int) -> int:
+        """Where to go on in a ring that has frames of the journal `found`."""
+        if journal == found:
+            return next_id
+        if journal is None:
+            # We have not seen a frame yet, so all of this ring is new to us, unless we asked for a later one.
+            return next_id if ring.oldest() <= next_id <= ring.head else ring.oldest()
+        oldest = ring.oldest()
+        self._tell(
+            "journal_changed",
+            f"the ring now has the frames of journal {found:08x} (before: {journal:08x}); "
+            f"reading them from its oldest, {oldest}",
+        )
+        return oldest
+
+    # State
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """(journal_id, frame_id) of the newest frame handed out: save it, go on with ``follow(position)``."""
+        return self._position
+
+    @property
+    def lag(self) -> int:
+        """Frames published after the newest one handed out; all that the ring has where there is none yet."""
+        ring = self._ring
+        if self._position is None:
+            return max(ring.head - ring.oldest(), 0)
+        return max(ring.head - 1 - self._position[1], 0)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the writer says that it runs, and has not refreshed its heartbeat for 5 s."""
+        return self._is_stalled(self._look())
+
+    def stats(self) -> dict[str, Any]:
+        """The ring's header and this reader's counters, by name; ages in seconds."""
+        ring = self._look()
+        head = ring.head
+        oldest = ring.oldest()
+        return {
+            "path": self.path,
+            "version": VERSION,
+            "frame_size": FRAME_BYTES,
+            "capacity": ring.capacity,
+            "head": head,
+            "tail": ring.tail,
+            "frames": max(head - oldest, 0),
+            "epoch": ring.epoch,
+            "writer_pid": ring.writer_pid,
+            "state": _STATE_NAMES.get(ring.state, str(ring.state)),
+            "heartbeat_age_s": round(ring.heartbeat_age_s, 3),
+            "stalled": self._is_stalled(ring),
+            "journal_id": ring.journal_id(),
+            "wait": ring.wakes,
+            "lost": self.lost,
+            "lag": self.lag,
+            "restarts": self.restarts,
+            "replacements": self.replacements,
+        }
+
+    def close(self) -> None:
+        """Ends ``follow``; frames and views that were handed out stay valid. May be called twice."""
+        self._closed = True
+
+    def __enter__(self) -> PhysicsConsumer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"PhysicsConsumer({self.path!r}, capacity={self._ring.capacity}, head={self._ring.head})"
+
+    # What happens to the ring
+
+    def _look(self) -> _Ring:
+        """The ring to read, for a method that was called by the user."""
+        if self._closed:
+            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
+        return self._observe()
+
+    def _observe(self) -> _Ring:
+        """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
+        ring = self._ring
+        if ring.epoch != self._epoch:
+            starts = (ring.epoch - self._epoch) & 0xFFFFFFFF
+            self._epoch = ring.epoch
+            self.restarts += starts
+            self._tell("restarted", f"the gateway has restarted (epoch {ring.epoch}); frame ids go on")
+        now = time.monotonic()
+        if now < self._next_look and ring.state != STATE_SUPERSEDED:
+            return ring
+        self._next_look = now + _LOOK_EVERY_S
+        self._replace_where_needed(now)
+        self._report_state()
+        return self._ring
+
+    def _replace_where_needed(self, now: float) -> None:
+        ring = self._ring
+        try:
+            status = Path(self.path).stat()
+        except OSError:
+            return  # removed: the gateway makes a new one within a second, and this one is still whole
+        if (status.st_dev, status.st_ino) == ring.inode:
+            self._stranger_since = None
+            return
+        try:
+            successor = _Ring.open(self.path)
+        except RingMissingError:
+            return
+        except ConsumerError:
+            self._stranger_since = self._stranger_since or now
+            if now - self._stranger_since < _STRANGER_PATIENCE_S:
+                return
+            raise
+        self._stranger_since = None
+        self._ring = successor
+        self._stalled = self._is_stalled(successor)
+        self._state = successor.state
+        self.replacements += 1
+        # A gateway whose file was removed makes another, of epoch 1, without having restarted.
+        if successor.epoch > self._epoch:
+            self.restarts += successor.epoch - self._epoch
+        elif successor.writer_pid != ring.writer_pid:
+            self.restarts += 1
+        self._epoch = successor.epoch
+        self._tell(
+            "replaced",
+            f"another ring is at {self.path} (capacity {successor.capacity}, epoch {successor.epoch}); "
+            "going on there",
+        )
+
+    def _report_state(self) -> None:
+        ring = self._ring
+        state = ring.state
+        if state != self._state:
+            self._state = state
+            if state == STATE_CLOSED:
+                self._tell("closed", "the gateway was shut down; waiting for it to come back")
+        stalled = self._is_stalled(ring)
+        if stalled != self._stalled:
+            self._stalled = stalled
+            if stalled:
+                self._tell(
+                    "stalled",
+                    f"no heartbeat for {ring.heartbeat_age_s:.0f} s: the gateway stands still or was killed",
+                )
+            elif state == STATE_RUNNING:
+                self._tell("resumed", "the gateway's heartbeat is back")
+
+    @staticmethod
+    def _is_stalled(ring: _Ring) -> bool:
+        return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
+
+    def _lose(self, count: int, first: int) -> None:
+        if count > 0:
+            self.lost += count
+            self._tell(
+                "lost",
+                f"{count} frames before {first} were overwritten before they could be read",
+                lost=count,
+            )
+
+    def _handed_out(self, rows: _Rows) -> None:
+        if len(rows):
+            self._position = (int(rows["journal_id"][-1]), int(rows["frame_id"][-1]))
+
+    def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
+        if self._on_event is not None:
+            self._on_event(RingEvent(kind, message, lost))
+        else:
+            _log.log(logging.INFO if kind == "lost" else logging.WARNING, "%s: %s", kind, message)
+
+
+def _checked_count(n: int) -> int:
+    if n < 0:
+        raise ValueError(f"the number of frames must not be negative, got {n}")
+    return n
+
+
+# Command line
+
+
+def _printable(text: str) -> str:
+    """Labels come from whoever sent the event: a control character in one must not reach the terminal."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def _label(text: str | None, number: int) -> str:
+    return _printable(text) if text is not None else "-" if number < 0 else f"id:{number}"
+
+
+def _line(frame: Frame) -> str:
+    """One frame for people to read, on one line."""
+    flags = frame.flags
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    # A sender's clock may say anything; the JSON output has the number itself.
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        moment = datetime.fromtimestamp(frame.timestamp_us / 1e6, tz=timezone.utc).astimezone()
+    sentiment = f"{frame.sentiment:+.2f}" if flags & FLAG_SENTIMENT else "?"
+    conversation = f"{frame.conversation_hash:016x}" if flags & FLAG_CONVERSATION else "-"
+    if not flags & FLAG_CONVERSATION:
+        pace = "dt -"
+    elif flags & FLAG_FIRST:
+        pace = f"dt first  {frame.velocity:g}/min"
+    else:
+        # The format allows any finite logarithm, exp() does not.
+        pace = f"dt {math.exp(min(frame.delta_time, 700.0)):.3g}s  {frame.velocity:g}/min"
+    vector = (
+        " ".join(f"{value:+.3f}" for value in frame.semantic[:4]) if flags & FLAG_SEMANTIC else "no vector"
+    )
+    return (
+        f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}  #{frame.frame_id}  "
+        f"{_label(frame.type_label, frame.type_id)}/{_label(frame.intent_label, frame.intent_id)}  "
+        f"sentiment {sentiment}  conversation {conversation}  {pace}  [{vector}]"
+    )
+
+
+def _print_frame(frame: Frame, as_json: bool) -> None:
+    text = json.dumps(frame.to_dict(), ensure_ascii=False) if as_json else _line(frame)
+    print(text, flush=True)
+
+
+def _run_follow(consumer: PhysicsConsumer, start: StartPosition, as_json: bool) -> None:
+    for frame in consumer.follow(start):
+        _print_frame(frame, as_json)
+
+
+def _newest(consumer: PhysicsConsumer, n: int) -> Frames:
+    frames = consumer.read_batch(n)
+    if len(frames) == 0:
+        print(f"consumer: {consumer.path} has no frames yet", file=sys.stderr)
+    return frames
+
+
+def _run_batch(frames: Frames, as_json: bool) -> None:
+    for frame in frames:
+        _print_frame(frame, as_json)
+
+
+def _run_stats(consumer: PhysicsConsumer, as_json: bool) -> None:
+    stats = consumer.stats()
+    if as_json:
+        print(json.dumps(stats))
+        return
+    for name, value in stats.items():
+        print(f"{name:16} {value}")
+
+
+def _run_pytorch(frames: Frames, device: str | None, as_json: bool) -> None:
+    tensors = frames.tensors(device)
+    if as_json:
+        shapes = {
+            name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "device": str(tensor.device)}
+            for name, tensor in tensors.items()
+        }
+        print(json.dumps({"frames": len(frames), "tensors": shapes}))
+        return
+    print(
+        f"{len(frames)} frames" + (f", {frames.frame_id[0]} to {frames.frame_id[-1]}" if len(frames) else "")
+    )
+    for name, tensor in tensors.items():
+        print(f"{name:13} {tuple(tensor.shape)!s:12} {tensor.dtype!s:14} {tensor.device}")
+    if len(frames):
+        newest = frames[-1]
+        print(f"sample: frame {newest.frame_id}, event {newest.event_seq}, flags {newest.flags:#x}")
+        print(
+            "  semantic   "
+            + " ".join(f"{value:+.4f}" for value in tensors["semantic"][-1, :8].tolist())
+            + " …"
+        )
+        for name, value in zip(KINETICS_COLUMNS, tensors["kinetics"][-1].tolist()):
+            print(f"  {name:13} {value:.6g}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="consumer.py",
+        description="Reads frames of the One-File Event Gateway from shared memory.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="print each new frame until Ctrl-C (the default)"
+    )
+    parser.add_argument("--batch", type=_count, metavar="N", help="print the newest N frames, oldest first")
+    parser.add_argument(
+        "--pytorch", action="store_true", help="show the newest frames as tensors (50, or --batch N)"
+    )
+    parser.add_argument("--stats", action="store_true", help="show the ring's header and state")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line; 64-bit fields as strings"
+    )
+    parser.add_argument("--path", metavar="PATH", help=f"the ring (CS_PHYSICS_PATH; now {default_path()})")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=_start,
+        default="latest",
+        metavar="WHERE",
+        help="where --follow begins: latest (default), oldest, or a frame_id",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="where --pytorch puts its tensors, e.g. cpu, cuda, cuda:1, mps"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames, 1 or more")
+    return int(text)
+
+
+def _start(text: str) -> StartPosition:
+    if text in ("latest", "oldest"):
+        return text
+    if text.isdecimal() and text.isascii():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not latest, oldest or a frame_id")
+
+
+def _checked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    once = [name for name in ("batch", "pytorch", "stats") if getattr(arguments, name)]
+    if arguments.follow and once:
+        parser.error(f"--follow does not go with --{once[0]}")
+    if arguments.stats and len(once) > 1:
+        parser.error(f"--stats does not go with --{once[0]}")
+    if arguments.device is not None and not arguments.pytorch:
+        parser.error("--device goes with --pytorch")
+    if arguments.start != "latest" and once:
+        parser.error(f"--from does not go with --{once[0]}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, or 1 where the ring can not be read (usage: 2)."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _checked(parser, arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without UTF-8 shows an escape instead of ending the program.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+    def tell(event: RingEvent) -> None:
+        print(f"consumer: {event.kind}: {event.message}", file=sys.stderr, flush=True)
+
+    try:
+        with PhysicsConsumer(arguments.path, on_event=tell) as consumer:
+            if arguments.stats:
+                _run_stats(consumer, arguments.json)
+            elif arguments.pytorch:
+                _run_pytorch(_newest(consumer, arguments.batch or 50), arguments.device, arguments.json)
+            elif arguments.batch:
+                _run_batch(_newest(consumer, arguments.batch), arguments.json)
+            else:
+                _run_follow(consumer, arguments.start, arguments.json)
+            sys.stdout.flush()
+    except ConsumerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not fail on it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+/**
+ * Composition root and command line: parse, wire, serve, drain. No domain logic; imported by nobody.
+ */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { statfs } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, dirname, join } from "node:path";
+import { Kinetics, openRing, RingLock, ringFits, spin } from "./collider.ts";
+import demoConversations from "./examples/demo.json" with { type: "json" };
+import packageJson from "./package.json" with { type: "json" };
+import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
+import { chooseEmbedder, openHashing, pullModel } from "./src/embed.ts";
+import { GatewayError, messageOf } from "./src/errors.ts";
+import * as events from "./src/event.ts";
+import { type GatewayServer, serve } from "./src/http.ts";
+import { Journal } from "./src/journal.ts";
+import { executableDir, workerUrl } from "./src/native/worker-url.ts";
+import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
+import { Store } from "./src/store.ts";
+
+const VERSION = packageJson.version;
+/** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose. */
+const MUTATION: string = process.env.GATEWAY_MUTATION ?? "";
+const TEMP_PREFIX = "one_file_gateway-";
+
+const nowUs = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000);
+
+function makeLog(config: Config): Log {
+  const order: readonly LogLevel[] = ["debug", "info", "warn", "error"];
+  const least = order.indexOf(config.logLevel);
+  return (level, message) => {
+    if (order.indexOf(level) < least) return;
+    const time = new Date().toISOString();
+    const line =
+      config.logFormat === "json" ? JSON.stringify({ time, level, message }) : `${time} ${level.padEnd(5)} ${message}`;
+    process.stderr.write(`${line}\n`);
+  };
+}
+
+/** Tells boots apart: a ring that survived a power loss on a disk is not to be trusted. */
+function bootId(): string {
+  try {
+    return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+  } catch {
+    const kernel = Bun.spawnSync(["sysctl", "-n", "kern.boottime"]);
+    return kernel.stdout.toString().trim();
+  }
+}
+
+/** Where journal and DuckDB live, and what is to be undone when the gateway ends. */
+interface Home extends Disposable {
+  readonly databasePath: string;
+  readonly journalPath: string;
+  readonly tempFolder: string;
+}
+
+/** The files of --db-path, owned by this process for as long as it lives. */
+function openHome(config: Config): Home {
+  return config.dbPath === null ? openTemporaryHome() : openPersistentHome(config.dbPath);
+}
+
+function openPersistentHome(databasePath: string): Home {
+  const journalPath = `${databasePath}.journal`;
+  const operation = "start: database";
+  const folder = dirname(databasePath);
+  if (!existsSync(folder)) {
+    const detail = `the folder ${folder} does not exist`;
+    throw new GatewayError({ code: "store_failed", operation, object: databasePath, detail, hint: "create it first" });
+  }
+  const lock = RingLock.acquire(databasePath);
+  if (existsSync(databasePath) && !existsSync(journalPath)) {
+    lock[Symbol.dispose]();
+    throw new GatewayError({
+      code: "journal_missing",
+      operation,
+      object: databasePath,
+      detail: `its journal ${basename(journalPath)} is missing, so events may be missing too`,
+      hint: "put the journal back beside it, or choose another --db-path",
+    });
+  }
+  return {
+    databasePath,
+    journalPath,
+    tempFolder: `${databasePath}.tmp`,
+    [Symbol.dispose]: () => lock[Symbol.dispose](),
+  };
+}
+
+/** A folder of its own (0700), gone at exit; what a killed gateway left is removed at the next start. */
+function openTemporaryHome(): Home {
+  const root = process.env.TMPDIR ?? tmpdir();
+  for (const name of readdirSync(root)) {
+    if (!name.startsWith(TEMP_PREFIX) || name.endsWith(".lock")) continue;
+    const stale = join(root, name);
+    try {
+      using _lock = RingLock.acquire(join(stale, "gateway"));
+      rmSync(stale, { recursive: true, force: true });
+    } catch {
+      // Its gateway is alive, or it is somebody else's: not ours to remove.
+    }
+  }
+  let folder: string;
+  try {
+    folder = mkdtempSync(join(root, TEMP_PREFIX));
+  } catch (error) {
+    throw new GatewayError({
+      code: "temp_folder",
+      operation: "start: temporary folder",
+      object: root,
+      detail: messageOf(error),
+      hint: "set TMPDIR to a folder that can be written, or give --db-path",
+      cause: error,
+    });
+  }
+  const lock = RingLock.acquire(join(folder, "gateway"));
+  return {
+    databasePath: join(folder, "events.duckdb"),
+    journalPath: join(folder, "events.duckdb.journal"),
+    tempFolder: join(folder, "duckdb"),
+    [Symbol.dispose]: () => {
+      lock[Symbol.dispose]();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function openJournal(config: Config, home: Home): Journal {
+  const journal = Journal.open({
+    path: home.journalPath,
+    ephemeral: config.dbPath === null ? { limitBytes: Math.floor(config.tempLimitBytes / 2) } : null,
+    nowUs,
+    randomU32: () => crypto.getRandomValues(new Uint32Array(1))[0] ?? 1,
+    bootId: bootId(),
+  });
+  if (journal.pruned().seq > 0 && !existsSync(home.databasePath)) {
+    const detail = "the journal has handed events over to this database, and it is missing";
+    journal[Symbol.dispose]();
+    throw new GatewayError({
+      code: "store_missing",
+      operation: "start: database",
+      object: home.databasePath,
+      detail,
+      hint: "put the database back beside its journal, or choose another --db-path",
+    });
+  }
+  return journal;
+}
+
+/**
+ * Opens DuckDB. An attempt is counted in the journal before and cleared after, because replaying a broken WAL can abort
+ * the process; after two failures in a row the WAL is set aside and its gap refilled from the journal.
+ */
+async function openStore(config: Config, home: Home, journal: Journal, log: Log): Promise<Store> {
+  for (;;) {
+    const quarantine = journal.openAttempts() >= 2;
+    if (quarantine) log("error", `store ${home.databasePath}: opening failed twice; its WAL is set aside and refilled`);
+    journal.raiseOpenAttempts();
+    try {
+      const store = await Store.open({
+        databasePath: home.databasePath,
+        journalPath: home.journalPath,
+        journalId: journal.journalId,
+        memoryLimit: config.memoryLimit,
+        tempFolder: home.tempFolder,
+        ephemeral: config.dbPath === null ? { limitBytes: Math.floor(config.tempLimitBytes / 2) } : null,
+        workerUrl: workerUrl("store"),
+        quarantine,
+        pruned: journal.pruned(),
+        onNotice: (message) => log("warn", message),
+      });
+      journal.clearOpenAttempts();
+      return store;
+    } catch (error) {
+      const known = error instanceof GatewayError && ["foreign_store", "store_behind"].includes(error.code);
+      if (known) journal.clearOpenAttempts();
+      if (known || quarantine) throw error;
+      log("error", `${messageOf(error)}; trying again`);
+      await Bun.sleep(500);
+    }
+  }
+}
+
+/** Free bytes beside the journal, and what ingest needs: a twentieth of the disk, at most 256 MB. */
+async function freeDiskBytes(path: string): Promise<{ freeBytes: number; neededBytes: number }> {
+  const { bavail, blocks, bsize } = await statfs(dirname(path));
+  return { freeBytes: bavail * bsize, neededBytes: Math.min(256_000_000, (blocks * bsize) / 20) };
+}
+
+async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise<number> {
+  const { config, notes } = command;
+  const log = makeLog(config);
+  for (const note of notes) log("info", note);
+  using stack = new DisposableStack();
+  const home = stack.use(openHome(config));
+  stack.use(RingLock.acquire(config.ringPath));
+  ringFits({ path: config.ringPath, capacity: config.ringCapacity });
+  const journal = stack.use(openJournal(config, home));
+  const ended = Promise.withResolvers<number>();
+  const hashing = openHashing(workerUrl("embed"));
+  const pipeline = new Pipeline({
+    version: VERSION,
+    journal,
+    kinetics: new Kinetics({}),
+    spin,
+    textOf: events.textOf,
+    hashing,
+    openStore: () => openStore(config, home, journal, log),
+    openRing: (newest) =>
+      openRing(
+        {
+          path: config.ringPath,
+          capacity: config.ringCapacity,
+          mode: config.ringMode,
+          journalId: journal.journalId,
+          nextFrameId: journal.nextFrameId(),
+          adopt: journal.sameBoot && config.dbPath !== null,
+          nowUs,
+          log,
+        },
+        newest,
+      ),
+    openEmbedder: () => openEmbedder(config, journal, log),
+    maxBacklogEvents: config.maxBacklogEvents,
+    freeDiskBytes: () => freeDiskBytes(home.journalPath),
+    nowUs,
+    log,
+    fatal: (error) => {
+      log("error", error.message);
+      ended.resolve(1);
+    },
+    mutation: MUTATION,
+  });
+  const server = serve({
+    config,
+    version: VERSION,
+    describeConfig: () => describeConfig(config),
+    journal: MUTATION === "ack-before-commit" ? ackBeforeCommit(journal) : journal,
+    events,
+    store: () => pipeline.store(),
+    pipeline,
+    nowUs,
+    log,
+  });
+  log("info", `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`);
+  pipeline.start();
+  if (command.name === "demo") void playDemo(server, config, log);
+  const stop = (signal: string): void => {
+    if (pipeline.admission()?.code === "draining") process.exit(130);
+    log("info", `${signal}: finishing what was received; again to stop at once`);
+    pipeline.beginDrain();
+    ended.resolve(0);
+  };
+  process.on("SIGTERM", () => stop("SIGTERM"));
+  process.on("SIGINT", () => stop("SIGINT"));
+  const exitCode = await ended.promise;
+  await server.stop();
+  await pipeline.close();
+  await hashing[Symbol.asyncDispose]();
+  return exitCode;
+}
+
+/** The embedder that --embedder, the journal's record and what is there now lead to. */
+async function openEmbedder(config: Config, journal: Journal, log: Log) {
+  const recorded = journal.meta("embedder");
+  const { embedder, record, advice } = await chooseEmbedder({
+    choice: config.embedder,
+    recorded: recorded === null ? null : JSON.parse(recorded),
+    modelsDir: config.modelsDir,
+    embeddingModel: config.embeddingModel,
+    baseUrl: config.llmBaseUrl,
+    apiKey: config.llmApiKey,
+    workerUrl: workerUrl("embed"),
+    log,
+  });
+  journal.setMeta("embedder", JSON.stringify(record));
+  log("info", `embedder ${embedder.name}`);
+  if (advice !== null) log("warn", advice);
+  return embedder;
+}
+
+/** A wrong build for the tests: answers first, commits a moment later. */
+function ackBeforeCommit(journal: Journal): Pick<Journal, "append" | "headSeq"> {
+  let next = journal.headSeq();
+  return {
+    headSeq: () => journal.headSeq(),
+    append: async (parsed, options) => {
+      setTimeout(() => void journal.append(parsed, options), 50);
+      return parsed.map((event) => {
+        next += 1;
+        return { seq: next, id: event.id ?? "", duplicate: false };
+      });
+    },
+  };
+}
+
+/** Sends the bundled conversations to the gateway's own door, at the pace at which people type. */
+async function playDemo(server: GatewayServer, config: Config, log: Log): Promise<void> {
+  const headers = {
+    "content-type": "application/json",
+    ...(config.token === null ? {} : { authorization: `Bearer ${config.token}` }),
+  };
+  for (let round = 1; ; round++) {
+    for (const turn of demoConversations.turns) {
+      await Bun.sleep(300 + 900 * Math.random());
+      const event = { ...turn, conversation_id: `${turn.conversation_id}-${round}` };
+      const response = await fetch(new URL("/ingest", server.url), {
+        method: "POST",
+        headers,
+        body: JSON.stringify(event),
+      }).catch((error: unknown) => messageOf(error));
+      if (typeof response === "string" || response.status === 503) return;
+      log("info", `demo ${event.actor}: ${event.message}`);
+    }
+  }
+}
+
+async function main(): Promise<number> {
+  // Events are private: what is created is for this user alone, unless --ring-mode says otherwise.
+  process.umask(0o077);
+  const command = parseCommand({
+    args: process.argv.slice(2),
+    env: process.env,
+    dotenv: existsSync(".env") ? readFileSync(".env", "utf8") : null,
+    workingDir: process.cwd(),
+    executableDir: executableDir(),
+    platform: process.platform,
+    stdoutIsTty: process.stdout.isTTY === true,
+    stderrIsTty: process.stderr.isTTY === true,
+    readFile: (path) => readFileSync(path, "utf8"),
+  });
+  switch (command.name) {
+    case "help":
+      process.stdout.write(helpText(VERSION));
+      return 0;
+    case "version":
+      process.stdout.write(`${VERSION}\n`);
+      return 0;
+    case "self-test": {
+      const { selfTest } = await import("./src/selftest.ts");
+      for (const line of await selfTest()) process.stdout.write(`${line}\n`);
+      return 0;
+    }
+    case "pull-model":
+      await pullModel({
+        name: command.model,
+        from: command.from,
+        modelsDir: command.config.modelsDir,
+        hfEndpoint: process.env.HF_ENDPOINT ?? null,
+        workerUrl: workerUrl("embed"),
+        progress: (line) => process.stderr.write(`${line}\n`),
+      });
+      return 0;
+    default:
+      return run(command);
+  }
+}
+
+main().then(
+  (exitCode) => process.exit(exitCode),
+  (error: unknown) => {
+    const expected = error instanceof GatewayError;
+    process.stderr.write(`one_file_gateway: ${expected ? error.message : (error as Error).stack}\n`);
+    process.exit(expected && error.code === "usage" ? 2 : 1);
+  },
+);

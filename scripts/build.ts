@@ -1,0 +1,196 @@
+/**
+ * Builds the executable and proves it: it is run once from an empty folder with an empty environment.
+ *
+ *   bun scripts/build.ts [--outfile PATH] [--mutation NAME] [--force]
+ *
+ * Skipped where sources, packages and options are those of the last build of the same file. --mutation builds a
+ * gateway that is wrong on purpose (gateway.ts knows the names), for the tests that must catch it; in
+ * a normal build the name is empty, so that the minifier removes that code.
+ */
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, dirname, join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { PLATFORMS } from "../src/native/libraries.ts";
+import { SELF_TESTS } from "../src/selftest.ts";
+import {
+  bunPath,
+  CACHE,
+  fail,
+  fingerprint,
+  lastLines,
+  must,
+  pinnedBun,
+  ROOT,
+  run,
+  StepError,
+  stamp,
+  stamped,
+  step,
+} from "./steps.ts";
+
+interface BuildOptions {
+  readonly outfile: string;
+  readonly mutation: string;
+  readonly force: boolean;
+}
+
+/** The workers are entry points of their own; src/native/worker-url.ts says where they end up. */
+const ENTRY_POINTS = ["gateway.ts", "src/store.worker.ts", "src/embed.worker.ts"];
+
+function platform(): (typeof PLATFORMS)[number] {
+  const here = `${process.platform}-${process.arch}`;
+  const found = PLATFORMS.find((name) => name === here);
+  if (found !== undefined) return found;
+  throw new StepError("build", `there is no build for ${here}`, `use one of ${PLATFORMS.join(", ")}`);
+}
+
+/** `bun build`'s arguments. Each is there for a reason that was found out by leaving it away. */
+function buildArguments(mutation: string, outfile: string): string[] {
+  const here = platform();
+  const others = [
+    ...PLATFORMS.filter((name) => name !== here),
+    "linux-x64-musl",
+    "linux-arm64-musl",
+    "darwin-x64",
+    "win32-",
+  ];
+  const defines = {
+    // Constants, so that only this platform's branch of src/native/libraries.ts remains.
+    "process.platform": process.platform,
+    "process.arch": process.arch,
+    // OpenTUI would otherwise import its musl package, which is not installed.
+    "process.env.OPENTUI_LIBC": "glibc",
+    "process.env.GATEWAY_MUTATION": mutation,
+  };
+  return [
+    "build",
+    "--compile",
+    // No --bytecode: with Bun 1.4.5 a Worker built that way starts and never answers.
+    "--minify",
+    "--outfile",
+    outfile,
+    // Else the executable reads .env and bunfig.toml of its working folder by itself, behind src/config.ts.
+    "--no-compile-autoload-dotenv",
+    "--no-compile-autoload-bunfig",
+    // The bindings name a package for every platform; only one of them is installed.
+    ...others.flatMap((name) => ["--external", `@duckdb/node-bindings-${name}*`]),
+    ...Object.entries(defines).flatMap(([name, value]) => ["--define", `${name}=${JSON.stringify(value)}`]),
+    ...ENTRY_POINTS,
+  ];
+}
+
+/** Every file that the executable depends on: sources, what they embed, packages by their lock. */
+function inputs(): string[] {
+  const found = [
+    "package.json",
+    "bun.lock",
+    "tsconfig.json",
+    "scripts/build.ts",
+    "gateway.ts",
+    "collider.ts",
+    "tui.ts",
+  ];
+  const walk = (folder: string): void => {
+    for (const entry of readdirSync(join(ROOT, folder), { withFileTypes: true })) {
+      const path = `${folder}/${entry.name}`;
+      if (entry.isDirectory()) walk(path);
+      else found.push(path);
+    }
+  };
+  walk("src");
+  walk("examples");
+  return found.sort();
+}
+
+/** Runs the executable where nothing else is, and asks for every part's own word. */
+async function selfTest(binary: string): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), "one_file_gateway-empty-"));
+  try {
+    // Not even PATH. A temp folder other than the default one is named, as a user would do it.
+    const onlyEnv: Record<string, string> = {};
+    for (const name of ["TMPDIR", "BUN_TMPDIR"]) {
+      const value = process.env[name];
+      if (value !== undefined) onlyEnv[name] = value;
+    }
+    const result = await run([binary, "--self-test"], { cwd: folder, onlyEnv, timeoutMs: 60_000 });
+    const missing = SELF_TESTS.filter((name) => !result.output.includes(`ok ${name}:`));
+    if (result.code !== 0 || missing.length > 0 || result.output.includes("FAIL ")) {
+      const why = result.timedOut ? "it did not end within a minute" : `exit code ${result.code}`;
+      throw new StepError(
+        "build: self-test",
+        `${why}; without an ok: ${missing.join(", ") || "none"}\n${lastLines(result.output, 25)}`,
+        "the executable was not installed; repair the part that is named, then build again",
+      );
+    }
+    const left = readdirSync(folder);
+    if (left.length > 0) {
+      throw new StepError(
+        "build: self-test",
+        `it left ${left.join(", ")} in its working folder`,
+        "remove the cause",
+      );
+    }
+    return `ok: ${SELF_TESTS.join(", ")}`;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** @throws StepError */
+export async function build(options: BuildOptions): Promise<void> {
+  const outfile = resolve(options.outfile);
+  const arguments_ = buildArguments(options.mutation, basename(outfile));
+  const value = fingerprint(inputs(), [pinnedBun(), ...arguments_]);
+  const stampPath = join(CACHE, `build-${Bun.hash(outfile).toString(16)}`);
+  const label = options.mutation === "" ? "build" : `build (mutation ${options.mutation})`;
+  // A stamp belongs to the file that was built then: size and time tell a replaced one.
+  const identity = (): string => {
+    const stats = statSync(outfile);
+    return `${value} ${stats.size} ${stats.mtimeMs}`;
+  };
+  if (!options.force && existsSync(outfile) && stamped(stampPath, identity())) {
+    console.error(`[ok] ${label}: unchanged, ${outfile}`);
+    return;
+  }
+  mkdirSync(CACHE, { recursive: true });
+  mkdirSync(dirname(outfile), { recursive: true });
+  // Built aside under its final name (the name is part of the executable), tested, then renamed into its place.
+  const folder = mkdtempSync(join(CACHE, "build-"));
+  const built = join(folder, basename(outfile));
+  try {
+    await step(label, async () => {
+      await must(
+        label,
+        [bunPath(), ...buildArguments(options.mutation, built)],
+        "repair the source that is named",
+        {
+          env: { NODE_ENV: undefined },
+        },
+      );
+      return `${Math.round(statSync(built).size / 1e6)} MB`;
+    });
+    await step(`${label}: self-test from an empty folder with an empty environment`, () => selfTest(built));
+    // A rename, so that a running gateway keeps its file and nobody ever sees half of one.
+    renameSync(built, outfile);
+    stamp(stampPath, identity());
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.main) {
+  try {
+    const { values } = parseArgs({
+      options: {
+        outfile: { type: "string", default: join(ROOT, "one_file_gateway") },
+        mutation: { type: "string", default: "" },
+        force: { type: "boolean", default: false },
+      },
+    });
+    await build(values);
+    process.exit(0);
+  } catch (error) {
+    fail(error);
+  }
+}

@@ -1,0 +1,122 @@
+/**
+ * Runs a real embedding model through the local embedder, as a user would get it: installs it with
+ * `pull-model --from`, asks it about paraphrases in Portuguese and English, and, where the folder holds
+ * reference.f32 (test/fixtures/minilm_onnx.py makes it), holds its vectors against Python's.
+ *
+ *     bun scripts/real-model.ts FOLDER [NAME]
+ *
+ * What came out of it is in docs/MODELS.md. Exit code 1 where a check fails.
+ */
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join, resolve } from "node:path";
+import { type Embedder, openHashing, openModel, pullModel } from "../src/embed.ts";
+import { workerUrl } from "../src/native/worker-url.ts";
+
+const QUESTIONS: readonly (readonly [text: string, paraphrase: string, unrelated: string])[] = [
+  [
+    "Where is my new card?",
+    "The debit card you posted has not been delivered",
+    "What is the exchange rate for euros?",
+  ],
+  ["Somebody stole my wallet", "I was robbed, my purse is gone", "Please raise my spending limit"],
+  ["The app rejects my password", "I am unable to sign in", "When do you open on Saturday?"],
+  ["Cadê o meu cartão?", "O cartão que vocês enviaram não foi entregue", "Qual é a cotação do euro?"],
+  ["Roubaram a minha carteira", "Fui assaltado e levaram meus documentos", "Quero aumentar o limite"],
+  ["O aplicativo recusa a minha senha", "Não consigo entrar na conta", "Vocês abrem no sábado?"],
+];
+
+function dot(a: Float32Array, b: Float32Array): number {
+  return a.reduce((sum, value, at) => sum + value * (b[at] as number), 0);
+}
+
+async function ask(embedder: Embedder): Promise<number> {
+  let right = 0;
+  for (const question of QUESTIONS) {
+    const rows = await embedder.embed(question);
+    const [text, paraphrase, unrelated] = [0, 1, 2].map((at) =>
+      rows.subarray(at * embedder.dim, (at + 1) * embedder.dim),
+    ) as [Float32Array, Float32Array, Float32Array];
+    const [near, far] = [dot(text, paraphrase), dot(text, unrelated)];
+    if (near > far) right += 1;
+    print(`  ${near.toFixed(3)} ${near > far ? ">" : "<"} ${far.toFixed(3)}  ${question.join(" | ")}`);
+  }
+  return right;
+}
+
+/** The least cosine with Python's vectors, or null where there are none. */
+async function leastCosine(embedder: Embedder, folder: string): Promise<number | null> {
+  const path = join(folder, "reference.json");
+  if (!existsSync(path)) return null;
+  const { texts, batches }: { texts: string[]; batches: number[][] } = await Bun.file(path).json();
+  const vectors = new Float32Array(await Bun.file(join(folder, "reference.f32")).arrayBuffer());
+  let least = 1;
+  let from = 0;
+  for (const batch of batches) {
+    const rows = await embedder.embed(batch.map((index) => texts[index] as string));
+    for (let at = 0; at < batch.length; at++) {
+      const row = rows.subarray(at * embedder.dim, (at + 1) * embedder.dim);
+      least = Math.min(least, dot(row, vectors.subarray(from, from + embedder.dim)));
+      from += embedder.dim;
+    }
+  }
+  return least;
+}
+
+async function messagesPerSecond(embedder: Embedder): Promise<number> {
+  const texts = Array.from(
+    { length: 256 },
+    (_, at) => `I am still waiting for my card number ${at}, where is it?`,
+  );
+  await embedder.embed(texts.slice(0, 32));
+  const startedMs = performance.now();
+  for (let at = 0; at < texts.length; at += embedder.maxBatch)
+    await embedder.embed(texts.slice(at, at + embedder.maxBatch));
+  return (1000 * texts.length) / (performance.now() - startedMs);
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+async function main(): Promise<number> {
+  const [given, name] = process.argv.slice(2);
+  if (given === undefined) {
+    print("usage: bun scripts/real-model.ts FOLDER [NAME]");
+    return 2;
+  }
+  const from = resolve(given);
+  const url = workerUrl("embed");
+  const modelsDir = mkdtempSync(join(tmpdir(), "gateway-real-model-"));
+  try {
+    const common = {
+      name: name ?? basename(from),
+      from,
+      modelsDir,
+      hfEndpoint: null,
+      workerUrl: url,
+      progress: print,
+    };
+    const startedMs = performance.now();
+    await using embedder = await openModel(await pullModel(common), url);
+    print(
+      `${embedder.name}: ${embedder.dim} dimensions, installed and open in ${Math.round(performance.now() - startedMs)} ms`,
+    );
+    const right = await ask(embedder);
+    print(`${right} of ${QUESTIONS.length} paraphrases nearer`);
+    await using hashing = openHashing(url);
+    print(`for comparison, ${hashing.name}: ${await ask(hashing)} of ${QUESTIONS.length}`);
+    const least = await leastCosine(embedder, from);
+    print(
+      least === null
+        ? "no reference vectors in the folder"
+        : `least cosine with Python's vectors ${least.toFixed(6)}`,
+    );
+    print(`${Math.round(await messagesPerSecond(embedder))} messages/s`);
+    return least === null || least >= 0.9999 ? 0 : 1;
+  } finally {
+    rmSync(modelsDir, { recursive: true, force: true });
+  }
+}
+
+process.exit(await main());

@@ -1,0 +1,258 @@
+/**
+ * Installs everything the repository needs, from nothing: Bun's packages into node_modules, and two Python
+ * environments, `.venv` (numpy, torch, tools) and `.venv-numpy2` (numpy 2, no torch). Quick when repeated.
+ *
+ *   bun run setup
+ *
+ * On a fresh clone: npx --yes bun@1.4.5 run setup. So nothing but Bun's and Node's own modules is imported here.
+ */
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import {
+  bunPath,
+  fail,
+  fingerprint,
+  must,
+  pinnedBun,
+  ROOT,
+  run,
+  StepError,
+  stamp,
+  stamped,
+  step,
+} from "./steps.ts";
+
+const STUBS = ["sharp", "onnxruntime-web"].flatMap((name) => [
+  `src/native/stubs/${name}/package.json`,
+  `src/native/stubs/${name}/index.js`,
+]);
+
+/** `bun install --frozen-lockfile`, unless package.json, bun.lock and the stubs are what was installed last. */
+export async function installPackages(): Promise<void> {
+  await step("packages", async () => {
+    if (Bun.version !== pinnedBun() && bunPath() === process.execPath) {
+      throw new StepError(
+        "packages",
+        `this is Bun ${Bun.version}, the repository is pinned to ${pinnedBun()}`,
+        `run it with the pinned one: npx --yes bun@${pinnedBun()} run start`,
+      );
+    }
+    const value = fingerprint(["package.json", "bun.lock", ...STUBS], [process.platform, process.arch]);
+    const path = join(ROOT, "node_modules", ".one_file_gateway");
+    if (stamped(path, value)) return "unchanged";
+    await must(
+      "packages",
+      [process.execPath, "install", "--frozen-lockfile"],
+      "check the network and the npm registry's settings (.npmrc, bunfig.toml, proxy variables), then run it again",
+      { show: true },
+    );
+    stamp(path, value);
+    return undefined;
+  });
+}
+
+/** A Python of at least this version runs the reader; the tools need a newer one. */
+const PYTHON_MIN = [3, 9] as const;
+const PYTHON_TOOLS_MIN = [3, 11] as const;
+const DEBIAN_PYTHON = "/usr/bin/python3";
+
+interface Python {
+  readonly path: string;
+  readonly version: readonly [number, number];
+}
+
+async function pythonAt(path: string): Promise<Python | null> {
+  const result = await run([path, "-c", "import sys; print(sys.version_info[0], sys.version_info[1])"]);
+  const match = /^(\d+) (\d+)$/m.exec(result.output);
+  if (result.code !== 0 || match === null) return null;
+  return { path, version: [Number(match[1]), Number(match[2])] };
+}
+
+function atLeast(version: readonly [number, number], least: readonly [number, number]): boolean {
+  return version[0] > least[0] || (version[0] === least[0] && version[1] >= least[1]);
+}
+
+/** The first Python that is new enough, named as on the command line. */
+async function findPython(): Promise<Python> {
+  for (const name of ["python3", DEBIAN_PYTHON, "python3.13", "python3.12", "python3.11"]) {
+    const python = await pythonAt(name);
+    if (python !== null && atLeast(python.version, PYTHON_MIN)) return python;
+  }
+  throw new StepError(
+    "python",
+    `no Python ${PYTHON_MIN.join(".")} or newer was found`,
+    "install python3 (Debian: apt-get install python3 python3-venv), then run it again",
+  );
+}
+
+/** How this machine becomes root for apt-get; null where it cannot, or has no apt-get. */
+async function rootPrefix(): Promise<readonly string[] | null> {
+  if (process.platform !== "linux" || !existsSync("/usr/bin/apt-get")) return null;
+  if (process.getuid?.() === 0) return [];
+  const sudo = await run(["sudo", "-n", "true"]);
+  return sudo.code === 0 ? ["sudo", "-n"] : null;
+}
+
+async function debianHasTorch(): Promise<boolean> {
+  if (process.platform !== "linux" || !existsSync(DEBIAN_PYTHON)) return false;
+  return (await run([DEBIAN_PYTHON, "-I", "-c", "import numpy, torch, venv, ensurepip"])).code === 0;
+}
+
+/**
+ * Debian's own torch: a CPU build of 200 MB where PyPI's for x86-64 is the CUDA build of 3 GB.
+ * @returns whether the system's Python now has numpy, torch and venv.
+ */
+async function installDebianTorch(): Promise<boolean> {
+  if (await debianHasTorch()) return true;
+  const prefix = await rootPrefix();
+  if (prefix === null) return false;
+  const options = { env: { DEBIAN_FRONTEND: "noninteractive" }, timeoutMs: 1_200_000 };
+  const packages = ["python3-torch", "python3-numpy", "python3-venv"];
+  const known = await run(["apt-cache", "show", "python3-torch"]);
+  if (known.code !== 0) {
+    console.error("     apt-get update");
+    await run([...prefix, "apt-get", "update", "-qq"], options);
+  }
+  console.error(`     apt-get install ${packages.join(" ")}`);
+  const install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", ...packages];
+  let result = await run([...prefix, ...install], options);
+  if (result.code !== 0 && known.code === 0) {
+    // Package lists that are out of date name files that are gone.
+    await run([...prefix, "apt-get", "update", "-qq"], options);
+    result = await run([...prefix, ...install], options);
+  }
+  return result.code === 0 && (await debianHasTorch());
+}
+
+const NETWORK_FIX =
+  "check the network and pip's own configuration (pip.conf, PIP_INDEX_URL, PIP_CERT, proxy variables), then run it again";
+const VENV_FIX =
+  "install Python's venv (Debian: apt-get install python3-venv), delete the folder and run it again";
+
+async function makeVenv(folder: string, python: Python, systemPackages: boolean): Promise<string> {
+  rmSync(join(ROOT, folder), { recursive: true, force: true });
+  const flags = systemPackages ? ["--system-site-packages"] : [];
+  await must(folder, [python.path, "-m", "venv", ...flags, folder], VENV_FIX);
+  return join(ROOT, folder, "bin", "python");
+}
+
+function pip(what: string, python: string, args: readonly string[], timeoutMs = 900_000): Promise<string> {
+  const quiet = ["--disable-pip-version-check", "--no-input", "-q"];
+  return must(what, [python, "-m", "pip", "install", ...quiet, ...args], NETWORK_FIX, {
+    timeoutMs,
+    show: true,
+  });
+}
+
+const REQUIREMENTS = {
+  tools: "test/py/requirements.txt",
+  torch: "test/py/requirements-torch.txt",
+  numpy2: "test/py/requirements-numpy2.txt",
+} as const;
+
+/** Whether numpy and torch are there and know each other (torch built for numpy 1 does not see numpy 2). */
+const TORCH_CHECK =
+  "import numpy, torch; torch.from_numpy(numpy.zeros(1)); print(numpy.__version__, torch.__version__)";
+
+/** `.venv` with numpy and torch: what consumer.py needs. @throws StepError */
+export async function installPython(): Promise<void> {
+  await step(".venv: numpy and torch", async () => {
+    const venvPython = join(ROOT, ".venv", "bin", "python");
+    const stampPath = join(ROOT, ".venv", ".one_file_gateway");
+    const value = fingerprint([REQUIREMENTS.torch], [process.platform, process.arch]);
+    if (stamped(stampPath, value) && (await run([venvPython, "-c", "import sys"])).code === 0)
+      return "unchanged";
+    let origin: string;
+    if (await installDebianTorch()) {
+      const python = await pythonAt(DEBIAN_PYTHON);
+      if (python === null) throw new StepError(".venv", `${DEBIAN_PYTHON} does not run`, "reinstall python3");
+      await makeVenv(".venv", python, true);
+      origin = "Debian's";
+    } else {
+      const python = await findPython();
+      await makeVenv(".venv", python, false);
+      if (process.platform === "linux" && process.arch === "x64") {
+        console.error(
+          "     torch comes from PyPI: for x86-64 Linux that is the CUDA build, a download of about 3 GB.",
+        );
+        console.error(
+          "     To avoid it: interrupt (Ctrl-C), apt-get install python3-torch python3-venv, run it again.",
+        );
+      }
+      await pip("torch", venvPython, ["-r", REQUIREMENTS.torch], 3_600_000);
+      origin = "PyPI's";
+    }
+    const versions = await must("torch", [venvPython, "-c", TORCH_CHECK], "delete .venv and run it again");
+    stamp(stampPath, value);
+    return `${origin} numpy and torch, ${versions.trim()}`;
+  });
+}
+
+/** ruff, mypy, pytest and what the tests' fixtures are made with, into `.venv`. @throws StepError */
+export async function installPythonTools(): Promise<void> {
+  await step(".venv: tools", async () => {
+    const venvPython = join(ROOT, ".venv", "bin", "python");
+    const stampPath = join(ROOT, ".venv", ".one_file_gateway-tools");
+    const value = fingerprint([REQUIREMENTS.tools, REQUIREMENTS.torch]);
+    if (stamped(stampPath, value)) return "unchanged";
+    await mustBeRecent(venvPython);
+    // The numpy that torch was built for stays, whatever a newer tool would rather have.
+    const numpy = await must(
+      "numpy",
+      [venvPython, "-c", "import numpy; print(numpy.__version__)"],
+      NETWORK_FIX,
+    );
+    const constraints = join(ROOT, ".venv", "constraints.txt");
+    stamp(constraints, `numpy==${numpy.trim()}\n`);
+    await pip("tools", venvPython, ["-r", REQUIREMENTS.tools, "-c", constraints]);
+    await must("torch", [venvPython, "-c", TORCH_CHECK], "delete .venv and run it again");
+    stamp(stampPath, value);
+    return undefined;
+  });
+}
+
+async function mustBeRecent(path: string): Promise<void> {
+  const python = await pythonAt(path);
+  if (python !== null && atLeast(python.version, PYTHON_TOOLS_MIN)) return;
+  throw new StepError(
+    "Python tools",
+    `${path} is Python ${python?.version.join(".") ?? "unknown"}; ruff, mypy and pytest as pinned need ${PYTHON_TOOLS_MIN.join(".")}`,
+    "put a newer python3 first on the PATH, delete .venv and run it again (the gateway and consumer.py run without)",
+  );
+}
+
+/** `.venv-numpy2`: the reader's tests on numpy 2, without torch. @throws StepError */
+export async function installNumpy2(): Promise<void> {
+  await step(".venv-numpy2", async () => {
+    const folder = ".venv-numpy2";
+    const venvPython = join(ROOT, folder, "bin", "python");
+    const stampPath = join(ROOT, folder, ".one_file_gateway");
+    const value = fingerprint([REQUIREMENTS.numpy2]);
+    if (stamped(stampPath, value) && (await run([venvPython, "-c", "import sys"])).code === 0)
+      return "unchanged";
+    const debian = (await debianHasTorch()) ? await pythonAt(DEBIAN_PYTHON) : null;
+    const python = debian ?? (await findPython());
+    await mustBeRecent(python.path);
+    await makeVenv(folder, python, false);
+    await pip(folder, venvPython, ["-r", REQUIREMENTS.numpy2]);
+    stamp(stampPath, value);
+    return undefined;
+  });
+}
+
+/** Everything, in order. @throws StepError at the first step that fails. */
+export async function setup(): Promise<void> {
+  await installPackages();
+  await installPython();
+  await installPythonTools();
+  await installNumpy2();
+}
+
+if (import.meta.main) {
+  try {
+    await setup();
+    process.exit(0);
+  } catch (error) {
+    fail(error);
+  }
+}

@@ -1,0 +1,83 @@
+/**
+ * The one error type of the gateway. A code is from a closed list; only `http` turns it into a
+ * status, only the command line turns it into an exit code.
+ */
+
+export const ERROR_CODES = [
+  // A request that cannot be taken as it is.
+  "malformed",
+  "not_an_event",
+  "too_deep",
+  "too_large",
+  "unsupported_media_type",
+  "bad_parameter",
+  "unauthorized",
+  "forbidden_host",
+  "forbidden_origin",
+  "not_found",
+  "method_not_allowed",
+  // The gateway cannot take or answer it now.
+  "overloaded",
+  "draining",
+  "disk_full",
+  "store_unavailable",
+  "internal",
+  // Start-up and operation.
+  "usage",
+  "address_in_use",
+  "locked",
+  "foreign_journal",
+  "foreign_store",
+  "journal_missing",
+  "store_missing",
+  "store_behind",
+  "journal_failed",
+  "store_failed",
+  "ring_failed",
+  "ring_no_space",
+  "embedder_unavailable",
+  "embedder_invalid",
+  "model_missing",
+  "model_invalid",
+  "temp_folder",
+] as const;
+
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+export interface GatewayErrorOptions {
+  readonly code: ErrorCode;
+  /** What was tried, as room and verb: "ring: create". */
+  readonly operation: string;
+  /** On what: a path, an address, a field. */
+  readonly object: string;
+  /** What went wrong, in words a user can act on. */
+  readonly detail: string;
+  /** What to do next. */
+  readonly hint?: string;
+  readonly cause?: unknown;
+}
+
+/** Says what was tried, on what, what happened and what to do next, in one line. */
+export class GatewayError extends Error {
+  override readonly name = "GatewayError";
+  readonly code: ErrorCode;
+  readonly operation: string;
+  readonly object: string;
+  readonly detail: string;
+  readonly hint: string | undefined;
+
+  constructor(options: GatewayErrorOptions) {
+    const { operation, object, detail, hint } = options;
+    super(`${operation} ${object}: ${detail}${hint === undefined ? "" : `; ${hint}`}`, { cause: options.cause });
+    this.code = options.code;
+    this.operation = operation;
+    this.object = object;
+    this.detail = detail;
+    this.hint = hint;
+  }
+}
+
+/** The message of anything that was thrown. */
+export function messageOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}

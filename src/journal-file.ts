@@ -1,0 +1,250 @@
+/**
+ * The SQLite file of the journal: how it is recognised, made and set up, and the tables in it.
+ * Part of the journal.
+ */
+
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { pathToFileURL } from "node:url";
+import { constants, Database, type SQLQueryBindings, SQLiteError, type Statement } from "bun:sqlite";
+import { GatewayError, messageOf } from "./errors.ts";
+
+const SCHEMA_VERSION = 1;
+/** "OFEG" and "OFET" in the header of the SQLite file: a kept and a temporary journal. */
+const APPLICATION_ID = { kept: 0x4f464547, temporary: 0x4f464554 } as const;
+/** Pages of a temporary journal are large, so that a generation has few to give back. */
+const PAGE_BYTES = { kept: 4096, temporary: 16_384 } as const;
+const CACHE_KIB = 16_384;
+
+export type JournalKind = "kept" | "temporary";
+
+/** What the tables of each generation are called, after their name; a kept journal has one. */
+export const GENERATION_SUFFIXES: Readonly<Record<JournalKind, readonly string[]>> = {
+  kept: [""],
+  temporary: ["_a", "_b"],
+};
+
+export const EVENT_COLUMNS =
+  "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body";
+export const FRAME_COLUMNS = "frame_id, seq, decided_us, physics, vector, event_type, intent, provenance";
+
+export type Row = Record<string, SQLQueryBindings>;
+export type PreparedStatement = Statement<Row, SQLQueryBindings[]>;
+
+const SCHEMA_SQL = `
+  CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE labels(kind TEXT NOT NULL, id INTEGER NOT NULL, label TEXT NOT NULL, dim INTEGER NOT NULL,
+    PRIMARY KEY(kind, id)) WITHOUT ROWID;`;
+
+/** The three logs of one generation. */
+function logsSql(suffix: string): string {
+  const decided = (unique: string): string => `seq INTEGER NOT NULL${unique}, decided_us INTEGER NOT NULL,
+    physics BLOB NOT NULL, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT NOT NULL`;
+  return `
+    CREATE TABLE events${suffix}(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER NOT NULL, id TEXT NOT NULL,
+      type TEXT, message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT, source TEXT NOT NULL,
+      body BLOB NOT NULL);
+    CREATE TABLE frames${suffix}(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided(" UNIQUE")});
+    CREATE TABLE answers${suffix}(answer_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided("")});
+    CREATE INDEX answers_by_seq${suffix} ON answers${suffix}(seq);`;
+}
+
+/** Where there are generations, the names without suffix are views for readers. */
+function viewsSql(suffixes: readonly string[]): string {
+  if (suffixes.length === 1) return "";
+  const views = ["events", "frames", "answers"].map((name) => {
+    return `CREATE VIEW ${name} AS ${suffixes.map((suffix) => `SELECT * FROM ${name}${suffix}`).join(" UNION ALL ")};`;
+  });
+  return views.join("\n");
+}
+
+/** SQLite's failures that are about the file and not about the row. */
+export function isFileFailure(thrown: unknown): boolean {
+  if (!(thrown instanceof SQLiteError)) return false;
+  return !/^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(thrown.code ?? "");
+}
+
+/** What went wrong as disk_full or journal_failed; what is a GatewayError already stays. */
+export function journalError(operation: string, path: string, thrown: unknown): GatewayError {
+  if (thrown instanceof GatewayError) return thrown;
+  const code = thrown instanceof SQLiteError ? (thrown.code ?? "") : "";
+  const errno = (thrown as { code?: unknown } | null)?.code;
+  // SQLite reports by the second name that its index of the WAL does not fit the disk.
+  const full = code === "SQLITE_FULL" || code === "SQLITE_IOERR_SHMSIZE" || errno === "ENOSPC";
+  return new GatewayError({
+    code: full ? "disk_full" : "journal_failed",
+    operation: `journal: ${operation}`,
+    object: path,
+    detail: code === "" ? messageOf(thrown) : `${messageOf(thrown)} (${code})`,
+    hint: full ? "make room on its disk; nothing that was acknowledged is lost" : "see what its disk and its folder say",
+    cause: thrown,
+  });
+}
+
+function foreign(path: string, detail: string, hint = "choose another --db-path; this file was left as it is"): GatewayError {
+  return new GatewayError({ code: "foreign_journal", operation: "journal: open", object: path, detail, hint });
+}
+
+/**
+ * Looks at the header of an existing file, as SQLite itself reads it but without locks, recovery or
+ * any write: `immutable` promises that nobody else changes it, which the lock of PATH.lock holds.
+ * The header of a journal is complete in the file itself, because it was made before WAL was on.
+ * @throws GatewayError foreign_journal
+ */
+function inspect(path: string, kind: JournalKind): void {
+  if (statSync(path).size === 0) throw foreign(path, "the file is empty", "remove it if it is of no use to anybody");
+  let applicationId: number;
+  let version: number;
+  const flags = constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI;
+  const database = new Database(`${pathToFileURL(path).href}?immutable=1`, flags);
+  try {
+    const header = database.prepare<Row, []>("SELECT * FROM pragma_application_id, pragma_user_version").get();
+    applicationId = header?.application_id as number;
+    version = header?.user_version as number;
+  } catch (error) {
+    if (error instanceof SQLiteError && error.code === "SQLITE_NOTADB") {
+      throw foreign(path, "it is not a SQLite file");
+    }
+    throw error;
+  } finally {
+    database.close();
+  }
+  if (applicationId !== APPLICATION_ID.kept && applicationId !== APPLICATION_ID.temporary) {
+    throw foreign(path, "it is a SQLite file of another program");
+  }
+  if (applicationId !== APPLICATION_ID[kind] || kind === "temporary") {
+    throw foreign(path, "it is or would be a temporary journal, which is never opened again");
+  }
+  if (version > SCHEMA_VERSION) {
+    throw foreign(path, `it is of version ${version}, this gateway knows ${SCHEMA_VERSION}`, "use the later gateway that wrote it");
+  }
+}
+
+/** Makes a journal aside and renames it in, so that at its path there is nothing or a whole one. */
+function create(path: string, kind: JournalKind, o: { schemaSql: string; meta: Readonly<Record<string, string>> }): void {
+  for (const left of [`${path}-wal`, `${path}-journal`]) {
+    // SQLite would replay it into whatever file stands beside it.
+    if (existsSync(left) && statSync(left).size > 0) {
+      throw new GatewayError({
+        code: "journal_missing",
+        operation: "journal: create",
+        object: path,
+        detail: `there is no journal, but ${left} of an earlier one`,
+        hint: "put the journal back beside it, or move it away",
+      });
+    }
+    rmSync(left, { force: true });
+  }
+  rmSync(`${path}-shm`, { force: true });
+  const aside = `${path}.new`;
+  for (const suffix of ["", "-journal", "-wal", "-shm"]) rmSync(aside + suffix, { force: true });
+  // SQLite gives its other files the mode of this one.
+  closeSync(openSync(aside, "wx", 0o600));
+  const database = new Database(aside, { create: false, readwrite: true });
+  try {
+    database.run(`PRAGMA synchronous = ${kind === "kept" ? "FULL" : "OFF"}`);
+    database.run(`PRAGMA page_size = ${PAGE_BYTES[kind]}`);
+    const suffixes = GENERATION_SUFFIXES[kind];
+    database.run(`BEGIN;
+      PRAGMA application_id = ${APPLICATION_ID[kind]};
+      PRAGMA user_version = ${SCHEMA_VERSION};
+      ${SCHEMA_SQL} ${o.schemaSql} ${suffixes.map(logsSql).join("")} ${viewsSql(suffixes)}`);
+    for (const [key, value] of Object.entries(o.meta)) database.run("INSERT INTO meta VALUES (?, ?)", [key, value]);
+    database.run("COMMIT");
+    database.run("PRAGMA journal_mode = WAL");
+  } finally {
+    database.close(true);
+  }
+  renameSync(aside, path);
+  if (kind === "temporary") return;
+  const folder = openSync(dirname(path), "r");
+  fsyncSync(folder);
+  closeSync(folder);
+}
+
+/**
+ * Opens the journal's file for writing, or makes it with `o.schemaSql` and `o.meta` where there is none.
+ * @param o.walBytes the WAL is copied back whenever it has grown by this.
+ * @throws GatewayError foreign_journal, journal_missing, disk_full, journal_failed
+ */
+export function openFile(
+  path: string,
+  kind: JournalKind,
+  o: { walBytes: number; schemaSql: string; meta: Readonly<Record<string, string>> },
+): Database {
+  try {
+    if (existsSync(path)) inspect(path, kind);
+    else create(path, kind, o);
+    const database = new Database(path, { create: false, readwrite: true });
+    for (const pragma of [
+      // Only another process that recovers the WAL at its first read can hold the lock, for moments.
+      "busy_timeout = 2000",
+      "journal_mode = WAL",
+      `synchronous = ${kind === "kept" ? "FULL" : "OFF"}`,
+      `wal_autocheckpoint = ${Math.max(1, Math.floor(o.walBytes / PAGE_BYTES[kind]))}`,
+      `journal_size_limit = ${Math.floor(o.walBytes)}`,
+      `cache_size = -${CACHE_KIB}`,
+      "temp_store = MEMORY",
+      "secure_delete = OFF",
+    ]) {
+      database.run(`PRAGMA ${pragma}`);
+    }
+    return database;
+  } catch (error) {
+    throw journalError("open", path, error);
+  }
+}
+
+/** INSERT of many rows by few statements: starting one costs as much as several rows. */
+export class Inserter {
+  static readonly #ROWS = [16, 4, 1] as const;
+  readonly #statements: readonly { cells: number; statement: PreparedStatement }[];
+
+  constructor(database: Database, insertInto: string, columns: number) {
+    const row = `(${new Array(columns).fill("?").join(",")})`;
+    this.#statements = Inserter.#ROWS.map((rows) => ({
+      cells: rows * columns,
+      statement: database.prepare(`${insertInto} VALUES ${new Array(rows).fill(row).join(",")}`),
+    }));
+  }
+
+  /** `cells`: the values of all rows, one row after the other. */
+  insert(cells: SQLQueryBindings[]): void {
+    let from = 0;
+    for (const { cells: width, statement } of this.#statements) {
+      for (; from + width <= cells.length; from += width) statement.run(...cells.slice(from, from + width));
+    }
+  }
+}
+
+/** The tables of one generation. */
+export class Generation {
+  /** The first seq that is, or would be, in it. */
+  firstSeq = 1;
+  /** Rows of events there, those without a frame, and what was written since it is the current one. */
+  events = 0;
+  unframed = 0;
+  bytes = 0;
+  readonly insertEvents: Inserter;
+  readonly insertFrames: Inserter;
+  readonly suffix: string;
+  readonly #database: Database;
+  readonly #statements = new Map<string, PreparedStatement>();
+
+  constructor(database: Database, suffix: string) {
+    this.#database = database;
+    this.suffix = suffix;
+    this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
+    this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_COLUMNS})`, 8);
+  }
+
+  /** `sql` with `{events}`, `{frames}` and `{answers}` as the tables of this generation, prepared once. */
+  query(sql: string): PreparedStatement {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      statement = this.#database.prepare<Row, SQLQueryBindings[]>(sql.replace(/\{(\w+)\}/g, `$1${this.suffix}`));
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+}

@@ -1,0 +1,58 @@
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+import { BINARY, seededRandom } from "./gateway.ts";
+import { killScenario } from "./kill-scenario.ts";
+
+const LONG = process.env.LONG === "1";
+const ROUNDS = LONG ? 200 : 10;
+
+function say(what: string, report: Awaited<ReturnType<typeof killScenario>>): void {
+  const ready = report.readyMs.map((ms) => Math.round(ms)).join(" ");
+  console.log(
+    `${what}: ${report.restarts} kills, ${report.acknowledged} acknowledged, ${report.framesSeen} frames seen by a reader, ` +
+      `${report.checkpointRounds} with a checkpoint, ${report.refusals} refused; ready after ms: ${ready}`,
+  );
+}
+
+test(
+  `${ROUNDS} SIGKILLs at random instants lose nothing, repeat nothing and rename nothing`,
+  async () => {
+    const report = await killScenario({ binary: BINARY, rounds: ROUNDS, random: seededRandom("kill") });
+    say("as built", report);
+    expect(report.violations.slice(0, 10)).toEqual([]);
+    expect(report.acknowledged).toBeGreaterThan(ROUNDS * 10);
+    expect(report.framesSeen).toBeGreaterThan(ROUNDS * 10);
+  },
+  LONG ? 3_600_000 : 240_000,
+);
+
+for (const mutation of ["ack-before-commit", "publish-before-row"]) {
+  test(
+    `the scenario catches a build with ${mutation}`,
+    async () => {
+      const binary = await mutatedBuild(mutation);
+      const report = await killScenario({
+        binary,
+        rounds: 12,
+        random: seededRandom(mutation),
+        stopEarly: true,
+      });
+      say(mutation, report);
+      expect(report.violations.length).toBeGreaterThan(0);
+    },
+    240_000,
+  );
+}
+
+/** A build that is wrong on purpose, made by the build script itself. */
+async function mutatedBuild(mutation: string): Promise<string> {
+  const root = join(import.meta.dir, "../..");
+  const outfile = join(root, ".cache", `one_file_gateway-${mutation}`);
+  const build = Bun.spawn([process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", outfile], {
+    cwd: root,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  if ((await build.exited) !== 0) throw new Error(await new Response(build.stderr).text());
+  return outfile;
+}

@@ -1,0 +1,266 @@
+/** The command line and the start, as a user sees them: one clear line, the right exit code, nothing left behind. */
+import { afterEach, describe, expect, test } from "bun:test";
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
+
+const folders: TempFolder[] = [];
+function folder(): TempFolder {
+  const made = new TempFolder();
+  folders.push(made);
+  return made;
+}
+afterEach(() => {
+  for (const made of folders.splice(0)) made[Symbol.dispose]();
+});
+
+/** Runs to the end and gives exit code and what was printed. */
+async function outcome(where: TempFolder, options: StartOptions): Promise<{ code: number; lines: string[]; out: string }> {
+  const gateway = Gateway.launch(where, options);
+  const code = await gateway.exited();
+  return { code, lines: gateway.log.trim().split("\n"), out: gateway.out };
+}
+
+async function withEvents(where: TempFolder, db: string, count: number): Promise<void> {
+  await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
+  const lines = Array.from({ length: count }, (_, n) => JSON.stringify({ n, message: `mensagem ${n}`, type: "T" }));
+  expect((await gateway.postLines(lines.join("\n"))).status).toBe(200);
+  await until("framed", () => (ringHead(where.ring)?.head ?? 0) === count + 1);
+  expect(await gateway.stop()).toBe(0);
+}
+
+describe("usage", () => {
+  test("--version and --help print and end with 0", async () => {
+    const version = await outcome(folder(), { args: ["--version"] });
+    expect(version).toMatchObject({ code: 0, out: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
+    const help = await outcome(folder(), { args: ["--help"] });
+    expect(help.code).toBe(0);
+    expect(help.out).toContain("--db-path PATH");
+  });
+
+  test.each([
+    [["--no-such-flag"], "--no-such-flag"],
+    [["--port", "99999"], "--port"],
+    [["--port"], "--port"],
+    [["--memory-limit", "lots"], "--memory-limit"],
+    [["--embedder", "magic"], "--embedder"],
+    [["--host", "0.0.0.0"], "--host 0.0.0.0"],
+    [["serve"], "serve"],
+    [["--token", "two words"], "--token"],
+  ])("%j is refused with one line that names it, exit code 2", async (args, name) => {
+    const { code, lines } = await outcome(folder(), { args });
+    expect(lines.length).toBe(1);
+    expect(lines[0]).toContain(name);
+    expect(code).toBe(2);
+  });
+
+  test("a bad value from the environment is named by its variable; .env is read and loses to the environment", async () => {
+    const where = folder();
+    writeFileSync(where.file(".env"), "PORT=nine\n");
+    const { code, lines } = await outcome(where, { args: ["--embedder", "off"] });
+    // --port 0 stands on the command line of every test, so .env loses and the start goes on: ask another variable.
+    writeFileSync(where.file(".env"), "LOG_LEVEL=loud\n");
+    const second = await outcome(where, {});
+    expect(second).toMatchObject({ code: 2 });
+    expect(second.lines[0]).toContain("LOG_LEVEL");
+    const third = await outcome(where, { env: { LOG_LEVEL: "shout" } });
+    expect(third.lines[0]).toContain("shout");
+    expect([code, lines.length]).not.toEqual([2, 0]);
+  }, 30_000);
+
+  test("a token is never printed", async () => {
+    await using gateway = await Gateway.start(folder(), { args: ["--token", "s3cr3t-t0ken"] });
+    const authorized = { headers: { authorization: "Bearer s3cr3t-t0ken" } };
+    expect(await (await gateway.fetch("/api/config", authorized)).text()).not.toContain("s3cr3t");
+    await gateway.stop();
+    expect(gateway.log + gateway.out).not.toContain("s3cr3t");
+  });
+});
+
+describe("a start that cannot be", () => {
+  test("port in use", async () => {
+    const first = await Gateway.start(folder());
+    const port = new URL(first.url).port;
+    const where = folder();
+    const { code, lines } = await outcome(where, { args: ["--port", port] });
+    expect(lines.length).toBe(1);
+    expect(lines[0]).toContain(port);
+    expect(code).toBe(1);
+    expect(existsSync(where.ring)).toBe(false);
+    await first.stop();
+  });
+
+  test("a second gateway on the same ring or database", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
+    const sameRing = await outcome(where, {});
+    expect(sameRing.lines.length).toBe(1);
+    expect(sameRing.lines[0]).toContain(where.ring);
+    expect(sameRing.code).toBe(1);
+    const other = folder();
+    const sameDb = await outcome(other, { args: ["--db-path", db] });
+    expect(sameDb.lines.length).toBe(1);
+    expect(sameDb.lines[0]).toContain(db);
+    expect(sameDb.code).toBe(1);
+    expect((await gateway.fetch("/health")).status).toBe(200);
+  });
+
+  test("an unwritable or missing folder for the database", async () => {
+    const where = folder();
+    const missing = await outcome(where, { args: ["--db-path", where.file("no/such/events.duckdb")] });
+    expect(missing).toMatchObject({ code: 1 });
+    expect(missing.lines.length).toBe(1);
+    expect(missing.lines[0]).toContain("no/such");
+    // Root writes everywhere but into a folder that is a file.
+    writeFileSync(where.file("plain"), "");
+    const plain = await outcome(where, { args: ["--db-path", where.file("plain/events.duckdb")] });
+    expect(plain).toMatchObject({ code: 1 });
+    expect(plain.lines.length).toBe(1);
+  });
+
+  test("no room for a ring of an explicit size", async () => {
+    const where = folder();
+    const { code, lines } = await outcome(where, { args: ["--ring-capacity", "2000000000"] });
+    expect(lines.length).toBe(1);
+    expect(lines[0]).toContain(where.ring);
+    expect(code).toBe(1);
+    expect(existsSync(where.ring)).toBe(false);
+  });
+
+  test("a temporary folder that is not there is named, with what to set", async () => {
+    const where = folder();
+    const { code, lines } = await outcome(where, { env: { TMPDIR: where.file("nowhere"), BUN_TMPDIR: where.file("nowhere") } });
+    expect(code).toBe(1);
+    expect(lines.join("\n")).toContain("TMPDIR");
+  });
+});
+
+describe("whose files these are", () => {
+  test("a database without its journal is refused and untouched", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 5);
+    rmSync(`${db}.journal`);
+    const before = readFileSync(db);
+    const { code, lines } = await outcome(where, { args: ["--db-path", db] });
+    expect(code).toBe(1);
+    expect(lines.length).toBe(1);
+    expect(lines[0]).toContain("journal");
+    expect(Buffer.compare(before, readFileSync(db))).toBe(0);
+  });
+
+  test("a journal that handed events over is refused without its database", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 5);
+    // A second run finds the checkpoint of the first shutdown, and prunes below the one of its own.
+    await using gateway = await Gateway.start(where, { args: ["--db-path", db, "--max-backlog", "8"] });
+    for (let n = 0; n < 4; n++) await gateway.post({ n, message: "mais uma" });
+    await until(
+      "pruned",
+      async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0,
+    );
+    await gateway.stop();
+    rmSync(db);
+    const { code, lines } = await outcome(where, { args: ["--db-path", db] });
+    expect(code).toBe(1);
+    expect(lines[0]).toContain("missing");
+  });
+
+  test("somebody else's journal is refused by name, the database is untouched and what was accepted stays", async () => {
+    const ours = folder();
+    const theirs = folder();
+    await withEvents(ours, ours.file("events.duckdb"), 5);
+    await withEvents(theirs, theirs.file("events.duckdb"), 3);
+    const db = ours.file("events.duckdb");
+    for (const suffix of ["", "-wal", "-shm"]) {
+      rmSync(`${db}.journal${suffix}`, { force: true });
+      const source = `${theirs.file("events.duckdb")}.journal${suffix}`;
+      if (existsSync(source)) cpSync(source, `${db}.journal${suffix}`);
+    }
+    const before = readFileSync(db);
+    const gateway = Gateway.launch(ours, { args: ["--db-path", db] });
+    expect(await gateway.exited()).toBe(1);
+    expect(gateway.log).toContain(db);
+    expect(Buffer.compare(before, readFileSync(db))).toBe(0);
+  });
+
+  test("a file that is no journal is refused and untouched", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    writeFileSync(`${db}.journal`, "these are my notes");
+    const { code, lines } = await outcome(where, { args: ["--db-path", db] });
+    expect(code).toBe(1);
+    expect(lines.length).toBe(1);
+    expect(readFileSync(`${db}.journal`, "utf8")).toBe("these are my notes");
+  });
+
+  test("a foreign file at the ring's path is refused and untouched", async () => {
+    const where = folder();
+    writeFileSync(where.ring, "somebody's shared memory");
+    const gateway = Gateway.launch(where, {});
+    await until("it says so or ends", () => gateway.log.includes(where.ring) || gateway.process.exitCode !== null);
+    expect(readFileSync(where.ring, "utf8")).toBe("somebody's shared memory");
+    await gateway.kill();
+  });
+});
+
+describe("a restart", () => {
+  test("everything is still there, frame ids go on, and the ring is adopted", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 20);
+    const before = ringHead(where.ring);
+    await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
+    const reply = await gateway.post({ message: "depois do reinício", type: "T" });
+    expect(await reply.json()).toMatchObject({ seq: 21 });
+    await until("framed", () => (ringHead(where.ring)?.head ?? 0) === 22);
+    expect(ringHead(where.ring)?.epoch).toBe((before?.epoch ?? 0) + 1);
+    expect(ringHead(where.ring)?.tail).toBe(before?.tail ?? -1);
+    const page = await gateway.json<{ events: { seq: number }[] }>("/api/events?limit=1000");
+    expect(page.events.length).toBe(21);
+    await gateway.stop();
+    expect((await duckRows(db, "SELECT count(*) AS n FROM enrichments"))[0]).toEqual({ n: 21n });
+  });
+
+  test("a ring that was deleted, as a reboot does, is refilled with the frames it had", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 50);
+    const before = readFileSync(where.ring);
+    rmSync(where.ring);
+    await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
+    await until("refilled", () => (ringHead(where.ring)?.head ?? 0) === 51);
+    const after = readFileSync(where.ring);
+    for (let id = 1; id <= 50; id++) {
+      const at = 64 + id * 4224;
+      const [was, is] = [before.subarray(at, at + 4224), after.subarray(at, at + 4224)];
+      // Bit 4 says that it is a refilled one; nothing else differs.
+      expect(is.readUInt16LE(4202)).toBe(was.readUInt16LE(4202) | 16);
+      is.writeUInt16LE(was.readUInt16LE(4202), 4202);
+      expect(Buffer.compare(was, is)).toBe(0);
+    }
+  });
+
+  test("without --db-path nothing is left in the temporary folder, also not by a killed gateway", async () => {
+    const where = folder();
+    mkdirSync(where.file("tmp"));
+    const env = { TMPDIR: where.file("tmp") };
+    const first = await Gateway.start(where, { env });
+    const inside = readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"));
+    expect(inside.length).toBe(1);
+    await first.kill();
+    const second = await Gateway.start(where, { env });
+    expect(readdirSync(where.file("tmp"))).not.toContain(inside[0] ?? "");
+    expect(await second.stop()).toBe(0);
+    expect(readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"))).toEqual([]);
+  });
+
+  test("the binary runs where it lies alone", async () => {
+    const where = folder();
+    cpSync(BINARY, where.file("one_file_gateway"));
+    chmodSync(where.file("one_file_gateway"), 0o755);
+    await using gateway = await Gateway.start(where, { binary: where.file("one_file_gateway") });
+    expect((await gateway.post({ message: "oi" })).status).toBe(200);
+  });
+});

@@ -1,0 +1,86 @@
+"""The tensors, on the torch that is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ring_writer import RingWriter
+
+from consumer import ConsumerError, PhysicsConsumer
+
+CONSUMER = str(Path(__file__).resolve().parents[2] / "consumer.py")
+
+SHAPES = {
+    "semantic": ((50, 1024), "torch.float32"),
+    "kinetics": ((50, 17), "torch.float32"),
+    "timestamp_us": ((50,), "torch.int64"),
+    "event_seq": ((50,), "torch.int64"),
+    "intent_id": ((50,), "torch.int64"),
+    "flags": ((50,), "torch.int32"),
+}
+
+
+@pytest.fixture
+def ring(ring_path: Path) -> Path:
+    with RingWriter(ring_path, capacity=64) as writer:
+        writer.publish(100)
+    return ring_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch() -> None:
+    pytest.importorskip("torch")
+
+
+def test_tensors_have_the_promised_shapes_types_and_values(ring: Path) -> None:
+    with PhysicsConsumer(ring) as consumer:
+        frames = consumer.read_batch(50)
+    tensors = frames.tensors()
+    assert {name: (tuple(one.shape), str(one.dtype)) for name, one in tensors.items()} == SHAPES
+    assert np.array_equal(tensors["semantic"].numpy(), frames["semantic"])
+    assert np.array_equal(tensors["kinetics"].numpy(), frames.kinetics())
+    assert tensors["event_seq"].tolist() == list(range(56, 106))
+    assert tensors["intent_id"].tolist() == [-1] * 50
+    assert tensors["flags"].tolist() == [15] * 50
+    assert tensors["timestamp_us"].tolist() == frames["timestamp_us"].tolist()
+
+
+def test_tensors_own_their_memory(ring: Path) -> None:
+    with PhysicsConsumer(ring) as consumer:
+        frames = consumer.read_batch(5)
+    tensors = frames.tensors("cpu")
+    tensors["semantic"].zero_()
+    assert frames["semantic"][0, 0] == 96.0
+    assert tensors["semantic"].is_contiguous()
+
+
+def test_fewer_frames_than_asked_for_are_what_there_is(ring_path: Path) -> None:
+    with RingWriter(ring_path, capacity=64) as writer, PhysicsConsumer(ring_path) as consumer:
+        assert tuple(consumer.read_batch(50).tensors()["semantic"].shape) == (0, 1024)
+        writer.publish(3)
+        assert tuple(consumer.read_batch(50).tensors()["kinetics"].shape) == (3, 17)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_torch_does_not_have_is_named(ring: Path, device: str) -> None:
+    with PhysicsConsumer(ring) as consumer, pytest.raises(ConsumerError, match=device):
+        consumer.read_batch(5).tensors(device)
+
+
+def test_the_command_line_shows_shapes_types_device_and_a_sample(ring: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, CONSUMER, "--pytorch", "--batch", "50", "--device", "cpu", "--path", str(ring)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["50", "frames,", "51", "to", "100"]
+    for name, (shape, dtype) in SHAPES.items():
+        assert [name, *str(shape).split(), dtype, "cpu"] in lines
+    assert "sample: frame 100, event 105" in result.stdout
