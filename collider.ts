@@ -42,16 +42,12 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "./src/frame.ts";
-import { allocateFile, ENOSPC, lockExclusive, Mapping, O_CLOEXEC } from "./src/native/libc.ts";
+import { allocateFile, lockExclusive, Mapping, nextTurn, O_CLOEXEC } from "./src/native/libc.ts";
 
 const TWO_32 = 2 ** 32;
 /** Slots that are views at a time: 17 MB that the collector counts as heap, instead of the whole ring. */
 const WINDOW_SLOTS = 4096;
 const REFILL_FRAMES = 256;
-/** One slice of allocating or populating takes about 1 ms; never more than a few. */
-const SLICE_BYTES_MIN = 1 << 20;
-const SLICE_BYTES_MAX = 8 << 20;
-const SLICE_MS = 2;
 /** A ring that had to shrink below this is of no use to a reader. */
 const SHRUNK_CAPACITY_MIN = 16;
 
@@ -65,16 +61,22 @@ const PID_WORD = HEADER_OFFSET.writer_pid / 4;
 const WAITERS_WORD = HEADER_OFFSET.waiters / 4;
 const STATE_WORD = HEADER_OFFSET.state / 4;
 
-const nextTurn = (): Promise<void> => new Promise((done) => setImmediate(done));
-
-function failed(operation: string, object: string, detail: string, hint?: string, cause?: unknown): GatewayError {
+function failed(
+  operation: string,
+  object: string,
+  detail: string,
+  hint?: string,
+  cause?: unknown,
+): GatewayError {
   const options = { code: "ring_failed", operation: `ring: ${operation}`, object, detail, cause } as const;
   return new GatewayError(hint === undefined ? options : { ...options, hint });
 }
 
 /** A GatewayError as it is; anything else that was thrown as one. */
 function asFailure(operation: string, object: string, thrown: unknown): GatewayError {
-  return thrown instanceof GatewayError ? thrown : failed(operation, object, messageOf(thrown), undefined, thrown);
+  return thrown instanceof GatewayError
+    ? thrown
+    : failed(operation, object, messageOf(thrown), undefined, thrown);
 }
 
 function noSpace(path: string, detail: string): GatewayError {
@@ -250,7 +252,10 @@ function planRing(o: { path: string; asked: number | null; oldBytes: number }): 
     const half = Math.floor((Math.floor(roomBytes / 2 / 4096) * 4096 - HEADER_BYTES) / FRAME_BYTES);
     if (o.asked !== null || half < SHRUNK_CAPACITY_MIN) {
       const needed = ringBytes(o.asked ?? SHRUNK_CAPACITY_MIN);
-      throw noSpace(o.path, `${o.asked ?? SHRUNK_CAPACITY_MIN} frames need ${needed} bytes, ${roomBytes} are free`);
+      throw noSpace(
+        o.path,
+        `${o.asked ?? SHRUNK_CAPACITY_MIN} frames need ${needed} bytes, ${roomBytes} are free`,
+      );
     }
     capacity = half;
   }
@@ -282,21 +287,6 @@ function bytesOnDisk(found: FoundRing | null): number {
   return found === null ? 0 : found.stat.blocks * 512;
 }
 
-/** Runs `work` over all bytes in pieces short enough that other work of this thread does not wait for it. */
-async function inSlices(totalBytes: number, work: (offsetBytes: number, lengthBytes: number) => void): Promise<void> {
-  let sliceBytes = SLICE_BYTES_MIN;
-  for (let offset = 0; offset < totalBytes; ) {
-    const length = Math.min(sliceBytes, totalBytes - offset);
-    const startMs = performance.now();
-    work(offset, length);
-    const tookMs = performance.now() - startMs;
-    offset += length;
-    if (tookMs < SLICE_MS / 2) sliceBytes = Math.min(2 * sliceBytes, SLICE_BYTES_MAX);
-    if (tookMs > SLICE_MS) sliceBytes = Math.max(sliceBytes / 2, SLICE_BYTES_MIN);
-    await nextTurn();
-  }
-}
-
 // ------------------------------------------------------------------------------------------------- slots
 
 /** Views over a run of slots, `first` included, `end` excluded. */
@@ -326,7 +316,11 @@ const NO_WINDOW: SlotWindow = {
 };
 
 /** Calls `visit` for every slot, window by window, with other work let in between. */
-async function forEachWindow(mapping: Mapping, capacity: number, visit: (window: SlotWindow) => void): Promise<void> {
+async function forEachWindow(
+  mapping: Mapping,
+  capacity: number,
+  visit: (window: SlotWindow) => void,
+): Promise<void> {
   for (let slot = 0; slot < capacity; slot += WINDOW_SLOTS) {
     visit(openWindow(mapping, capacity, slot));
     await nextTurn();
@@ -362,7 +356,10 @@ export interface RingOptions {
  * Count 0 where that frame is kept nowhere any more. It rejects where it cannot know yet (DuckDB is not open): openRing then
  * rejects too, and leaves nothing behind.
  */
-export type NewestFrames = (fromFrameId: number, limit: number) => Promise<{ bytes: Uint8Array; count: number }>;
+export type NewestFrames = (
+  fromFrameId: number,
+  limit: number,
+) => Promise<{ bytes: Uint8Array; count: number }>;
 
 /**
  * Opens the ring for its only writer, who holds its {@link RingLock}: adopts the file at the path where it fits, else builds a
@@ -387,7 +384,10 @@ export async function openRing(o: RingOptions, newest: NewestFrames): Promise<Ri
 }
 
 /** Why a file cannot be gone on with, by its header alone; null where it can. */
-function unfit(o: RingOptions, { stat, version, frameBytes, capacity, head, tail }: FoundRing): string | null {
+function unfit(
+  o: RingOptions,
+  { stat, version, frameBytes, capacity, head, tail }: FoundRing,
+): string | null {
   if (version !== RING_VERSION) return `it is of version ${version}`;
   if (frameBytes !== FRAME_BYTES) return `its frames have ${frameBytes} bytes`;
   if (o.capacity !== null && capacity !== o.capacity) return `its capacity is ${capacity}, not ${o.capacity}`;
@@ -413,13 +413,23 @@ async function adoptRing(o: RingOptions, found: FoundRing): Promise<Ring | null>
   if (why === null) {
     const mapping = new Mapping(fd, found.stat.size);
     try {
-      await inSlices(mapping.bytes, (offset, length) => mapping.populate(offset, length));
+      await mapping.populate();
       why = await damage(mapping, o, found);
       if (why === null) {
         await forEachWindow(mapping, capacity, clearOddSlots);
         const mode = found.stat.mode & 0o7777;
         if (mode !== o.mode) fchmodSync(fd, o.mode);
-        return new Ring({ ...o, capacity, fd, mapping, head, tail, epoch: found.epoch + 1, refilled: 0, adopted: true });
+        return new Ring({
+          ...o,
+          capacity,
+          fd,
+          mapping,
+          head,
+          tail,
+          epoch: found.epoch + 1,
+          refilled: 0,
+          adopted: true,
+        });
       }
     } catch (error) {
       mapping.unmap();
@@ -433,7 +443,11 @@ async function adoptRing(o: RingOptions, found: FoundRing): Promise<Ring | null>
 }
 
 /** Why the frames of a ring cannot be trusted: each one that readers may read must be whole, the newest one this journal's. */
-async function damage(mapping: Mapping, o: RingOptions, { capacity, head, tail }: FoundRing): Promise<string | null> {
+async function damage(
+  mapping: Mapping,
+  o: RingOptions,
+  { capacity, head, tail }: FoundRing,
+): Promise<string | null> {
   let why: string | null = null;
   await forEachWindow(mapping, capacity, ({ first, end, words }) => {
     for (let slot = first; slot < end && why === null; slot++) {
@@ -442,7 +456,8 @@ async function damage(mapping: Mapping, o: RingOptions, { capacity, head, tail }
       if (frameId < tail || frameId < 1) continue;
       const at = (slot - first) * FRAME_WORDS;
       const whole = readU64(words, at) === wholeSequence(frameId, capacity);
-      if (!whole || readU64(words, at + FRAME_ID_WORD) !== frameId) why = `frame ${frameId} in it is not whole`;
+      if (!whole || readU64(words, at + FRAME_ID_WORD) !== frameId)
+        why = `frame ${frameId} in it is not whole`;
       const journalId = (words[at + OFFSET.journal_id / 4] as number) >>> 0;
       if (frameId === head - 1 && journalId !== o.journalId) why = `it belongs to journal ${journalId}`;
     }
@@ -472,16 +487,15 @@ async function createRing(o: RingOptions, newest: NewestFrames): Promise<Ring> {
     let mapping: Mapping | null = null;
     try {
       fchmodSync(fd, o.mode);
-      if (!(await allocated(fd, capacity))) {
+      if (!(await allocateFile(fd, ringBytes(capacity)))) {
         if (o.capacity !== null || attempt === 3) throw noSpace(o.path, `no room for ${capacity} frames`);
         closeSync(fd);
         unlinkSync(aside);
         continue;
       }
       mapping = new Mapping(fd, ringBytes(capacity));
-      const built = mapping;
-      await inSlices(built.bytes, (offset, length) => built.populate(offset, length));
-      const filled = await refill(built, capacity, o.nextFrameId, newest);
+      await mapping.populate();
+      const filled = await refill(mapping, capacity, o.nextFrameId, newest);
       return takePlace(o, { aside, fd, mapping, capacity, ...filled });
     } catch (error) {
       mapping?.unmap();
@@ -500,7 +514,10 @@ function makeRoom(o: RingOptions): number {
     const { capacity, roomBytes } = plan;
     if (o.capacity === null && capacity !== RING_CAPACITY_DEFAULT) {
       const shrunk = `${capacity} frames instead of ${RING_CAPACITY_DEFAULT}`;
-      o.log("warn", `ring ${o.path}: ${shrunk}, half of the ${roomBytes} bytes that are free in ${dirname(o.path)}`);
+      o.log(
+        "warn",
+        `ring ${o.path}: ${shrunk}, half of the ${roomBytes} bytes that are free in ${dirname(o.path)}`,
+      );
     }
     if (old !== null && plan.retireFirst) {
       supersede(old);
@@ -510,16 +527,6 @@ function makeRoom(o: RingOptions): number {
   } finally {
     if (old !== null) closeSync(old.fd);
   }
-}
-
-/** Makes every page of the file exist; false where there is no room for them. */
-async function allocated(fd: number, capacity: number): Promise<boolean> {
-  let errno = 0;
-  await inSlices(ringBytes(capacity), (offset, length) => {
-    if (errno === 0) errno = allocateFile(fd, offset, length);
-  });
-  if (errno !== 0 && errno !== ENOSPC) throw new Error(`posix_fallocate failed with errno ${errno}`);
-  return errno === 0;
 }
 
 interface Refilled {
@@ -532,7 +539,12 @@ interface Refilled {
  * Copies the newest frames before `nextFrameId` into an empty ring, ascending. What is kept nowhere any more is left out, and
  * tail stands behind it.
  */
-async function refill(mapping: Mapping, capacity: number, nextFrameId: number, newest: NewestFrames): Promise<Refilled> {
+async function refill(
+  mapping: Mapping,
+  capacity: number,
+  nextFrameId: number,
+  newest: NewestFrames,
+): Promise<Refilled> {
   let window = NO_WINDOW;
   let tail = Math.max(1, nextFrameId - capacity);
   let head = tail;
@@ -565,7 +577,11 @@ async function refill(mapping: Mapping, capacity: number, nextFrameId: number, n
 }
 
 /** The oldest frame after `missing` that is still kept; what is newer than a kept frame is kept, too. */
-async function oldestAfter(missing: number, nextFrameId: number, newest: NewestFrames): Promise<number | null> {
+async function oldestAfter(
+  missing: number,
+  nextFrameId: number,
+  newest: NewestFrames,
+): Promise<number | null> {
   let absent = missing;
   let present = nextFrameId;
   while (present - absent > 1) {
@@ -717,7 +733,8 @@ export class Ring {
    * @param vector the leading floats of `semantic`, at most SEMANTIC_DIM_MAX, each finite; null: none. The rest becomes zero
    */
   publish(frameId: number, physics: Uint8Array, vector: Float32Array | null): void {
-    if (this.#closed || frameId !== this.#head || physics.length !== PHYSICS_BYTES) throw this.#misuse(frameId, physics);
+    if (this.#closed || frameId !== this.#head || physics.length !== PHYSICS_BYTES)
+      throw this.#misuse(frameId, physics);
     const dim = vector === null ? 0 : vector.length;
     if (dim > SEMANTIC_DIM_MAX) throw new RangeError(`ring: frame ${frameId} has ${dim} floats`);
     const slot = this.#slot;
@@ -855,7 +872,8 @@ export class Ring {
 
   #misuse(frameId: number, physics: Uint8Array): Error {
     this.#open();
-    if (frameId !== this.#head) return new Error(`ring: frame ${frameId} was published, frame ${this.#head} is next`);
+    if (frameId !== this.#head)
+      return new Error(`ring: frame ${frameId} was published, frame ${this.#head} is next`);
     return new RangeError(`ring: ${physics.length} bytes of physics, the format has ${PHYSICS_BYTES}`);
   }
 
@@ -922,7 +940,11 @@ export interface Motion {
 }
 
 interface Conversation {
+  readonly id: string;
   readonly hash: bigint;
+  /** Neighbours in the order in which conversations were last seen. */
+  older: Conversation | null;
+  newer: Conversation | null;
   /** Of the event before the next one, in order of receipt. */
   previousUs: number;
   /** When that one was decided; infinite while it is not. */
@@ -932,7 +954,13 @@ interface Conversation {
   start: number;
 }
 
-const NO_CONVERSATION: Motion = { delta_time: 0, velocity: 0, interrupt: 0, first: false, conversation_hash: 0n };
+const NO_CONVERSATION: Motion = {
+  delta_time: 0,
+  velocity: 0,
+  interrupt: 0,
+  first: false,
+  conversation_hash: 0n,
+};
 
 /**
  * The motion of events within their conversations. Remembers at most `conversationsMax` conversations (default 100,000) and
@@ -942,8 +970,10 @@ const NO_CONVERSATION: Motion = { delta_time: 0, velocity: 0, interrupt: 0, firs
 export class Kinetics {
   readonly #conversationsMax: number;
   readonly #timesMax: number;
-  /** The least recently seen first. */
   readonly #conversations = new Map<string, Conversation>();
+  // The order is a list of its own: the first entry of a Map is behind all that were deleted before it.
+  #oldest: Conversation | null = null;
+  #newest: Conversation | null = null;
   #times = 0;
 
   constructor(o: { conversationsMax?: number; timesMax?: number }) {
@@ -976,9 +1006,9 @@ export class Kinetics {
     };
     conversation.previousUs = timestampUs;
     conversation.decidedUs = Number.POSITIVE_INFINITY;
-    // Out and in again: a Map keeps the order of insertion.
-    if (known !== undefined) this.#conversations.delete(conversationId);
-    this.#conversations.set(conversationId, conversation);
+    if (known === undefined) this.#conversations.set(conversationId, conversation);
+    else this.#unlink(conversation);
+    this.#linkNewest(conversation);
     this.#forget();
     return motion;
   }
@@ -991,7 +1021,11 @@ export class Kinetics {
 
   /** Takes decided events again, after a restart, ascending; what was observed before stays. */
   restore(
-    rows: readonly { readonly conversationId: string; readonly timestampUs: number; readonly decidedUs: number }[],
+    rows: readonly {
+      readonly conversationId: string;
+      readonly timestampUs: number;
+      readonly decidedUs: number;
+    }[],
   ): void {
     for (const { conversationId, timestampUs, decidedUs } of rows) {
       this.observe({ conversationId, timestampUs, receivedUs: timestampUs });
@@ -1026,17 +1060,38 @@ export class Kinetics {
 
   #forget(): void {
     while (this.#conversations.size > this.#conversationsMax || this.#times > this.#timesMax) {
-      const oldest = this.#conversations.entries().next().value;
-      if (oldest === undefined) return;
-      this.#conversations.delete(oldest[0]);
-      this.#times -= oldest[1].times.length - oldest[1].start;
+      const oldest = this.#oldest;
+      if (oldest === null) return;
+      this.#unlink(oldest);
+      this.#conversations.delete(oldest.id);
+      this.#times -= oldest.times.length - oldest.start;
     }
+  }
+
+  #linkNewest(conversation: Conversation): void {
+    conversation.older = this.#newest;
+    if (this.#newest === null) this.#oldest = conversation;
+    else this.#newest.newer = conversation;
+    this.#newest = conversation;
+  }
+
+  #unlink(conversation: Conversation): void {
+    const { older, newer } = conversation;
+    if (older === null) this.#oldest = newer;
+    else older.newer = newer;
+    if (newer === null) this.#newest = older;
+    else newer.older = older;
+    conversation.older = null;
+    conversation.newer = null;
   }
 }
 
 function newConversation(conversationId: string): Conversation {
   return {
+    id: conversationId,
     hash: conversationHash(conversationId),
+    older: null,
+    newer: null,
     previousUs: 0,
     decidedUs: Number.NEGATIVE_INFINITY,
     times: [],

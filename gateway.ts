@@ -89,18 +89,9 @@ function openPersistentHome(databasePath: string): Home {
 /** A folder of its own (0700), gone at exit; what a killed gateway left is removed at the next start. */
 function openTemporaryHome(): Home {
   const root = process.env.TMPDIR ?? tmpdir();
-  for (const name of readdirSync(root)) {
-    if (!name.startsWith(TEMP_PREFIX) || name.endsWith(".lock")) continue;
-    const stale = join(root, name);
-    try {
-      using _lock = RingLock.acquire(join(stale, "gateway"));
-      rmSync(stale, { recursive: true, force: true });
-    } catch {
-      // Its gateway is alive, or it is somebody else's: not ours to remove.
-    }
-  }
   let folder: string;
   try {
+    removeLeftOver(root);
     folder = mkdtempSync(join(root, TEMP_PREFIX));
   } catch (error) {
     throw new GatewayError({
@@ -122,6 +113,20 @@ function openTemporaryHome(): Home {
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** Removes the temporary folders of gateways that are no more: nobody holds their lock. */
+function removeLeftOver(root: string): void {
+  for (const name of readdirSync(root)) {
+    if (!name.startsWith(TEMP_PREFIX)) continue;
+    const stale = join(root, name);
+    try {
+      using _lock = RingLock.acquire(join(stale, "gateway"));
+      rmSync(stale, { recursive: true, force: true });
+    } catch {
+      // Its gateway is alive, or it is somebody else's: not ours to remove.
+    }
+  }
 }
 
 function openJournal(config: Config, home: Home): Journal {
@@ -230,6 +235,16 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     },
     mutation: MUTATION,
   });
+  let stopping = false;
+  const stop = (signal: string): void => {
+    if (stopping) process.exit(130);
+    stopping = true;
+    log("info", `${signal}: finishing what was received; again to stop at once`);
+    pipeline.beginDrain();
+    ended.resolve(0);
+  };
+  process.on("SIGTERM", () => stop("SIGTERM"));
+  process.on("SIGINT", () => stop("SIGINT"));
   const server = serve({
     config,
     version: VERSION,
@@ -244,14 +259,6 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   log("info", `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`);
   pipeline.start();
   if (command.name === "demo") void playDemo(server, config, log);
-  const stop = (signal: string): void => {
-    if (pipeline.admission()?.code === "draining") process.exit(130);
-    log("info", `${signal}: finishing what was received; again to stop at once`);
-    pipeline.beginDrain();
-    ended.resolve(0);
-  };
-  process.on("SIGTERM", () => stop("SIGTERM"));
-  process.on("SIGINT", () => stop("SIGINT"));
   const exitCode = await ended.promise;
   await server.stop();
   await pipeline.close();

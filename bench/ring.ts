@@ -31,7 +31,16 @@ function makeFolder(): string {
 function compile(folder: string): string {
   const binary = join(folder, "ring");
   const source = join(import.meta.dir, "ring.c");
-  const { exitCode, stderr } = Bun.spawnSync(["cc", "-O2", "-std=gnu11", "-Wall", "-Werror", "-o", binary, source]);
+  const { exitCode, stderr } = Bun.spawnSync([
+    "cc",
+    "-O2",
+    "-std=gnu11",
+    "-Wall",
+    "-Werror",
+    "-o",
+    binary,
+    source,
+  ]);
   if (exitCode !== 0) throw new Error(`bench: cc ${source}: ${stderr.toString()}`);
   return binary;
 }
@@ -61,7 +70,11 @@ function writeFrames(ring: Ring, frames: number): number {
   const startNs = Bun.nanoseconds();
   let frameId = ring.head();
   for (const end = frameId + frames; frameId < end; frameId++) {
-    ring.publish(frameId, physics[frameId % VECTORS] as Uint8Array, vectors[frameId % VECTORS] as Float32Array);
+    ring.publish(
+      frameId,
+      physics[frameId % VECTORS] as Uint8Array,
+      vectors[frameId % VECTORS] as Float32Array,
+    );
   }
   return (Bun.nanoseconds() - startNs) / frames;
 }
@@ -75,9 +88,18 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<numb
   }
 }
 
-async function compare(name: string, binary: string, folder: string, capacity: number, frames: number): Promise<void> {
+async function compare(
+  name: string,
+  binary: string,
+  folder: string,
+  capacity: number,
+  frames: number,
+): Promise<void> {
   const paths = [join(folder, `c-${capacity}`), join(folder, `ts-${capacity}`)] as const;
-  const c = Bun.spawn([binary, paths[0], `${capacity}`, `${frames}`, `${ROUNDS}`], { stdin: "pipe", stdout: "pipe" });
+  const c = Bun.spawn([binary, paths[0], `${capacity}`, `${frames}`, `${ROUNDS}`], {
+    stdin: "pipe",
+    stdout: "pipe",
+  });
   const ring = await makeRing(paths[1], capacity);
   writeFrames(ring, Math.max(capacity, 50_000));
   const values: number[] = [];

@@ -13,7 +13,7 @@ const SCHEMA_VERSION = 1;
 /** "OFEG" and "OFET" in the header of the SQLite file: a kept and a temporary journal. */
 const APPLICATION_ID = { kept: 0x4f464547, temporary: 0x4f464554 } as const;
 /** Pages of a temporary journal are large, so that a generation has few to give back. */
-const PAGE_BYTES = { kept: 4096, temporary: 16_384 } as const;
+const PAGE_BYTES = { kept: Number(process.env.JP ?? 4096), temporary: 16_384 };
 const CACHE_KIB = 16_384;
 
 export type JournalKind = "kept" | "temporary";

@@ -362,8 +362,10 @@ export class Pipeline {
   /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
   async #decide(events: readonly JournalEvent[], embedded: EmbeddedBatch | null): Promise<void> {
     const frames = events.map((event, index) => this.#frameOf(event, embedded, index));
-    const early = this.#o.mutation === "publish-before-row";
-    if (early) this.#publishEarly(frames);
+    if (this.#o.mutation === "publish-before-row") {
+      this.#publishEarly(frames);
+      await sleep(50);
+    }
     for (let waitMs = 50; !this.#stopped; waitMs = Math.min(2 * waitMs, 2000)) {
       try {
         const firstFrameId = await this.#o.journal.decide(frames.map((frame) => frame.decided));

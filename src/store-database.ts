@@ -96,18 +96,32 @@ function columnsSql(columns: readonly Column[]): string {
   return columns.map((column) => `"${column.name}" ${column.sqlType}`).join(", ");
 }
 
+export type BigTable = "events" | "enrichments" | "answers";
+
 /** The names of the big tables, of one generation or of the only one. */
-export function tableName(name: "events" | "enrichments" | "answers", generation: number | null): string {
+export function tableName(name: BigTable, generation: number | null): string {
   return generation === null ? name : `${name}_${generation}`;
 }
 
-function tablesSql(generation: number | null): string[] {
-  return [
-    `CREATE TABLE ${tableName("events", generation)}(${columnsSql(EVENT_COLUMNS)})`,
-    `CREATE TABLE ${tableName("enrichments", generation)}(frame_id BIGINT, ${columnsSql(FRAME_COLUMNS)})`,
-    `CREATE TABLE ${tableName("answers", generation)}(answer_id BIGINT, ${columnsSql(FRAME_COLUMNS)})`,
-  ];
+const BIG_TABLES: readonly BigTable[] = ["events", "enrichments", "answers"];
+
+function tableSql(name: BigTable, generation: number | null): string {
+  const columns = {
+    events: EVENT_COLUMNS,
+    enrichments: [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
+    answers: [{ name: "answer_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
+  };
+  return `CREATE TABLE ${tableName(name, generation)}(${columnsSql(columns[name])})`;
 }
+
+/**
+ * What has generations of its own in an ephemeral database: vectors, far larger than their events, must
+ * not push these out. Answers go with the enrichments they stand over.
+ */
+const GENERATION_TABLES = { events: ["events"], enrichments: ["enrichments", "answers"] } as const;
+export type GenerationKind = keyof typeof GENERATION_TABLES;
+/** Numbers of the generations there are, oldest first. */
+export type Generations = Record<GenerationKind, number[]>;
 
 /** The newest answer stands over the enrichment, as a whole; the event's own columns stay. */
 function enrichedViewSql(): string {
@@ -127,12 +141,10 @@ function enrichedViewSql(): string {
       ON a.seq = e.seq`;
 }
 
-/** The views over the generations, oldest first. */
-function generationViewsSql(generations: readonly number[]): string[] {
-  return (["events", "enrichments", "answers"] as const).map((name) => {
-    const parts = generations.map((generation) => `SELECT * FROM ${tableName(name, generation)}`);
-    return `CREATE OR REPLACE VIEW ${name} AS ${parts.join(" UNION ALL ")}`;
-  });
+/** The view over the generations of one table, oldest first. */
+function generationViewSql(name: BigTable, generations: readonly number[]): string {
+  const parts = generations.map((generation) => `SELECT * FROM ${tableName(name, generation)}`);
+  return `CREATE OR REPLACE VIEW ${name} AS ${parts.join(" UNION ALL ")}`;
 }
 
 function quoted(text: string): string {
@@ -304,8 +316,8 @@ async function createSchema(connection: duckdb.DuckDBConnection, options: Databa
   const statements = [
     `CREATE TABLE cursors(${columnsSql(CURSOR_COLUMNS)})`,
     `INSERT INTO cursors VALUES (${options.journalId}, ${SCHEMA_VERSION}, 0, 0, 0)`,
-    ...tablesSql(first),
-    ...(first === null ? [] : generationViewsSql([first])),
+    ...BIG_TABLES.map((name) => tableSql(name, first)),
+    ...(first === null ? [] : BIG_TABLES.map((name) => generationViewSql(name, [first]))),
     enrichedViewSql(),
   ];
   await connection.run("BEGIN");
@@ -406,30 +418,37 @@ export async function openDatabase(
   }
 }
 
-/** Numbers of the generations there are, oldest first; at least one. */
-export async function generationsOf(connection: duckdb.DuckDBConnection): Promise<number[]> {
+/** The generations of an ephemeral database; at least one of each kind. */
+export async function generationsOf(connection: duckdb.DuckDBConnection): Promise<Generations> {
   const rows = await rowsOf(
     connection,
-    `SELECT table_name FROM duckdb_tables() WHERE database_name = '${CATALOG}' AND table_name LIKE 'events\\_%' ESCAPE '\\'`,
+    `SELECT table_name FROM duckdb_tables() WHERE database_name = '${CATALOG}'`,
   );
-  return rows.map(([name]) => Number(String(name).slice("events_".length))).sort((a, b) => a - b);
+  const names = rows.map(([name]) => String(name));
+  const numbers = (kind: GenerationKind): number[] =>
+    names
+      .filter((name) => name.startsWith(`${kind}_`))
+      .map((name) => Number(name.slice(kind.length + 1)))
+      .sort((a, b) => a - b);
+  return { events: numbers("events"), enrichments: numbers("enrichments") };
 }
 
 /** Begins a new generation and drops the oldest of two; CHECKPOINT gives the space back to the file. */
-export async function rotateGenerations(
+export async function rotateGeneration(
   connection: duckdb.DuckDBConnection,
+  kind: GenerationKind,
   generations: readonly number[],
 ): Promise<number[]> {
   const newest = generations.at(-1);
   if (newest === undefined) throw new Error("store: no generation to follow");
   const next = [newest, newest + 1];
-  const statements = [...tablesSql(newest + 1), ...generationViewsSql(next), enrichedViewSql()];
-  for (const old of generations.slice(0, -1)) {
-    for (const name of ["events", "enrichments", "answers"] as const)
-      statements.push(`DROP TABLE ${tableName(name, old)}`);
+  const statements: string[] = [];
+  for (const name of GENERATION_TABLES[kind]) {
+    statements.push(tableSql(name, newest + 1), generationViewSql(name, next));
+    for (const old of generations.slice(0, -1)) statements.push(`DROP TABLE ${tableName(name, old)}`);
   }
   await connection.run("BEGIN");
-  for (const statement of statements) await connection.run(statement);
+  for (const statement of [...statements, enrichedViewSql()]) await connection.run(statement);
   await connection.run("COMMIT");
   await connection.run(`CHECKPOINT ${CATALOG}`);
   return next;

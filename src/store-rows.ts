@@ -105,7 +105,11 @@ export class EventWriter {
   #sizes: Statement<unknown, [number, number, number]>;
   #select: Statement<unknown, [number, number]>;
 
-  constructor(journal: Journal) {
+  /** @param bodyBytesMax of one chunk, where less than CHUNK_BODY_BYTES_MAX. */
+  constructor(
+    journal: Journal,
+    readonly bodyBytesMax: number,
+  ) {
     this.#sizes = journal.prepare(
       "SELECT seq, length(body) FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
     );
@@ -128,7 +132,7 @@ export class EventWriter {
     let bytes = 0;
     let count = 0;
     for (const [, bodyBytes] of sizes) {
-      if (count > 0 && bytes + bodyBytes > CHUNK_BODY_BYTES_MAX) break;
+      if (count > 0 && bytes + bodyBytes > Math.min(this.bodyBytesMax, CHUNK_BODY_BYTES_MAX)) break;
       bytes += bodyBytes;
       count++;
     }

@@ -21,11 +21,12 @@ import {
   type DatabaseOptions,
   type duckdb,
   failureOf,
+  type Generations,
   generationsOf,
   logBytes,
   messageFor,
   openDatabase,
-  rotateGenerations,
+  rotateGeneration,
   rowsOf,
   tableName,
 } from "./store-database.ts";
@@ -130,8 +131,8 @@ class StoreThread {
   #cursorRows = 0;
   #idleTimer: ReturnType<typeof setTimeout> | null = null;
 
-  #generations: number[] = [];
-  #generationBytes = 0;
+  #generations: Generations = { events: [], enrichments: [] };
+  readonly #generationBytes = { events: 0, enrichments: 0 };
   /** In an ephemeral database one commit is a small part of the bound. */
   readonly #commitBytesMax: number;
 
@@ -151,7 +152,7 @@ class StoreThread {
     );
     this.#journal = new Journal(open.journalPath, { readonly: true });
     this.#journal.run("PRAGMA busy_timeout = 5000");
-    this.#eventWriter = new EventWriter(this.#journal);
+    this.#eventWriter = new EventWriter(this.#journal, this.#commitBytesMax);
     this.#frameWriter = new FrameWriter(this.#journal);
   }
 
@@ -189,10 +190,10 @@ class StoreThread {
   }
 
   async #openAppenders(database: Database): Promise<Appenders> {
-    const generation = this.#generations.at(-1) ?? null;
+    const { events, enrichments } = this.#generations;
     return {
-      events: await appenderFor(database.writes, tableName("events", generation)),
-      enrichments: await appenderFor(database.writes, tableName("enrichments", generation)),
+      events: await appenderFor(database.writes, tableName("events", events.at(-1) ?? null)),
+      enrichments: await appenderFor(database.writes, tableName("enrichments", enrichments.at(-1) ?? null)),
       cursors: await appenderFor(database.writes, "cursors"),
     };
   }
@@ -313,15 +314,16 @@ class StoreThread {
       await new Promise((resolve) => setImmediate(resolve));
     }
     appenders.events.flushSync();
-    bytes += await this.#appendFrames(appenders.enrichments, next);
+    const frameBytes = await this.#appendFrames(appenders.enrichments, next);
     this.#cursorWriter.append(appenders.cursors, this.#open.journalId, next);
     appenders.cursors.flushSync();
     await database.writes.run("COMMIT");
     this.#cursors = next;
     this.#holdMs = RETRY_MS_MIN;
     this.#cursorRows++;
-    this.#generationBytes += bytes;
-    this.#touch(bytes);
+    this.#generationBytes.events += bytes;
+    this.#generationBytes.enrichments += frameBytes;
+    this.#touch(bytes + frameBytes);
     while (
       this.#runs[0] !== undefined &&
       this.#runs[0].firstFrameId + this.#runs[0].count - 1 <= next.frameId
@@ -340,7 +342,8 @@ class StoreThread {
       next.frameId = Math.max(next.frameId, run.firstFrameId - 1);
       while (next.frameId + 1 < end && frames < COMMIT_FRAMES_MAX && bytes < this.#commitBytesMax) {
         const firstFrameId = next.frameId + 1;
-        const count = Math.min(CHUNK_ROWS, end - firstFrameId);
+        const rowsMax = Math.max(1, Math.floor(this.#commitBytesMax / FRAME_BYTES));
+        const count = Math.min(CHUNK_ROWS, rowsMax, end - firstFrameId);
         const gapsAllowed = this.#open.ephemeral !== null;
         bytes += this.#frameWriter.append(appender, run, { firstFrameId, count, gapsAllowed }).bytes;
         frames += count;
@@ -436,16 +439,22 @@ class StoreThread {
 
   // ------------------------------------------------------------------------------------ generations
 
-  /** Keeps an ephemeral database within its bound: two generations, each a quarter of it, as rows. */
+  /** Keeps an ephemeral database within its bound: of events and of frames two generations, each an eighth of it. */
   async #rotateIfFull(database: Database): Promise<void> {
     const limit = this.#open.ephemeral?.limitBytes;
-    if (limit === undefined || this.#generationBytes < limit / 4) return;
-    this.#closeAppenders();
-    this.#generations = await this.#withoutReads(() => rotateGenerations(database.writes, this.#generations));
-    this.#appenders = await this.#openAppenders(database);
-    this.#generationBytes = 0;
-    this.#minSeq = null;
-    this.#oldestFrameId = null;
+    if (limit === undefined) return;
+    for (const kind of ["events", "enrichments"] as const) {
+      if (this.#generationBytes[kind] < limit / 8) continue;
+      this.#closeAppenders();
+      const generations = this.#generations[kind];
+      this.#generations[kind] = await this.#withoutReads(() =>
+        rotateGeneration(database.writes, kind, generations),
+      );
+      this.#appenders = await this.#openAppenders(database);
+      this.#generationBytes[kind] = 0;
+      this.#minSeq = null;
+      this.#oldestFrameId = null;
+    }
   }
 
   #closeAppenders(): void {

@@ -237,7 +237,8 @@ describe("a new ring", () => {
   });
 
   test("leaves nothing behind when the refill fails", async () => {
-    const work = (): Promise<Ring> => open({ nextFrameId: 9 }, () => Promise.reject(new Error("DuckDB is not open")));
+    const work = (): Promise<Ring> =>
+      open({ nextFrameId: 9 }, () => Promise.reject(new Error("DuckDB is not open")));
     expect((await refusal(work)).message).toContain("DuckDB is not open");
     expect(readdirSync(folder)).toEqual([]);
   });
@@ -293,7 +294,8 @@ describe("publish", () => {
     const at = 64 + 4224;
     expect(view.getBigUint64(at, true)).toBe(2n);
     expect(view.getBigUint64(at + 8, true)).toBe(1n);
-    for (let index = 0; index < 1024; index++) expect(view.getFloat32(at + 16 + 4 * index, true)).toBe(1 + index);
+    for (let index = 0; index < 1024; index++)
+      expect(view.getFloat32(at + 16 + 4 * index, true)).toBe(1 + index);
     for (let index = 0; index < 112; index++) expect(view.getUint8(at + 4112 + index)).toBe(index + 1);
     for (let offset = 0; offset < 4224; offset++) expect(view.getUint8(64 + offset)).toBe(0);
     expect([headerOf(path).tail, headerOf(path).head]).toEqual([1, 2]);
@@ -504,11 +506,7 @@ describe("a start over an existing ring", () => {
     if (why !== "is a symbolic link" || _.includes("nowhere")) unlinkSync(path);
     plant();
     const before = lstatSync(path);
-    for (const work of [
-      () => open({ adopt: true }),
-      () => open(),
-      () => ringFits({ path, capacity: 16 }),
-    ]) {
+    for (const work of [() => open({ adopt: true }), () => open(), () => ringFits({ path, capacity: 16 })]) {
       const error = await refusal(work);
       expect([error.code, error.object]).toEqual(["ring_failed", path]);
       expect(error.message).toContain(why);
@@ -526,7 +524,9 @@ describe("a start over an existing ring", () => {
   test.skipIf(process.geteuid?.() !== 0)("refuses a ring of another user (needs root)", async () => {
     await leave(3);
     await Bun.$`chown 12345 ${path}`.quiet();
-    expect((await refusal(() => open({ adopt: true, nextFrameId: 4 }))).message).toContain("belongs to user 12345");
+    expect((await refusal(() => open({ adopt: true, nextFrameId: 4 }))).message).toContain(
+      "belongs to user 12345",
+    );
     expect(headerOf(path).state).toBe(2);
   });
 
@@ -560,7 +560,8 @@ describe("a writer killed at any instant", () => {
       const child = Bun.spawn([process.execPath, "-e", writer, path, `${head}`], { stderr: "pipe" });
       const until = Date.now() + 10_000;
       while (!existsSync(path) || headerOf(path).head < head + 1000) {
-        if (Date.now() > until || child.exitCode !== null) throw new Error(await new Response(child.stderr).text());
+        if (Date.now() > until || child.exitCode !== null)
+          throw new Error(await new Response(child.stderr).text());
         await Bun.sleep(1);
       }
       child.kill("SIGKILL");
@@ -610,15 +611,18 @@ describe("room", () => {
     expect(readdirSync(mount)).toEqual([]);
   });
 
-  small("the default takes half of what is free, says so, and does not shrink again (needs root)", async () => {
-    const first = await open({ capacity: null });
-    expect(first.capacity).toBe(Math.floor((sizeBytes / 2 - 64) / 4224));
-    expect(logged.join()).toContain(`${first.capacity} frames instead of 100000`);
-    const second = await open({ capacity: null });
-    expect(second.capacity).toBe(first.capacity);
-    publish(second, 2 * second.capacity);
-    expect(readable(path)).toHaveLength(second.capacity);
-  });
+  small(
+    "the default takes half of what is free, says so, and does not shrink again (needs root)",
+    async () => {
+      const first = await open({ capacity: null });
+      expect(first.capacity).toBe(Math.floor((sizeBytes / 2 - 64) / 4224));
+      expect(logged.join()).toContain(`${first.capacity} frames instead of 100000`);
+      const second = await open({ capacity: null });
+      expect(second.capacity).toBe(first.capacity);
+      publish(second, 2 * second.capacity);
+      expect(readable(path)).toHaveLength(second.capacity);
+    },
+  );
 
   /** Takes every byte that is left, as another process might. */
   function fill(name: string): void {
@@ -643,12 +647,15 @@ describe("room", () => {
     expect(readdirSync(mount).sort()).toEqual(["greedy", "ring"]);
   });
 
-  small("space that goes while the file is being made is an error, and nothing stays (needs root)", async () => {
-    const opening = refusal(() => open({ capacity: 400 }));
-    fill("greedy");
-    expect((await opening).code).toBe("ring_no_space");
-    expect(readdirSync(mount)).toEqual(["greedy"]);
-  });
+  small(
+    "space that goes while the file is being made is an error, and nothing stays (needs root)",
+    async () => {
+      const opening = refusal(() => open({ capacity: 400 }));
+      fill("greedy");
+      expect((await opening).code).toBe("ring_no_space");
+      expect(readdirSync(mount)).toEqual(["greedy"]);
+    },
+  );
 
   small("the old ring makes room for the new one where both do not fit (needs root)", async () => {
     const old = await open({ capacity: 300 });
@@ -873,7 +880,8 @@ describe("kinetics", () => {
 
   test("interrupt: received before the previous one was decided", () => {
     const kinetics = new Kinetics({});
-    const event = (receivedUs: number) => kinetics.observe({ conversationId: "c", timestampUs: 0, receivedUs }).interrupt;
+    const event = (receivedUs: number) =>
+      kinetics.observe({ conversationId: "c", timestampUs: 0, receivedUs }).interrupt;
     expect(event(10)).toBe(0);
     kinetics.decided("c", 20);
     expect(event(19)).toBe(1);
@@ -891,6 +899,20 @@ describe("kinetics", () => {
     expect(kinetics.size).toBe(2);
     expect(at(kinetics, 5, "a").first).toBe(false);
     expect(at(kinetics, 6, "b").first).toBe(true);
+  });
+
+  test("whoever is remembered is who was seen last, over any run of events", () => {
+    fc.assert(
+      fc.property(fc.array(fc.integer({ min: 0, max: 9 }), { maxLength: 100 }), (names) => {
+        const kinetics = new Kinetics({ conversationsMax: 4 });
+        let seen: number[] = [];
+        for (const name of names) {
+          expect(at(kinetics, 1, `${name}`).first).toBe(!seen.includes(name));
+          seen = [name, ...seen.filter((other) => other !== name)].slice(0, 4);
+          expect(kinetics.size).toBe(seen.length);
+        }
+      }),
+    );
   });
 
   test("remembered timestamps are bounded in all", () => {
@@ -931,7 +953,9 @@ describe("spin", () => {
   const GOLDEN_SHORT = [-0.21673028727316543, -0.5302974993048744, -0.7147488139718786, -0.4011816019401697];
 
   test("is what it has always been", () => {
-    const vector = Float32Array.from({ length: 1024 }, (_, index) => Math.fround(((index * 37) % 101) / 101 - 0.5));
+    const vector = Float32Array.from({ length: 1024 }, (_, index) =>
+      Math.fround(((index * 37) % 101) / 101 - 0.5),
+    );
     expect(spin(vector) as number[]).toEqual(GOLDEN);
     expect(spin(vector.subarray(0, 5)) as number[]).toEqual(GOLDEN_SHORT);
   });
@@ -944,13 +968,15 @@ describe("spin", () => {
 
   test("is a unit quaternion of the embedding's direction alone", () => {
     fc.assert(
-      fc.property(fc.float32Array({ minLength: 8, maxLength: 64, noNaN: true, min: -1, max: 1 }), (vector) => {
-        const turn = spin(vector);
-        expect(Math.hypot(...turn)).toBeCloseTo(1, 12);
-        const doubled = spin(vector.map((value) => 2 * value));
-        if (vector.some((value) => Math.abs(value) > 1e-30)) expect(doubled).toEqual(turn);
-      }),
+      fc.property(
+        fc.float32Array({ minLength: 8, maxLength: 64, noNaN: true, min: -1, max: 1 }),
+        (vector) => {
+          const turn = spin(vector);
+          expect(Math.hypot(...turn)).toBeCloseTo(1, 12);
+          const doubled = spin(vector.map((value) => 2 * value));
+          if (vector.some((value) => Math.abs(value) > 1e-30)) expect(doubled).toEqual(turn);
+        },
+      ),
     );
   });
 });
-

@@ -48,7 +48,7 @@ const MACOS: Platform = {
 
 const platform: Platform = process.platform === "darwin" ? MACOS : LINUX;
 
-export const { O_CLOEXEC, ENOSPC } = platform;
+export const { O_CLOEXEC } = platform;
 
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -58,6 +58,10 @@ const PRIO_PROCESS = 0;
 /** Not FUTEX_PRIVATE: the sleepers are in other processes. */
 const FUTEX_WAKE = 1;
 const EVERYBODY = 0x7fffffff;
+/** One slice of allocating or populating takes about 1 ms; never more than a few. */
+const SLICE_BYTES_MIN = 1 << 20;
+const SLICE_BYTES_MAX = 8 << 20;
+const SLICE_MS = 2;
 
 const SYMBOLS = {
   flock: { args: ["i32", "i32"], returns: "i32" },
@@ -160,12 +164,38 @@ export function lockExclusive(fd: number): boolean {
   throw new Error(`flock failed with errno ${errno}`);
 }
 
+/** Lets the other work of this thread run. */
+export const nextTurn = (): Promise<void> => new Promise((done) => setImmediate(done));
+
+/** Runs `work` over all bytes in pieces so short that other work of this thread hardly waits, until it returns an errno. */
+async function inSlices(
+  totalBytes: number,
+  work: (offsetBytes: number, lengthBytes: number) => number,
+): Promise<number> {
+  let sliceBytes = SLICE_BYTES_MIN;
+  for (let offset = 0; offset < totalBytes; ) {
+    const length = Math.min(sliceBytes, totalBytes - offset);
+    const startMs = performance.now();
+    const errno = work(offset, length);
+    if (errno !== 0) return errno;
+    const tookMs = performance.now() - startMs;
+    offset += length;
+    if (tookMs < SLICE_MS / 2) sliceBytes = Math.min(2 * sliceBytes, SLICE_BYTES_MAX);
+    if (tookMs > SLICE_MS) sliceBytes = Math.max(sliceBytes / 2, SLICE_BYTES_MIN);
+    await nextTurn();
+  }
+  return 0;
+}
+
 /**
  * Makes the pages of a file exist, so that touching them can never raise SIGBUS; the file grows to hold them.
- * @returns 0, or the errno: ENOSPC where there is no room
+ * @returns false where there is no room for them: part of the file may exist then
+ * @throws Error for any other failure
  */
-export function allocateFile(fd: number, offsetBytes: number, lengthBytes: number): number {
-  return libc().allocate(fd, offsetBytes, lengthBytes);
+export async function allocateFile(fd: number, bytes: number): Promise<boolean> {
+  const errno = await inSlices(bytes, (offset, length) => libc().allocate(fd, offset, length));
+  if (errno !== 0 && errno !== platform.ENOSPC) throw new Error(`posix_fallocate failed with errno ${errno}`);
+  return errno === 0;
 }
 
 /**
@@ -205,14 +235,13 @@ export class Mapping {
   }
 
   /**
-   * Faults a range in, so that its first writer does not pay for it. Best effort: an older kernel does not know
-   * the advice, and the pages exist anyway.
-   * @param offsetBytes a multiple of the page size
-   * @returns whether the kernel did it
+   * Faults all pages in, so that their first writer does not pay for it. Best effort: an older kernel does not know the advice,
+   * and the pages exist anyway.
    */
-  populate(offsetBytes: number, lengthBytes: number): boolean {
+  async populate(): Promise<void> {
     const advice = platform.MADV_POPULATE_WRITE;
-    return advice !== null && libc().madvise(this.#mapped() + offsetBytes, lengthBytes, advice) === 0;
+    if (advice === null) return;
+    await inSlices(this.bytes, (offset, length) => libc().madvise(this.#mapped() + offset, length, advice));
   }
 
   /** Wakes every process that sleeps (FUTEX_WAIT) on the 32-bit word there. */

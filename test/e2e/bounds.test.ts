@@ -120,7 +120,7 @@ describe("a full /dev/shm", () => {
     using shm = SmallDisk.mount(folder.file("shm"), 64);
     if (shm === null) throw new Error("mount of a tmpfs failed though this is root");
     const ring = join(shm.path, "ring");
-    await using gateway = await Gateway.start(folder, { args: ["--ring-path", ring, "--db-path", folder.file("e.duckdb")] });
+    await using gateway = await Gateway.start(folder, { args: ["--ring-path", ring, "--db-path", folder.file("e.duckdb")], defaultRing: true });
     await until("the ring took half of what is free", () => (ringHead(ring)?.capacity ?? 0) > 0);
     const capacity = ringHead(ring)?.capacity ?? 0;
     expect(capacity * 4224).toBeLessThan(33 * 1024 ** 2);

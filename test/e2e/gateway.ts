@@ -39,6 +39,8 @@ export interface StartOptions {
   readonly env?: Record<string, string>;
   readonly binary?: string;
   readonly cwd?: string;
+  /** The ring as a user gets it who says nothing: 422 MB. Else 20,000 frames, unless args say more. */
+  readonly defaultRing?: boolean;
 }
 
 /** A running gateway. Its log is kept for the message of a failing test. */
@@ -52,6 +54,7 @@ export class Gateway implements AsyncDisposable {
 
   private constructor(folder: TempFolder, options: StartOptions) {
     const args = ["--port", "0", "--ring-path", folder.ring, "--llm-base-url", "off", "--log-format", "text"];
+    if (options.defaultRing !== true) args.push("--ring-capacity", "20000");
     this.process = Bun.spawn([options.binary ?? BINARY, ...args, ...(options.args ?? [])], {
       cwd: options.cwd ?? folder.path,
       env: { ...(options.env ?? {}) },

@@ -55,17 +55,13 @@ describe("usage", () => {
 
   test("a bad value from the environment is named by its variable; .env is read and loses to the environment", async () => {
     const where = folder();
-    writeFileSync(where.file(".env"), "PORT=nine\n");
-    const { code, lines } = await outcome(where, { args: ["--embedder", "off"] });
-    // --port 0 stands on the command line of every test, so .env loses and the start goes on: ask another variable.
     writeFileSync(where.file(".env"), "LOG_LEVEL=loud\n");
     const second = await outcome(where, {});
     expect(second).toMatchObject({ code: 2 });
     expect(second.lines[0]).toContain("LOG_LEVEL");
     const third = await outcome(where, { env: { LOG_LEVEL: "shout" } });
     expect(third.lines[0]).toContain("shout");
-    expect([code, lines.length]).not.toEqual([2, 0]);
-  }, 30_000);
+  });
 
   test("a token is never printed", async () => {
     await using gateway = await Gateway.start(folder(), { args: ["--token", "s3cr3t-t0ken"] });
@@ -229,7 +225,7 @@ describe("a restart", () => {
     await withEvents(where, db, 50);
     const before = readFileSync(where.ring);
     rmSync(where.ring);
-    await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
+    await using _gateway = await Gateway.start(where, { args: ["--db-path", db] });
     await until("refilled", () => (ringHead(where.ring)?.head ?? 0) === 51);
     const after = readFileSync(where.ring);
     for (let id = 1; id <= 50; id++) {
