@@ -5,22 +5,24 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { Kinetics, openRing, RingLock, ringFits, spin } from "./collider.ts";
+import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
-import { chooseEmbedder, openHashing, pullModel } from "./src/embed.ts";
+import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
 import { type GatewayServer, serve } from "./src/http.ts";
 import { Journal } from "./src/journal.ts";
 import { executableDir, workerUrl } from "./src/native/worker-url.ts";
+import { Kinetics, spin } from "./src/physics.ts";
 import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { Store } from "./src/store.ts";
 
 const VERSION = packageJson.version;
 /** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose. */
 const MUTATION: string = process.env.GATEWAY_MUTATION ?? "";
+const DRAIN_GRACE_MS = 200;
 const TEMP_PREFIX = "one_file_gateway-";
 
 const nowUs = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000);
@@ -32,7 +34,9 @@ function makeLog(config: Config): Log {
     if (order.indexOf(level) < least) return;
     const time = new Date().toISOString();
     const line =
-      config.logFormat === "json" ? JSON.stringify({ time, level, message }) : `${time} ${level.padEnd(5)} ${message}`;
+      config.logFormat === "json"
+        ? JSON.stringify({ time, level, message })
+        : `${time} ${level.padEnd(5)} ${message}`;
     process.stderr.write(`${line}\n`);
   };
 }
@@ -65,7 +69,13 @@ function openPersistentHome(databasePath: string): Home {
   const folder = dirname(databasePath);
   if (!existsSync(folder)) {
     const detail = `the folder ${folder} does not exist`;
-    throw new GatewayError({ code: "store_failed", operation, object: databasePath, detail, hint: "create it first" });
+    throw new GatewayError({
+      code: "store_failed",
+      operation,
+      object: databasePath,
+      detail,
+      hint: "create it first",
+    });
   }
   const lock = RingLock.acquire(databasePath);
   if (existsSync(databasePath) && !existsSync(journalPath)) {
@@ -158,7 +168,8 @@ function openJournal(config: Config, home: Home): Journal {
 async function openStore(config: Config, home: Home, journal: Journal, log: Log): Promise<Store> {
   for (;;) {
     const quarantine = journal.openAttempts() >= 2;
-    if (quarantine) log("error", `store ${home.databasePath}: opening failed twice; its WAL is set aside and refilled`);
+    if (quarantine)
+      log("error", `store ${home.databasePath}: opening failed twice; its WAL is set aside and refilled`);
     journal.raiseOpenAttempts();
     try {
       const store = await Store.open({
@@ -256,10 +267,16 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     nowUs,
     log,
   });
-  log("info", `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`);
+  log(
+    "info",
+    `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`,
+  );
   pipeline.start();
   if (command.name === "demo") void playDemo(server, config, log);
   const exitCode = await ended.promise;
+  // For a moment the door still answers, with 503, so that whoever sends sees why.
+  server.drain();
+  await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
   await server.stop();
   await pipeline.close();
   await hashing[Symbol.asyncDispose]();
@@ -268,10 +285,13 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
 
 /** The embedder that --embedder, the journal's record and what is there now lead to. */
 async function openEmbedder(config: Config, journal: Journal, log: Log) {
-  const recorded = journal.meta("embedder");
+  const text = journal.meta("embedder");
+  const recorded = text === null ? null : (JSON.parse(text) as RecordedEmbedder);
+  // An endpoint's dimension is known with its first answer; the label of its frames has it.
+  const label = journal.labels().find(({ kind, label }) => kind === "model" && label === recorded?.name);
   const { embedder, record, advice } = await chooseEmbedder({
     choice: config.embedder,
-    recorded: recorded === null ? null : JSON.parse(recorded),
+    recorded: recorded === null ? null : { ...recorded, dim: label?.dim ?? recorded.dim },
     modelsDir: config.modelsDir,
     embeddingModel: config.embeddingModel,
     baseUrl: config.llmBaseUrl,
@@ -345,7 +365,7 @@ async function main(): Promise<number> {
     case "self-test": {
       const { selfTest } = await import("./src/selftest.ts");
       for (const line of await selfTest()) process.stdout.write(`${line}\n`);
-      return 0;
+      return Number(process.exitCode ?? 0);
     }
     case "pull-model":
       await pullModel({

@@ -4,7 +4,11 @@ import { isMainThread, Worker } from "node:worker_threads";
 
 if (isMainThread) {
   if (process.argv.includes("--busy")) new Worker(new URL(import.meta.url));
-  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: async (request) => Response.json(await request.json()) });
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: async (request) => Response.json(await request.json()),
+  });
   console.log(server.port);
 } else {
   const libc = dlopen(process.platform === "darwin" ? "libSystem.dylib" : "libc.so.6", {

@@ -22,12 +22,26 @@ export function makeFolder(): string {
 export async function startGateway(folder: string, args: readonly string[] = []): Promise<Running> {
   const ringPath = `/dev/shm/${folder.replaceAll("/", "-")}`;
   const startedMs = performance.now();
-  const child = Bun.spawn([BINARY, "--port", "0", "--ring-path", ringPath, "--llm-base-url", "off", "--db-path", join(folder, "events.duckdb"), ...args], {
-    cwd: folder,
-    env: {},
-    stdout: "ignore",
-    stderr: "pipe",
-  });
+  const child = Bun.spawn(
+    [
+      BINARY,
+      "--port",
+      "0",
+      "--ring-path",
+      ringPath,
+      "--llm-base-url",
+      "off",
+      "--db-path",
+      join(folder, "events.duckdb"),
+      ...args,
+    ],
+    {
+      cwd: folder,
+      env: {},
+      stdout: "ignore",
+      stderr: "pipe",
+    },
+  );
   const decoder = new TextDecoder();
   let log = "";
   const { promise, resolve: listening, reject } = Promise.withResolvers<number>();

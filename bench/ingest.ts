@@ -13,9 +13,12 @@ const CONNECTIONS = 64;
 const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 
 async function echo(busy: boolean): Promise<LoadResult> {
-  const server = Bun.spawn([process.execPath, join(import.meta.dir, "echo-server.ts"), ...(busy ? ["--busy"] : [])], {
-    stdout: "pipe",
-  });
+  const server = Bun.spawn(
+    [process.execPath, join(import.meta.dir, "echo-server.ts"), ...(busy ? ["--busy"] : [])],
+    {
+      stdout: "pipe",
+    },
+  );
   const reader = server.stdout.getReader();
   const { value } = await reader.read();
   const port = Number(new TextDecoder().decode(value));
@@ -45,13 +48,24 @@ for (let run = 0; run < RUNS; run++) {
   beside.push(await echo(true));
   alone.push(await echo(false));
 }
-const rate = (results: readonly LoadResult[]): number => median(results.map((result) => result.requestsPerSecond));
+const rate = (results: readonly LoadResult[]): number =>
+  median(results.map((result) => result.requestsPerSecond));
 const failures = ours.reduce((sum, result) => sum + result.failures, 0);
 if (failures > 0) throw new Error(`ingest: ${failures} requests were not answered with 200`);
 print({ name: "ingest/single-vs-busy-echo", value: rate(ours), unit: "requests/s", baseline: rate(beside) });
 print({ name: "ingest/single-vs-bare-echo", value: rate(ours), unit: "requests/s", baseline: rate(alone) });
-print({ name: "ingest/single-p50", value: median(ours.map((r) => r.p50Ms)), unit: "ms", baseline: median(beside.map((r) => r.p50Ms)) });
-print({ name: "ingest/single-p99", value: median(ours.map((r) => r.p99Ms)), unit: "ms", baseline: median(beside.map((r) => r.p99Ms)) });
+print({
+  name: "ingest/single-p50",
+  value: median(ours.map((r) => r.p50Ms)),
+  unit: "ms",
+  baseline: median(beside.map((r) => r.p50Ms)),
+});
+print({
+  name: "ingest/single-p99",
+  value: median(ours.map((r) => r.p99Ms)),
+  unit: "ms",
+  baseline: median(beside.map((r) => r.p99Ms)),
+});
 
 /** Small events in bodies of 60 MB at most, until all are acknowledged. */
 async function ndjson(count: number, keyed: boolean): Promise<number> {

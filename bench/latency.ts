@@ -48,9 +48,21 @@ async function ackToFrame(): Promise<void> {
   while (visibleMs.length < total) await Bun.sleep(5);
   polling = false;
   closeSync(descriptor);
-  const waits = acknowledgedMs.map((ms, index) => Math.max(0, (visibleMs[index] ?? 0) - ms)).toSorted((a, b) => a - b);
-  print({ name: "latency/ack-to-frame-p50", value: waits[Math.floor(waits.length / 2)] ?? 0, unit: "ms", baseline: null });
-  print({ name: "latency/ack-to-frame-p99", value: waits[Math.floor(0.99 * waits.length)] ?? 0, unit: "ms", baseline: null });
+  const waits = acknowledgedMs
+    .map((ms, index) => Math.max(0, (visibleMs[index] ?? 0) - ms))
+    .toSorted((a, b) => a - b);
+  print({
+    name: "latency/ack-to-frame-p50",
+    value: waits[Math.floor(waits.length / 2)] ?? 0,
+    unit: "ms",
+    baseline: null,
+  });
+  print({
+    name: "latency/ack-to-frame-p99",
+    value: waits[Math.floor(0.99 * waits.length)] ?? 0,
+    unit: "ms",
+    baseline: null,
+  });
   await gateway.stop();
   rmSync(folder, { recursive: true, force: true });
 }

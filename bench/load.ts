@@ -103,8 +103,20 @@ export function webhookBody(n: number): string {
     conversation_id: `conversa-${n % 500}`,
     message: `Mensagem ${n}: quero cancelar meu plano e saber quanto falta para pagar a última fatura, por favor.`,
     actor: "human",
-    customer: { name: "Maria Aparecida dos Santos", city: "Belo Horizonte", since: "2021-04-12", tags: ["vip", "pós-pago"] },
-    order: { number: 8_000_000 + n, items: [{ sku: "PLAN-50GB", price: 79.9 }, { sku: "ROUTER", price: 12.5 }], total: 92.4 },
+    customer: {
+      name: "Maria Aparecida dos Santos",
+      city: "Belo Horizonte",
+      since: "2021-04-12",
+      tags: ["vip", "pós-pago"],
+    },
+    order: {
+      number: 8_000_000 + n,
+      items: [
+        { sku: "PLAN-50GB", price: 79.9 },
+        { sku: "ROUTER", price: 12.5 },
+      ],
+      total: 92.4,
+    },
     padding: "x".repeat(260),
   });
 }

@@ -2,8 +2,9 @@
  *
  *     ring PATH CAPACITY FRAMES ROUNDS
  *
- * Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds: one round for each
- * byte that comes in on stdin, so that the caller can alternate with its own. Prints one line of ns per frame a round. */
+ * Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds:
+ * one round for each byte that comes in on stdin, so that the caller can alternate with its own. Prints one
+ * line of ns per frame a round. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -15,7 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 64, FRAME_BYTES = 4224, SEMANTIC_AT = 16, SEMANTIC_BYTES = 4096, PHYSICS_AT = 4112, PHYSICS_BYTES = 112, VECTORS = 64 };
+enum { HEADER_BYTES = 64, FRAME_BYTES = 4224, SEMANTIC_AT = 16, SEMANTIC_BYTES = 4096 };
+enum { PHYSICS_AT = 4112, PHYSICS_BYTES = 112, VECTORS = 64 };
 
 static double now_ns(void) {
   struct timespec t;
@@ -25,7 +27,8 @@ static double now_ns(void) {
 
 int main(int argc, char **argv) {
   if (argc != 5) return 2;
-  uint64_t capacity = strtoull(argv[2], NULL, 10), frames = strtoull(argv[3], NULL, 10), rounds = strtoull(argv[4], NULL, 10);
+  uint64_t capacity = strtoull(argv[2], NULL, 10), frames = strtoull(argv[3], NULL, 10);
+  uint64_t rounds = strtoull(argv[4], NULL, 10);
   uint64_t bytes = HEADER_BYTES + capacity * FRAME_BYTES;
   int fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL, 0600);
   if (fd < 0 || posix_fallocate(fd, 0, bytes) != 0) return 1;

@@ -1,6 +1,6 @@
 /**
- * The complete write of a frame: `Ring.publish` against the same protocol in C (bench/ring.c, compiled here with cc), in turns on
- * rings of the same size. Prints ns a frame, the median of the rounds.
+ * The complete write of a frame: `Ring.publish` against the same protocol in C (bench/ring.c, compiled here
+ * with cc), in turns on rings of the same size. Prints ns a frame, the median of the rounds.
  */
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";

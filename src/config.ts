@@ -42,7 +42,12 @@ export type LogLevel = "debug" | "info" | "warn" | "error";
 /** What the command line asked for. */
 export type Command =
   | { readonly name: "run" | "demo"; readonly config: Config; readonly notes: readonly string[] }
-  | { readonly name: "pull-model"; readonly config: Config; readonly model: string; readonly from: string | null }
+  | {
+      readonly name: "pull-model";
+      readonly config: Config;
+      readonly model: string;
+      readonly from: string | null;
+    }
   | { readonly name: "help" | "version" | "self-test" };
 
 /** Where the values come from; all of it arrives from outside so that tests own it. */
@@ -70,14 +75,38 @@ export interface OptionRow {
 }
 
 const ROWS = {
-  dbPath: row("--db-path", "PATH", "DB_PATH", "none: nothing is kept", "DuckDB file; its journal is PATH.journal"),
-  token: row("--token", "TOKEN", "GATEWAY_TOKEN", "none", "bearer token for everything but /health and /ready"),
+  dbPath: row(
+    "--db-path",
+    "PATH",
+    "DB_PATH",
+    "none: nothing is kept",
+    "DuckDB file; its journal is PATH.journal",
+  ),
+  token: row(
+    "--token",
+    "TOKEN",
+    "GATEWAY_TOKEN",
+    "none",
+    "bearer token for everything but /health and /ready",
+  ),
   tokenFile: row("--token-file", "FILE", null, "none", "read the token from the first line of FILE"),
   noTui: row("--no-tui", null, null, "", "headless, also in a terminal"),
-  host: row("--host", "HOST", "HOST", "127.0.0.1", "address to listen on; another than loopback needs a token"),
+  host: row(
+    "--host",
+    "HOST",
+    "HOST",
+    "127.0.0.1",
+    "address to listen on; another than loopback needs a token",
+  ),
   port: row("--port", "PORT", "PORT", "9382", "port to listen on; 0 takes a free one"),
   insecure: row("--insecure", null, null, "", "allow another host than loopback without a token"),
-  maxBacklog: row("--max-backlog", "EVENTS", "MAX_BACKLOG", "2000000", "events waiting in the journal; beyond: 503"),
+  maxBacklog: row(
+    "--max-backlog",
+    "EVENTS",
+    "MAX_BACKLOG",
+    "2000000",
+    "events waiting in the journal; beyond: 503",
+  ),
   maxBody: row("--max-body", "SIZE", "MAX_BODY", "64MiB", "bytes of an NDJSON body; beyond: 413"),
   llmBaseUrl: row(
     "--llm-base-url",
@@ -101,7 +130,13 @@ const ROWS = {
     "bge-m3, or text-embedding-bge-m3@f16 at an endpoint",
     "embedding model to use",
   ),
-  modelsDir: row("--models-dir", "DIR", "MODELS_DIR", "models beside the executable", "folder of local models"),
+  modelsDir: row(
+    "--models-dir",
+    "DIR",
+    "MODELS_DIR",
+    "models beside the executable",
+    "folder of local models",
+  ),
   ringPath: row(
     "--ring-path",
     "PATH",
@@ -126,10 +161,22 @@ const ROWS = {
     "without --db-path: what is held in the temporary folder; at the bound the oldest events go",
   ),
   logLevel: row("--log-level", "LEVEL", "LOG_LEVEL", "info", "debug, info, warn or error"),
-  logFormat: row("--log-format", "FORMAT", "LOG_FORMAT", "text; json where stderr is no terminal", "text or json"),
+  logFormat: row(
+    "--log-format",
+    "FORMAT",
+    "LOG_FORMAT",
+    "text; json where stderr is no terminal",
+    "text or json",
+  ),
 } as const;
 
-function row(flag: string, metavar: string | null, env: string | null, defaultText: string, help: string): OptionRow {
+function row(
+  flag: string,
+  metavar: string | null,
+  env: string | null,
+  defaultText: string,
+  help: string,
+): OptionRow {
   return { flag, metavar, env, defaultText, help };
 }
 
@@ -147,10 +194,18 @@ const USAGE_LINES = [
 
 /** The text of `--help`. */
 export function helpText(version: string): string {
-  const lines = [`one_file_gateway ${version}: webhooks in, tensors out`, "", ...USAGE_LINES, "", "Options (flag, environment, default):"];
+  const lines = [
+    `one_file_gateway ${version}: webhooks in, tensors out`,
+    "",
+    ...USAGE_LINES,
+    "",
+    "Options (flag, environment, default):",
+  ];
   for (const option of OPTIONS) {
     const head = option.metavar === null ? option.flag : `${option.flag} ${option.metavar}`;
-    const names = [option.env, option.defaultText === "" ? null : `default ${option.defaultText}`].filter((part) => part !== null);
+    const names = [option.env, option.defaultText === "" ? null : `default ${option.defaultText}`].filter(
+      (part) => part !== null,
+    );
     lines.push(`  ${head}${names.length === 0 ? "" : `  [${names.join("; ")}]`}`, `      ${option.help}`);
   }
   lines.push(
@@ -172,7 +227,10 @@ interface Given {
 }
 
 /** Splits the arguments by the table. A flag given twice keeps the last value, as usual. */
-function readFlags(args: readonly string[], extra: ReadonlySet<string>): { flags: Map<string, string>; words: string[] } {
+function readFlags(
+  args: readonly string[],
+  extra: ReadonlySet<string>,
+): { flags: Map<string, string>; words: string[] } {
   const flags = new Map<string, string>();
   const words: string[] = [];
   for (let index = 0; index < args.length; index++) {
@@ -194,7 +252,8 @@ function readFlags(args: readonly string[], extra: ReadonlySet<string>): { flags
     if (equals < 0) {
       index += 1;
       const next = args[index];
-      if (next === undefined || next.startsWith("--")) throw usage(flag, `needs a value (${known?.metavar ?? "DIR"})`);
+      if (next === undefined || next.startsWith("--"))
+        throw usage(flag, `needs a value (${known?.metavar ?? "DIR"})`);
       value = next;
     }
     flags.set(flag, value);
@@ -249,7 +308,12 @@ function readConfig(
     return parsed;
   };
   const oneOf = <T extends string>(name: OptionName, choices: readonly T[], fallback: T): T =>
-    read<T>(name, fallback, (value) => choices.find((choice) => choice === value) ?? null, `one of ${choices.join(", ")}`);
+    read<T>(
+      name,
+      fallback,
+      (value) => choices.find((choice) => choice === value) ?? null,
+      `one of ${choices.join(", ")}`,
+    );
 
   const host = text("host") ?? "127.0.0.1";
   const token = readToken(sources, given("token"), flags.get("--token-file") ?? null);
@@ -317,7 +381,8 @@ function readConfig(
     logLevel: oneOf("logLevel", ["debug", "info", "warn", "error"], "info"),
     logFormat: oneOf("logFormat", ["text", "json"], sources.stderrIsTty ? "text" : "json"),
   };
-  if (dirname(config.ringPath) === config.ringPath) throw usage("--ring-path", `"${config.ringPath}" is a folder`);
+  if (dirname(config.ringPath) === config.ringPath)
+    throw usage("--ring-path", `"${config.ringPath}" is a folder`);
   return { config: Object.freeze(config), notes };
 }
 
@@ -328,7 +393,10 @@ function readToken(sources: ConfigSources, given: Given | null, file: string | n
     try {
       line = sources.readFile(resolve(sources.workingDir, file)).split("\n")[0]?.trim() ?? "";
     } catch (error) {
-      throw usage("--token-file", `${file} cannot be read (${error instanceof Error ? error.message : error})`);
+      throw usage(
+        "--token-file",
+        `${file} cannot be read (${error instanceof Error ? error.message : error})`,
+      );
     }
     if (line === "") throw usage("--token-file", `the first line of ${file} is empty`);
     return readTokenText(line, "--token-file");
@@ -338,7 +406,8 @@ function readToken(sources: ConfigSources, given: Given | null, file: string | n
 
 /** A token has to fit into a header as it is. The value itself is never repeated in a message. */
 function readTokenText(token: string, from: string): string {
-  if (!/^[\x21-\x7e]+$/.test(token)) throw usage(from, "a token consists of visible ASCII characters without spaces");
+  if (!/^[\x21-\x7e]+$/.test(token))
+    throw usage(from, "a token consists of visible ASCII characters without spaces");
   return token;
 }
 

@@ -6,7 +6,7 @@ import { basename } from "node:path";
 import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from "openai";
 import * as v from "valibot";
 import type { WorkerReply, WorkerRequest } from "./embed.worker.ts";
-import { GatewayError, type GatewayErrorOptions, messageOf } from "./errors.ts";
+import { GatewayError, messageOf } from "./errors.ts";
 import { modelId, SEMANTIC_DIM_MAX } from "./frame.ts";
 import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
 import { findModel, type PullOptions, pullModel as pull } from "./models.ts";
@@ -29,7 +29,7 @@ export interface Embedder extends AsyncDisposable {
   /**
    * @returns texts.length × dim floats, a row a text, each L2-normalised; a row of zeros is no vector: the
    *   text has nothing to embed (white space; for hashing, no letter, digit or emoji).
-   * @throws GatewayError embedder_unavailable (try again; see {@link EmbedderError.retryAfterMs}) or
+   * @throws GatewayError embedder_unavailable (try again; see {@link GatewayError.retryAfterMs}) or
    *   embedder_invalid (the answer cannot be right: count, dimension, NaN).
    */
   embed(texts: readonly string[]): Promise<Float32Array>;
@@ -72,17 +72,6 @@ export interface ChosenEmbedder {
 
 export const REMOTE_MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 export const LOCAL_MODEL_DEFAULT = "bge-m3";
-
-/** A GatewayError of an embedder, with the endpoint's wish where it said one. */
-export class EmbedderError extends GatewayError {
-  /** From Retry-After; null where it was not said. */
-  readonly retryAfterMs: number | null;
-
-  constructor(options: GatewayErrorOptions, retryAfterMs: number | null = null) {
-    super(options);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
 
 /**
  * Decides the embedder by --embedder and what this database recorded.
@@ -153,7 +142,7 @@ export function openHashing(workerUrl: string | URL): Embedder {
 async function openLocal(o: ChooseOptions): Promise<Embedder> {
   const folder = findModel(o.modelsDir, o.embeddingModel);
   if (folder === null) {
-    throw new EmbedderError({
+    throw new GatewayError({
       code: "model_missing",
       operation: "embed: find model",
       object: `${o.embeddingModel ?? LOCAL_MODEL_DEFAULT} in ${o.modelsDir}`,
@@ -203,7 +192,7 @@ async function openRecordedLocal(o: ChooseOptions, recorded: RecordedEmbedder): 
 
 async function openRemote(o: ChooseOptions): Promise<Embedder> {
   if (endpointOf(o) === null) {
-    throw new EmbedderError({
+    throw new GatewayError({
       code: "usage",
       operation: "embed: choose",
       object: "--embedder remote",
@@ -346,8 +335,8 @@ class LocalEmbedder implements Embedder {
     return rowsOf(await this.#worker.ask({ kind: "embed", model: this.#model, texts }));
   }
 
-  #unavailable(detail: string, cause?: unknown): EmbedderError {
-    return new EmbedderError({
+  #unavailable(detail: string, cause?: unknown): GatewayError {
+    return new GatewayError({
       code: "embedder_unavailable",
       operation: "embed: open model",
       object: this.#name,
@@ -421,7 +410,7 @@ class EmbedWorker {
     if (waiting === undefined) return;
     this.#waiting.delete(reply.id);
     if (this.#waiting.size === 0) this.#worker.unref();
-    if (reply.kind === "failed") waiting.reject(new EmbedderError(reply.failure));
+    if (reply.kind === "failed") waiting.reject(new GatewayError(reply.failure));
     else waiting.resolve(reply);
   }
 
@@ -431,8 +420,8 @@ class EmbedWorker {
     this.#waiting.clear();
   }
 
-  #deadError(detail: string): EmbedderError {
-    return new EmbedderError({
+  #deadError(detail: string): GatewayError {
+    return new GatewayError({
       code: "embedder_unavailable",
       operation: "embed",
       object: "in its worker",
@@ -573,7 +562,7 @@ class RemoteEmbedder implements Embedder {
     }
   }
 
-  #failure(error: unknown, timeoutMs: number): EmbedderError {
+  #failure(error: unknown, timeoutMs: number): GatewayError {
     if (this.#stop.signal.aborted) return this.#unavailable("the gateway stops", null, error);
     const late = error instanceof APIConnectionTimeoutError || error instanceof APIUserAbortError;
     if (late || (error instanceof Error && /abort|timeout/i.test(error.name))) {
@@ -639,8 +628,8 @@ class RemoteEmbedder implements Embedder {
     for (let at = 0; at < row.length; at++) row[at] = (embedding[at] as number) / length;
   }
 
-  #invalid(detail: string, cause?: unknown): EmbedderError {
-    return new EmbedderError({
+  #invalid(detail: string, cause?: unknown): GatewayError {
+    return new GatewayError({
       code: "embedder_invalid",
       operation: "embed: ask",
       object: this.#object,
@@ -655,9 +644,13 @@ class RemoteEmbedder implements Embedder {
     retryAfter: number | null,
     cause?: unknown,
     hint = "start the endpoint and load the model; until then frames go out without vector",
-  ): EmbedderError {
+  ): GatewayError {
     const options = { operation: "embed: ask", object: this.#object, detail, hint, cause } as const;
-    return new EmbedderError({ code: "embedder_unavailable", ...options }, retryAfter);
+    return new GatewayError({
+      code: "embedder_unavailable",
+      ...options,
+      ...(retryAfter === null ? {} : { retryAfterMs: retryAfter }),
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

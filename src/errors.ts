@@ -54,6 +54,8 @@ export interface GatewayErrorOptions {
   readonly detail: string;
   /** What to do next. */
   readonly hint?: string;
+  /** What the other side wished, as by Retry-After. */
+  readonly retryAfterMs?: number;
   readonly cause?: unknown;
 }
 
@@ -65,15 +67,19 @@ export class GatewayError extends Error {
   readonly object: string;
   readonly detail: string;
   readonly hint: string | undefined;
+  readonly retryAfterMs: number | null;
 
   constructor(options: GatewayErrorOptions) {
     const { operation, object, detail, hint } = options;
-    super(`${operation} ${object}: ${detail}${hint === undefined ? "" : `; ${hint}`}`, { cause: options.cause });
+    super(`${operation} ${object}: ${detail}${hint === undefined ? "" : `; ${hint}`}`, {
+      cause: options.cause,
+    });
     this.code = options.code;
     this.operation = operation;
     this.object = object;
     this.detail = detail;
     this.hint = hint;
+    this.retryAfterMs = options.retryAfterMs ?? null;
   }
 }
 

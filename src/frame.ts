@@ -27,13 +27,7 @@ const TYPE_BYTES: Readonly<Record<ScalarType, number>> = {
   f32: 4,
 };
 
-function field(
-  offset: number,
-  name: string,
-  type: ScalarType,
-  meaning: string,
-  count = 1,
-): LayoutField {
+function field(offset: number, name: string, type: ScalarType, meaning: string, count = 1): LayoutField {
   return { name, type, count, offset, meaning };
 }
 
@@ -57,7 +51,12 @@ export const HEADER_FIELDS = [
   ),
   field(40, "epoch", "u32", "one more at every writer start"),
   field(44, "writer_pid", "u32", "in the writer's pid namespace: a hint, never proof of death"),
-  field(48, "heartbeat_us", "i64", "writer's clock, Unix µs, refreshed at least once a second; stale for 5 s means stalled"),
+  field(
+    48,
+    "heartbeat_us",
+    "i64",
+    "writer's clock, Unix µs, refreshed at least once a second; stale for 5 s means stalled",
+  ),
   field(
     56,
     "waiters",
@@ -77,7 +76,12 @@ export const FRAME_FIELDS = [
   ),
   field(8, "frame_id", "u64", "i, from 1, without gaps"),
   field(16, "semantic", "f32", "embedding, L2-normalised, zero-padded past semantic_dim", 1024),
-  field(4112, "delta_time", "f32", "ln(max(dt, 0.001)), dt in seconds since the conversation's previous event; 0 with flag bit 5"),
+  field(
+    4112,
+    "delta_time",
+    "f32",
+    "ln(max(dt, 0.001)), dt in seconds since the conversation's previous event; 0 with flag bit 5",
+  ),
   field(4116, "duration_ms", "f32", "from receipt to the decision, in ms"),
   field(
     4120,
@@ -101,9 +105,24 @@ export const FRAME_FIELDS = [
   field(4144, "workflow_node", "i32", "from the event, else −1"),
   field(4148, "case_status", "i32", "0 new, 1 open, 2 pending, 3 resolved, 4 closed; from the event, else 0"),
   field(4152, "lead_status", "i32", "0 cold, 1 warm, 2 hot, 3 converted, 4 lost; from the event, else 0"),
-  field(4156, "fill_rate", "f32", "share of the learned schema's fields that this event fills, 0 to 1 (0 until there are schemas)"),
-  field(4160, "actor_type", "i32", "0 system, 1 human, 2 agent, 3 tool; default: human where there is a message, else system"),
-  field(4164, "intent_id", "i32", "first 4 bytes (little endian) of SHA-256 of the label & 0x7fffffff, else −1"),
+  field(
+    4156,
+    "fill_rate",
+    "f32",
+    "share of the learned schema's fields that this event fills, 0 to 1 (0 until there are schemas)",
+  ),
+  field(
+    4160,
+    "actor_type",
+    "i32",
+    "0 system, 1 human, 2 agent, 3 tool; default: human where there is a message, else system",
+  ),
+  field(
+    4164,
+    "intent_id",
+    "i32",
+    "first 4 bytes (little endian) of SHA-256 of the label & 0x7fffffff, else −1",
+  ),
   field(4168, "sentiment", "f32", "−1 to 1; 0 where unknown (see flags)"),
   field(4172, "confidence", "f32", "of the intent, 0 to 1"),
   field(
@@ -132,7 +151,18 @@ export const FRAME_FIELDS = [
   field(4216, "checksum", "u64", "0: none; filled for readers on weakly ordered processors"),
 ] as const;
 
-export type HeaderFieldName = "magic" | "version" | "frame_size" | "capacity" | "head" | "tail" | "epoch" | "writer_pid" | "heartbeat_us" | "waiters" | "state";
+export type HeaderFieldName =
+  | "magic"
+  | "version"
+  | "frame_size"
+  | "capacity"
+  | "head"
+  | "tail"
+  | "epoch"
+  | "writer_pid"
+  | "heartbeat_us"
+  | "waiters"
+  | "state";
 export type FrameFieldName =
   | "sequence"
   | "frame_id"

@@ -59,6 +59,11 @@ class KeyTable {
     this.#receivedUs = new Float64Array(1 << bits);
   }
 
+  /** An empty table of the same size, so that it need not grow again. */
+  emptyCopy(): KeyTable {
+    return new KeyTable(this.#bits);
+  }
+
   get slots(): number {
     return 1 << this.#bits;
   }
@@ -71,7 +76,7 @@ class KeyTable {
     const larger = new KeyTable(bits);
     for (let slot = 0; slot < this.slots; slot++) {
       const seq = this.#seqs[slot] ?? 0;
-      if (seq !== 0) larger.set(this.#words, 4 * slot, seq, this.#receivedUs[slot] ?? 0);
+      if (seq !== 0) larger.#write(larger.#slot(this.#words, 4 * slot), this.#words, 4 * slot, seq, this.#receivedUs[slot] ?? 0);
     }
     this.#bits = bits;
     this.#words = larger.#words;
@@ -103,13 +108,15 @@ class KeyTable {
     const slot = this.#slot(words, at);
     const before = this.#seqs[slot] ?? 0;
     this.#undo.push({ slot, seq: before, receivedUs: this.#receivedUs[slot] ?? 0 });
-    if (before === 0) {
-      this.#words.set(words.subarray(at, at + 4), 4 * slot);
-      this.count += 1;
-    }
+    if (before === 0) this.count += 1;
+    if (receivedUs > this.newestUs) this.newestUs = receivedUs;
+    this.#write(slot, words, at, seq, receivedUs);
+  }
+
+  #write(slot: number, words: Uint32Array, at: number, seq: number, receivedUs: number): void {
+    for (let word = 0; word < 4; word++) this.#words[4 * slot + word] = words[at + word] ?? 0;
     this.#seqs[slot] = seq;
     this.#receivedUs[slot] = receivedUs;
-    if (receivedUs > this.newestUs) this.newestUs = receivedUs;
   }
 
   get mark(): number {
@@ -222,6 +229,7 @@ export class Keys {
       for (let at = 0; at < bytes.byteLength; at += ENTRY_BYTES) {
         this.#table.set(words, at / 4, floats[at / 8 + 2] ?? 0, floats[at / 8 + 3] ?? 0);
       }
+      this.#table.commit();
       this.#writtenBatch = batch;
     }
     this.commit();
@@ -352,7 +360,7 @@ export class Keys {
     if (this.#sealed !== null && !this.#forgetful) return;
     this.#forgottenBatch = this.#sealed?.lastBatch ?? 0;
     this.#sealed = { table: this.#table, lastBatch: this.#lastBatch, nextSlot: 0 };
-    this.#table = new KeyTable();
+    this.#table = this.#table.emptyCopy();
   }
 
   /** There are keys that `prune` would delete. */

@@ -10,8 +10,8 @@
  *     frames(frame_id, seq, decided_us, physics, vector, event_type, intent, provenance)
  *     answers(answer_id, seq, decided_us, physics, vector, event_type, intent, provenance)
  *
- * A temporary journal has two generations of them, `events_a` and `events_b` and so on, of which the
- * older is emptied at the bound; there the names above are views over both, made once and never
+ * A temporary journal has four generations of them, `events_a` to `events_d` and so on, of which the
+ * oldest is emptied at the bound; there the names above are views over all, made once and never
  * changed. A view has no rowid and no order: readers name the columns and say ORDER BY. A frame is in
  * the generation of its event, so both leave together. A reader keeps its snapshot while a generation
  * is emptied; its next transaction finds the rows gone.
@@ -140,9 +140,9 @@ export const PRUNE_EVENTS_MAX = 1000;
 
 /** The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10 ms). */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;
-const KEYS_IN_MEMORY_MAX = 131_072;
+const KEYS_IN_MEMORY_MAX = 65_536;
 /** What a row takes beside its bodies, messages and vectors, roughly. */
-const ROW_BYTES = 200;
+const ROW_BYTES = 128;
 
 const EVENT_READ = "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, body";
 
@@ -310,7 +310,7 @@ export class Journal implements Disposable {
       this.#gone = pruned.events;
       this.#counters = this.#readCounters();
     } catch (error) {
-      database.close();
+      database.close(true);
       throw journalError("open", o.path, error);
     }
   }
@@ -619,14 +619,14 @@ export class Journal implements Disposable {
     return this.#generations.flatMap(read);
   }
 
-  /** Empties the older generation of a temporary journal when the bound would be passed or the newer has its half. */
+  /** Empties the oldest generation of a temporary journal when the bound would be passed or the newest has its share. */
   #makeRoom(group: readonly Call[]): void {
     if (this.#bounds === null) return;
     const { tablesBytes, walBytes, groupBytes } = this.#bounds;
     const incoming = group.reduce((sum, call) => sum + call.bytes + call.rows * ROW_BYTES, 0);
     for (let turn = 0; turn < this.#generations.length; turn++) {
       const full = this.#usedBytes() + incoming > tablesBytes;
-      if (!full && this.#current().bytes < tablesBytes / 2) break;
+      if (!full && this.#current().bytes < tablesBytes / this.#generations.length) break;
       this.#rotate();
     }
     // A reader that sat on the WAL kept it from starting over; it is cut as soon as nobody does.
@@ -635,18 +635,17 @@ export class Journal implements Disposable {
   }
 
   #rotate(): void {
-    const [older, newer] = this.#generations;
-    if (older === undefined || newer === undefined) throw new Error("journal: there is only one generation");
-    const framedTo = Math.max(this.#counters.framedTo, newer.firstSeq - 1);
+    const [oldest, next] = this.#generations;
+    if (oldest === undefined || next === undefined) throw new Error("journal: there is only one generation");
     this.#change("drop the oldest events", () => {
       // Without WHERE, SQLite frees whole pages without a look at the rows.
-      for (const name of ["events", "frames", "answers"]) older.query(`DELETE FROM {${name}}`).run();
+      for (const name of ["events", "frames", "answers"]) oldest.query(`DELETE FROM {${name}}`).run();
     });
-    this.#gone += older.events;
-    this.#dropped += older.unframed;
-    Object.assign(older, { events: 0, unframed: 0, bytes: 0, firstSeq: this.#counters.headSeq + 1 });
-    this.#generations.splice(0, 2, newer, older);
-    this.#counters = { ...this.#counters, framedTo };
+    this.#gone += oldest.events;
+    this.#dropped += oldest.unframed;
+    this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, next.firstSeq - 1) };
+    Object.assign(oldest, { events: 0, unframed: 0, bytes: 0, firstSeq: this.#counters.headSeq + 1 });
+    this.#generations.push(...this.#generations.splice(0, 1));
   }
 
   #usedBytes(): number {
@@ -876,7 +875,8 @@ export class Journal implements Disposable {
       }
     } finally {
       if (this.#scheduled !== null) clearImmediate(this.#scheduled);
-      this.#database.close();
+      // Finalizes the statements too; without it the file would stay open.
+      this.#database.close(true);
     }
   }
 }

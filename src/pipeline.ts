@@ -7,43 +7,47 @@
  * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
  * below the ring's head.
  */
-import type { Kinetics, Ring } from "../collider.ts";
+import type { Ring } from "../collider.ts";
 import type { Embedder } from "./embed.ts";
-import { GatewayError, messageOf } from "./errors.ts";
-import type { EventFields } from "./event.ts";
+import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
+import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
+import type { EventsGone, Journal, JournalCursors, JournalEvent, StoredFrame } from "./journal.ts";
+import type { Kinetics } from "./physics.ts";
+import { type Embedded, PatientEmbedder, textToEmbed } from "./pipeline-embedding.ts";
 import {
-  decodeFrame,
-  decodePhysics,
-  encodeFrame,
-  encodePhysics,
-  FLAG,
-  FRAME_BYTES,
-  labelId,
-  OFFSET,
-  PHYSICS_OFFSET,
-  SEMANTIC_DIM_MAX,
-  UNKNOWN_EVENT,
-} from "./frame.ts";
-import type { DecidedFrame, Journal, JournalEvent } from "./journal.ts";
-import type { Store, StoreCursors } from "./store.ts";
+  type Draft,
+  type Entry,
+  enrichmentOf,
+  Labels,
+  makeFrame,
+  vectorsToOffer,
+} from "./pipeline-frames.ts";
+import type { Store } from "./store.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
-const INTAKE_EVENTS_MAX = 8192;
-const INTAKE_BYTES_MAX = 32 * 1024 * 1024;
+const INTAKE_EVENTS_MAX = 4096;
+const INTAKE_BYTES_MAX = 16 * 1024 * 1024;
+const INTAKE_READ_EVENTS = 256;
+/** Batches that are embedded ahead of the one that is being decided. */
+const BATCHES_AHEAD = 2;
 /** Decided frames with their vectors (4 KB each) kept for the ring and the store. */
 const RECENT_FRAMES_MAX = 8192;
 /** Frames offered to the store and not yet committed by it. */
 const OFFERED_FRAMES_MAX = 8192;
 const OFFER_FRAMES_MAX = 1024;
-const PUBLISH_SLICE_FRAMES = 512;
+const PUBLISH_SLICE_FRAMES = 256;
 const PRUNE_STEP_EVENTS = 500;
-/** How long frames wait for an embedder that fails before they go out without a vector. */
-const EMBEDDER_PATIENCE_MS = 30_000;
-const EMBEDDER_RETRY_MS_MAX = 5_000;
+const PRUNE_PAUSE_MS = 5;
+/** A repeat of a key is known for so long. */
+const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
+/** Conversations are rebuilt at start from so many of the newest frames. */
+const RESTORE_FRAMES_MAX = 200_000;
+const RESTORE_STEP_FRAMES = 2000;
 const HEARTBEAT_MS = 500;
+const DISK_LOOK_MS = 1000;
+const STORE_WAIT_MS = 2000;
 /** How long a drain may go on framing what was received; the rest stays in the journal. */
 const DRAIN_MS_MAX = 10_000;
-const LABELS_PER_KIND_MAX = 10_000;
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 export type Log = (level: LogLevel, message: string) => void;
@@ -83,6 +87,12 @@ export interface Refusal {
   readonly retryAfterSeconds: number;
 }
 
+/** A contiguous run of raw frames: count × FRAME_BYTES. */
+export interface RawFrames {
+  readonly bytes: Uint8Array;
+  readonly count: number;
+}
+
 export interface PipelineOptions {
   readonly version: string;
   readonly journal: Journal;
@@ -93,9 +103,7 @@ export interface PipelineOptions {
   /** Embeds by the hashing embedder, whichever embedder is in use: old frames may be its. */
   readonly hashing: Embedder;
   readonly openStore: () => Promise<Store>;
-  readonly openRing: (
-    newest: (fromFrameId: number, limit: number) => Promise<{ bytes: Uint8Array; count: number }>,
-  ) => Promise<Ring>;
+  readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly openEmbedder: () => Promise<Embedder>;
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
@@ -108,132 +116,103 @@ export interface PipelineOptions {
   readonly mutation: string;
 }
 
-/** A frame whose row is committed: id and content are decided for ever. */
-interface Entry {
-  readonly frameId: number;
-  readonly physics: Uint8Array;
-  /** Leading floats of `semantic`; null where there is none. */
-  readonly vector: Float32Array | null;
-  readonly eventType: string | null;
-  readonly intent: string | null;
-}
-
 interface Batch {
   readonly events: readonly JournalEvent[];
-  /** Settles with one row a text, or null where the frames go out without vectors. */
-  readonly vectors: Promise<EmbeddedBatch | null>;
+  readonly embedded: Promise<Embedded | null>;
 }
-
-interface EmbeddedBatch {
-  readonly embedder: Embedder;
-  readonly dim: number;
-  /** events × dim floats; rows of events without a text are zeros. */
-  readonly rows: Float32Array;
-  readonly present: readonly boolean[];
-}
-
-const sleep = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
 
 export class Pipeline {
   readonly #o: PipelineOptions;
   readonly #startedUs: number;
+  readonly #labels: Labels;
   #store: Store | null = null;
   #ring: Ring | null = null;
-  #embedder: Embedder | null = null;
-  #parts: Record<PartName, PartState> = {
+  #embedder: PatientEmbedder | null = null;
+  #states: Record<Exclude<PartName, "embedder">, PartState> = {
     journal: { state: "ok", detail: "" },
     store: { state: "starting", detail: "DuckDB is being opened" },
     ring: { state: "starting", detail: "the ring is being prepared" },
-    embedder: { state: "starting", detail: "the embedder is being chosen" },
   };
   readonly #counters = {
     frames_total: 0,
     frames_without_vector_total: 0,
-    embed_batches_total: 0,
-    embed_failures_total: 0,
-    published_total: 0,
+    published_frames_total: 0,
     refilled_frames_total: 0,
     pruned_events_total: 0,
-    ring_replaced_total: 0,
+    rings_replaced_total: 0,
     store_failures_total: 0,
-    ignored_fields_total: 0,
   };
-  #embedMs = 0;
 
   // Intake: what is to be framed, in order of receipt.
   #intake: JournalEvent[] = [];
   #intakeBytes = 0;
   /** All events up to this seq are framed, in the intake or under way. */
   #taken = 0;
-  #inFlightEvents = 0;
+  #underWay = 0;
+  #wake: (() => void) | null = null;
 
-  // Decided frames, ascending without gaps; the newest is the journal's newest.
+  // Decided frames, ascending without gaps, up to the newest.
   #recent: Entry[] = [];
   /** The frame_id after the newest frame whose row is known to be committed. */
   #next: number;
   #publishing = false;
   #feeding = false;
+  /** The newest frame_id that was offered to the store. */
   #offered = 0;
   #pruning = false;
-  #checkpointed: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
+  #checkpointed: JournalCursors = { seq: 0, frameId: 0, answerId: 0 };
   #checkpointAsked = false;
-
-  #labels = {
-    intent: new Map<number, string>(),
-    type: new Map<number, string>(),
-    model: new Map<number, { name: string; dim: number }>(),
-  };
-  #labelsDirty = true;
 
   #draining = false;
   #stopped = false;
   #disk: Refusal | null = null;
-  #embedFailingSinceMs: number | null = null;
-  #embedNextTryMs = 0;
-  #wake: (() => void) | null = null;
   readonly #waiters = new Map<number, Set<(enrichment: Enrichment) => void>>();
   #timers: Timer[] = [];
-  #loops: Promise<void>[] = [];
-  /** Events appended in the current and the last 100 ms: how busy ingest is. */
-  #arrivals = { windowMs: 0, current: 0, last: 0 };
 
   constructor(options: PipelineOptions) {
+    const { journal } = options;
     this.#o = options;
     this.#startedUs = options.nowUs();
-    for (const label of options.journal.labels()) {
-      if (label.kind === "model") this.#labels.model.set(label.id, { name: label.label, dim: label.dim });
-      else this.#labels[label.kind].set(label.id, label.label);
-    }
-    this.#next = options.journal.nextFrameId();
-    options.journal.onCommitted = (batch) => this.#onCommitted(batch.events);
+    this.#labels = new Labels(journal);
+    this.#next = journal.nextFrameId();
+    journal.onCommitted = (batch) => this.#onCommitted(batch.events);
   }
 
   /** Starts everything that works behind the acknowledgement. Returns at once. */
   start(): void {
-    this.#loops.push(this.#openStore(), this.#openRing(), this.#frameLoop());
-    this.#timers.push(
-      setInterval(() => this.#beat(), HEARTBEAT_MS),
-      setInterval(() => void this.#lookAtDisk(), 1000),
-    );
+    void this.#openStore();
+    void this.#openRing();
+    void this.#frameAll();
     void this.#lookAtDisk();
+    this.#timers = [
+      setInterval(() => this.#beat(), HEARTBEAT_MS),
+      setInterval(() => void this.#lookAtDisk(), DISK_LOOK_MS),
+    ];
+  }
+
+  #fail(error: unknown, code: ErrorCode, operation: string): void {
+    const known = error instanceof GatewayError;
+    const detail = messageOf(error);
+    this.#o.fatal(known ? error : new GatewayError({ code, operation, object: "", detail, cause: error }));
   }
 
   // ------------------------------------------------------------------------------------------ intake
 
   #onCommitted(events: readonly JournalEvent[]): void {
-    this.#arrivals.current += events.length;
-    const first = events[0];
+    this.#store?.head(this.#o.journal.headSeq());
     // A gap means that earlier events are still only in the journal: these are read from there too, in order.
-    if (first === undefined || first.seq !== this.#taken + 1) return this.#wakeUp();
     for (const event of events) {
-      if (this.#intake.length >= INTAKE_EVENTS_MAX || this.#intakeBytes >= INTAKE_BYTES_MAX) break;
-      this.#intake.push(event);
-      this.#intakeBytes += event.body.byteLength;
-      this.#taken = event.seq;
+      const full = this.#intake.length >= INTAKE_EVENTS_MAX || this.#intakeBytes >= INTAKE_BYTES_MAX;
+      if (full || event.seq !== this.#taken + 1) break;
+      this.#take(event);
     }
-    const newest = events[events.length - 1];
-    if (newest !== undefined) this.#store?.head(newest.seq);
     this.#wakeUp();
+  }
+
+  #take(event: JournalEvent): void {
+    this.#intake.push(event);
+    this.#intakeBytes += event.body.byteLength;
+    this.#taken = event.seq;
   }
 
   #wakeUp(): void {
@@ -244,226 +223,115 @@ export class Pipeline {
   /** Fills the intake from the journal where memory was too small or the process is new. */
   #readIntake(): void {
     const { journal } = this.#o;
-    if (this.#intake.length > 0 || this.#taken >= journal.headSeq()) return;
-    const events = journal.unframedAfter(this.#taken, 256);
-    for (const event of events) {
-      this.#intake.push(event);
-      this.#intakeBytes += event.body.byteLength;
-    }
-    this.#taken = events.at(-1)?.seq ?? journal.headSeq();
+    const headSeq = journal.headSeq();
+    if (this.#intake.length > 0 || this.#taken >= headSeq) return;
+    const events = journal.unframedAfter(this.#taken, INTAKE_READ_EVENTS);
+    for (const event of events) this.#take(event);
+    if (events.length === 0) this.#taken = headSeq;
+  }
+
+  #nextBatch(embedder: PatientEmbedder): Batch | null {
+    this.#readIntake();
+    if (this.#intake.length === 0) return null;
+    const events = this.#intake.splice(0, embedder.maxBatch);
+    for (const event of events) this.#intakeBytes -= event.body.byteLength;
+    this.#underWay += events.length;
+    return { events, embedded: embedder.embed(events) };
   }
 
   // ----------------------------------------------------------------------------------------- framing
 
-  /** Embeds up to two batches ahead and decides them in order of receipt. */
-  async #frameLoop(): Promise<void> {
+  /** Embeds ahead, and decides in order of receipt. */
+  async #frameAll(): Promise<void> {
     await this.#restoreKinetics();
-    await this.#openEmbedder();
+    const embedder = await this.#openEmbedder();
     const ahead: Batch[] = [];
-    while (!this.#stopped) {
-      while (ahead.length < 2) {
-        const batch = this.#nextBatch();
+    while (embedder !== null && !this.#stopped) {
+      while (ahead.length < BATCHES_AHEAD) {
+        const batch = this.#nextBatch(embedder);
         if (batch === null) break;
         ahead.push(batch);
       }
       const batch = ahead.shift();
       if (batch === undefined) {
-        if (this.#draining) return;
         await new Promise<void>((wake) => {
           this.#wake = wake;
         });
         continue;
       }
-      const startedMs = performance.now();
-      const vectors = await batch.vectors;
+      const embedded = await batch.embedded;
       if (this.#stopped) return;
-      await this.#decide(batch.events, vectors);
-      this.#inFlightEvents -= batch.events.length;
-      await this.#yieldToIngest(performance.now() - startedMs);
+      await this.#decide(batch.events, embedded);
+      this.#underWay -= batch.events.length;
     }
   }
 
-  #nextBatch(): Batch | null {
-    const embedder = this.#embedder;
-    if (embedder === null) return null;
-    this.#readIntake();
-    if (this.#intake.length === 0) return null;
-    const events = this.#intake.splice(0, Math.max(1, Math.min(embedder.maxBatch, 256)));
-    for (const event of events) this.#intakeBytes -= event.body.byteLength;
-    this.#inFlightEvents += events.length;
-    return { events, vectors: this.#embedPatiently(embedder, events) };
-  }
-
-  /**
-   * Under a burst the acknowledgement comes first: the journal takes the burst, frames follow.
-   * Framing then gets about a fifth of the thread.
-   */
-  async #yieldToIngest(workedMs: number): Promise<void> {
-    const nowMs = performance.now();
-    const arrivals = this.#arrivals;
-    if (nowMs - arrivals.windowMs >= 100) {
-      arrivals.last = nowMs - arrivals.windowMs < 200 ? arrivals.current : 0;
-      arrivals.current = 0;
-      arrivals.windowMs = nowMs;
-    }
-    const busy = Math.max(arrivals.last, arrivals.current) > 800;
-    if (busy && !this.#draining) await sleep(Math.min(50, Math.max(4, 4 * workedMs)));
-  }
-
-  /** Retries a failing embedder with backoff; after 30 s of failure it says null, and tries on every few seconds. */
-  async #embedPatiently(embedder: Embedder, events: readonly JournalEvent[]): Promise<EmbeddedBatch | null> {
-    if (embedder.kind === "off") return null;
-    const texts: string[] = [];
-    const present = events.map((event) => {
-      const text = this.#o.textOf(event.message, event.body);
-      if (text !== "") texts.push(text);
-      return text !== "";
-    });
-    let waitMs = 100;
+  /** The motion of conversations, from the newest frames that the journal still has. */
+  async #restoreKinetics(): Promise<void> {
+    const { journal, kinetics } = this.#o;
+    let after = Math.max(0, this.#next - 1 - RESTORE_FRAMES_MAX);
     while (!this.#stopped) {
-      const failingMs = this.#embedFailingSinceMs === null ? 0 : performance.now() - this.#embedFailingSinceMs;
-      const givenUp = failingMs >= EMBEDDER_PATIENCE_MS || (this.#draining && failingMs > 0);
-      if (givenUp && performance.now() < this.#embedNextTryMs) return null;
-      try {
-        if (texts.length === 0) return { embedder, dim: embedder.dim, rows: new Float32Array(0), present };
-        const startedMs = performance.now();
-        const packed = await embedder.embed(texts);
-        this.#embedMs = performance.now() - startedMs;
-        this.#counters.embed_batches_total += 1;
-        this.#embedderWorks(embedder);
-        return spread(embedder, packed, present);
-      } catch (error) {
-        this.#embedderFails(embedder, error);
-        this.#embedNextTryMs = performance.now() + EMBEDDER_RETRY_MS_MAX;
-        if (givenUp) return null;
-        await sleep(waitMs);
-        waitMs = Math.min(2 * waitMs, EMBEDDER_RETRY_MS_MAX);
-      }
+      const rows = journal.recentConversations(RESTORE_STEP_FRAMES, after);
+      kinetics.restore(rows);
+      after = rows.at(-1)?.frameId ?? after;
+      if (rows.length < RESTORE_STEP_FRAMES) return;
+      await nextTurn();
     }
-    return null;
   }
 
-  #embedderWorks(embedder: Embedder): void {
-    if (this.#embedFailingSinceMs !== null) this.#o.log("info", `embedder ${embedder.name}: works again`);
-    this.#embedFailingSinceMs = null;
-    this.#parts.embedder = { state: "ok", detail: "" };
-  }
-
-  #embedderFails(embedder: Embedder, error: unknown): void {
-    this.#counters.embed_failures_total += 1;
-    if (this.#embedFailingSinceMs === null) {
-      this.#embedFailingSinceMs = performance.now();
-      this.#o.log("warn", `${messageOf(error)}; frames wait up to 30 s, then go out without a vector`);
+  async #openEmbedder(): Promise<PatientEmbedder | null> {
+    const { textOf, log } = this.#o;
+    try {
+      this.#embedder = new PatientEmbedder(await this.#o.openEmbedder(), { textOf, log });
+    } catch (error) {
+      this.#fail(error, "embedder_unavailable", "embed: open");
     }
-    const forS = Math.round((performance.now() - this.#embedFailingSinceMs) / 1000);
-    this.#parts.embedder = { state: "degraded", detail: `${embedder.name}: failing for ${forS} s: ${messageOf(error)}` };
+    return this.#embedder;
   }
 
   /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
-  async #decide(events: readonly JournalEvent[], embedded: EmbeddedBatch | null): Promise<void> {
-    const frames = events.map((event, index) => this.#frameOf(event, embedded, index));
+  async #decide(events: readonly JournalEvent[], embedded: Embedded | null): Promise<void> {
+    const { journal, kinetics, spin, nowUs } = this.#o;
+    const o = { kinetics, spin, nowUs, journalId: journal.journalId };
+    let drafts = events.map((event, index) => makeFrame(event, embedded, index, o));
+    if (embedded !== null) this.#labels.noteModel(embedded);
     if (this.#o.mutation === "publish-before-row") {
-      this.#publishEarly(frames);
-      await sleep(50);
+      this.#publishEarly(drafts);
+      await Bun.sleep(50);
     }
-    for (let waitMs = 50; !this.#stopped; waitMs = Math.min(2 * waitMs, 2000)) {
+    for (let waitMs = 50; !this.#stopped && drafts.length > 0; ) {
       try {
-        const firstFrameId = await this.#o.journal.decide(frames.map((frame) => frame.decided));
-        this.#decided(firstFrameId, frames);
+        const firstFrameId = await journal.decide(drafts.map((draft) => draft.decided));
+        this.#states.journal = { state: "ok", detail: "" };
+        this.#decided(firstFrameId, drafts);
         return;
       } catch (error) {
-        this.#parts.journal = { state: "degraded", detail: messageOf(error) };
+        if (isEventsGone(error)) {
+          // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
+          const gone = new Set(error.seqs);
+          drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
+          continue;
+        }
+        this.#states.journal = { state: "degraded", detail: messageOf(error) };
         this.#o.log("warn", `frames wait: ${messageOf(error)}`);
-        await sleep(waitMs);
+        await Bun.sleep(waitMs);
+        waitMs = Math.min(2 * waitMs, 2000);
       }
     }
   }
 
-  #frameOf(event: JournalEvent, embedded: EmbeddedBatch | null, index: number): FramedEvent {
-    const { kinetics, nowUs, journal } = this.#o;
-    const timestampUs = event.timestampUs ?? event.receivedUs;
-    const motion = kinetics.observe({
-      conversationId: event.conversationId,
-      timestampUs,
-      receivedUs: event.receivedUs,
-    });
-    const decidedUs = nowUs();
-    if (event.conversationId !== null) kinetics.decided(event.conversationId, decidedUs);
-    const vector =
-      embedded !== null && embedded.present[index] === true
-        ? embedded.rows.subarray(index * embedded.dim, (index + 1) * embedded.dim)
-        : null;
-    const has = vector !== null && embedded !== null;
-    if (!has) this.#counters.frames_without_vector_total += 1;
-    const fields: EventFields = event.fields ?? {};
-    const intent = fields.intent ?? null;
-    let flags = 0;
-    if (has) flags |= FLAG.semantic;
-    if (intent !== null) flags |= FLAG.intent;
-    if (fields.sentiment !== undefined) flags |= FLAG.sentiment;
-    if (event.conversationId !== null) flags |= FLAG.conversation;
-    if (motion.first) flags |= FLAG.first;
-    const physics = encodePhysics({
-      delta_time: motion.delta_time,
-      duration_ms: Math.max(0, decidedUs - event.receivedUs) / 1000,
-      velocity: motion.velocity,
-      interrupt: motion.interrupt,
-      timestamp_us: timestampUs,
-      conversation_hash: motion.conversation_hash,
-      workflow_node: fields.workflow_node ?? -1,
-      case_status: fields.case_status ?? 0,
-      lead_status: fields.lead_status ?? 0,
-      fill_rate: 0,
-      actor_type: fields.actor ?? (event.message === null ? 0 : 1),
-      intent_id: intent === null ? -1 : labelId(intent),
-      sentiment: fields.sentiment ?? 0,
-      confidence: intent === null ? 0 : 1,
-      spin: this.#o.spin(vector),
-      event_seq: event.seq,
-      semantic_dim: has ? embedded.dim : 0,
-      flags,
-      model_id: has ? embedded.embedder.modelId : 0,
-      type_id: event.type === null || event.type === UNKNOWN_EVENT ? -1 : labelId(event.type),
-      journal_id: journal.journalId,
-      checksum: 0n,
-    });
-    const provenance = JSON.stringify({
-      type: event.type === null ? null : "given",
-      intent: intent === null ? null : "given",
-      sentiment: fields.sentiment === undefined ? null : "given",
-      embedder: has ? embedded.embedder.name : null,
-    });
-    const decided: DecidedFrame = {
-      seq: event.seq,
-      decidedUs,
-      physics,
-      vector: has && !embedded.embedder.recomputed ? vector : null,
-      eventType: event.type,
-      intent,
-      provenance,
-    };
-    if (has) this.#noteModel(embedded);
-    return { decided, vector };
-  }
-
-  #decided(firstFrameId: number, frames: readonly FramedEvent[]): void {
-    this.#parts.journal = { state: "ok", detail: "" };
-    this.#counters.frames_total += frames.length;
-    this.#next = firstFrameId + frames.length;
-    frames.forEach(({ decided, vector }, index) => {
+  #decided(firstFrameId: number, drafts: readonly Draft[]): void {
+    this.#next = firstFrameId + drafts.length;
+    this.#counters.frames_total += drafts.length;
+    drafts.forEach(({ decided, vector }, index) => {
+      const { physics, eventType, intent } = decided;
       const frameId = firstFrameId + index;
-      this.#recent.push({
-        frameId,
-        physics: decided.physics,
-        vector,
-        eventType: decided.eventType,
-        intent: decided.intent,
-      });
+      this.#recent.push({ frameId, physics, vector, eventType, intent });
+      if (vector === null) this.#counters.frames_without_vector_total += 1;
       const waiters = this.#waiters.get(decided.seq);
-      if (waiters !== undefined) {
-        const enrichment = enrichmentOf(frameId, decided);
-        for (const tell of waiters) tell(enrichment);
-      }
+      if (waiters === undefined) return;
+      const enrichment = enrichmentOf(frameId, decided);
+      for (const tell of waiters) tell(enrichment);
     });
     this.#forget();
     void this.#publish();
@@ -472,108 +340,72 @@ export class Pipeline {
 
   /** Drops what ring and store have, and the oldest beyond the bound: the journal has those. */
   #forget(): void {
-    const published = this.#ring?.head() ?? Number.POSITIVE_INFINITY;
-    const done = Math.min(published, this.#offered + 1);
+    const published = this.#ring?.head() ?? 0;
     const first = this.#recent[0]?.frameId ?? 0;
-    const count = Math.max(Math.min(done - first, this.#recent.length), this.#recent.length - RECENT_FRAMES_MAX);
+    const done = Math.min(published, this.#offered + 1) - first;
+    const count = Math.max(Math.min(done, this.#recent.length), this.#recent.length - RECENT_FRAMES_MAX);
     if (count > 0) this.#recent.splice(0, count);
   }
 
   /** A deliberately wrong build: readers see ids that no row backs yet. */
-  #publishEarly(frames: readonly FramedEvent[]): void {
-    for (const { decided, vector } of frames) {
-      const ring = this.#ring;
-      if (ring !== null) ring.publish(ring.head(), decided.physics, vector);
-    }
-  }
-
-  /** The motion of conversations, from what the journal still has of them. */
-  async #restoreKinetics(): Promise<void> {
-    const step = 5000;
-    for (let after = 0; !this.#stopped; ) {
-      const rows = this.#o.journal.recentConversations(step, after);
-      this.#o.kinetics.restore(rows.map(({ frameId: _, ...row }) => row));
-      after = rows.at(-1)?.frameId ?? after;
-      if (rows.length < step) return;
-      await new Promise((done) => setImmediate(done));
-    }
-  }
-
-  async #openEmbedder(): Promise<void> {
-    try {
-      this.#embedder = await this.#o.openEmbedder();
-    } catch (error) {
-      return this.#fail(error, "embedder_unavailable", "embed: open");
-    }
-    const off = this.#embedder.kind === "off";
-    this.#parts.embedder = off ? { state: "off", detail: "--embedder off" } : { state: "ok", detail: "" };
-  }
-
-  #fail(error: unknown, code: "embedder_unavailable" | "store_failed" | "ring_failed", operation: string): void {
-    const known = error instanceof GatewayError;
-    this.#o.fatal(
-      known ? error : new GatewayError({ code, operation, object: "", detail: messageOf(error), cause: error }),
-    );
+  #publishEarly(drafts: readonly Draft[]): void {
+    const ring = this.#ring;
+    if (ring === null) return;
+    for (const { decided, vector } of drafts) ring.publish(ring.head(), decided.physics, vector);
   }
 
   // ---------------------------------------------------------------------------------- decided frames
 
   /**
-   * A contiguous run of decided frames from `start`, at most `limit`: from memory, else the journal,
-   * else DuckDB. Empty where there is none, or where the store lags.
+   * A contiguous run of decided frames from `start`, at most `limit`: from memory, else the journal, else DuckDB.
+   * Empty where they are gone for good.
+   * @throws GatewayError store_unavailable where only DuckDB can have them and is not open yet.
    */
   async #entriesFrom(start: number, limit: number): Promise<Entry[]> {
     const first = this.#recent[0]?.frameId;
-    if (first !== undefined && start >= first) return this.#recent.slice(start - first, start - first + limit);
-    if (start > this.#o.journal.pruned().frameId) return this.#entriesOfJournal(start, limit);
-    const store = await this.#storeOpen(2000);
-    if (store === null) return [];
-    const { bytes, count } = await store.frames(start - 1, limit, this.#ring?.capacity ?? 1);
-    const raw = new Uint8Array(bytes);
-    const entries: Entry[] = [];
-    for (let index = 0; index < count; index++) {
-      const frame = decodeFrame(raw, index * FRAME_BYTES);
-      if (frame.frame_id !== start + index) break;
-      const at = index * FRAME_BYTES + PHYSICS_OFFSET;
-      const vector = (frame.flags & FLAG.semantic) === 0 ? null : frame.semantic.subarray(0, frame.semantic_dim);
-      const physics = raw.subarray(at, at + FRAME_BYTES - PHYSICS_OFFSET);
-      entries.push({ frameId: frame.frame_id, physics, vector, eventType: null, intent: null });
-    }
-    return entries;
+    if (first !== undefined && start >= first)
+      return this.#recent.slice(start - first, start - first + limit);
+    const rows = this.#o.journal.framesFrom(start, limit);
+    if (rows[0]?.frameId === start) return this.#entriesOf(rows);
+    const { bytes, count } = await this.#storedFrom(start, limit);
+    return Array.from({ length: count }, (_, index) => {
+      const at = index * FRAME_BYTES;
+      const { frame_id: frameId, flags, semantic, semantic_dim } = decodeFrame(bytes, at);
+      const physics = bytes.subarray(at + PHYSICS_OFFSET, at + FRAME_BYTES);
+      const vector = (flags & FLAG.semantic) === 0 ? null : semantic.subarray(0, semantic_dim);
+      return { frameId, physics, vector, eventType: null, intent: null };
+    });
   }
 
-  async #entriesOfJournal(start: number, limit: number): Promise<Entry[]> {
-    const rows = this.#o.journal.framesFrom(start, limit);
-    const run = rows.filter((stored, index) => stored.frameId === start + index);
-    const missing: { index: number; seq: number }[] = [];
-    const vectors = run.map((stored, index) => {
-      const { flags } = decodePhysics(stored.physics);
-      if ((flags & FLAG.semantic) !== 0 && stored.vector === null) missing.push({ index, seq: stored.seq });
-      return stored.vector;
-    });
-    const events = this.#o.journal.eventsAt(missing.map(({ seq }) => seq));
-    const texts = events.map((event) => (event === null ? "" : this.#o.textOf(event.message, event.body)));
-    const { hashing } = this.#o;
+  /** The run of rows from the first on; vectors that the journal does not keep are computed again. */
+  async #entriesOf(rows: readonly StoredFrame[]): Promise<Entry[]> {
+    const { journal, hashing, textOf } = this.#o;
+    const start = rows[0]?.frameId ?? 0;
+    const run = rows.filter(({ frameId }, index) => frameId === start + index);
+    const vectors = run.map(({ vector }) => vector);
+    const missing = run.flatMap(({ physics, vector }, index) =>
+      vector === null && (decodePhysics(physics).flags & FLAG.semantic) !== 0 ? [index] : [],
+    );
     for (let from = 0; from < missing.length; from += hashing.maxBatch) {
       const part = missing.slice(from, from + hashing.maxBatch);
-      const rowsOfPart = await hashing.embed(texts.slice(from, from + part.length));
-      part.forEach(({ index }, row) => {
-        vectors[index] = rowsOfPart.subarray(row * hashing.dim, (row + 1) * hashing.dim);
+      const events = journal.eventsAt(part.map((index) => run[index]?.seq ?? 0));
+      const texts = events.map((event) =>
+        event === null ? "" : textToEmbed(textOf(event.message, event.body)),
+      );
+      const packed = await hashing.embed(texts);
+      part.forEach((index, row) => {
+        vectors[index] = packed.subarray(row * hashing.dim, (row + 1) * hashing.dim);
       });
     }
-    return run.map(({ frameId, physics, eventType, intent }, index) => ({
-      frameId,
-      physics,
-      vector: vectors[index] ?? null,
-      eventType,
-      intent,
-    }));
+    return run.map(({ frameId, physics, eventType, intent }, index) => {
+      return { frameId, physics, vector: vectors[index] ?? null, eventType, intent };
+    });
   }
 
-  /** Raw frames as in a ring of this capacity: n × FRAME_BYTES, a contiguous run from `start`. */
-  async #rawFrom(start: number, limit: number): Promise<{ bytes: Uint8Array; count: number }> {
+  /** Raw frames as in the ring, from memory, the journal or DuckDB; see {@link #entriesFrom}. */
+  async #rawFrom(start: number, limit: number): Promise<RawFrames> {
     const entries = await this.#entriesFrom(start, limit);
-    const capacity = this.#ring?.capacity ?? Number.MAX_SAFE_INTEGER;
+    const capacity = this.#capacity();
     const bytes = new Uint8Array(entries.length * FRAME_BYTES);
     entries.forEach(({ frameId, physics, vector }, index) => {
       encodeFrame(bytes, index * FRAME_BYTES, { frameId, capacity, physics, vector });
@@ -581,26 +413,38 @@ export class Pipeline {
     return { bytes, count: entries.length };
   }
 
+  /** Frames that DuckDB holds from exactly `start`; none where it does not have that one. */
+  async #storedFrom(start: number, limit: number): Promise<RawFrames> {
+    const store = await this.#storeOpen();
+    if (start > store.cursors.frameId) return NO_FRAMES;
+    const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
+    const raw = new Uint8Array(bytes);
+    return count > 0 && decodeFrame(raw).frame_id === start ? { bytes: raw, count } : NO_FRAMES;
+  }
+
+  /** Of the ring; `sequence` of a frame that is in none is that of its first lap. */
+  #capacity(): number {
+    return this.#ring?.capacity ?? Number.MAX_SAFE_INTEGER;
+  }
+
   /**
    * Frames in order for /api/frames: a contiguous run of at most `limit` after frame `after`
    * (null: from the oldest that is kept).
+   * @throws GatewayError store_unavailable where only DuckDB can have them and is not open.
    */
-  async frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }> {
-    const ring = this.#ring;
-    if (after !== null && ring !== null) {
-      const inRing = ring.read(after + 1, limit);
-      if (inRing !== null) return { bytes: inRing, count: inRing.byteLength / FRAME_BYTES };
-    }
-    if (after !== null && after >= this.#next - 1) return { bytes: new Uint8Array(0), count: 0 };
-    const start = after === null ? 1 : after + 1;
-    const oldestRow = this.#o.journal.framesFrom(start, 1)[0]?.frameId;
-    if (start > this.#o.journal.pruned().frameId) {
-      return this.#rawFrom(oldestRow ?? start, limit);
-    }
-    const store = await this.#storeOpen(2000);
-    if (store === null) return { bytes: new Uint8Array(0), count: 0 };
-    const { bytes, count } = await store.frames(start - 1, limit, ring?.capacity ?? Number.MAX_SAFE_INTEGER);
-    return { bytes: new Uint8Array(bytes), count };
+  async frames(after: number | null, limit: number): Promise<RawFrames> {
+    const start = (after ?? 0) + 1;
+    if (start >= this.#next) return NO_FRAMES;
+    const inRing = this.#ring?.read(start, limit) ?? null;
+    if (inRing !== null) return { bytes: inRing, count: inRing.byteLength / FRAME_BYTES };
+    const run = await this.#rawFrom(start, limit);
+    if (run.count > 0) return run;
+    // Older ones are gone, as in a temporary folder at its bound: the oldest that are kept.
+    const store = await this.#storeOpen();
+    const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
+    if (count > 0) return { bytes: new Uint8Array(bytes), count };
+    const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#recent[0]?.frameId;
+    return oldest === undefined ? NO_FRAMES : this.#rawFrom(oldest, limit);
   }
 
   // -------------------------------------------------------------------------------------------- ring
@@ -608,19 +452,18 @@ export class Pipeline {
   async #openRing(): Promise<void> {
     for (let waitMs = 500; !this.#stopped; waitMs = Math.min(2 * waitMs, 5000)) {
       try {
-        const ring = await this.#o.openRing(async (from, limit) => this.#rawFrom(from, limit));
-        this.#counters.refilled_frames_total += ring.refilled;
-        this.#labelsDirty = true;
+        const ring = await this.#o.openRing((from, limit) => this.#rawFrom(from, limit));
         this.#ring = ring;
-        this.#parts.ring = { state: "ok", detail: "" };
+        this.#states.ring = { state: "ok", detail: "" };
+        this.#counters.refilled_frames_total += ring.refilled;
         const how = ring.adopted ? "adopted" : `new, ${ring.refilled} frames refilled`;
         this.#o.log("info", `ring ${ring.path}: ${ring.capacity} frames, ${how}, next frame ${ring.head()}`);
         void this.#publish();
         return;
       } catch (error) {
-        this.#parts.ring = { state: "down", detail: messageOf(error) };
+        this.#states.ring = { state: "down", detail: `${messageOf(error)}; frames wait in the journal` };
         this.#o.log("error", `${messageOf(error)}; frames wait in the journal, trying again`);
-        await sleep(waitMs);
+        await Bun.sleep(waitMs);
       }
     }
   }
@@ -630,75 +473,39 @@ export class Pipeline {
     if (this.#publishing) return;
     this.#publishing = true;
     try {
-      for (;;) {
-        const ring = this.#ring;
-        if (ring === null || ring.head() >= this.#next) return;
+      for (let ring = this.#ring; ring !== null && !this.#stopped; ring = this.#ring) {
+        if (ring.head() >= this.#next) return;
         const entries = await this.#entriesFrom(ring.head(), PUBLISH_SLICE_FRAMES);
-        if (entries.length === 0) {
-          await sleep(100);
-          if (this.#stopped) return;
-          continue;
-        }
         if (ring !== this.#ring) continue;
-        this.#noteLabels(entries);
+        if (entries.length === 0) return this.#replaceRing("the next frame was dropped at the bound");
+        this.#labels.show(entries, ring);
         for (const { frameId, physics, vector } of entries) ring.publish(frameId, physics, vector);
-        this.#counters.published_total += entries.length;
+        this.#counters.published_frames_total += entries.length;
         this.#forget();
-        if (entries.length === PUBLISH_SLICE_FRAMES) await new Promise((done) => setImmediate(done));
+        if (entries.length === PUBLISH_SLICE_FRAMES) await nextTurn();
       }
     } catch (error) {
-      this.#o.log("error", `ring: publish: ${messageOf(error)}`);
-      this.#parts.ring = { state: "degraded", detail: messageOf(error) };
+      this.#states.ring = { state: "degraded", detail: messageOf(error) };
+      this.#o.log("error", `ring: publish: ${messageOf(error)}; trying again`);
+      setTimeout(() => void this.#publish(), 500);
     } finally {
       this.#publishing = false;
     }
   }
 
-  #noteModel({ embedder, dim }: EmbeddedBatch): void {
-    if (this.#labels.model.has(embedder.modelId)) return;
-    this.#labels.model.set(embedder.modelId, { name: embedder.name, dim });
-    this.#o.journal.addLabels([{ kind: "model", id: embedder.modelId, label: embedder.name, dim }]);
-    this.#labelsDirty = true;
-  }
-
-  /** A label stands in the sidecar file before the first frame that uses it. */
-  #noteLabels(entries: readonly Entry[]): void {
-    const fresh: { kind: "intent" | "type"; id: number; label: string; dim: number }[] = [];
-    const note = (kind: "intent" | "type", label: string | null): void => {
-      if (label === null || (kind === "type" && label === UNKNOWN_EVENT)) return;
-      const id = labelId(label);
-      const known = this.#labels[kind];
-      if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;
-      known.set(id, label);
-      fresh.push({ kind, id, label, dim: 0 });
-    };
-    for (const { eventType, intent } of entries) {
-      note("type", eventType);
-      note("intent", intent);
-    }
-    if (fresh.length > 0) this.#o.journal.addLabels(fresh);
-    if (fresh.length === 0 && !this.#labelsDirty) return;
-    this.#ring?.setLabels({
-      intents: Object.fromEntries(this.#labels.intent),
-      types: Object.fromEntries(this.#labels.type),
-      models: Object.fromEntries(this.#labels.model),
-    });
-    this.#labelsDirty = false;
-  }
-
   #beat(): void {
+    if (this.#ring?.heartbeat() === "superseded") this.#replaceRing("the file was removed or replaced");
+  }
+
+  #replaceRing(why: string): void {
     const ring = this.#ring;
-    if (ring === null || this.#publishing) {
-      ring?.heartbeat();
-      return;
-    }
-    if (ring.heartbeat() !== "superseded") return;
-    this.#o.log("warn", `ring ${ring.path}: the file was removed or replaced; making a new one`);
-    this.#counters.ring_replaced_total += 1;
+    if (ring === null) return;
+    this.#o.log("warn", `ring ${ring.path}: ${why}; making a new one`);
+    this.#counters.rings_replaced_total += 1;
+    this.#states.ring = { state: "starting", detail: `${why}; a new one is being made` };
     this.#ring = null;
     ring.close("superseded");
-    this.#parts.ring = { state: "starting", detail: "the file was removed or replaced; a new one is being made" };
-    this.#loops.push(this.#openRing());
+    void this.#openRing();
   }
 
   // ------------------------------------------------------------------------------------------- store
@@ -708,7 +515,7 @@ export class Pipeline {
       const store = await this.#o.openStore();
       this.#offered = store.cursors.frameId;
       store.onCursors = () => {
-        this.#parts.store = { state: "ok", detail: "" };
+        this.#states.store = { state: "ok", detail: "" };
         void this.#feed();
       };
       store.onReopened = (cursors) => {
@@ -722,11 +529,11 @@ export class Pipeline {
       };
       store.onFailure = (error) => {
         this.#counters.store_failures_total += 1;
-        this.#parts.store = { state: "degraded", detail: messageOf(error) };
+        this.#states.store = { state: "degraded", detail: messageOf(error) };
         this.#o.log("warn", messageOf(error));
       };
       this.#store = store;
-      this.#parts.store = { state: "ok", detail: "" };
+      this.#states.store = { state: "ok", detail: "" };
       store.head(this.#o.journal.headSeq());
       void this.#feed();
     } catch (error) {
@@ -734,15 +541,22 @@ export class Pipeline {
     }
   }
 
-  async #storeOpen(withinMs: number): Promise<Store | null> {
-    const untilMs = performance.now() + withinMs;
-    while (this.#store === null && !this.#stopped && performance.now() < untilMs) await sleep(10);
+  /** The store once DuckDB is open; null before. */
+  store(): Store | null {
     return this.#store;
   }
 
-  /** The store once DuckDB is open. */
-  store(): Store | null {
-    return this.#store;
+  async #storeOpen(): Promise<Store> {
+    const untilMs = performance.now() + STORE_WAIT_MS;
+    while (this.#store === null && !this.#stopped && performance.now() < untilMs) await Bun.sleep(10);
+    if (this.#store !== null) return this.#store;
+    throw new GatewayError({
+      code: "store_unavailable",
+      operation: "store: read",
+      object: "frames",
+      detail: "DuckDB is not open yet",
+      hint: "try again in a moment",
+    });
   }
 
   /** Offers decided frames to the store in order, at most OFFERED_FRAMES_MAX on their way. */
@@ -750,67 +564,49 @@ export class Pipeline {
     if (this.#feeding) return;
     this.#feeding = true;
     try {
-      for (;;) {
-        const store = this.#store;
-        if (store === null || this.#stopped) return;
-        const room = OFFERED_FRAMES_MAX - (this.#offered - store.cursors.frameId);
-        if (room < 1) return;
+      for (let store = this.#store; store !== null && !this.#stopped; store = this.#store) {
         const start = this.#offered + 1;
-        if (start >= this.#next) return;
+        const room = OFFERED_FRAMES_MAX - (this.#offered - store.cursors.frameId);
+        if (room < 1 || start >= this.#next) return;
         const entries = await this.#entriesFrom(start, Math.min(room, OFFER_FRAMES_MAX));
-        if (store !== this.#store || this.#offered + 1 !== start) continue;
+        if (this.#offered + 1 !== start) continue;
         if (entries.length === 0) {
-          // Frames that the temporary journal dropped at its bound are passed over.
-          const next = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#next;
-          if (next > start) this.#offered = next - 1;
-          else await sleep(50);
+          // Frames that a temporary journal dropped at its bound are passed over.
+          const kept = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#next;
+          this.#offered = Math.min(kept, this.#recent[0]?.frameId ?? this.#next) - 1;
           continue;
         }
-        const vectors = this.#vectorsFor(entries);
+        const vectors = vectorsToOffer(entries, this.#o.hashing.modelId);
         store.offer({ firstFrameId: start, count: entries.length, vectors });
         this.#offered = start + entries.length - 1;
         this.#forget();
       }
     } catch (error) {
-      this.#o.log("error", `store: offer: ${messageOf(error)}`);
+      this.#o.log("error", `store: offer: ${messageOf(error)}; trying again`);
+      setTimeout(() => void this.#feed(), 500);
     } finally {
       this.#feeding = false;
     }
-  }
-
-  /** Vectors that the journal does not keep travel along; null where the store finds all of them in the journal. */
-  #vectorsFor(entries: readonly Entry[]): Float32Array | null {
-    const recomputed = this.#o.hashing.modelId;
-    const needed = entries.some(({ physics, vector }) => vector !== null && modelOf(physics) === recomputed);
-    if (!needed) return null;
-    const rows = new Float32Array(entries.length * SEMANTIC_DIM_MAX);
-    entries.forEach(({ vector }, index) => {
-      if (vector !== null) rows.set(vector, index * SEMANTIC_DIM_MAX);
-    });
-    return rows;
   }
 
   /** Takes what a completed CHECKPOINT holds, and the ring has shown, out of the journal in small steps. */
   async #prune(): Promise<void> {
     if (this.#pruning) return;
     this.#pruning = true;
+    const { journal, nowUs, log } = this.#o;
     try {
-      while (!this.#stopped) {
-        const published = (this.#ring?.head() ?? 0) - 1;
-        const early = this.#o.mutation === "prune-before-checkpoint" ? this.#store?.cursors : undefined;
-        const held = early ?? this.#checkpointed;
-        const removed = this.#o.journal.prune(
-          { ...held, frameId: Math.min(held.frameId, published) },
-          PRUNE_STEP_EVENTS,
-        );
+      for (let removed = 1; removed > 0 && !this.#stopped; ) {
+        const published = (this.#ring?.head() ?? 1) - 1;
+        const { seq, frameId, answerId } = this.#checkpointed;
+        removed = journal.prune({ seq, answerId, frameId: Math.min(frameId, published) }, PRUNE_STEP_EVENTS);
         this.#counters.pruned_events_total += removed;
-        if (removed === 0) break;
-        await sleep(5);
+        await Bun.sleep(PRUNE_PAUSE_MS);
       }
-      const windowUs = 8 * 24 * 3600 * 1e6;
-      while (!this.#stopped && this.#o.journal.pruneDedup(this.#o.nowUs() - windowUs, 1000) > 0) await sleep(5);
+      const before = nowUs() - DEDUP_WINDOW_US;
+      while (!this.#stopped && journal.pruneDedup(before, PRUNE_STEP_EVENTS) > 0)
+        await Bun.sleep(PRUNE_PAUSE_MS);
     } catch (error) {
-      this.#o.log("warn", `journal: prune: ${messageOf(error)}`);
+      log("warn", `journal: prune: ${messageOf(error)}; trying again after the next checkpoint`);
     } finally {
       this.#pruning = false;
     }
@@ -819,82 +615,81 @@ export class Pipeline {
   // --------------------------------------------------------------------------------------- admission
 
   async #lookAtDisk(): Promise<void> {
-    const { freeBytes, neededBytes } = await this.#o.freeDiskBytes();
-    this.#disk =
-      freeBytes >= neededBytes
-        ? null
-        : {
-            code: "disk_full",
-            detail: `${Math.floor(freeBytes / 1e6)} MB free where the journal lives, ${Math.ceil(neededBytes / 1e6)} MB needed`,
-            retryAfterSeconds: 5,
-          };
-    const backlog = this.#o.journal.backlog().events;
-    if (backlog > this.#o.maxBacklogEvents / 2 && !this.#checkpointAsked && this.#store !== null) {
-      this.#checkpointAsked = true;
-      this.#store.checkpoint().catch((error) => {
-        this.#checkpointAsked = false;
-        this.#o.log("warn", messageOf(error));
-      });
-    }
+    const { journal, maxBacklogEvents, freeDiskBytes, log } = this.#o;
+    const { freeBytes, neededBytes } = await freeDiskBytes();
+    const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
+    const detail = `${megabytes(freeBytes)} MB free where the journal lives, ${megabytes(neededBytes)} MB needed`;
+    this.#disk = freeBytes < neededBytes ? { code: "disk_full", detail, retryAfterSeconds: 5 } : null;
+    const store = this.#store;
+    if (store === null || this.#checkpointAsked || journal.backlog().events <= maxBacklogEvents / 2) return;
+    // Only a checkpoint lets rows leave the journal: asked for before the backlog would refuse events.
+    this.#checkpointAsked = true;
+    store.checkpoint().catch((error) => {
+      this.#checkpointAsked = false;
+      log("warn", messageOf(error));
+    });
   }
 
   /** Why an ingest cannot be taken now; null: it can. Costs nothing. */
   admission(): Refusal | null {
-    if (this.#draining) {
-      return { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
-    }
+    if (this.#draining) return DRAINING;
     if (this.#disk !== null) return this.#disk;
     const backlog = this.#o.journal.backlog().events;
-    if (backlog < this.#o.maxBacklogEvents) return null;
-    return {
-      code: "overloaded",
-      detail: `${backlog} events wait in the journal, ${this.#o.maxBacklogEvents} are allowed (--max-backlog)`,
-      retryAfterSeconds: 2,
-    };
+    const { maxBacklogEvents } = this.#o;
+    if (backlog < maxBacklogEvents) return null;
+    const detail = `${backlog} events wait in the journal, ${maxBacklogEvents} are allowed (--max-backlog)`;
+    return { code: "overloaded", detail, retryAfterSeconds: 2 };
   }
 
   /** Readiness goes red and ingest is refused from here on. */
   beginDrain(): void {
     this.#draining = true;
-    this.#wakeUp();
+    this.#embedder?.hurry();
   }
 
-  /** Waits until what was received is framed and stored (bounded), then closes ring and store. */
-  async close(): Promise<void> {
+  /** Waits, for at most 10 s, until everything received is framed, shown and given to the store. */
+  async settle(): Promise<void> {
     this.beginDrain();
     const untilMs = performance.now() + DRAIN_MS_MAX;
-    const behind = (): boolean =>
-      this.#intake.length + this.#inFlightEvents > 0 ||
-      this.#taken < this.#o.journal.headSeq() ||
-      (this.#ring !== null && this.#ring.head() < this.#next);
-    while (behind() && this.#embedder !== null && performance.now() < untilMs) {
+    while (!this.#idle() && performance.now() < untilMs) {
       this.#wakeUp();
-      await sleep(5);
-    }
-    while (
-      this.#store !== null &&
-      this.#offered + 1 < this.#next &&
-      performance.now() < untilMs
-    ) {
       void this.#feed();
-      await sleep(5);
+      await Bun.sleep(5);
     }
+  }
+
+  /** Closes store, ring and embedder; what was not framed stays in the journal. */
+  async close(): Promise<void> {
+    await this.settle();
     this.#stopped = true;
     this.#wakeUp();
     for (const timer of this.#timers) clearInterval(timer);
     await this.#store?.[Symbol.asyncDispose]();
     this.#ring?.close("closed");
     this.#ring = null;
-    await this.#embedder?.[Symbol.asyncDispose]();
+    await this.#embedder?.stop();
   }
 
-  // ---------------------------------------------------------------------------------------- answers
+  /** Whether everything received is framed, shown and given to the store, as far as these are there at all. */
+  #idle(): boolean {
+    const framed = this.#unframed() === 0 || this.#embedder === null;
+    const shown = this.#ring === null || this.#ring.head() >= this.#next;
+    const given = this.#store === null || this.#offered + 1 >= this.#next;
+    return framed && shown && given;
+  }
+
+  #unframed(): number {
+    return Math.max(0, this.#o.journal.headSeq() - this.#taken) + this.#intake.length + this.#underWay;
+  }
+
+  // ----------------------------------------------------------------------------------------- answers
 
   /** The brain's last word on event `seq`; null where it is not known within `timeoutMs`. */
   async enrichedWithin(seq: number, timeoutMs: number): Promise<Enrichment | null> {
-    const stored = this.#o.journal.frameOf(seq);
+    const { journal } = this.#o;
+    const stored = journal.frameOf(seq);
     if (stored !== null) return enrichmentOf(stored.frameId, stored);
-    if (seq <= this.#o.journal.pruned().seq && this.#o.journal.eventsAt([seq])[0] === null) return null;
+    if (journal.eventsAt([seq])[0] === null) return this.#enrichedInStore(seq);
     return new Promise((resolve) => {
       const waiters = this.#waiters.get(seq) ?? new Set();
       this.#waiters.set(seq, waiters);
@@ -909,72 +704,59 @@ export class Pipeline {
     });
   }
 
+  /** Of an event that has left the journal, as a repeat asks for. */
+  async #enrichedInStore(seq: number): Promise<Enrichment | null> {
+    const { json } = (await this.#store?.event(seq, 0)) ?? { json: null };
+    if (json === null) return null;
+    const event = JSON.parse(json) as {
+      event_type: string;
+      enrichment: Omit<Enrichment, "event_type"> | null;
+    };
+    return event.enrichment === null ? null : { event_type: event.event_type, ...event.enrichment };
+  }
+
   snapshot(): Snapshot {
-    const { journal, version, nowUs } = this.#o;
+    const { journal, version, nowUs, kinetics } = this.#o;
     const backlog = journal.backlog();
     const ring = this.#ring;
     const headSeq = journal.headSeq();
+    const stored = this.#store?.cursors ?? { seq: 0, frameId: 0 };
+    const embedder = this.#embedder;
+    const choosing: PartState = { state: "starting", detail: "the embedder is being chosen" };
     return {
       version,
       startedUs: this.#startedUs,
       nowUs: nowUs(),
-      embedderName: this.#embedder?.name ?? null,
-      parts: { ...this.#parts },
-      counters: { ...this.#counters, dropped_events_total: journal.dropped() },
+      embedderName: embedder?.name ?? null,
+      parts: { ...this.#states, embedder: embedder?.state ?? choosing },
+      counters: { ...this.#counters, ...embedder?.counters, dropped_events_total: journal.dropped() },
       gauges: {
         journal_backlog_events: backlog.events,
         journal_bytes: backlog.bytes,
         head_seq: headSeq,
-        next_frame_id: journal.nextFrameId(),
-        unframed_events: Math.max(0, headSeq - this.#taken) + this.#intake.length + this.#inFlightEvents,
-        store_lag_events: this.#store === null ? headSeq : Math.max(0, headSeq - this.#store.cursors.seq),
-        store_lag_frames: Math.max(0, journal.nextFrameId() - 1 - (this.#store?.cursors.frameId ?? 0)),
+        next_frame_id: this.#next,
+        unframed_events: this.#unframed(),
+        store_lag_events: Math.max(0, headSeq - stored.seq),
+        store_lag_frames: Math.max(0, this.#next - 1 - stored.frameId),
         ring_capacity_frames: ring?.capacity ?? 0,
         ring_head_frame_id: ring?.head() ?? 0,
         ring_tail_frame_id: ring?.tail() ?? 0,
-        embed_batch_ms: this.#embedMs,
-        conversations: this.#o.kinetics.size,
+        embed_batch_ms: embedder?.batchMs ?? 0,
+        conversations: kinetics.size,
         resident_bytes: process.memoryUsage.rss(),
       },
     };
   }
 }
 
-interface FramedEvent {
-  readonly decided: DecidedFrame;
-  readonly vector: Float32Array | null;
+const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
+const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
+
+/** By shape: the journal's class is a value of another room. */
+function isEventsGone(error: unknown): error is EventsGone {
+  return error instanceof GatewayError && "seqs" in error;
 }
 
-function modelOf(physics: Uint8Array): number {
-  const at = OFFSET.model_id - PHYSICS_OFFSET;
-  return new DataView(physics.buffer, physics.byteOffset, physics.byteLength).getUint32(at, true);
-}
-
-/** Puts the rows of the texts back where their events stand. */
-function spread(embedder: Embedder, packed: Float32Array, present: readonly boolean[]): EmbeddedBatch {
-  const dim = embedder.dim;
-  const known = [...present];
-  const rows = new Float32Array(present.length * dim);
-  let from = 0;
-  present.forEach((has, index) => {
-    if (!has) return;
-    const row = packed.subarray(from * dim, (from + 1) * dim);
-    from += 1;
-    // A text without any feature has no direction: that is no vector, not a vector of zeros.
-    if (row.every((value) => value === 0)) known[index] = false;
-    else rows.set(row, index * dim);
-  });
-  return { embedder, dim, rows, present: known };
-}
-
-function enrichmentOf(frameId: number, decided: DecidedFrame): Enrichment {
-  const physics = decodePhysics(decided.physics);
-  return {
-    frame_id: frameId,
-    event_type: decided.eventType ?? UNKNOWN_EVENT,
-    intent: decided.intent,
-    sentiment: (physics.flags & FLAG.sentiment) === 0 ? null : physics.sentiment,
-    confidence: (physics.flags & FLAG.intent) === 0 ? null : physics.confidence,
-    provenance: JSON.parse(decided.provenance),
-  };
+function nextTurn(): Promise<void> {
+  return new Promise((done) => setImmediate(done));
 }

@@ -4,8 +4,8 @@
  */
 
 import { FLAG, UNKNOWN_EVENT } from "./frame.ts";
-import { type duckdb, rowsOf } from "./store-database.ts";
 import type { EventsQuery } from "./store.ts";
+import { type duckdb, rowsOf } from "./store-database.ts";
 
 /** Bodies in one page; a page that would be larger ends earlier and says where it goes on. */
 const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;

@@ -15,6 +15,7 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "./frame.ts";
+import type { StoreCursors } from "./store.ts";
 import {
   CURSOR_COLUMNS,
   duckdb,
@@ -23,7 +24,6 @@ import {
   PHYSICS_FIELDS,
   SCHEMA_VERSION,
 } from "./store-database.ts";
-import type { StoreCursors } from "./store.ts";
 
 /** Rows in a data chunk: DuckDB's own vector size. */
 export const CHUNK_ROWS = 2048;

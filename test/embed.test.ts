@@ -6,7 +6,6 @@ import {
   type ChooseOptions,
   chooseEmbedder,
   type Embedder,
-  EmbedderError,
   openHashing,
   openModel,
   type RecordedEmbedder,
@@ -47,12 +46,12 @@ function row(embedder: Embedder, rows: Float32Array, at: number): Float32Array {
   return rows.subarray(at * embedder.dim, (at + 1) * embedder.dim);
 }
 
-async function refusal(promise: Promise<unknown>): Promise<EmbedderError> {
+async function refusal(promise: Promise<unknown>): Promise<GatewayError> {
   const error = await promise.then(
     () => null,
     (thrown: unknown) => thrown,
   );
-  if (!(error instanceof EmbedderError)) throw new Error(`expected a refusal, got ${String(error)}`);
+  if (!(error instanceof GatewayError)) throw new Error(`expected a refusal, got ${String(error)}`);
   return error;
 }
 

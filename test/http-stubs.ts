@@ -1,8 +1,8 @@
 /** What the tests of `http` put around it: a journal in memory, a pipeline without parts, and bare sockets. */
 import { connect } from "node:net";
 import { GatewayError } from "../src/errors.ts";
-import * as events from "../src/event.ts";
 import type { ParsedEvent } from "../src/event.ts";
+import * as events from "../src/event.ts";
 import { type EventsQuery, type GatewayServer, type HttpOptions, serve } from "../src/http.ts";
 import type { Enrichment, Refusal, Snapshot } from "../src/pipeline.ts";
 

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { GatewayError } from "../src/errors.ts";
 import { encodeFrame, encodePhysics, FRAME_BYTES, FRAME_FIELDS, type Physics } from "../src/frame.ts";
 import { LatencyHistogram } from "../src/metrics.ts";
-import { failure, raw, start, StubStore, until } from "./http-stubs.ts";
+import { failure, raw, StubStore, start, until } from "./http-stubs.ts";
 
 const MIB = 1024 * 1024;
 

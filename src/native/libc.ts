@@ -167,7 +167,10 @@ export function lockExclusive(fd: number): boolean {
 /** Lets the other work of this thread run. */
 export const nextTurn = (): Promise<void> => new Promise((done) => setImmediate(done));
 
-/** Runs `work` over all bytes in pieces so short that other work of this thread hardly waits, until it returns an errno. */
+/**
+ * Runs `work` over all bytes in pieces so short that other work of this thread hardly waits, until it returns
+ * an errno.
+ */
 async function inSlices(
   totalBytes: number,
   work: (offsetBytes: number, lengthBytes: number) => number,
@@ -235,8 +238,8 @@ export class Mapping {
   }
 
   /**
-   * Faults all pages in, so that their first writer does not pay for it. Best effort: an older kernel does not know the advice,
-   * and the pages exist anyway.
+   * Faults all pages in, so that their first writer does not pay for it. Best effort: an older kernel does
+   * not know the advice, and the pages exist anyway.
    */
   async populate(): Promise<void> {
     const advice = platform.MADV_POPULATE_WRITE;

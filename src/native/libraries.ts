@@ -15,7 +15,6 @@ import { GatewayError, messageOf } from "../errors.ts";
 
 /** The platforms a build exists for. scripts/build.ts refuses every other by name. */
 export const PLATFORMS = ["linux-x64", "linux-arm64", "darwin-arm64"] as const;
-export type Platform = (typeof PLATFORMS)[number];
 
 /** Path of the shared library that `@duckdb/node-bindings` needs. */
 async function duckdbLibrary(): Promise<string> {

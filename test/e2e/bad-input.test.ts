@@ -62,7 +62,11 @@ describe("one event", () => {
   });
 
   test("100,000-deep nesting is refused as a value, open or closed", async () => {
-    for (const body of [`{"a":${"[".repeat(100_000)}${"]".repeat(100_000)}}`, "[".repeat(100_000), '{"a":'.repeat(100_000)]) {
+    for (const body of [
+      `{"a":${"[".repeat(100_000)}${"]".repeat(100_000)}}`,
+      "[".repeat(100_000),
+      '{"a":'.repeat(100_000),
+    ]) {
       const response = await gateway.post(body);
       expect([400, 422]).toContain(response.status);
       await response.arrayBuffer();
@@ -105,10 +109,18 @@ describe("one event", () => {
 
 describe("batches", () => {
   test("one bad line of 1,000 is named, the 999 others are kept", async () => {
-    const lines = Array.from({ length: 1000 }, (_, n) => (n === 417 ? "{not json" : JSON.stringify({ n, message: `linha ${n}` })));
+    const lines = Array.from({ length: 1000 }, (_, n) =>
+      n === 417 ? "{not json" : JSON.stringify({ n, message: `linha ${n}` }),
+    );
     const response = await gateway.postLines(lines.join("\n"));
     expect(response.status).toBe(200);
-    const reply = (await response.json()) as { accepted: number; rejected: number; errors: { index: number; code: string }[]; first_seq: number; last_seq: number };
+    const reply = (await response.json()) as {
+      accepted: number;
+      rejected: number;
+      errors: { index: number; code: string }[];
+      first_seq: number;
+      last_seq: number;
+    };
     expect(reply).toMatchObject({ accepted: 999, rejected: 1 });
     expect(reply.errors).toMatchObject([{ index: 417, code: "malformed" }]);
     expect(reply.last_seq - reply.first_seq).toBe(998);
@@ -150,7 +162,9 @@ describe("a 60 MiB array", () => {
     expect(response.status).toBe(200);
     expect(reply.accepted).toBe(count);
     const rssBytes = rss(gateway.process.pid);
-    console.log(`longest answer to another request: ${longestMs.toFixed(0)} ms; RSS ${Math.round(rssBytes / 1e6)} MB`);
+    console.log(
+      `longest answer to another request: ${longestMs.toFixed(0)} ms; RSS ${Math.round(rssBytes / 1e6)} MB`,
+    );
     // 50 ms is the promise, measured in bench; the bound here leaves room for a busy machine.
     expect(longestMs).toBeLessThan(500);
     expect(rssBytes).toBeLessThan(1.6e9);
@@ -166,7 +180,10 @@ function rss(pid: number): number {
 describe("who may call", () => {
   test("a foreign Host and a foreign Origin are refused without a token", async () => {
     const port = Number(new URL(gateway.url).port);
-    const raw = await rawRequest(port, "GET /api/config HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    const raw = await rawRequest(
+      port,
+      "GET /api/config HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+    );
     expect(raw).toMatch(/^HTTP\/1.1 403/);
     expect(raw).toContain("forbidden_host");
     const origin = await gateway.fetch("/api/config", { headers: { origin: "https://evil.example" } });
@@ -216,7 +233,9 @@ test("after all of it every kept event is there and framed", async () => {
     },
     90_000,
   );
-  const page = await gateway.json<{ events: { seq: number; enrichment: unknown }[] }>("/api/events?limit=1000");
+  const page = await gateway.json<{ events: { seq: number; enrichment: unknown }[] }>(
+    "/api/events?limit=1000",
+  );
   expect(page.events.length).toBe(1000);
   for (const event of page.events) expect(event.enrichment).not.toBeNull();
 }, 120_000);

@@ -16,7 +16,7 @@ export function bankingMessages(): { text: string; category: string }[] {
   const rows: { text: string; category: string }[] = [];
   // RFC 4180: fields may be quoted, quotes doubled, and a quoted field may hold line breaks.
   for (const match of csv.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([a-zA-Z_?]+)\r?\n/g)) {
-    rows.push({ text: (match[1]?.replaceAll('""', '"') ?? match[2] ?? ""), category: match[3] ?? "" });
+    rows.push({ text: match[1]?.replaceAll('""', '"') ?? match[2] ?? "", category: match[3] ?? "" });
   }
   return rows.slice(1);
 }
@@ -223,7 +223,9 @@ export function ringFrames(path: string): RingFrame[] {
     const sequence = view.getBigUint64(0, true);
     const frameId = Number(view.getBigUint64(8, true));
     if (sequence !== whole || frameId !== id) {
-      throw new Error(`frame ${id} between tail ${header.tail} and head ${header.head} is damaged: sequence ${sequence}, id ${frameId}`);
+      throw new Error(
+        `frame ${id} between tail ${header.tail} and head ${header.head} is damaged: sequence ${sequence}, id ${frameId}`,
+      );
     }
     frames.push({
       frameId,
@@ -251,7 +253,10 @@ export async function duckRows(path: string, sql: string): Promise<Record<string
 }
 
 /** All frames of /api/frames as raw bytes. */
-export async function apiFrames(gateway: Gateway, headers: Record<string, string> = {}): Promise<Uint8Array[]> {
+export async function apiFrames(
+  gateway: Gateway,
+  headers: Record<string, string> = {},
+): Promise<Uint8Array[]> {
   const frames: Uint8Array[] = [];
   let after: number | null = null;
   for (;;) {
@@ -269,7 +274,11 @@ export async function apiFrames(gateway: Gateway, headers: Record<string, string
 }
 
 /** A small seeded generator; the seed is printed so that a failure can be repeated. */
-export function seededRandom(name: string): { seed: number; next: () => number; below: (n: number) => number } {
+export function seededRandom(name: string): {
+  seed: number;
+  next: () => number;
+  below: (n: number) => number;
+} {
   const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
   console.log(`${name}: SEED=${seed}`);
   let state = seed >>> 0;

@@ -71,7 +71,13 @@ class Follower {
             readSync(descriptor, header, 0, 64, 0);
             const now = ringOf(header);
             // Lapped while it was read: a reader drops it, and so does this one.
-            if (first !== whole || view.getBigUint64(0, true) !== whole || now === null || now.tail > position) continue;
+            if (
+              first !== whole ||
+              view.getBigUint64(0, true) !== whole ||
+              now === null ||
+              now.tail > position
+            )
+              continue;
             if (id !== position) this.violations.push(`slot of frame ${position} says ${id}`);
             const before = this.seen.get(position);
             if (before !== undefined && before !== eventSeq) {
@@ -142,7 +148,9 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
         ...(keyed ? { idempotency_key: entry.key } : {}),
       };
       try {
-        const response = batch ? await gateway.postLines(`${JSON.stringify(body)}\n`) : await gateway.post(body);
+        const response = batch
+          ? await gateway.postLines(`${JSON.stringify(body)}\n`)
+          : await gateway.post(body);
         if (response.status === 503) {
           refusals += 1;
           await response.arrayBuffer();
@@ -150,7 +158,8 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
           continue;
         }
         const reply = (await response.json()) as { seq?: number; first_seq?: number };
-        if (response.status !== 200) violations.push(`event ${n}: status ${response.status} ${JSON.stringify(reply)}`);
+        if (response.status !== 200)
+          violations.push(`event ${n}: status ${response.status} ${JSON.stringify(reply)}`);
         entry.seq = reply.seq ?? reply.first_seq ?? null;
       } catch {
         return;
@@ -210,7 +219,11 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     "everything received is framed and stored",
     async () => {
       const metrics = await last.metrics();
-      return metrics.gateway_unframed_events === 0 && metrics.gateway_store_lag_events === 0 && metrics.gateway_store_lag_frames === 0;
+      return (
+        metrics.gateway_unframed_events === 0 &&
+        metrics.gateway_store_lag_events === 0 &&
+        metrics.gateway_store_lag_frames === 0
+      );
     },
     60_000,
   );
@@ -227,16 +240,19 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
   for (const { n, seq } of sent) {
     const found = seqsOf.get(n) ?? [];
     if (found.length > 1) violations.push(`event ${n} is in DuckDB ${found.length} times: ${found}`);
-    if (seq !== null && found[0] !== seq) violations.push(`event ${n} was acknowledged as ${seq}, DuckDB has ${found}`);
+    if (seq !== null && found[0] !== seq)
+      violations.push(`event ${n} was acknowledged as ${seq}, DuckDB has ${found}`);
   }
   const enrichments = await duckRows(db, "SELECT frame_id, seq FROM enrichments ORDER BY frame_id");
   const eventOf = new Map(enrichments.map((row) => [Number(row.frame_id), Number(row.seq)]));
   enrichments.forEach((row, index) => {
-    if (Number(row.frame_id) !== index + 1) violations.push(`frame ${index + 1} is missing or repeated in DuckDB`);
+    if (Number(row.frame_id) !== index + 1)
+      violations.push(`frame ${index + 1} is missing or repeated in DuckDB`);
   });
   const framed = new Set(enrichments.map((row) => Number(row.seq)));
   if (framed.size !== enrichments.length) violations.push("an event has two frames in DuckDB");
-  for (const row of events) if (!framed.has(Number(row.seq))) violations.push(`event ${row.seq} has no frame`);
+  for (const row of events)
+    if (!framed.has(Number(row.seq))) violations.push(`event ${row.seq} has no frame`);
   for (const [frameId, seq] of follower.seen) {
     if (eventOf.get(frameId) !== seq) {
       violations.push(`a reader saw frame ${frameId} as event ${seq}, DuckDB has ${eventOf.get(frameId)}`);
@@ -244,18 +260,21 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
   }
   try {
     for (const frame of ringFrames(folder.ring)) {
-      if (eventOf.get(frame.frameId) !== frame.eventSeq) violations.push(`ring frame ${frame.frameId} differs from DuckDB`);
+      if (eventOf.get(frame.frameId) !== frame.eventSeq)
+        violations.push(`ring frame ${frame.frameId} differs from DuckDB`);
     }
   } catch (error) {
     violations.push(String(error));
   }
   const head = ringHead(folder.ring)?.head;
-  if (head !== enrichments.length + 1) violations.push(`the ring's head is ${head}, ${enrichments.length} frames were decided`);
+  if (head !== enrichments.length + 1)
+    violations.push(`the ring's head is ${head}, ${enrichments.length} frames were decided`);
   const newest = new Map<number, number>();
   for (const row of enrichments) {
     const payload = events[Number(row.seq) - 1]?.payload;
     const conversation = payload === undefined ? -1 : (JSON.parse(String(payload)) as { n: number }).n % 20;
-    if (Number(row.seq) < (newest.get(conversation) ?? 0)) violations.push(`conversation ${conversation} is out of order`);
+    if (Number(row.seq) < (newest.get(conversation) ?? 0))
+      violations.push(`conversation ${conversation} is out of order`);
     newest.set(conversation, Number(row.seq));
   }
   return {

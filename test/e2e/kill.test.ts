@@ -27,32 +27,31 @@ test(
 );
 
 for (const mutation of ["ack-before-commit", "publish-before-row"]) {
-  test(
-    `the scenario catches a build with ${mutation}`,
-    async () => {
-      const binary = await mutatedBuild(mutation);
-      const report = await killScenario({
-        binary,
-        rounds: 12,
-        random: seededRandom(mutation),
-        stopEarly: true,
-      });
-      say(mutation, report);
-      expect(report.violations.length).toBeGreaterThan(0);
-    },
-    240_000,
-  );
+  test(`the scenario catches a build with ${mutation}`, async () => {
+    const binary = await mutatedBuild(mutation);
+    const report = await killScenario({
+      binary,
+      rounds: 12,
+      random: seededRandom(mutation),
+      stopEarly: true,
+    });
+    say(mutation, report);
+    expect(report.violations.length).toBeGreaterThan(0);
+  }, 240_000);
 }
 
 /** A build that is wrong on purpose, made by the build script itself. */
 async function mutatedBuild(mutation: string): Promise<string> {
   const root = join(import.meta.dir, "../..");
   const outfile = join(root, ".cache", `one_file_gateway-${mutation}`);
-  const build = Bun.spawn([process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", outfile], {
-    cwd: root,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const build = Bun.spawn(
+    [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", outfile],
+    {
+      cwd: root,
+      stdout: "pipe",
+      stderr: "pipe",
+    },
+  );
   if ((await build.exited) !== 0) throw new Error(await new Response(build.stderr).text());
   return outfile;
 }

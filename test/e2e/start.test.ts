@@ -1,6 +1,15 @@
 /** The command line and the start, as a user sees them: one clear line, the right exit code, nothing left behind. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
 
 const folders: TempFolder[] = [];
@@ -14,7 +23,10 @@ afterEach(() => {
 });
 
 /** Runs to the end and gives exit code and what was printed. */
-async function outcome(where: TempFolder, options: StartOptions): Promise<{ code: number; lines: string[]; out: string }> {
+async function outcome(
+  where: TempFolder,
+  options: StartOptions,
+): Promise<{ code: number; lines: string[]; out: string }> {
   const gateway = Gateway.launch(where, options);
   const code = await gateway.exited();
   return { code, lines: gateway.log.trim().split("\n"), out: gateway.out };
@@ -22,7 +34,9 @@ async function outcome(where: TempFolder, options: StartOptions): Promise<{ code
 
 async function withEvents(where: TempFolder, db: string, count: number): Promise<void> {
   await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
-  const lines = Array.from({ length: count }, (_, n) => JSON.stringify({ n, message: `mensagem ${n}`, type: "T" }));
+  const lines = Array.from({ length: count }, (_, n) =>
+    JSON.stringify({ n, message: `mensagem ${n}`, type: "T" }),
+  );
   expect((await gateway.postLines(lines.join("\n"))).status).toBe(200);
   await until("framed", () => (ringHead(where.ring)?.head ?? 0) === count + 1);
   expect(await gateway.stop()).toBe(0);
@@ -125,7 +139,9 @@ describe("a start that cannot be", () => {
 
   test("a temporary folder that is not there is named, with what to set", async () => {
     const where = folder();
-    const { code, lines } = await outcome(where, { env: { TMPDIR: where.file("nowhere"), BUN_TMPDIR: where.file("nowhere") } });
+    const { code, lines } = await outcome(where, {
+      env: { TMPDIR: where.file("nowhere"), BUN_TMPDIR: where.file("nowhere") },
+    });
     expect(code).toBe(1);
     expect(lines.join("\n")).toContain("TMPDIR");
   });
@@ -152,10 +168,7 @@ describe("whose files these are", () => {
     // A second run finds the checkpoint of the first shutdown, and prunes below the one of its own.
     await using gateway = await Gateway.start(where, { args: ["--db-path", db, "--max-backlog", "8"] });
     for (let n = 0; n < 4; n++) await gateway.post({ n, message: "mais uma" });
-    await until(
-      "pruned",
-      async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0,
-    );
+    await until("pruned", async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0);
     await gateway.stop();
     rmSync(db);
     const { code, lines } = await outcome(where, { args: ["--db-path", db] });
@@ -195,7 +208,10 @@ describe("whose files these are", () => {
     const where = folder();
     writeFileSync(where.ring, "somebody's shared memory");
     const gateway = Gateway.launch(where, {});
-    await until("it says so or ends", () => gateway.log.includes(where.ring) || gateway.process.exitCode !== null);
+    await until(
+      "it says so or ends",
+      () => gateway.log.includes(where.ring) || gateway.process.exitCode !== null,
+    );
     expect(readFileSync(where.ring, "utf8")).toBe("somebody's shared memory");
     await gateway.kill();
   });

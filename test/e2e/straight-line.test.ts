@@ -22,7 +22,7 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
   const total = messages.length + SINGLES;
   let frames: RingFrame[] = [];
   let viaApi: Uint8Array[] = [];
-  let listed: Record<string, unknown>[] = [];
+  const listed: Record<string, unknown>[] = [];
   const sent = new Map<number, { message: string; conversation_id: string; type: string }>();
 
   beforeAll(async () => {
@@ -78,7 +78,9 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
   });
 
   test("every acknowledged event is in the ring exactly once, ids without gaps", () => {
-    expect(frames.map((frame) => frame.frameId)).toEqual(Array.from({ length: total }, (_, index) => index + 1));
+    expect(frames.map((frame) => frame.frameId)).toEqual(
+      Array.from({ length: total }, (_, index) => index + 1),
+    );
     expect(new Set(frames.map((frame) => frame.eventSeq))).toEqual(new Set(sent.keys()));
   });
 
@@ -109,7 +111,9 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
   });
 
   test("/api/events lists every event once, newest first, fields as sent", () => {
-    expect(listed.map((event) => event.seq)).toEqual(Array.from({ length: total }, (_, index) => total - index));
+    expect(listed.map((event) => event.seq)).toEqual(
+      Array.from({ length: total }, (_, index) => total - index),
+    );
     for (const event of listed) {
       const original = sent.get(Number(event.seq));
       expect(event.message).toBe(original?.message);
