@@ -3,7 +3,16 @@
  * started again. What was promised is checked at the end against DuckDB, the ring and all that was seen on the way.
  */
 import { closeSync, existsSync, fstatSync, openSync, readSync, rmSync } from "node:fs";
-import { duckRows, Gateway, ringFrames, ringHead, type seededRandom, TempFolder, until } from "./gateway.ts";
+import {
+  apiFrames,
+  duckRows,
+  Gateway,
+  ringFrames,
+  ringHead,
+  type seededRandom,
+  TempFolder,
+  until,
+} from "./gateway.ts";
 
 export interface ScenarioOptions {
   readonly binary: string;
@@ -29,9 +38,25 @@ interface Sent {
   seq: number | null;
 }
 
-/** What one reader saw, whatever happened to the gateway: frame_id → event_seq. */
+/** What a frame means: its event, and a fingerprint of all that may never change (not sequence, nor the refill bit). */
+interface Meaning {
+  readonly eventSeq: number;
+  readonly fingerprint: bigint;
+}
+
+const REFILLED = 16;
+
+function meaningOf(frame: Uint8Array): Meaning {
+  const copy = frame.slice(8);
+  const view = new DataView(copy.buffer);
+  const flagsAt = 4202 - 8;
+  view.setUint16(flagsAt, view.getUint16(flagsAt, true) & ~REFILLED, true);
+  return { eventSeq: Number(view.getBigUint64(4192 - 8, true)), fingerprint: BigInt(Bun.hash(copy)) };
+}
+
+/** What one reader saw, whatever happened to the gateway. */
 class Follower {
-  readonly seen = new Map<number, number>();
+  readonly seen = new Map<number, Meaning>();
   readonly violations: string[] = [];
   #stop = false;
   readonly #done: Promise<void>;
@@ -65,7 +90,7 @@ class Follower {
             readSync(descriptor, frame, 0, 4224, at);
             const first = view.getBigUint64(0, true);
             const whole = BigInt(2 * (Math.floor(position / head.capacity) + 1));
-            const eventSeq = Number(view.getBigUint64(4192, true));
+            const meaning = meaningOf(frame);
             const id = Number(view.getBigUint64(8, true));
             readSync(descriptor, frame, 0, 8, at);
             readSync(descriptor, header, 0, 64, 0);
@@ -80,10 +105,10 @@ class Follower {
               continue;
             if (id !== position) this.violations.push(`slot of frame ${position} says ${id}`);
             const before = this.seen.get(position);
-            if (before !== undefined && before !== eventSeq) {
-              this.violations.push(`frame ${position} meant event ${before}, later ${eventSeq}`);
+            if (before !== undefined && before.fingerprint !== meaning.fingerprint) {
+              this.violations.push(`frame ${position} had two contents`);
             }
-            this.seen.set(position, eventSeq);
+            this.seen.set(position, meaning);
           }
           await Bun.sleep(1);
           if (fstatSync(descriptor).nlink === 0 || fstatSync(descriptor).ino !== inode) break;
@@ -227,6 +252,10 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     },
     60_000,
   );
+  const frames = new Map<number, Meaning>();
+  for (const frame of await apiFrames(last)) {
+    frames.set(Number(new DataView(frame.buffer).getBigUint64(8, true)), meaningOf(frame));
+  }
   await last.stop();
   await follower.stop();
   violations.push(...follower.violations);
@@ -253,9 +282,10 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
   if (framed.size !== enrichments.length) violations.push("an event has two frames in DuckDB");
   for (const row of events)
     if (!framed.has(Number(row.seq))) violations.push(`event ${row.seq} has no frame`);
-  for (const [frameId, seq] of follower.seen) {
-    if (eventOf.get(frameId) !== seq) {
-      violations.push(`a reader saw frame ${frameId} as event ${seq}, DuckDB has ${eventOf.get(frameId)}`);
+  for (const [frameId, seen] of follower.seen) {
+    const kept = frames.get(frameId);
+    if (kept?.fingerprint !== seen.fingerprint || kept.eventSeq !== eventOf.get(frameId)) {
+      violations.push(`a reader saw frame ${frameId} of event ${seen.eventSeq} otherwise than it is kept`);
     }
   }
   try {
