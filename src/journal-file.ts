@@ -92,30 +92,12 @@ function foreign(path: string, detail: string, hint = "choose another --db-path;
 }
 
 /**
- * Looks at the header of an existing file, as SQLite itself reads it but without locks, recovery or
- * any write: `immutable` promises that nobody else changes it, which the lock of PATH.lock holds.
- * The header of a journal is complete in the file itself, because it was made before WAL was on.
+ * Looks at the header of an existing file without writing to it or to anything beside it.
  * @throws GatewayError foreign_journal
  */
 function inspect(path: string, kind: JournalKind): void {
   if (statSync(path).size === 0) throw foreign(path, "the file is empty", "remove it if it is of no use to anybody");
-  let applicationId: number;
-  let version: number;
-  const flags = constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI;
-  const database = new Database(`${pathToFileURL(path).href}?immutable=1`, flags);
-  try {
-    // Without the WAL the file may be shorter than its header says; this makes SQLite read the header all the same.
-    database.run("PRAGMA writable_schema = ON");
-    applicationId = pragmaOf(database, "application_id");
-    version = pragmaOf(database, "user_version");
-  } catch (error) {
-    if (error instanceof SQLiteError && error.code === "SQLITE_NOTADB") {
-      throw foreign(path, "it is not a SQLite file");
-    }
-    throw error;
-  } finally {
-    database.close(true);
-  }
+  const { applicationId, version } = headerOf(path);
   if (applicationId !== APPLICATION_ID.kept && applicationId !== APPLICATION_ID.temporary) {
     throw foreign(path, "it is a SQLite file of another program");
   }
@@ -123,6 +105,44 @@ function inspect(path: string, kind: JournalKind): void {
     throw foreign(path, "it is or would be a temporary journal, which is never opened again");
   }
   checkVersion(path, version);
+}
+
+interface Header {
+  readonly applicationId: number;
+  readonly version: number;
+}
+
+/**
+ * SQLite reads it, because closing any other descriptor of the file would drop SQLite's locks on it.
+ * `immutable` means no locks, no WAL and no recovery; nobody else changes the file, which the lock of
+ * PATH.lock holds. A journal's header is complete without the WAL, since it was made before WAL was on.
+ */
+function headerOf(path: string): Header {
+  const read = (query: string): Header => {
+    const flags = constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI;
+    const database = new Database(`${pathToFileURL(path).href}?${query}`, flags);
+    try {
+      return { applicationId: pragmaOf(database, "application_id"), version: pragmaOf(database, "user_version") };
+    } finally {
+      database.close(true);
+    }
+  };
+  try {
+    return read("immutable=1");
+  } catch (error) {
+    const code = error instanceof SQLiteError ? error.code : undefined;
+    if (code === "SQLITE_NOTADB") throw foreign(path, "it is not a SQLite file");
+    if (code !== "SQLITE_CORRUPT") throw error;
+  }
+  // A kill inside a checkpoint leaves the file shorter than its header says. Only its WAL makes sense of it then;
+  // reading that needs an index beside the file, and writes nothing else.
+  const index = `${path}-shm`;
+  const before = existsSync(index);
+  try {
+    return read("mode=ro");
+  } finally {
+    if (!before) rmSync(index, { force: true });
+  }
 }
 
 function pragmaOf(database: Database, name: "application_id" | "user_version"): number {

@@ -104,6 +104,13 @@ function rowsOf(path: string, sql: string): unknown[][] {
   return looking(path, (database) => database.prepare(sql).values());
 }
 
+/** As where a checkpoint had copied page 1, with the new number of pages at byte 28, and not yet the others. */
+function claimMorePages(path: string): void {
+  const bytes = readFileSync(path);
+  bytes.writeUInt32BE(bytes.readUInt32BE(28) + 10, 28);
+  writeFileSync(path, bytes);
+}
+
 const seqsOf = (results: readonly { seq: number }[]): number[] => results.map(({ seq }) => seq);
 
 describe("appending", () => {
@@ -179,10 +186,12 @@ describe("appending", () => {
   test("a row that is refused fails its own call, not the group", async () => {
     using journal = openAt(newPath());
     const good = journal.append(keyed("a"), FROM);
-    const bad = failureOf(journal.append([event(), event({ key: "b" })], { ...FROM, source: null as never }));
+    const bad = failureOf(journal.append([event(), event({ key: "b", fields: { actor: 1n as never } })], FROM));
+    const other = failureOf(journal.append([event({ key: "b" })], { ...FROM, source: null as never }));
     const last = journal.append([event(), event({ key: "b" })], FROM);
     expect(seqsOf(await good)).toEqual([1]);
-    expect(String(await bad)).toContain("NOT NULL");
+    expect(String(await bad)).toContain("BigInt");
+    expect(String(await other)).toContain("NOT NULL");
     expect((await last).map(({ seq, duplicate }) => [seq, duplicate])).toEqual([[2, false], [3, false]]);
     expect(seqsOf(journal.unframedAfter(0, 10))).toEqual([1, 2, 3]);
   });
@@ -252,23 +261,45 @@ describe("keys", () => {
 
   test("keys are found in memory, on their way to the table and in it, over restarts at any point", async () => {
     const path = newPath();
-    const total = 40 * 60;
+    const total = 100 * 60;
+    const keysInMemoryMax = 1800;
     const keys = Array.from({ length: total }, (_, index) => `k${index}`);
-    let journal = openAt(path, { keysInMemoryMax: 700 });
+    let journal = openAt(path, { keysInMemoryMax });
+    const restartedWhileMoving: boolean[] = [];
     for (let from = 0; from < total; from += 60) {
       const fresh = await journal.append(keyed(...keys.slice(from, from + 60)), FROM);
       expect(seqsOf(fresh)).toEqual(Array.from({ length: 60 }, (_, index) => from + index + 1));
-      if (from % 300 === 0) {
+      if (from % 660 === 0) {
+        const [[logged = 0, moved = 0] = []] = rowsOf(
+          path,
+          "SELECT (SELECT sum(length(entries)) / 32 FROM dedup_log), (SELECT count(*) FROM dedup)",
+        ) as number[][];
+        restartedWhileMoving.push(logged + moved > from + 60);
         journal[Symbol.dispose]();
-        journal = openAt(path, { keysInMemoryMax: 700 });
+        journal = openAt(path, { keysInMemoryMax });
       }
       const old = keys.filter((_, index) => index < from + 60 && index % 17 === 0);
       const again = await journal.append(keyed(...old), FROM);
       expect(again.every(({ duplicate, seq }, index) => duplicate && seq === index * 17 + 1)).toBe(true);
     }
-    expect(rowsOf(path, "SELECT count(*) FROM dedup")[0]?.[0]).toBeGreaterThan(700);
-    expect(rowsOf(path, "SELECT sum(length(entries)) / 32 FROM dedup_log")[0]?.[0]).toBeLessThan(1500);
+    expect(restartedWhileMoving).toContain(true);
+    expect(rowsOf(path, "SELECT count(*) FROM dedup")[0]?.[0]).toBeGreaterThan(3000);
+    expect(rowsOf(path, "SELECT sum(length(entries)) / 32 FROM dedup_log")[0]?.[0]).toBeLessThan(2 * keysInMemoryMax);
     journal[Symbol.dispose]();
+  });
+
+  test("of a key that was used again after its window, the newer use counts, wherever both are", async () => {
+    using journal = openAt(newPath(), { keysInMemoryMax: 2 });
+    const at = (days: number, ...keys: string[]): Promise<AppendResult[]> =>
+      journal.append(keyed(...keys), { ...FROM, receivedUs: NOW_US + days * DAY_US });
+    await at(0, "k", "a");
+    await at(0, "b", "c");
+    const [second] = await at(9, "k", "d");
+    expect(second).toMatchObject({ seq: 5, duplicate: false });
+    await at(9, "e", "f");
+    await at(9, "g", "h");
+    expect(rowsOf(journal.path, "SELECT seq FROM dedup WHERE seq IN (1, 5) ORDER BY seq")).toEqual([[1], [5]]);
+    expect(await at(10, "k")).toMatchObject([{ seq: 5, duplicate: true }]);
   });
 
   test("keys past their window are forgotten in small steps, younger ones are not", async () => {
@@ -502,6 +533,15 @@ describe("the file", () => {
       for (const suffix of ["", "-wal"]) copyFileSync(from + suffix, path + suffix);
       database.close(true);
     },
+    "another program's SQLite file, killed in a checkpoint,": (path) => {
+      const from = `${path}.other`;
+      const database = new Database(from);
+      database.run("PRAGMA journal_mode = WAL");
+      database.run("CREATE TABLE t(a)");
+      for (const suffix of ["", "-wal"]) copyFileSync(from + suffix, path + suffix);
+      database.close(true);
+      claimMorePages(path);
+    },
     "a journal of a later version": (path) => {
       openAt(path)[Symbol.dispose]();
       const database = new Database(path);
@@ -534,6 +574,18 @@ describe("the file", () => {
     copyFileSync(`${elsewhere}-wal`, `${path}-wal`);
     expect(refusal(() => openAt(path)).code).toBe("journal_missing");
     expect(existsSync(path)).toBe(false);
+  });
+
+  test("a file that a kill left shorter than its header says is opened with its WAL", async () => {
+    const path = newPath();
+    const image = newPath();
+    using journal = openAt(path);
+    await journal.append(new Array(500).fill(event({ message: "x".repeat(200) })), FROM);
+    for (const suffix of ["", "-wal"]) copyFileSync(path + suffix, image + suffix);
+    claimMorePages(image);
+    using left = openAt(image);
+    expect([left.headSeq(), left.journalId]).toEqual([500, journal.journalId]);
+    expect(left.eventsAt([500])[0]?.message).toBe("x".repeat(200));
   });
 
   test("a creation that was cut short leaves nothing that is in the way", () => {

@@ -217,6 +217,46 @@ describe("whose files these are", () => {
   });
 });
 
+describe("a write-ahead log of DuckDB that cannot be replayed", () => {
+  test.each(["garbage from the start", "a flipped byte in the middle"])(
+    "%s: its rows come again from the journal",
+    async (how) => {
+      const where = folder();
+      const db = where.file("events.duckdb");
+      await withEvents(where, db, 20);
+      const killed = await Gateway.start(where, { args: ["--db-path", db] });
+      for (let n = 20; n < 60; n++) await killed.post({ n, message: `depois ${n}`, type: "T" });
+      await until("stored", async () => (await killed.metrics()).gateway_store_lag_frames === 0);
+      await killed.kill();
+      const wal = readFileSync(`${db}.wal`);
+      expect(wal.length).toBeGreaterThan(1000);
+      if (how.startsWith("garbage")) wal.fill(0xa5);
+      else wal[wal.length >> 1] = (wal[wal.length >> 1] ?? 0) ^ 0xff;
+      writeFileSync(`${db}.wal`, wal);
+      // DuckDB may refuse the log, or abort the process: then the next start finds what was counted.
+      let gateway = await Gateway.start(where, { args: ["--db-path", db] });
+      const stored = async (): Promise<boolean> => {
+        if (gateway.process.exitCode !== null)
+          gateway = await Gateway.start(where, { args: ["--db-path", db] });
+        const metrics = await gateway.metrics().catch(() => ({}) as Record<string, number>);
+        return (
+          metrics.gateway_head_seq === 60 &&
+          metrics.gateway_store_lag_frames === 0 &&
+          metrics.gateway_store_lag_events === 0
+        );
+      };
+      await until("every row is stored again", stored);
+      expect(await gateway.stop()).toBe(0);
+      if (how.startsWith("a flipped")) expect(gateway.log).toContain("was set aside");
+      const rows = await duckRows(db, "SELECT count(*) AS n, count(DISTINCT seq) AS d FROM events");
+      expect(rows[0]).toEqual({ n: 60n, d: 60n });
+      expect(
+        (await duckRows(db, "SELECT count(*) AS n, count(DISTINCT frame_id) AS d FROM enrichments"))[0],
+      ).toEqual({ n: 60n, d: 60n });
+    },
+  );
+});
+
 describe("a restart", () => {
   test("everything is still there, frame ids go on, and the ring is adopted", async () => {
     const where = folder();
