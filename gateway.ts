@@ -1,8 +1,7 @@
 /**
  * Composition root and command line: parse, wire, serve, drain. No domain logic; imported by nobody.
  */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { statfs } from "node:fs/promises";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { openRing, RingLock, ringFits } from "./collider.ts";
@@ -197,8 +196,9 @@ async function openStore(config: Config, home: Home, journal: Journal, log: Log)
 }
 
 /** Free bytes beside the journal, and what ingest needs: a twentieth of the disk, at most 256 MB. */
-async function freeDiskBytes(path: string): Promise<{ freeBytes: number; neededBytes: number }> {
-  const { bavail, blocks, bsize } = await statfs(dirname(path));
+function freeDiskBytes(path: string): { freeBytes: number; neededBytes: number } {
+  // Not asynchronous: the process's pool threads shall be started by the store's Worker, whose low priority they inherit.
+  const { bavail, blocks, bsize } = statfsSync(dirname(path));
   return { freeBytes: bavail * bsize, neededBytes: Math.min(256_000_000, (blocks * bsize) / 20) };
 }
 

@@ -18,8 +18,12 @@ const SMALL = Number(process.env.JOURNAL_BENCH_EVENTS ?? 300_000);
 function print(name: string, value: number, unit: string, baseline: number): void {
   const ratio = Number((value / baseline).toFixed(3));
   const rounded = value >= 100 ? Math.round(value) : Number(value.toFixed(2));
-  if (json) console.log(JSON.stringify({ name, value: rounded, unit, baseline: Math.round(baseline), ratio }));
-  else console.log(`${name.padEnd(44)} ${rounded.toLocaleString().padStart(10)} ${unit}  (${ratio} of ${Math.round(baseline).toLocaleString()})`);
+  if (json)
+    console.log(JSON.stringify({ name, value: rounded, unit, baseline: Math.round(baseline), ratio }));
+  else
+    console.log(
+      `${name.padEnd(44)} ${rounded.toLocaleString().padStart(10)} ${unit}  (${ratio} of ${Math.round(baseline).toLocaleString()})`,
+    );
 }
 
 async function inFolder<T>(run: (folder: string) => Promise<T> | T): Promise<T> {
@@ -43,7 +47,9 @@ function openAt(folder: string, limitBytes: number | null = null): Journal {
 
 /** An event whose body has about `bytes`. */
 function eventOf(bytes: number, key: string | null, index: number): ParsedEvent {
-  const message = "a message as people write it ".repeat(Math.ceil(bytes / 28)).slice(0, Math.max(0, bytes - 62));
+  const message = "a message as people write it "
+    .repeat(Math.ceil(bytes / 28))
+    .slice(0, Math.max(0, bytes - 62));
   const body = new TextEncoder().encode(
     JSON.stringify({ type: "UserMessage", conversation_id: `c-${index % 997}`, message }),
   );
@@ -105,7 +111,10 @@ function bare(folder: string, o: { total: number; batch: number; bytes: number }
   return perSecond;
 }
 
-async function appending(name: string, o: { total: number; batch: number; bytes: number; keys: boolean }): Promise<void> {
+async function appending(
+  name: string,
+  o: { total: number; batch: number; bytes: number; keys: boolean },
+): Promise<void> {
   await inFolder(async (folder) => {
     const baseline = bare(folder, o);
     using journal = openAt(folder);
@@ -132,11 +141,24 @@ await inFolder(async (folder) => {
   let startedMs = performance.now();
   while (framed < total) {
     const seqs = Array.from({ length: Math.min(256, total - framed) }, (_, index) => framed + index + 1);
-    const frames = seqs.map((seq) => ({ seq, decidedUs: 1, physics, vector: null, eventType: "UserMessage", intent: null, provenance: "{}" }));
+    const frames = seqs.map((seq) => ({
+      seq,
+      decidedUs: 1,
+      physics,
+      vector: null,
+      eventType: "UserMessage",
+      intent: null,
+      provenance: "{}",
+    }));
     await journal.decide(frames);
     framed += frames.length;
   }
-  print("decide, 256 a commit, no vector", (total / (performance.now() - startedMs)) * 1000, "frames/s", baseline);
+  print(
+    "decide, 256 a commit, no vector",
+    (total / (performance.now() - startedMs)) * 1000,
+    "frames/s",
+    baseline,
+  );
   startedMs = performance.now();
   let worstMs = 0;
   let steps = 0;
@@ -153,7 +175,12 @@ await inFolder(async (folder) => {
 await inFolder(async (folder) => {
   const limitBytes = 100_000_000;
   using journal = openAt(folder, limitBytes);
-  const { perSecond, msMax } = await appended(journal, { total: 4 * SMALL, batch: 500, bytes: 110, keys: false });
+  const { perSecond, msMax } = await appended(journal, {
+    total: 4 * SMALL,
+    batch: 500,
+    bytes: 110,
+    keys: false,
+  });
   print("temporary, 100 MB, 500 a commit, 110 B", perSecond, "events/s", 100_000);
   print("temporary, worst commit (drops included)", msMax, "ms", 50);
   const bytes = statSync(join(folder, "journal")).size + statSync(join(folder, "journal-wal")).size;

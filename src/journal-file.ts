@@ -3,10 +3,10 @@
  * Part of the journal.
  */
 
+import { constants, Database, SQLiteError, type SQLQueryBindings, type Statement } from "bun:sqlite";
 import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
-import { constants, Database, type SQLQueryBindings, SQLiteError, type Statement } from "bun:sqlite";
 import { GatewayError, messageOf } from "./errors.ts";
 
 const SCHEMA_VERSION = 1;
@@ -30,10 +30,6 @@ export const GENERATION_SUFFIXES: Readonly<Record<JournalKind, readonly string[]
   temporary: ["_a", "_b", "_c", "_d"],
 };
 
-export const EVENT_COLUMNS =
-  "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body";
-export const FRAME_COLUMNS = "frame_id, seq, decided_us, physics, vector, event_type, intent, provenance";
-
 export type Row = Record<string, SQLQueryBindings>;
 export type PreparedStatement = Statement<Row, SQLQueryBindings[]>;
 
@@ -47,9 +43,9 @@ function logsSql(suffix: string): string {
   const decided = (unique: string): string => `seq INTEGER NOT NULL${unique}, decided_us INTEGER NOT NULL,
     physics BLOB NOT NULL, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT NOT NULL`;
   return `
-    CREATE TABLE events${suffix}(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER NOT NULL, id TEXT NOT NULL,
-      type TEXT, message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT, source TEXT NOT NULL,
-      body BLOB NOT NULL);
+    CREATE TABLE events${suffix}(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER NOT NULL,
+      id TEXT NOT NULL, type TEXT, message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT,
+      source TEXT NOT NULL, body BLOB NOT NULL);
     CREATE TABLE frames${suffix}(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided(" UNIQUE")});
     CREATE TABLE answers${suffix}(answer_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided("")});
     CREATE INDEX answers_by_seq${suffix} ON answers${suffix}(seq);`;
@@ -59,7 +55,8 @@ function logsSql(suffix: string): string {
 function viewsSql(suffixes: readonly string[]): string {
   if (suffixes.length === 1) return "";
   const views = ["events", "frames", "answers"].map((name) => {
-    return `CREATE VIEW ${name} AS ${suffixes.map((suffix) => `SELECT * FROM ${name}${suffix}`).join(" UNION ALL ")};`;
+    const parts = suffixes.map((suffix) => `SELECT * FROM ${name}${suffix}`);
+    return `CREATE VIEW ${name} AS ${parts.join(" UNION ALL ")};`;
   });
   return views.join("\n");
 }
@@ -82,13 +79,25 @@ export function journalError(operation: string, path: string, thrown: unknown): 
     operation: `journal: ${operation}`,
     object: path,
     detail: code === "" ? messageOf(thrown) : `${messageOf(thrown)} (${code})`,
-    hint: full ? "make room on its disk; nothing that was acknowledged is lost" : "see what its disk and its folder say",
+    hint: full
+      ? "make room on its disk; nothing that was acknowledged is lost"
+      : "see what its disk and its folder say",
     cause: thrown,
   });
 }
 
-function foreign(path: string, detail: string, hint = "choose another --db-path; this file was left as it is"): GatewayError {
-  return new GatewayError({ code: "foreign_journal", operation: "journal: open", object: path, detail, hint });
+function foreign(
+  path: string,
+  detail: string,
+  hint = "choose another --db-path; this file was left as it is",
+): GatewayError {
+  return new GatewayError({
+    code: "foreign_journal",
+    operation: "journal: open",
+    object: path,
+    detail,
+    hint,
+  });
 }
 
 /**
@@ -96,7 +105,8 @@ function foreign(path: string, detail: string, hint = "choose another --db-path;
  * @throws GatewayError foreign_journal
  */
 function inspect(path: string, kind: JournalKind): void {
-  if (statSync(path).size === 0) throw foreign(path, "the file is empty", "remove it if it is of no use to anybody");
+  if (statSync(path).size === 0)
+    throw foreign(path, "the file is empty", "remove it if it is of no use to anybody");
   const { applicationId, version } = headerOf(path);
   if (applicationId !== APPLICATION_ID.kept && applicationId !== APPLICATION_ID.temporary) {
     throw foreign(path, "it is a SQLite file of another program");
@@ -122,7 +132,10 @@ function headerOf(path: string): Header {
     const flags = constants.SQLITE_OPEN_READONLY | constants.SQLITE_OPEN_URI;
     const database = new Database(`${pathToFileURL(path).href}?${query}`, flags);
     try {
-      return { applicationId: pragmaOf(database, "application_id"), version: pragmaOf(database, "user_version") };
+      return {
+        applicationId: pragmaOf(database, "application_id"),
+        version: pragmaOf(database, "user_version"),
+      };
     } finally {
       database.close(true);
     }
@@ -151,11 +164,19 @@ function pragmaOf(database: Database, name: "application_id" | "user_version"): 
 
 function checkVersion(path: string, version: number): void {
   if (version <= SCHEMA_VERSION) return;
-  throw foreign(path, `it is of version ${version}, this gateway knows ${SCHEMA_VERSION}`, "use the later gateway that wrote it");
+  throw foreign(
+    path,
+    `it is of version ${version}, this gateway knows ${SCHEMA_VERSION}`,
+    "use the later gateway that wrote it",
+  );
 }
 
 /** Makes a journal aside and renames it in, so that at its path there is nothing or a whole one. */
-function create(path: string, kind: JournalKind, o: { schemaSql: string; meta: Readonly<Record<string, string>> }): void {
+function create(
+  path: string,
+  kind: JournalKind,
+  o: { schemaSql: string; meta: Readonly<Record<string, string>> },
+): void {
   for (const left of [`${path}-wal`, `${path}-journal`]) {
     // SQLite would replay it into whatever file stands beside it.
     if (existsSync(left) && statSync(left).size > 0) {
@@ -183,7 +204,8 @@ function create(path: string, kind: JournalKind, o: { schemaSql: string; meta: R
       PRAGMA application_id = ${APPLICATION_ID[kind]};
       PRAGMA user_version = ${SCHEMA_VERSION};
       ${SCHEMA_SQL} ${o.schemaSql} ${suffixes.map(logsSql).join("")} ${viewsSql(suffixes)}`);
-    for (const [key, value] of Object.entries(o.meta)) database.run("INSERT INTO meta VALUES (?, ?)", [key, value]);
+    for (const [key, value] of Object.entries(o.meta))
+      database.run("INSERT INTO meta VALUES (?, ?)", [key, value]);
     database.run("COMMIT");
     database.run("PRAGMA journal_mode = WAL");
   } finally {
@@ -259,37 +281,5 @@ export class Inserter {
     for (const { cells: width, statement } of this.#statements) {
       for (; from + width <= cells.length; from += width) statement.run(...cells.slice(from, from + width));
     }
-  }
-}
-
-/** The tables of one generation. */
-export class Generation {
-  /** The first seq that is, or would be, in it. */
-  firstSeq = 1;
-  /** Rows of events there, those without a frame, and what was written since it is the current one. */
-  events = 0;
-  unframed = 0;
-  bytes = 0;
-  readonly insertEvents: Inserter;
-  readonly insertFrames: Inserter;
-  readonly suffix: string;
-  readonly #database: Database;
-  readonly #statements = new Map<string, PreparedStatement>();
-
-  constructor(database: Database, suffix: string) {
-    this.#database = database;
-    this.suffix = suffix;
-    this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
-    this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_COLUMNS})`, 8);
-  }
-
-  /** `sql` with `{events}`, `{frames}` and `{answers}` as the tables of this generation, prepared once. */
-  query(sql: string): PreparedStatement {
-    let statement = this.#statements.get(sql);
-    if (statement === undefined) {
-      statement = this.#database.prepare<Row, SQLQueryBindings[]>(sql.replace(/\{(\w+)\}/g, `$1${this.suffix}`));
-      this.#statements.set(sql, statement);
-    }
-    return statement;
   }
 }

@@ -13,7 +13,7 @@ import type { Database, SQLQueryBindings } from "bun:sqlite";
 import { Inserter, type PreparedStatement, type Row } from "./journal-file.ts";
 
 /** A repeat within this time is a duplicate: 8 days. */
-export const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
+const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
 /** A generation of `dedup` takes keys for this long and is looked at until its newest key is too old. */
 const GENERATION_US = DEDUP_WINDOW_US / 2;
 /** Keys of one look-up in `dedup`. */
@@ -23,12 +23,13 @@ const MERGE_KEYS_MIN = 512;
 
 export const KEYS_SCHEMA_SQL = `
   CREATE TABLE dedup_log(batch INTEGER PRIMARY KEY, entries BLOB NOT NULL);
-  CREATE TABLE dedup(generation INTEGER NOT NULL, key BLOB NOT NULL, seq INTEGER NOT NULL, received_us INTEGER NOT NULL,
-    PRIMARY KEY(generation, key)) WITHOUT ROWID;
-  CREATE TABLE dedup_generations(generation INTEGER PRIMARY KEY, started_us INTEGER NOT NULL, newest_us INTEGER NOT NULL);`;
+  CREATE TABLE dedup(generation INTEGER NOT NULL, key BLOB NOT NULL, seq INTEGER NOT NULL,
+    received_us INTEGER NOT NULL, PRIMARY KEY(generation, key)) WITHOUT ROWID;
+  CREATE TABLE dedup_generations(generation INTEGER PRIMARY KEY, started_us INTEGER NOT NULL,
+    newest_us INTEGER NOT NULL);`;
 
 /** The event that a key made. */
-export interface KnownKey {
+interface KnownKey {
   readonly seq: number;
   readonly receivedUs: number;
 }
@@ -76,7 +77,14 @@ class KeyTable {
     const larger = new KeyTable(bits);
     for (let slot = 0; slot < this.slots; slot++) {
       const seq = this.#seqs[slot] ?? 0;
-      if (seq !== 0) larger.#write(larger.#slot(this.#words, 4 * slot), this.#words, 4 * slot, seq, this.#receivedUs[slot] ?? 0);
+      if (seq !== 0)
+        larger.#write(
+          larger.#slot(this.#words, 4 * slot),
+          this.#words,
+          4 * slot,
+          seq,
+          this.#receivedUs[slot] ?? 0,
+        );
     }
     this.#bits = bits;
     this.#words = larger.#words;
@@ -94,7 +102,8 @@ class KeyTable {
     for (let slot = leading >>> (32 - this.#bits); ; slot = (slot + 1) & mask) {
       if (this.#seqs[slot] === 0) return slot;
       const base = 4 * slot;
-      if (table[base] === a && table[base + 1] === b && table[base + 2] === c && table[base + 3] === d) return slot;
+      if (table[base] === a && table[base + 1] === b && table[base + 2] === c && table[base + 3] === d)
+        return slot;
     }
   }
 
@@ -137,7 +146,7 @@ class KeyTable {
     this.#undo.length = 0;
   }
 
-  /** Up to about `limit` keys from `slot` on, as rows of `dedup`; `next` is where to go on, `slots` at the end. */
+  /** Up to `limit` keys from `slot` on, as rows of `dedup`; `next` is where to go on, `slots` at the end. */
   rowsFrom(slot: number, limit: number, generation: number): { rows: SQLQueryBindings[]; next: number } {
     const rows: SQLQueryBindings[] = [];
     const bytes = new Uint8Array(this.#words.buffer);
@@ -199,7 +208,9 @@ export class Keys {
     this.#forgetful = o.forgetful;
     const prepare = (sql: string): PreparedStatement => database.prepare<Row, SQLQueryBindings[]>(sql);
     const places = new Array(LOOKUP_KEYS).fill("?").join(",");
-    this.#lookUp = prepare(`SELECT key, seq, received_us FROM dedup WHERE generation = ? AND key IN (${places})`);
+    this.#lookUp = prepare(
+      `SELECT key, seq, received_us FROM dedup WHERE generation = ? AND key IN (${places})`,
+    );
     this.#log = prepare("INSERT INTO dedup_log(entries) VALUES (?)");
     this.#unlog = prepare("DELETE FROM dedup_log WHERE batch <= ?");
     this.#setGeneration = prepare(
@@ -209,7 +220,11 @@ export class Keys {
     this.#boundary = prepare("SELECT key FROM dedup WHERE generation = ? ORDER BY key LIMIT 1 OFFSET ?");
     this.#deleteTo = prepare("DELETE FROM dedup WHERE generation = ? AND key < ?");
     this.#deleteAll = prepare("DELETE FROM dedup WHERE generation = ?");
-    this.#merge = new Inserter(database, "INSERT OR REPLACE INTO dedup(generation, key, seq, received_us)", 4);
+    this.#merge = new Inserter(
+      database,
+      "INSERT OR REPLACE INTO dedup(generation, key, seq, received_us)",
+      4,
+    );
     this.#generations = prepare("SELECT * FROM dedup_generations ORDER BY generation")
       .all()
       .map((row) => ({
@@ -261,7 +276,10 @@ export class Keys {
     });
     // The newest generation first: what stands there is the newer use of a key.
     for (const { generation } of this.#generations.toReversed()) {
-      this.#findStored(generation, missing.filter((index) => !this.#known.has(index)));
+      this.#findStored(
+        generation,
+        missing.filter((index) => !this.#known.has(index)),
+      );
     }
   }
 
@@ -322,7 +340,8 @@ export class Keys {
     // At least twice as many as come in, so that it ends before there are as many again.
     const limit = Math.max(MERGE_KEYS_MIN, 2 * this.#table.mark);
     const { rows, next } = table.rowsFrom(nextSlot, limit, generation.generation);
-    if (nextSlot === 0) this.#setGeneration.run(generation.generation, generation.startedUs, generation.newestUs);
+    if (nextSlot === 0)
+      this.#setGeneration.run(generation.generation, generation.startedUs, generation.newestUs);
     this.#merge.insert(rows);
     if (next === table.slots) this.#unlog.run(lastBatch);
     this.#merged = { nextSlot: next, generation };

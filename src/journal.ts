@@ -17,15 +17,12 @@
  * is emptied; its next transaction finds the rows gone.
  */
 
+import { type Database, SQLiteError, type SQLQueryBindings } from "bun:sqlite";
 import { statSync } from "node:fs";
-import { type Database, type SQLQueryBindings, SQLiteError } from "bun:sqlite";
 import { GatewayError, messageOf } from "./errors.ts";
-import type { EventFields, ParsedEvent } from "./event.ts";
+import type { ParsedEvent } from "./event.ts";
 import { PHYSICS_BYTES } from "./frame.ts";
 import {
-  FRAME_COLUMNS,
-  Generation,
-  GENERATION_SUFFIXES,
   isFileFailure,
   type JournalKind,
   journalError,
@@ -33,7 +30,32 @@ import {
   type PreparedStatement,
   type Row,
 } from "./journal-file.ts";
-import { Keys, KEYS_SCHEMA_SQL } from "./journal-keys.ts";
+import { KEYS_SCHEMA_SQL, Keys } from "./journal-keys.ts";
+import { type Heads, Logs } from "./journal-logs.ts";
+import {
+  type AppendResult,
+  type ConversationMotion,
+  type DecidedFrame,
+  EventsGone,
+  eventId,
+  idPrefix,
+  idRest,
+  type JournalCursors,
+  type JournalEvent,
+  type Label,
+  type StoredFrame,
+} from "./journal-rows.ts";
+
+export type {
+  AppendResult,
+  ConversationMotion,
+  DecidedFrame,
+  JournalCursors,
+  JournalEvent,
+  Label,
+  StoredFrame,
+} from "./journal-rows.ts";
+export { EventsGone, eventId } from "./journal-rows.ts";
 
 export interface JournalOptions {
   /** PATH.journal. */
@@ -49,154 +71,18 @@ export interface JournalOptions {
   readonly keysInMemoryMax?: number;
 }
 
-/** An event as it stands in the journal. */
-export interface JournalEvent {
-  /** From 1, without gaps; never used again. */
-  readonly seq: number;
-  readonly receivedUs: number;
-  /** The sender's, else a UUIDv7. */
-  readonly id: string;
-  readonly type: string | null;
-  readonly message: string | null;
-  readonly conversationId: string | null;
-  readonly timestampUs: number | null;
-  readonly fields: EventFields | null;
-  /** The bytes that came. */
-  readonly body: Uint8Array;
-}
-
-export interface AppendResult {
-  /** Of a duplicate: the first one's. */
-  readonly seq: number;
-  readonly id: string;
-  readonly duplicate: boolean;
-}
-
-/** What is decided about an event, once and for ever. */
-export interface DecidedFrame {
-  readonly seq: number;
-  readonly decidedUs: number;
-  /** PHYSICS_BYTES. */
-  readonly physics: Uint8Array;
-  /** The leading `semantic_dim` floats; null: none, or of an embedder whose vectors are computed again. */
-  readonly vector: Float32Array | null;
-  readonly eventType: string | null;
-  readonly intent: string | null;
-  /** JSON. */
-  readonly provenance: string;
-}
-
-export interface StoredFrame extends DecidedFrame {
-  /** From 1, without gaps; never used again. */
-  readonly frameId: number;
-}
-
-export interface Label {
-  readonly kind: "intent" | "type" | "model";
-  readonly id: number;
-  readonly label: string;
-  /** Of a model: the width of its vectors; else 0. */
-  readonly dim: number;
-}
-
-/** Up to which row of each log something holds; 0: none. */
-export interface JournalCursors {
-  readonly seq: number;
-  readonly frameId: number;
-  readonly answerId: number;
-}
-
-/** The motion of a conversation, from an event that has its frame. */
-export interface ConversationMotion {
-  readonly frameId: number;
-  readonly conversationId: string;
-  /** The event's own timestamp, else its receipt. */
-  readonly timestampUs: number;
-  readonly decidedUs: number;
-}
-
-/** What a `decide` rejects with when events are not in the journal (any more); nothing of that call was stored. */
-export class EventsGone extends GatewayError {
-  readonly seqs: readonly number[];
-
-  constructor(path: string, seqs: readonly number[]) {
-    super({
-      code: "not_found",
-      operation: "journal: decide",
-      object: path,
-      detail: `${seqs.length} of the events are not there (any more), the first is ${seqs[0]}`,
-      hint: "a temporary journal drops its oldest events at its bound; decide the others without them",
-    });
-    this.seqs = seqs;
-  }
-}
-
 /** Rows of one transaction; a single call may hold more. */
-export const GROUP_ROWS_MAX = 4096;
+const GROUP_ROWS_MAX = 4096;
 /** Bytes of bodies and messages in one transaction; a single call may hold more. */
-export const GROUP_BYTES_MAX = 16 * 1024 * 1024;
+const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 /** Events that leave in one transaction. */
-export const PRUNE_EVENTS_MAX = 1000;
+const PRUNE_EVENTS_MAX = 1000;
 
 /** The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10 ms). */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;
 const KEYS_IN_MEMORY_MAX = 65_536;
 /** What a row takes beside its bodies, messages and vectors, roughly. */
 const ROW_BYTES = 128;
-
-const EVENT_READ = "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, body";
-
-/** The first part of a UUIDv7, up to 14 bits of the journal; the same for all events of one receipt. */
-function idPrefix(receivedUs: number, journalId: number): string {
-  const ms = Math.floor(receivedUs / 1000)
-    .toString(16)
-    .padStart(12, "0");
-  const us = (receivedUs % 1000).toString(16).padStart(3, "0");
-  const variant = (0x8000 | (journalId >>> 18)).toString(16);
-  return `${ms.slice(0, 8)}-${ms.slice(8)}-7${us}-${variant}-`;
-}
-
-/** The rest: 18 bits of the journal, 30 of seq. */
-function idRest(journalId: number, seq: number): string {
-  return ((journalId & 0x3ffff) * 2 ** 30 + (seq % 2 ** 30)).toString(16).padStart(12, "0");
-}
-
-/**
- * The id of an event whose sender gave none: a UUIDv7 (RFC 9562) of nothing but these three, so that a
- * repeat is told the same id when the event itself has left the journal. Its random bits are the µs
- * of the receipt (12 bits), the journal (32) and seq (30).
- */
-export function eventId(receivedUs: number, journalId: number, seq: number): string {
-  return idPrefix(receivedUs, journalId) + idRest(journalId, seq);
-}
-
-function eventOf(row: Row): JournalEvent {
-  return {
-    seq: row.seq as number,
-    receivedUs: row.received_us as number,
-    id: row.id as string,
-    type: row.type as string | null,
-    message: row.message as string | null,
-    conversationId: row.conversation_id as string | null,
-    timestampUs: row.timestamp_us as number | null,
-    fields: row.fields === null ? null : (JSON.parse(row.fields as string) as EventFields),
-    body: row.body as Uint8Array,
-  };
-}
-
-function frameOf(row: Row): StoredFrame {
-  const vector = row.vector as Uint8Array | null;
-  return {
-    frameId: row.frame_id as number,
-    seq: row.seq as number,
-    decidedUs: row.decided_us as number,
-    physics: row.physics as Uint8Array,
-    vector: vector === null ? null : new Float32Array(vector.slice().buffer),
-    eventType: row.event_type as string | null,
-    intent: row.intent as string | null,
-    provenance: row.provenance as string,
-  };
-}
 
 interface AppendCall {
   readonly kind: "append";
@@ -224,13 +110,9 @@ interface DecideCall {
 type Call = AppendCall | DecideCall;
 
 /** What a transaction makes of the counters; taken over when it has committed. */
-interface Counters {
-  headSeq: number;
-  headFrameId: number;
+interface Counters extends Heads {
   /** Every event up to here has its frame, or is gone: where the search for unframed ones begins. */
   framedTo: number;
-  /** The newest event that ever got a frame. */
-  framedMax: number;
 }
 
 export class Journal implements Disposable {
@@ -244,9 +126,12 @@ export class Journal implements Disposable {
 
   readonly #database: Database;
   /** Of a temporary journal: what its tables, its WAL and a group may take. */
-  readonly #bounds: { readonly tablesBytes: number; readonly walBytes: number; readonly groupBytes: number } | null;
-  /** Oldest first. New events go to the last. */
-  readonly #generations: Generation[];
+  readonly #bounds: {
+    readonly tablesBytes: number;
+    readonly walBytes: number;
+    readonly groupBytes: number;
+  } | null;
+  readonly #logs: Logs;
   readonly #keys: Keys;
   readonly #begin: PreparedStatement;
   readonly #commit: PreparedStatement;
@@ -297,7 +182,7 @@ export class Journal implements Disposable {
       this.#putMeta = prepare(
         "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
       );
-      this.#generations = GENERATION_SUFFIXES[kind].map((suffix) => new Generation(database, suffix));
+      this.#logs = new Logs(database, kind);
       this.#keys = new Keys(database, {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
@@ -305,7 +190,9 @@ export class Journal implements Disposable {
       this.journalId = Number(this.meta("journal.id"));
       this.sameBoot = this.meta("journal.boot") === o.bootId;
       if (!this.sameBoot) this.setMeta("journal.boot", o.bootId);
-      const pruned = JSON.parse(this.meta("journal.pruned") ?? '{"seq":0,"frameId":0,"answerId":0,"events":0}');
+      const pruned = JSON.parse(
+        this.meta("journal.pruned") ?? '{"seq":0,"frameId":0,"answerId":0,"events":0}',
+      );
       this.#pruned = { seq: pruned.seq, frameId: pruned.frameId, answerId: pruned.answerId };
       this.#gone = pruned.events;
       this.#counters = this.#readCounters();
@@ -316,17 +203,7 @@ export class Journal implements Disposable {
   }
 
   #readCounters(): Counters {
-    const counters = { headSeq: 0, headFrameId: 0, framedTo: Number(this.meta("journal.framed_to") ?? 0), framedMax: 0 };
-    const sql = `SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events' || ?1) AS events,
-      (SELECT seq FROM sqlite_sequence WHERE name = 'frames' || ?1) AS frames,
-      (SELECT max(seq) FROM {frames}) AS framed`;
-    for (const generation of this.#generations) {
-      const row = generation.query(sql).get(generation.suffix);
-      counters.headSeq = Math.max(counters.headSeq, (row?.events as number | null) ?? 0);
-      counters.headFrameId = Math.max(counters.headFrameId, (row?.frames as number | null) ?? 0);
-      counters.framedMax = Math.max(counters.framedMax, (row?.framed as number | null) ?? 0);
-    }
-    return counters;
+    return { ...this.#logs.heads(), framedTo: Number(this.meta("journal.framed_to") ?? 0) };
   }
 
   // ------------------------------------------------------------------------------------------ groups
@@ -344,7 +221,18 @@ export class Journal implements Disposable {
     const settle = Promise.withResolvers<AppendResult[]>();
     const { source, receivedUs } = o;
     const rows = events.length;
-    this.#enqueue({ kind: "append", events, source, receivedUs, rows, bytes, results: [], stored: [], failure: undefined, settle });
+    this.#enqueue({
+      kind: "append",
+      events,
+      source,
+      receivedUs,
+      rows,
+      bytes,
+      results: [],
+      stored: [],
+      failure: undefined,
+      settle,
+    });
     return settle.promise;
   }
 
@@ -358,11 +246,20 @@ export class Journal implements Disposable {
   decide(frames: readonly DecidedFrame[]): Promise<number> {
     let bytes = 0;
     for (const { physics, vector } of frames) {
-      if (physics.byteLength !== PHYSICS_BYTES) throw new Error(`journal: ${physics.byteLength} bytes of physics`);
+      if (physics.byteLength !== PHYSICS_BYTES)
+        throw new Error(`journal: ${physics.byteLength} bytes of physics`);
       bytes += PHYSICS_BYTES + (vector?.byteLength ?? 0);
     }
     const settle = Promise.withResolvers<number>();
-    this.#enqueue({ kind: "decide", frames, rows: frames.length, bytes, firstFrameId: 0, failure: undefined, settle });
+    this.#enqueue({
+      kind: "decide",
+      frames,
+      rows: frames.length,
+      bytes,
+      firstFrameId: 0,
+      failure: undefined,
+      settle,
+    });
     return settle.promise;
   }
 
@@ -385,7 +282,9 @@ export class Journal implements Disposable {
       for (const call of group) call.failure ??= journalError(call.kind, this.path, error);
     }
     try {
-      const events = group.flatMap((call) => (call.kind === "append" && call.failure === undefined ? call.stored : []));
+      const events = group.flatMap((call) =>
+        call.kind === "append" && call.failure === undefined ? call.stored : [],
+      );
       if (events.length > 0) this.onCommitted({ events });
     } finally {
       // What is committed is acknowledged, whatever the listener makes of it.
@@ -421,7 +320,7 @@ export class Journal implements Disposable {
       // A row was refused. Now each call stands for itself, and only that row's call fails.
       this.#transact(() => this.#storeOneByOne([...appends, ...decides]));
     }
-    const current = this.#current();
+    const { current } = this.#logs;
     for (const call of appends) {
       current.bytes += call.bytes + call.rows * ROW_BYTES;
       if (call.failure !== undefined) continue;
@@ -432,7 +331,7 @@ export class Journal implements Disposable {
       current.bytes += call.bytes + call.rows * ROW_BYTES;
       if (call.failure !== undefined) continue;
       for (const { seq } of call.frames) {
-        const generation = this.#generationOf(seq);
+        const generation = this.#logs.of(seq);
         if (generation !== undefined) generation.unframed -= 1;
       }
     }
@@ -444,7 +343,11 @@ export class Journal implements Disposable {
       const mark = this.#keys.mark;
       this.#database.run("SAVEPOINT one_call");
       try {
-        counters = this.#storeCalls(call.kind === "append" ? [call] : [], call.kind === "decide" ? [call] : [], counters);
+        counters = this.#storeCalls(
+          call.kind === "append" ? [call] : [],
+          call.kind === "decide" ? [call] : [],
+          counters,
+        );
       } catch (error) {
         if (isFileFailure(error)) throw error;
         call.failure = rowFailure(call.kind, error);
@@ -520,7 +423,8 @@ export class Journal implements Disposable {
         if (event.key !== null) {
           const first = this.#keys.find(++keyIndex, receivedUs);
           if (first !== null) {
-            if (event.id === null) nameless.push({ call, index: call.results.length, receivedUs: first.receivedUs });
+            if (event.id === null)
+              nameless.push({ call, index: call.results.length, receivedUs: first.receivedUs });
             call.results.push({ seq: first.seq, id: event.id ?? "", duplicate: true });
             continue;
           }
@@ -534,99 +438,43 @@ export class Journal implements Disposable {
         call.results.push({ seq, id, duplicate: false });
       }
     }
-    this.#current().insertEvents.insert(cells);
+    this.#logs.insertEvents(cells);
     this.#keys.log();
     for (const { call, index, receivedUs } of nameless) {
       const seq = call.results[index]?.seq ?? 0;
-      call.results[index] = { seq, id: this.#idOf(seq, receivedUs), duplicate: true };
+      const id = this.#logs.idOf(seq) ?? eventId(receivedUs, this.journalId, seq);
+      call.results[index] = { seq, id, duplicate: true };
     }
-  }
-
-  /** The id event `seq` was given; of one that has left the journal, the derived one. */
-  #idOf(seq: number, receivedUs: number): string {
-    const row = this.#generationOf(seq)?.query("SELECT id FROM {events} WHERE seq = ?").get(seq);
-    return (row?.id as string | undefined) ?? eventId(receivedUs, this.journalId, seq);
   }
 
   #storeFrames(calls: readonly DecideCall[], counters: Counters): void {
-    const cells = new Map<Generation, SQLQueryBindings[]>(this.#generations.map((generation) => [generation, []]));
     for (const call of calls) {
-      const gone = this.#missing(call.frames.map(({ seq }) => seq));
+      const gone = this.#logs.missing(call.frames.map(({ seq }) => seq));
       if (gone.length > 0) throw new EventsGone(this.path, gone);
       call.firstFrameId = counters.headFrameId + 1;
-      for (const { seq, decidedUs, physics, vector, eventType, intent, provenance } of call.frames) {
-        const frameId = ++counters.headFrameId;
-        const blob = vector === null ? null : new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
-        const generation = this.#generationOf(seq);
-        if (generation === undefined) throw new Error(`journal: event ${seq} has no generation`);
-        cells.get(generation)?.push(frameId, seq, decidedUs, physics, blob, eventType, intent, provenance);
-        if (seq > counters.framedMax) counters.framedMax = seq;
-      }
+      counters.headFrameId += call.frames.length;
     }
-    for (const [generation, rows] of cells) generation.insertFrames.insert(rows);
+    const frames = calls.flatMap((call) => call.frames);
+    this.#logs.insertFrames(frames, counters.headFrameId - frames.length + 1);
     const before = counters.framedTo;
-    const seqs = calls.flatMap((call) => call.frames.map(({ seq }) => seq)).sort((a, b) => a - b);
-    for (const seq of seqs) if (seq === counters.framedTo + 1) counters.framedTo = seq;
-    if (counters.framedTo < counters.framedMax) this.#advanceFramed(counters);
+    for (const seq of frames.map((frame) => frame.seq).sort((a, b) => a - b)) {
+      if (seq === counters.framedTo + 1) counters.framedTo = seq;
+      counters.framedMax = Math.max(counters.framedMax, seq);
+    }
+    counters.framedTo = this.#logs.framedTo(counters.framedTo, counters.framedMax);
     if (counters.framedTo > before) this.#putMeta.run("journal.framed_to", String(counters.framedTo));
   }
 
-  /** Those of `seqs` that have no row of events. */
-  #missing(seqs: readonly number[]): number[] {
-    const present = `FROM json_each(?) j CROSS JOIN {events} e ON e.seq = j.value`;
-    const json = JSON.stringify(seqs);
-    let count = 0;
-    for (const generation of this.#generations) {
-      count += generation.query(`SELECT count(*) AS count ${present}`).get(json)?.count as number;
-    }
-    if (count === seqs.length) return [];
-    const there = this.#generations.flatMap((generation) =>
-      generation.query(`SELECT e.seq AS seq ${present}`).all(json).map((row) => row.seq),
-    );
-    return seqs.filter((seq) => !there.includes(seq));
-  }
-
-  /** Moves `framedTo` over what was framed out of order, as far as a few look-ups reach. */
-  #advanceFramed(counters: Counters): void {
-    const step = 64;
-    const sql = `SELECT seq, EXISTS(SELECT 1 FROM {frames} f WHERE f.seq = e.seq) AS framed
-      FROM {events} e WHERE seq > ? ORDER BY seq LIMIT ${step}`;
-    for (let turn = 0; turn < 64 && counters.framedTo < counters.framedMax; turn++) {
-      const rows = this.#each((generation) => generation.query(sql).all(counters.framedTo)).slice(0, step);
-      const open = rows.find((row) => row.framed === 0);
-      if (open !== undefined) {
-        counters.framedTo = (open.seq as number) - 1;
-        return;
-      }
-      counters.framedTo = rows.length < step ? counters.framedMax : (rows.at(-1)?.seq as number);
-    }
-  }
-
-  // ------------------------------------------------------------------------------------- generations
-
-  #current(): Generation {
-    const generation = this.#generations.at(-1);
-    if (generation === undefined) throw new Error("journal: no generation");
-    return generation;
-  }
-
-  #generationOf(seq: number): Generation | undefined {
-    return this.#generations.findLast((generation) => seq >= generation.firstSeq);
-  }
-
-  /** Rows of all generations, the oldest generation's first. */
-  #each<T>(read: (generation: Generation) => T[]): T[] {
-    return this.#generations.flatMap(read);
-  }
+  // ------------------------------------------------------------------------------------------- bound
 
   /** Empties the oldest generation of a temporary journal when the bound would be passed or the newest has its share. */
   #makeRoom(group: readonly Call[]): void {
     if (this.#bounds === null) return;
     const { tablesBytes, walBytes, groupBytes } = this.#bounds;
     const incoming = group.reduce((sum, call) => sum + call.bytes + call.rows * ROW_BYTES, 0);
-    for (let turn = 0; turn < this.#generations.length; turn++) {
+    for (let turn = 0; turn < this.#logs.generations; turn++) {
       const full = this.#usedBytes() + incoming > tablesBytes;
-      if (!full && this.#current().bytes < tablesBytes / this.#generations.length) break;
+      if (!full && this.#logs.current.bytes < tablesBytes / this.#logs.generations) break;
       this.#rotate();
     }
     // A reader that sat on the WAL kept it from starting over; it is cut as soon as nobody does.
@@ -635,17 +483,11 @@ export class Journal implements Disposable {
   }
 
   #rotate(): void {
-    const [oldest, next] = this.#generations;
-    if (oldest === undefined || next === undefined) throw new Error("journal: there is only one generation");
-    this.#change("drop the oldest events", () => {
-      // Without WHERE, SQLite frees whole pages without a look at the rows.
-      for (const name of ["events", "frames", "answers"]) oldest.query(`DELETE FROM {${name}}`).run();
-    });
-    this.#gone += oldest.events;
-    this.#dropped += oldest.unframed;
-    this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, next.firstSeq - 1) };
-    Object.assign(oldest, { events: 0, unframed: 0, bytes: 0, firstSeq: this.#counters.headSeq + 1 });
-    this.#generations.push(...this.#generations.splice(0, 1));
+    this.#change("drop the oldest events", () => this.#logs.emptyOldest());
+    const { events, unframed, oldestSeq } = this.#logs.rotate(this.#counters.headSeq + 1);
+    this.#gone += events;
+    this.#dropped += unframed;
+    this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, oldestSeq - 1) };
   }
 
   #usedBytes(): number {
@@ -667,35 +509,22 @@ export class Journal implements Disposable {
   /** Events above `seq` that have no frame, ascending, at most `limit`. */
   unframedAfter(seq: number, limit: number): JournalEvent[] {
     const after = Math.max(seq, this.#counters.framedTo);
-    const sql = `SELECT ${EVENT_READ} FROM {events} e
-      WHERE seq > ? AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = e.seq) ORDER BY seq LIMIT ?`;
-    const rows = this.#reading(() => this.#each((generation) => generation.query(sql).all(after, limit)));
-    return rows.slice(0, limit).map(eventOf);
+    return this.#reading(() => this.#logs.unframedAfter(after, limit));
   }
 
   /** The events of these numbers, in their order; null where there is none (any more). */
   eventsAt(seqs: readonly number[]): (JournalEvent | null)[] {
-    const sql = `SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`;
-    return this.#reading(() =>
-      seqs.map((seq) => {
-        const row = this.#generationOf(seq)?.query(sql).get(seq) ?? null;
-        return row === null ? null : eventOf(row);
-      }),
-    );
+    return this.#reading(() => seqs.map((seq) => this.#logs.eventAt(seq)));
   }
 
   /** Frames from `frameId` on that are still here, ascending, at most `limit`. */
   framesFrom(frameId: number, limit: number): StoredFrame[] {
-    const sql = `SELECT ${FRAME_COLUMNS} FROM {frames} WHERE frame_id >= ? ORDER BY frame_id LIMIT ?`;
-    const rows = this.#reading(() => this.#each((generation) => generation.query(sql).all(frameId, limit)));
-    return rows.sort(byFrameId).slice(0, limit).map(frameOf);
+    return this.#reading(() => this.#logs.framesFrom(frameId, limit));
   }
 
   /** The frame of event `seq`; null where there is none (yet, or any more). */
   frameOf(seq: number): StoredFrame | null {
-    const sql = `SELECT ${FRAME_COLUMNS} FROM {frames} WHERE seq = ?`;
-    const row = this.#reading(() => this.#generationOf(seq)?.query(sql).get(seq) ?? null);
-    return row === null ? null : frameOf(row);
+    return this.#reading(() => this.#logs.frameOf(seq));
   }
 
   /**
@@ -703,18 +532,7 @@ export class Journal implements Disposable {
    * `limit` above it.
    */
   recentConversations(limit: number, afterFrameId?: number): ConversationMotion[] {
-    const onwards = afterFrameId !== undefined;
-    const sql = `SELECT frame_id, conversation_id, coalesce(timestamp_us, received_us) AS timestamp_us, decided_us
-      FROM {frames} f JOIN {events} e ON e.seq = f.seq WHERE conversation_id IS NOT NULL AND frame_id > ?
-      ORDER BY frame_id ${onwards ? "ASC" : "DESC"} LIMIT ?`;
-    const rows = this.#reading(() => this.#each((generation) => generation.query(sql).all(afterFrameId ?? 0, limit)));
-    rows.sort(byFrameId);
-    return (onwards ? rows.slice(0, limit) : rows.slice(Math.max(0, rows.length - limit))).map((row) => ({
-      frameId: row.frame_id as number,
-      conversationId: row.conversation_id as string,
-      timestampUs: row.timestamp_us as number,
-      decidedUs: row.decided_us as number,
-    }));
+    return this.#reading(() => this.#logs.recentConversations(limit, afterFrameId));
   }
 
   /** What has not left the journal. `events` costs nothing; `bytes`, of pages in use, is asked of SQLite when read. */
@@ -752,21 +570,7 @@ export class Journal implements Disposable {
    */
   prune(to: JournalCursors, maxEvents = PRUNE_EVENTS_MAX): number {
     const limit = Math.min(Math.max(1, maxEvents), PRUNE_EVENTS_MAX);
-    const sql = `SELECT frame_id, seq, (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
-      FROM {frames} f WHERE frame_id <= ? ORDER BY frame_id LIMIT ?`;
-    const oldest = this.#reading(() =>
-      this.#each((generation) =>
-        generation.query(sql).all(to.frameId, limit).map((row) => ({
-          generation,
-          frameId: row.frame_id as number,
-          seq: row.seq as number,
-          answerId: (row.answer_id as number | null) ?? 0,
-        })),
-      ),
-    );
-    oldest.sort((a, b) => a.frameId - b.frameId);
-    const stop = oldest.findIndex(({ seq, answerId }) => seq > to.seq || answerId > to.answerId);
-    const leaving = oldest.slice(0, Math.min(limit, stop === -1 ? oldest.length : stop));
+    const leaving = this.#reading(() => this.#logs.leaving(to, limit));
     if (leaving.length === 0) return 0;
     const pruned = leaving.reduce(
       (sum, { frameId, seq, answerId }) => ({
@@ -778,14 +582,7 @@ export class Journal implements Disposable {
     );
     const events = this.#gone + leaving.length;
     this.#change("prune", () => {
-      for (const generation of this.#generations) {
-        const seqs = leaving.filter((row) => row.generation === generation).map(({ seq }) => seq);
-        if (seqs.length === 0) continue;
-        for (const name of ["answers", "frames", "events"]) {
-          const statement = generation.query(`DELETE FROM {${name}} WHERE seq IN (SELECT value FROM json_each(?))`);
-          statement.run(JSON.stringify(seqs));
-        }
-      }
+      this.#logs.remove(leaving);
       this.#putMeta.run("journal.pruned", JSON.stringify({ ...pruned, events }));
     });
     for (const { generation } of leaving) generation.events -= 1;
@@ -843,7 +640,9 @@ export class Journal implements Disposable {
 
   /** All labels, in the order of kind and id. */
   labels(): Label[] {
-    const rows = this.#reading(() => this.#current().query("SELECT * FROM labels ORDER BY kind, id").all());
+    const rows = this.#reading(() =>
+      this.#logs.current.query("SELECT * FROM labels ORDER BY kind, id").all(),
+    );
     return rows.map((row) => ({
       kind: row.kind as Label["kind"],
       id: row.id as number,
@@ -859,7 +658,9 @@ export class Journal implements Disposable {
   addLabels(labels: readonly Label[]): void {
     if (labels.length === 0) return;
     this.#change("add labels", () => {
-      const insert = this.#current().query("INSERT OR IGNORE INTO labels(kind, id, label, dim) VALUES (?, ?, ?, ?)");
+      const insert = this.#current().query(
+        "INSERT OR IGNORE INTO labels(kind, id, label, dim) VALUES (?, ?, ?, ?)",
+      );
       for (const { kind, id, label, dim } of labels) insert.run(kind, id, label, dim);
     });
   }
@@ -879,10 +680,6 @@ export class Journal implements Disposable {
       this.#database.close(true);
     }
   }
-}
-
-function byFrameId(a: Row, b: Row): number {
-  return (a.frame_id as number) - (b.frame_id as number);
 }
 
 /** What a call is told whose row SQLite or its binding refused. */

@@ -30,6 +30,11 @@ const INTAKE_BYTES_MAX = 16 * 1024 * 1024;
 const INTAKE_READ_EVENTS = 256;
 /** Batches that are embedded ahead of the one that is being decided. */
 const BATCHES_AHEAD = 2;
+/** From this rate on, framing yields to ingest: up to YIELD_MS_MAX after a batch, nothing at YIELD_BACKLOG_EVENTS. */
+const BURST_EVENTS_PER_SECOND = 3000;
+const YIELD_MS_MAX = 100;
+const YIELD_BACKLOG_EVENTS = 500_000;
+const ARRIVALS_WINDOW_MS = 100;
 /** Decided frames with their vectors (4 KB each) kept for the ring and the store. */
 const RECENT_FRAMES_MAX = 8192;
 /** Frames offered to the store and not yet committed by it. */
@@ -107,7 +112,7 @@ export interface PipelineOptions {
   readonly openEmbedder: () => Promise<Embedder>;
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
-  readonly freeDiskBytes: () => Promise<{ freeBytes: number; neededBytes: number }>;
+  readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
   readonly nowUs: () => number;
   readonly log: Log;
   /** A failure after which the gateway must not go on. */
@@ -150,6 +155,8 @@ export class Pipeline {
   #taken = 0;
   #underWay = 0;
   #wake: (() => void) | null = null;
+  /** How busy ingest is: events since a moment, and the rate of the window before. */
+  readonly #arrivals = { events: 0, sinceMs: 0, perSecond: 0 };
 
   // Decided frames, ascending without gaps, up to the newest.
   #recent: Entry[] = [];
@@ -183,10 +190,10 @@ export class Pipeline {
     void this.#openStore();
     void this.#openRing();
     void this.#frameAll();
-    void this.#lookAtDisk();
+    this.#lookAtDisk();
     this.#timers = [
       setInterval(() => this.#beat(), HEARTBEAT_MS),
-      setInterval(() => void this.#lookAtDisk(), DISK_LOOK_MS),
+      setInterval(() => this.#lookAtDisk(), DISK_LOOK_MS),
     ];
   }
 
@@ -199,7 +206,8 @@ export class Pipeline {
   // ------------------------------------------------------------------------------------------ intake
 
   #onCommitted(events: readonly JournalEvent[]): void {
-    this.#store?.head(this.#o.journal.headSeq());
+    this.#arrivals.events += events.length;
+    if (!this.#bursting()) this.#store?.head(this.#o.journal.headSeq());
     // A gap means that earlier events are still only in the journal: these are read from there too, in order.
     for (const event of events) {
       const full = this.#intake.length >= INTAKE_EVENTS_MAX || this.#intakeBytes >= INTAKE_BYTES_MAX;
@@ -263,7 +271,30 @@ export class Pipeline {
       if (this.#stopped) return;
       await this.#decide(batch.events, embedded);
       this.#underWay -= batch.events.length;
+      await this.#yieldToIngest();
     }
+  }
+
+  /**
+   * In a burst the acknowledgement comes first: the journal takes the burst, frames follow. The larger the backlog,
+   * the less framing yields, so that a lasting load finds its balance far below the bound that refuses events.
+   */
+  async #yieldToIngest(): Promise<void> {
+    const arrivals = this.#arrivals;
+    const nowMs = performance.now();
+    const elapsedMs = nowMs - arrivals.sinceMs;
+    if (elapsedMs >= ARRIVALS_WINDOW_MS) {
+      arrivals.perSecond = (1000 * arrivals.events) / elapsedMs;
+      arrivals.events = 0;
+      arrivals.sinceMs = nowMs;
+    }
+    if (!this.#bursting() || this.#draining) return;
+    const share = 1 - this.#unframed() / YIELD_BACKLOG_EVENTS;
+    if (share > 0) await Bun.sleep(share * YIELD_MS_MAX);
+  }
+
+  #bursting(): boolean {
+    return this.#arrivals.perSecond >= BURST_EVENTS_PER_SECOND;
   }
 
   /** The motion of conversations, from the newest frames that the journal still has. */
@@ -494,6 +525,7 @@ export class Pipeline {
   }
 
   #beat(): void {
+    this.#store?.head(this.#o.journal.headSeq());
     if (this.#ring?.heartbeat() === "superseded") this.#replaceRing("the file was removed or replaced");
   }
 
@@ -614,9 +646,9 @@ export class Pipeline {
 
   // --------------------------------------------------------------------------------------- admission
 
-  async #lookAtDisk(): Promise<void> {
+  #lookAtDisk(): void {
     const { journal, maxBacklogEvents, freeDiskBytes, log } = this.#o;
-    const { freeBytes, neededBytes } = await freeDiskBytes();
+    const { freeBytes, neededBytes } = freeDiskBytes();
     const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
     const detail = `${megabytes(freeBytes)} MB free where the journal lives, ${megabytes(neededBytes)} MB needed`;
     this.#disk = freeBytes < neededBytes ? { code: "disk_full", detail, retryAfterSeconds: 5 } : null;
