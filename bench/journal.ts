@@ -18,12 +18,12 @@ const SMALL = Number(process.env.JOURNAL_BENCH_EVENTS ?? 300_000);
 function print(name: string, value: number, unit: string, baseline: number): void {
   const ratio = Number((value / baseline).toFixed(3));
   const rounded = value >= 100 ? Math.round(value) : Number(value.toFixed(2));
-  if (json)
+  if (json) {
     console.log(JSON.stringify({ name, value: rounded, unit, baseline: Math.round(baseline), ratio }));
-  else
-    console.log(
-      `${name.padEnd(44)} ${rounded.toLocaleString().padStart(10)} ${unit}  (${ratio} of ${Math.round(baseline).toLocaleString()})`,
-    );
+    return;
+  }
+  const of = `${ratio} of ${Math.round(baseline).toLocaleString()}`;
+  console.log(`${name.padEnd(44)} ${rounded.toLocaleString().padStart(10)} ${unit}  (${of})`);
 }
 
 async function inFolder<T>(run: (folder: string) => Promise<T> | T): Promise<T> {

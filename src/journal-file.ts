@@ -13,8 +13,9 @@ const SCHEMA_VERSION = 1;
 /** "OFEG" and "OFET" in the header of the SQLite file: a kept and a temporary journal. */
 const APPLICATION_ID = { kept: 0x4f464547, temporary: 0x4f464554 } as const;
 /**
- * Larger than SQLite's 4,096: rows of 1 to 5 KB leave less room unused and a WAL of the same bytes is copied back
- * in fewer pieces. Those of a temporary journal are larger still, so that a generation has few to give back.
+ * Larger than SQLite's 4,096: rows of 1 to 5 KB leave less room unused and a WAL of the same bytes is copied
+ * back in fewer pieces. Those of a temporary journal are larger still, so that a generation has few to give
+ * back.
  */
 const PAGE_BYTES = { kept: 8192, temporary: 16_384 } as const;
 const CACHE_KIB = 16_384;
@@ -22,8 +23,9 @@ const CACHE_KIB = 16_384;
 export type JournalKind = "kept" | "temporary";
 
 /**
- * What the tables of each generation are called, after their name; a kept journal has one. With four, to empty the
- * oldest takes about 7 ms for each 100 MB of the bound, and three quarters of the bound are always in use.
+ * What the tables of each generation are called, after their name; a kept journal has one. With four, to
+ * empty the oldest takes about 7 ms for each 100 MB of the bound, and three quarters of the bound are always
+ * in use.
  */
 export const GENERATION_SUFFIXES: Readonly<Record<JournalKind, readonly string[]>> = {
   kept: [""],
@@ -147,8 +149,8 @@ function headerOf(path: string): Header {
     if (code === "SQLITE_NOTADB") throw foreign(path, "it is not a SQLite file");
     if (code !== "SQLITE_CORRUPT") throw error;
   }
-  // A kill inside a checkpoint leaves the file shorter than its header says. Only its WAL makes sense of it then;
-  // reading that needs an index beside the file, and writes nothing else.
+  // A kill inside a checkpoint leaves the file shorter than its header says. Only its WAL makes sense of it
+  // then; reading that needs an index beside the file, and writes nothing else.
   const index = `${path}-shm`;
   const before = existsSync(index);
   try {

@@ -157,8 +157,8 @@ export class Logs {
   }
 
   /**
-   * The last event before the first above `from` that is there without a frame, as far as a few look-ups reach.
-   * Above `framedMax` none has one.
+   * The last event before the first above `from` that is there without a frame, as far as a few look-ups
+   * reach. Above `framedMax` none has one.
    */
   framedTo(from: number, framedMax: number): number {
     const step = 64;
@@ -199,8 +199,9 @@ export class Logs {
 
   recentConversations(limit: number, afterFrameId: number | undefined): ConversationMotion[] {
     const onwards = afterFrameId !== undefined;
-    const sql = `SELECT frame_id, conversation_id, coalesce(timestamp_us, received_us) AS timestamp_us, decided_us
-      FROM {frames} f JOIN {events} e ON e.seq = f.seq WHERE conversation_id IS NOT NULL AND frame_id > ?
+    const sql = `SELECT frame_id, conversation_id, coalesce(timestamp_us, received_us) AS timestamp_us,
+      decided_us FROM {frames} f JOIN {events} e ON e.seq = f.seq
+      WHERE conversation_id IS NOT NULL AND frame_id > ?
       ORDER BY frame_id ${onwards ? "ASC" : "DESC"} LIMIT ?`;
     const rows = this.#each((generation) => generation.query(sql).all(afterFrameId ?? 0, limit));
     rows.sort(byFrameId);
@@ -214,7 +215,8 @@ export class Logs {
 
   /** The oldest frames up to the first that is above one of the cursors, at most `limit`. */
   leaving(to: JournalCursors, limit: number): Leaving[] {
-    const sql = `SELECT frame_id, seq, (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
+    const sql = `SELECT frame_id, seq,
+      (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
       FROM {frames} f WHERE frame_id <= ? ORDER BY frame_id LIMIT ?`;
     const oldest = this.#each((generation) =>
       generation

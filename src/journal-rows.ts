@@ -72,7 +72,10 @@ export interface ConversationMotion {
   readonly decidedUs: number;
 }
 
-/** What a `decide` rejects with when events are not in the journal (any more); nothing of that call was stored. */
+/**
+ * What a `decide` rejects with when events are not in the journal (any more); nothing of that call was
+ * stored.
+ */
 export class EventsGone extends GatewayError {
   readonly seqs: readonly number[];
 

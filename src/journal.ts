@@ -67,7 +67,10 @@ export interface JournalOptions {
   readonly randomU32: () => number;
   /** Changes with every boot of the machine. */
   readonly bootId: string;
-  /** Dedup keys that wait in memory before they are sorted into their table, at least 1; tests make it small. */
+  /**
+   * Dedup keys that wait in memory before they are sorted into their table, at least 1; tests make it
+   * small.
+   */
   readonly keysInMemoryMax?: number;
 }
 
@@ -78,7 +81,10 @@ const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 /** Events that leave in one transaction. */
 const PRUNE_EVENTS_MAX = 1000;
 
-/** The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10 ms). */
+/**
+ * The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10
+ * ms).
+ */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;
 const KEYS_IN_MEMORY_MAX = 65_536;
 /** What a row takes beside its bodies, messages and vectors, roughly. */
@@ -150,8 +156,9 @@ export class Journal implements Disposable {
 
   /**
    * Opens the journal at `path`, or makes one (mode 0600) where there is none.
-   * @throws GatewayError foreign_journal: the file is no journal, of another kind or of a later version (it is left as
-   *   it is); journal_missing: only the WAL of one is there; disk_full, journal_failed: it cannot be made or read.
+   * @throws GatewayError foreign_journal: the file is no journal, of another kind or of a later version (it
+   *   is left as it is); journal_missing: only the WAL of one is there; disk_full, journal_failed: it cannot
+   *   be made or read.
    */
   static open(options: JournalOptions): Journal {
     return new Journal(options);
@@ -210,7 +217,8 @@ export class Journal implements Disposable {
 
   /**
    * Stores events in the group of this turn of the event loop.
-   * An event whose key is known, or stands earlier in the group, is a duplicate of that one and is not stored.
+   * An event whose key is known, or stands earlier in the group, is a duplicate of that one and is not
+   * stored.
    * @param o.receivedUs Unix µs, one for all of them.
    * @returns one result for each event, in order, after the commit. Rejects with GatewayError disk_full or
    *   journal_failed: then nothing of this call was stored.
@@ -237,11 +245,11 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Stores the frames of committed events in the group of this turn of the event loop. Ids follow one another in
-   * the order of frames and of calls.
-   * @returns the id of the first, after the commit. Rejects with EventsGone where events are not there (any more),
-   *   with GatewayError disk_full or journal_failed, or with Error where an event has its frame already, which is
-   *   a bug: then nothing of this call was stored.
+   * Stores the frames of committed events in the group of this turn of the event loop. Ids follow one another
+   * in the order of frames and of calls.
+   * @returns the id of the first, after the commit. Rejects with EventsGone where events are not there (any
+   *   more), with GatewayError disk_full or journal_failed, or with Error where an event has its frame
+   *   already, which is a bug: then nothing of this call was stored.
    */
   decide(frames: readonly DecidedFrame[]): Promise<number> {
     let bytes = 0;
@@ -359,7 +367,10 @@ export class Journal implements Disposable {
     return counters;
   }
 
-  /** Runs `store` in a transaction; takes its counters over after the commit, or leaves everything as it was. */
+  /**
+   * Runs `store` in a transaction; takes its counters over after the commit, or leaves everything as it
+   * was.
+   */
   #transact(store: () => Counters): void {
     let counters: Counters;
     try {
@@ -467,7 +478,10 @@ export class Journal implements Disposable {
 
   // ------------------------------------------------------------------------------------------- bound
 
-  /** Empties the oldest generation of a temporary journal when the bound would be passed or the newest has its share. */
+  /**
+   * Empties the oldest generation of a temporary journal when the bound would be passed or the newest has
+   * its share.
+   */
   #makeRoom(group: readonly Call[]): void {
     if (this.#bounds === null) return;
     const { tablesBytes, walBytes, groupBytes } = this.#bounds;
@@ -528,14 +542,17 @@ export class Journal implements Disposable {
   }
 
   /**
-   * How conversations moved, ascending by frame: the newest `limit` of them, or, with `afterFrameId`, the first
-   * `limit` above it.
+   * How conversations moved, ascending by frame: the newest `limit` of them, or, with `afterFrameId`, the
+   * first `limit` above it.
    */
   recentConversations(limit: number, afterFrameId?: number): ConversationMotion[] {
     return this.#reading(() => this.#logs.recentConversations(limit, afterFrameId));
   }
 
-  /** What has not left the journal. `events` costs nothing; `bytes`, of pages in use, is asked of SQLite when read. */
+  /**
+   * What has not left the journal. `events` costs nothing; `bytes`, of pages in use, is asked of SQLite
+   * when read.
+   */
   backlog(): { readonly events: number; readonly bytes: number } {
     const usedBytes = (): number => this.#reading(() => this.#usedBytes());
     return {
@@ -562,8 +579,8 @@ export class Journal implements Disposable {
   // ----------------------------------------------------------------------------------------- leaving
 
   /**
-   * Lets the oldest frames go, together with their events and answers, in one commit: ascending by frame_id, up to
-   * the first that is above one of the cursors.
+   * Lets the oldest frames go, together with their events and answers, in one commit: ascending by frame_id,
+   * up to the first that is above one of the cursors.
    * @param maxEvents 1 to PRUNE_EVENTS_MAX.
    * @returns how many events left.
    * @throws GatewayError disk_full, journal_failed
@@ -658,7 +675,7 @@ export class Journal implements Disposable {
   addLabels(labels: readonly Label[]): void {
     if (labels.length === 0) return;
     this.#change("add labels", () => {
-      const insert = this.#current().query(
+      const insert = this.#logs.current.query(
         "INSERT OR IGNORE INTO labels(kind, id, label, dim) VALUES (?, ?, ?, ?)",
       );
       for (const { kind, id, label, dim } of labels) insert.run(kind, id, label, dim);
