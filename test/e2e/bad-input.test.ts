@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { Gateway, TempFolder, until } from "./gateway.ts";
 
 const MIB = 1024 ** 2;
@@ -145,20 +146,13 @@ describe("a 60 MiB array", () => {
     const element = JSON.stringify({ message: "z".repeat(900), tags: [1, 2, { deep: "ção" }] });
     const count = Math.floor((60 * MIB) / (element.length + 1));
     const body = `[${Array.from({ length: count }, () => element).join(",")}]`;
-    let longestMs = 0;
-    let pinging = true;
-    const ping = (async () => {
-      while (pinging) {
-        const startedMs = performance.now();
-        await (await gateway.fetch("/health")).arrayBuffer();
-        longestMs = Math.max(longestMs, performance.now() - startedMs);
-        await Bun.sleep(1);
-      }
-    })();
+    const script = join(import.meta.dir, "../../bench/pinger.ts");
+    const pinger = Bun.spawn([process.execPath, script, `${gateway.url}/health`], { stdout: "pipe" });
+    await Bun.sleep(300);
     const response = await gateway.post(body);
     const reply = (await response.json()) as { accepted: number };
-    pinging = false;
-    await ping;
+    pinger.kill("SIGTERM");
+    const longestMs = Number(await new Response(pinger.stdout).text());
     expect(response.status).toBe(200);
     expect(reply.accepted).toBe(count);
     const rssBytes = rss(gateway.process.pid);
@@ -166,7 +160,8 @@ describe("a 60 MiB array", () => {
       `longest answer to another request: ${longestMs.toFixed(0)} ms; RSS ${Math.round(rssBytes / 1e6)} MB`,
     );
     // 50 ms is the promise, measured in bench; the bound here leaves room for a busy machine.
-    expect(longestMs).toBeLessThan(500);
+    expect(longestMs).toBeGreaterThan(0);
+    expect(longestMs).toBeLessThan(250);
     expect(rssBytes).toBeLessThan(1.6e9);
   }, 120_000);
 });
