@@ -11,3 +11,5 @@ for (;;) {
   longestMs = Math.max(longestMs, performance.now() - startedMs);
   await Bun.sleep(1);
 }
+
+export {};
