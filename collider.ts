@@ -6,7 +6,17 @@
  * not fit is replaced and never repaired beyond the one frame that was being written. The format is
  * src/frame.ts; the rules of start and of replacement are those of docs/FRAME.md.
  */
-import { closeSync, constants, fchmodSync, fstatSync, lstatSync, openSync, renameSync, unlinkSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  lstatSync,
+  openSync,
+  renameSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import {
   FRAME_BYTES,
   HEADER_BYTES,
@@ -19,7 +29,14 @@ import {
   wholeSequence,
 } from "./src/frame.ts";
 import { type Mapping, O_CLOEXEC } from "./src/native/libc.ts";
-import { asFailure, type MappedRing, NO_WINDOW, openWindow, prepareRingFile, setState } from "./src/ring-file.ts";
+import {
+  asFailure,
+  type MappedRing,
+  NO_WINDOW,
+  openWindow,
+  prepareRingFile,
+  setState,
+} from "./src/ring-file.ts";
 
 // The rest of what a writer needs before it has a ring.
 export { RingLock, ringFits } from "./src/ring-file.ts";

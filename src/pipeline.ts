@@ -568,6 +568,7 @@ export class Pipeline {
       this.#states.store = { state: "ok", detail: "" };
       store.head(this.#o.journal.headSeq());
       void this.#feed();
+      this.#lookAtDisk();
     } catch (error) {
       this.#fail(error, "store_failed", "store: open");
     }

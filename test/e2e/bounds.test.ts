@@ -50,7 +50,12 @@ describe("without --db-path", () => {
         async () => (await gateway.metrics()).gateway_unframed_events === 0,
         300_000,
       );
-      const page = await gateway.json<{ events: { payload: { n: number } }[] }>("/api/events?limit=100");
+      let page: { events: { payload: { n: number } }[] } = { events: [] };
+      await until("the store has passed the journal's head", async () => {
+        const response = await gateway.fetch("/api/events?limit=100");
+        page = (await response.json()) as typeof page;
+        return !response.headers.has("x-store-lag");
+      });
       expect(page.events.map((event) => event.payload.n)).toEqual(
         Array.from({ length: 100 }, (_, n) => EVENTS - 1 - n),
       );
