@@ -4,12 +4,14 @@
  *   consumer.py (the block between the two marker comments)   from src/frame.ts
  *   docs/FRAME.md                                             from src/frame.ts
  *   test/golden/frames.bin, test/golden/frames.json           from src/frame.ts
+ *   README.md (the table of options), .env.example            from src/config.ts
  *
  *   bun scripts/generate.ts           writes what has changed
  *   bun scripts/generate.ts --check   writes nothing; exit 1 where a file has drifted
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { OPTIONS } from "../src/config.ts";
 import {
   conversationHash,
   encodeFrame,
@@ -382,7 +384,34 @@ function goldenJson(): string {
  * Everything that is derived. The tables of README.md and .env.example come here too, from the
  * table in src/config.ts: one entry each, with `replaceBlock` between two HTML or # comments.
  */
+// README.md and .env.example
+
+const README_MARKERS = { start: "<!-- generated: options -->", end: "<!-- /generated: options -->" };
+
+function optionsTable(): string {
+  const cell = (text: string): string => text.replaceAll("|", "\\|");
+  const rows = OPTIONS.map(({ flag, metavar, env, defaultText, help }) => {
+    const name = metavar === null ? flag : `${flag} ${metavar}`;
+    return `| \`${name}\` | ${env === null ? "" : `\`${env}\``} | ${cell(defaultText)} | ${cell(help)} |\n`;
+  });
+  return `| flag | environment | default | |\n|---|---|---|---|\n${rows.join("")}`;
+}
+
+function envExample(): string {
+  const entries = OPTIONS.flatMap(({ env, flag, defaultText, help }) =>
+    env === null ? [] : [`# ${help} (${flag}; default: ${defaultText})\n#${env}=\n`],
+  );
+  const head = "# Copy to .env beside where the gateway is started, and uncomment what you need.\n";
+  const rule = "# Flags win over the environment, the environment over this file.\n";
+  return `${head}${rule}\n${entries.join("\n")}`;
+}
+
 const TARGETS: readonly Target[] = [
+  {
+    path: "README.md",
+    render: (current) => replaceBlock(current, "README.md", README_MARKERS, optionsTable()),
+  },
+  { path: ".env.example", render: envExample },
   {
     path: "consumer.py",
     render: (current) => replaceBlock(current, "consumer.py", PYTHON_MARKERS, pythonLayout()),

@@ -66,6 +66,7 @@ const NEIGHBOUR_OF: Readonly<Record<string, string>> = {
   hashing: "embed",
   models: "embed",
   metrics: "http",
+  ring: "collider",
 };
 
 /** A room's name: what stands before the first dash or dot of its file. */
