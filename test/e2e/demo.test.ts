@@ -1,0 +1,30 @@
+import { expect, test } from "bun:test";
+import { join, resolve } from "node:path";
+import { Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+
+const ROOT = resolve(import.meta.dir, "../..");
+
+test("demo: conversations in Portuguese flow at once, a follower shows them, SIGINT ends with 0", async () => {
+  using folder = new TempFolder();
+  await using gateway = await Gateway.start(folder, { args: ["demo"] });
+  await until("the ring is there", () => ringHead(folder.ring) !== null);
+  const follower = Bun.spawn([join(ROOT, ".venv/bin/python"), join(ROOT, "consumer.py"), "--follow"], {
+    env: { CS_PHYSICS_PATH: folder.ring, PYTHONDONTWRITEBYTECODE: "1", PYTHONUNBUFFERED: "1" },
+    stdout: "pipe",
+  });
+  let shown = "";
+  const reading = (async () => {
+    for await (const chunk of follower.stdout) shown += new TextDecoder().decode(chunk);
+  })();
+  await until("three frames are shown", () => (shown.match(/\n/g)?.length ?? 0) >= 3);
+  expect(shown).toMatch(/UserMessage|AgentReply/);
+  const page = await gateway.json<{ events: { message: string; enrichment: unknown }[] }>(
+    "/api/events?limit=1000",
+  );
+  expect(page.events.map((event) => event.message).join(" ")).toMatch(/fatura|seguro|cart[aã]o|plano/i);
+  follower.kill("SIGINT");
+  expect(await follower.exited).toBe(0);
+  await reading;
+  gateway.process.kill("SIGINT");
+  expect(await gateway.exited()).toBe(0);
+});
