@@ -4,8 +4,8 @@
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder, startGateway } from "./gateway-process.ts";
-import { type LoadResult, load, median, print, webhookBody } from "./load.ts";
+import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { type LoadResult, load, median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 4);
 const RUNS = Number(process.env.BENCH_RUNS ?? 3);
@@ -14,7 +14,7 @@ const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 
 async function echo(busy: boolean): Promise<LoadResult> {
   const server = Bun.spawn(
-    [process.execPath, join(import.meta.dir, "echo-server.ts"), ...(busy ? ["--busy"] : [])],
+    [process.execPath, join(import.meta.dir, "support/echo-server.ts"), ...(busy ? ["--busy"] : [])],
     {
       stdout: "pipe",
     },

@@ -6,8 +6,8 @@
  * be that much too large, never too small.
  */
 import { closeSync, openSync, readSync, rmSync } from "node:fs";
-import { makeFolder, type Running, startGateway } from "./gateway-process.ts";
-import { median, print, webhookBody } from "./load.ts";
+import { makeFolder, type Running, startGateway } from "./support/gateway-process.ts";
+import { median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 8);
 const RATE = 1000;

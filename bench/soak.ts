@@ -3,8 +3,8 @@
  * grows, and that everything acknowledged is framed and stored at the end.
  */
 import { readFileSync, rmSync } from "node:fs";
-import { makeFolder, startGateway } from "./gateway-process.ts";
-import { median, print, webhookBody } from "./load.ts";
+import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 60);
 const RATE = 1000;

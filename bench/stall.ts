@@ -1,8 +1,8 @@
 /** The longest answer to another request while a 60 MiB array comes in; the baseline is the same without the array. */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder, startGateway } from "./gateway-process.ts";
-import { median, print } from "./load.ts";
+import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { median, print } from "./support/load.ts";
 
 const RUNS = Number(process.env.BENCH_RUNS ?? 3);
 const element = JSON.stringify({ message: "z".repeat(900), tags: [1, 2, { deep: "ção" }] });
@@ -10,7 +10,7 @@ const count = Math.floor((60 * 1024 ** 2) / (element.length + 2));
 const body = new TextEncoder().encode(`[${Array(count).fill(element).join(",")}]`);
 
 async function longestMs(url: string, meanwhile: () => Promise<unknown>): Promise<number> {
-  const pinger = Bun.spawn([process.execPath, join(import.meta.dir, "pinger.ts"), `${url}/health`], {
+  const pinger = Bun.spawn([process.execPath, join(import.meta.dir, "support/pinger.ts"), `${url}/health`], {
     stdout: "pipe",
   });
   await Bun.sleep(500);

@@ -146,7 +146,7 @@ describe("a 60 MiB array", () => {
     const element = JSON.stringify({ message: "z".repeat(900), tags: [1, 2, { deep: "ção" }] });
     const count = Math.floor((60 * MIB) / (element.length + 1));
     const body = `[${Array.from({ length: count }, () => element).join(",")}]`;
-    const script = join(import.meta.dir, "../../bench/pinger.ts");
+    const script = join(import.meta.dir, "../../bench/support/pinger.ts");
     const pinger = Bun.spawn([process.execPath, script, `${gateway.url}/health`], { stdout: "pipe" });
     await Bun.sleep(300);
     const response = await gateway.post(body);

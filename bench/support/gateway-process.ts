@@ -13,7 +13,7 @@ export interface Running extends AsyncDisposable {
   stop(): Promise<void>;
 }
 
-const BINARY = resolve(import.meta.dir, "../one_file_gateway");
+const BINARY = resolve(import.meta.dir, "../../one_file_gateway");
 
 export function makeFolder(): string {
   return mkdtempSync(join(tmpdir(), "gateway-bench-"));
