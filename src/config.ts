@@ -226,11 +226,11 @@ interface Given {
   readonly from: string;
 }
 
+/** The one flag that belongs to a single command. */
+const FROM = "--from";
+
 /** Splits the arguments by the table. A flag given twice keeps the last value, as usual. */
-function readFlags(
-  args: readonly string[],
-  extra: ReadonlySet<string>,
-): { flags: Map<string, string>; words: string[] } {
+function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
   const flags = new Map<string, string>();
   const words: string[] = [];
   for (let index = 0; index < args.length; index++) {
@@ -242,7 +242,7 @@ function readFlags(
     const equals = arg.indexOf("=");
     const flag = equals < 0 ? arg : arg.slice(0, equals);
     const known = OPTIONS.find((option) => option.flag === flag);
-    if (known === undefined && !extra.has(flag)) throw usage(flag, "there is no such flag");
+    if (known === undefined && flag !== FROM) throw usage(flag, "there is no such flag");
     if (known?.metavar === null) {
       if (equals >= 0) throw usage(flag, "takes no value");
       flags.set(flag, "true");
@@ -270,14 +270,14 @@ export function parseCommand(sources: ConfigSources): Command {
   if (args.includes("--help") || args.includes("-h")) return { name: "help" };
   if (args.includes("--version")) return { name: "version" };
   if (args.length === 1 && args[0] === "--self-test") return { name: "self-test" };
-  const pulling = args.find((arg) => !arg.startsWith("-")) === "pull-model";
-  const { flags, words } = readFlags(args, new Set(pulling ? ["--from"] : []));
+  const { flags, words } = readFlags(args);
   const verb = words.shift();
+  if (flags.has(FROM) && verb !== "pull-model") throw usage(FROM, "belongs to pull-model");
   const { config, notes } = readConfig(sources, flags, verb === "demo");
   if (verb === "pull-model") {
     const model = words.shift() ?? config.embeddingModel ?? "bge-m3";
     if (words.length > 0) throw usage(words.join(" "), "pull-model takes one model name");
-    return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
+    return { name: "pull-model", config, model, from: flags.get(FROM) ?? null };
   }
   if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
   if (words.length > 0) throw usage(words.join(" "), "nothing was expected here");

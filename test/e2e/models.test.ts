@@ -1,0 +1,149 @@
+/** Embedders through the executable: a local model, an endpoint with faults, switching, and what is kept of vectors. */
+import { afterEach, expect, test } from "bun:test";
+import { cpSync, readFileSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { FRAME_BYTES } from "../../src/frame.ts";
+import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
+
+const FIXTURE = resolve(import.meta.dir, "../fixtures/tiny-xlmr");
+const REFERENCE = JSON.parse(readFileSync(join(FIXTURE, "reference.json"), "utf8")) as { texts: string[] };
+const DIM = 1024;
+
+let folder = new TempFolder();
+afterEach(() => {
+  folder[Symbol.dispose]();
+  folder = new TempFolder();
+});
+
+function referenceRow(index: number): Float32Array {
+  const bytes = readFileSync(join(FIXTURE, "reference.f32"));
+  return new Float32Array(
+    bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength),
+    4 * DIM * index,
+    DIM,
+  );
+}
+
+function semantic(frame: Uint8Array): Float32Array {
+  return new Float32Array(frame.slice(16, 16 + 4 * DIM).buffer);
+}
+
+function cosine(a: Float32Array, b: Float32Array): number {
+  return a.reduce((sum, value, index) => sum + value * (b[index] ?? 0), 0);
+}
+
+async function framed(count: number): Promise<void> {
+  await until(`${count} frames are in the ring`, () => (ringHead(folder.ring)?.head ?? 0) === count + 1);
+}
+
+test("a local model: vectors equal the reference, survive a deleted ring, and stay with their model", async () => {
+  cpSync(FIXTURE, folder.file("models/tiny-xlmr"), { recursive: true });
+  const db = folder.file("events.duckdb");
+  const local = ["--db-path", db, "--models-dir", folder.file("models")];
+  // A vector a text; white space alone has none, and is no frame with a vector of zeros.
+  const said = REFERENCE.texts
+    .map((text, index) => ({ text, index }))
+    .filter(({ text }) => text.trim() !== "");
+  const first = await Gateway.start(folder, { args: local });
+  // One at a time: the rounding of an int8 graph depends on what stands beside a text in its batch.
+  for (const { text } of said) {
+    const reply = await first.fetch("/ingest?wait=enriched", {
+      method: "POST",
+      body: JSON.stringify({ message: text }),
+      headers: { "content-type": "application/json" },
+    });
+    expect(await reply.json()).toMatchObject({
+      enrichment: { provenance: { embedder: "tiny-xlmr@int8+cls" } },
+    });
+  }
+  await framed(said.length);
+  expect(first.log).toContain("embedder tiny-xlmr@int8+cls");
+  const before = await apiFrames(first);
+  before.forEach((frame, position) => {
+    const view = new DataView(frame.buffer);
+    expect(view.getUint16(4200, true)).toBe(DIM);
+    expect(view.getUint16(4202, true) & 1).toBe(1);
+    expect(cosine(semantic(frame), referenceRow(said[position]?.index ?? 0))).toBeGreaterThan(0.9999);
+  });
+  await first.stop();
+  rmSync(folder.ring);
+  // Recorded as local: `auto` keeps it. Without the model's folder, events still come in and frames wait for it.
+  const second = await Gateway.start(folder, { args: [...local, "--embedder", "hashing"] });
+  await framed(said.length);
+  expect((await second.post({ message: "agora por hashing" })).status).toBe(200);
+  await framed(said.length + 1);
+  const after = ringFrames(folder.ring);
+  before.forEach((frame, index) => {
+    const refilled = after[index]?.bytes ?? new Uint8Array(FRAME_BYTES);
+    expect(Buffer.compare(frame.subarray(8, 4192), refilled.subarray(8, 4192))).toBe(0);
+  });
+  const models = new Set(after.map(({ bytes }) => new DataView(bytes.buffer).getUint32(4204, true)));
+  expect(models.size).toBe(2);
+  await second.stop();
+  const labels = JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")) as {
+    models: Record<string, { name: string }>;
+  };
+  expect(
+    Object.values(labels.models)
+      .map(({ name }) => name)
+      .sort(),
+  ).toEqual(["hashing-1024-v1", "tiny-xlmr@int8+cls"]);
+  const kept = await duckRows(db, "SELECT DISTINCT model_id FROM enrichments");
+  expect(new Set(kept.map((row) => row.model_id))).toEqual(models);
+}, 60_000);
+
+test("an endpoint that is away first, then lies with NaN, then works: nothing is lost and nothing is made up", async () => {
+  let mode: "down" | "nan" | "well" = "down";
+  using endpoint = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    routes: {
+      "/v1/models": () =>
+        Response.json({ object: "list", data: [{ id: "text-embedding-stub", object: "model" }] }),
+      "/v1/embeddings": async (request: Request) => {
+        if (mode === "down") return new Response("loading", { status: 503 });
+        const { input } = (await request.json()) as { input: string[] };
+        const data = input.map((text, index) => ({
+          object: "embedding",
+          index,
+          embedding: Array.from({ length: 8 }, (_, at) => (mode === "nan" ? null : text.length + at)),
+        }));
+        return Response.json({ object: "list", model: "text-embedding-stub", data });
+      },
+    },
+  });
+  const base = `http://127.0.0.1:${endpoint.port}/v1`;
+  const args = ["--llm-base-url", base, "--embedder", "remote", "--embedding-model", "text-embedding-stub"];
+  await using gateway = await Gateway.start(folder, { args });
+  for (let n = 0; n < 5; n++) expect((await gateway.post({ message: `mensagem ${n}` })).status).toBe(200);
+  const embedder = async (): Promise<{ state: string; detail: string }> => {
+    const { parts } = await gateway.json<{ parts: { embedder: { state: string; detail: string } } }>(
+      "/ready",
+    );
+    return parts.embedder;
+  };
+  await until("it says that the embedder fails", async () => (await embedder()).state === "degraded");
+  mode = "nan";
+  await until("it says what is wrong with the answer", async () =>
+    /NaN|null|list|finite|number/i.test((await embedder()).detail),
+  );
+  expect(ringHead(folder.ring)?.head ?? 1).toBe(1);
+  mode = "well";
+  await framed(5);
+  expect((await embedder()).state).toBe("ok");
+  for (const { bytes, flags } of ringFrames(folder.ring)) {
+    const vector = semantic(bytes);
+    expect(flags & 1).toBe(1);
+    expect(new DataView(bytes.buffer).getUint16(4200, true)).toBe(8);
+    expect(cosine(vector, vector)).toBeCloseTo(1, 5);
+    expect(vector.slice(8).every((value) => value === 0)).toBe(true);
+  }
+}, 60_000);
+
+test("pull-model --from a folder without a model says what is missing, and leaves nothing", async () => {
+  const gateway = Gateway.launch(folder, {
+    args: ["pull-model", "mine", "--from", folder.path, "--models-dir", folder.file("models")],
+  });
+  expect(await gateway.exited()).toBe(1);
+  expect(gateway.log.trim().split("\n").at(-1)).toContain(folder.path);
+});
