@@ -1,0 +1,108 @@
+/** The README's examples run as they stand there, but for the port, the token's place and the ring's path of the test. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+
+const ROOT = resolve(import.meta.dir, "../..");
+const README = readFileSync(join(ROOT, "README.md"), "utf8");
+
+interface Block {
+  /** The marker before it, `<!-- run: NAME -->`; null where there is none. */
+  readonly name: string | null;
+  readonly language: string;
+  readonly code: string;
+}
+
+const BLOCKS: Block[] = [...README.matchAll(/(?:<!-- run: (\S+) -->\n)?```(sh|python)\n([\s\S]*?)```/g)].map(
+  ([, name, language = "", code = ""]) => ({ name: name ?? null, language, code }),
+);
+
+/** Blocks without a marker, and why no test runs them as they stand. */
+const NOT_RUN: readonly [start: string, why: string][] = [
+  [
+    "npx --yes bun",
+    "the two commands: .ci/run runs the second, and with it the set-up and the build of the first",
+  ],
+  ["./one_file_gateway demo", "it does not end: demo.test.ts runs it"],
+  ["python consumer.py --follow", "it does not end: demo.test.ts runs it"],
+  ["./one_file_gateway --db-path", "it does not end: the gateway of this test is started so"],
+  ["python consumer.py --pytorch", "python.test.ts runs it and looks at every value"],
+];
+
+const folder = new TempFolder();
+let gateway: Gateway;
+const env = {
+  CS_PHYSICS_PATH: folder.ring,
+  PYTHONPATH: ROOT,
+  PYTHONDONTWRITEBYTECODE: "1",
+  PATH: process.env.PATH ?? "",
+};
+
+beforeAll(async () => {
+  const events = bankingMessages().map(({ text, category }, n) =>
+    JSON.stringify({ message: text, conversation_id: `c${n % 400}`, type: category }),
+  );
+  writeFileSync(folder.file("messages.ndjson"), `${events.join("\n")}\n`);
+  gateway = await Gateway.start(folder, {
+    args: ["--db-path", folder.file("events.duckdb"), "--token", "secret"],
+  });
+});
+afterAll(async () => {
+  await gateway[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
+});
+
+async function runBlock(name: string): Promise<string> {
+  const block = BLOCKS.find((candidate) => candidate.name === name);
+  if (block === undefined) throw new Error(`README.md has no block "run: ${name}"`);
+  const code = block.code.replaceAll("localhost:9382", new URL(gateway.url).host);
+  const command =
+    block.language === "sh" ? ["sh", "-e", "-c", code] : [join(ROOT, ".venv/bin/python"), "-c", code];
+  const child = Bun.spawn(command, { cwd: folder.path, env, stdout: "pipe", stderr: "pipe" });
+  const [out, err] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  expect([name, await child.exited, err]).toEqual([name, 0, ""]);
+  return out;
+}
+
+describe("README", () => {
+  test("every block is run, or there is a reason why not", () => {
+    const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
+    expect(names).toEqual(["ingest", "ndjson", "look", "python"]);
+    const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
+    expect(without.filter((code) => !NOT_RUN.some(([start]) => code.startsWith(start)))).toEqual([]);
+    for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
+  });
+
+  test("ingest answers as shown", async () => {
+    const shown = /```json\n([\s\S]*?)```/.exec(README)?.[1] ?? "";
+    const { id: _, ...expected } = JSON.parse(shown) as Record<string, unknown>;
+    expect(JSON.parse(await runBlock("ingest"))).toMatchObject(expected);
+  });
+
+  test("ndjson takes the 10,003 messages", async () => {
+    expect(JSON.parse(await runBlock("ndjson"))).toMatchObject({ accepted: 10_003, rejected: 0 });
+    await until("all are framed", () => (ringHead(folder.ring)?.head ?? 0) === 10_005, 60_000);
+  });
+
+  test("look shows events, frames, metrics and readiness", async () => {
+    const out = await runBlock("look");
+    expect(out).toContain("Quero cancelar meu plano");
+    expect(out).toContain('"semantic"');
+    expect(out).toContain("gateway_frames_total 10004");
+    expect(out).toContain('"status":"ready"');
+  });
+
+  test("python reads a batch of tensors", async () => {
+    expect(await runBlock("python")).toMatch(/^\(100, 1024\) \d/);
+  });
+
+  test("every file that it links to is there", () => {
+    for (const [, target = ""] of README.matchAll(/\]\((?!http)([^)#]+)\)/g)) {
+      expect([target, existsSync(join(ROOT, target))]).toEqual([target, true]);
+    }
+  });
+});
