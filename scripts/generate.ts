@@ -380,10 +380,6 @@ function goldenJson(): string {
   ].join("\n");
 }
 
-/**
- * Everything that is derived. The tables of README.md and .env.example come here too, from the
- * table in src/config.ts: one entry each, with `replaceBlock` between two HTML or # comments.
- */
 // README.md and .env.example
 
 const README_MARKERS = { start: "<!-- generated: options -->", end: "<!-- /generated: options -->" };
@@ -406,6 +402,7 @@ function envExample(): string {
   return `${head}${rule}\n${entries.join("\n")}`;
 }
 
+/** Everything that is derived. */
 const TARGETS: readonly Target[] = [
   {
     path: "README.md",

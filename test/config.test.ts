@@ -1,0 +1,520 @@
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import {
+  type Config,
+  type ConfigSources,
+  describeConfig,
+  helpText,
+  isLoopback,
+  OPTIONS,
+  parseCommand,
+  parseSizeBytes,
+} from "../src/config.ts";
+import { GatewayError } from "../src/errors.ts";
+
+const ROOT = join(import.meta.dir, "..");
+
+function sources(o: Partial<ConfigSources> = {}): ConfigSources {
+  return {
+    args: [],
+    env: {},
+    dotenv: null,
+    workingDir: "/folder",
+    executableDir: "/programs",
+    platform: "linux",
+    stdoutIsTty: false,
+    stderrIsTty: true,
+    readFile: (path) => {
+      throw new Error(`ENOENT: no such file, open '${path}'`);
+    },
+    ...o,
+  };
+}
+
+function configOf(o: Partial<ConfigSources> = {}): Config {
+  const command = parseCommand(sources(o));
+  if (command.name !== "run") throw new Error(`the command is ${command.name}`);
+  return command.config;
+}
+
+/** The one line that a user reads. */
+function refusal(o: Partial<ConfigSources>): string {
+  try {
+    parseCommand(sources(o));
+  } catch (error) {
+    if (!(error instanceof GatewayError)) throw error;
+    expect(error.code).toBe("usage");
+    expect(error.message).not.toContain("\n");
+    return error.message;
+  }
+  throw new Error(`${JSON.stringify(o)} was not refused`);
+}
+
+interface OptionCase {
+  readonly flag: string;
+  readonly field: keyof Config;
+  /** What it is without flag and environment. */
+  readonly byDefault: unknown;
+  /** Pairs of what a user writes and what it means; the first three are told apart in the precedence test. */
+  readonly good: readonly (readonly [string, unknown])[];
+  readonly bad: readonly string[];
+}
+
+const CASES: readonly OptionCase[] = [
+  {
+    flag: "--db-path",
+    field: "dbPath",
+    byDefault: null,
+    good: [
+      ["events.duckdb", "/folder/events.duckdb"],
+      ["/data/a.duckdb", "/data/a.duckdb"],
+      ["../b.duckdb", "/b.duckdb"],
+    ],
+    bad: [],
+  },
+  {
+    flag: "--token",
+    field: "token",
+    byDefault: null,
+    good: [
+      ["secret", "secret"],
+      ["another", "another"],
+      ["!~#=:", "!~#=:"],
+    ],
+    bad: ["two words", "tokén", "line\nline", "\u007f"],
+  },
+  {
+    flag: "--host",
+    field: "host",
+    byDefault: "127.0.0.1",
+    good: [
+      ["localhost", "localhost"],
+      ["::1", "::1"],
+      ["127.0.0.2", "127.0.0.2"],
+    ],
+    bad: ["0.0.0.0", "192.168.1.5", "::", "example.org", "127.evil.org"],
+  },
+  {
+    flag: "--port",
+    field: "port",
+    byDefault: 9382,
+    good: [
+      ["0", 0],
+      ["65535", 65_535],
+      ["8080", 8080],
+    ],
+    bad: ["65536", "-1", "80.5", "http", "0x50", "1e3", " 80"],
+  },
+  {
+    flag: "--max-backlog",
+    field: "maxBacklogEvents",
+    byDefault: 2_000_000,
+    good: [
+      ["1", 1],
+      ["1000000000", 1_000_000_000],
+      ["500", 500],
+    ],
+    bad: ["0", "-5", "1000000001", "99999999999", "many"],
+  },
+  {
+    flag: "--max-body",
+    field: "maxBodyBytes",
+    byDefault: 64 * 1024 ** 2,
+    good: [
+      ["1MiB", 1024 ** 2],
+      ["10MB", 10_000_000],
+      ["4096", 4096],
+    ],
+    bad: ["0", "-1MiB", "big", "1.5MiB", "1PiB"],
+  },
+  {
+    flag: "--llm-base-url",
+    field: "llmBaseUrl",
+    byDefault: "http://localhost:1234/v1",
+    good: [
+      ["https://example.org/v1/", "https://example.org/v1"],
+      ["off", null],
+      ["http://10.0.0.1:8000", "http://10.0.0.1:8000"],
+    ],
+    bad: ["localhost:1234", "ftp://example.org", "http://", "no url"],
+  },
+  {
+    flag: "--llm-api-key",
+    field: "llmApiKey",
+    byDefault: null,
+    good: [
+      ["sk-1", "sk-1"],
+      ["sk-2", "sk-2"],
+      ["sk-3", "sk-3"],
+    ],
+    bad: [],
+  },
+  {
+    flag: "--embedder",
+    field: "embedder",
+    byDefault: "auto",
+    good: [
+      ["local", "local"],
+      ["remote", "remote"],
+      ["hashing", "hashing"],
+      ["off", "off"],
+      ["auto", "auto"],
+    ],
+    bad: ["Hashing", "onnx", "true"],
+  },
+  {
+    flag: "--embedding-model",
+    field: "embeddingModel",
+    byDefault: null,
+    good: [
+      ["bge-m3", "bge-m3"],
+      ["owner/name", "owner/name"],
+      ["x@f16", "x@f16"],
+    ],
+    bad: [],
+  },
+  {
+    flag: "--models-dir",
+    field: "modelsDir",
+    byDefault: "/programs/models",
+    good: [
+      ["models", "/folder/models"],
+      ["/opt/models", "/opt/models"],
+      ["./m", "/folder/m"],
+    ],
+    bad: [],
+  },
+  {
+    flag: "--ring-path",
+    field: "ringPath",
+    byDefault: "/dev/shm/cs_physics",
+    good: [
+      ["/dev/shm/other", "/dev/shm/other"],
+      ["ring", "/folder/ring"],
+      ["/tmp/ring", "/tmp/ring"],
+    ],
+    bad: ["/"],
+  },
+  {
+    flag: "--ring-capacity",
+    field: "ringCapacity",
+    byDefault: null,
+    good: [
+      ["1", 1],
+      ["100000", 100_000],
+      ["2147483648", 2 ** 31],
+    ],
+    bad: ["0", "2147483649", "-16", "16.5", "lots"],
+  },
+  {
+    flag: "--ring-mode",
+    field: "ringMode",
+    byDefault: 0o600,
+    good: [
+      ["0644", 0o644],
+      ["660", 0o660],
+      ["0600", 0o600],
+    ],
+    bad: ["0888", "rw-r--r--", "06444", "4755", "6"],
+  },
+  {
+    flag: "--memory-limit",
+    field: "memoryLimit",
+    byDefault: "150MB",
+    good: [
+      ["64MB", "64MB"],
+      ["1GiB", "1GiB"],
+      ["200MB", "200MB"],
+    ],
+    bad: ["63MB", "1KB", "half"],
+  },
+  {
+    flag: "--temp-limit",
+    field: "tempLimitBytes",
+    byDefault: 1024 ** 3,
+    good: [
+      ["10MB", 10_000_000],
+      ["100MiB", 100 * 1024 ** 2],
+      ["2GB", 2_000_000_000],
+    ],
+    bad: ["9MB", "0", "some"],
+  },
+  {
+    flag: "--log-level",
+    field: "logLevel",
+    byDefault: "info",
+    good: [
+      ["debug", "debug"],
+      ["warn", "warn"],
+      ["error", "error"],
+      ["info", "info"],
+    ],
+    bad: ["INFO", "trace"],
+  },
+  {
+    flag: "--log-format",
+    field: "logFormat",
+    byDefault: "text",
+    good: [
+      ["json", "json"],
+      ["text", "text"],
+      ["json", "json"],
+    ],
+    bad: ["yaml", "JSON"],
+  },
+];
+
+/** Those without a variable, or with a value that is no field of its own; each has a test below. */
+const SPECIAL = ["--token-file", "--no-tui", "--insecure"];
+
+const envOf = (flag: string): string => {
+  const env = OPTIONS.find((option) => option.flag === flag)?.env;
+  if (env === undefined || env === null) throw new Error(`${flag} has no variable`);
+  return env;
+};
+
+describe("every option", () => {
+  test("of the table is tried here", () => {
+    expect([...CASES.map(({ flag }) => flag), ...SPECIAL].sort()).toEqual(
+      OPTIONS.map(({ flag }) => flag).sort(),
+    );
+  });
+
+  test("has a flag and a variable of its own, and stands in --help", () => {
+    const help = helpText("1.2.3");
+    expect(help).toStartWith("one_file_gateway 1.2.3:");
+    for (const option of OPTIONS) {
+      expect(OPTIONS.filter(({ flag }) => flag === option.flag).length).toBe(1);
+      if (option.env !== null) expect(OPTIONS.filter(({ env }) => env === option.env).length).toBe(1);
+      for (const part of [option.flag, option.env ?? "", option.help]) expect(help).toContain(part);
+    }
+  });
+
+  for (const { flag, field, byDefault, good, bad } of CASES) {
+    test(`${flag}: default, flag, variable and .env`, () => {
+      const env = envOf(flag);
+      expect(configOf()[field]).toEqual(byDefault as never);
+      for (const [written, meant] of good) {
+        expect(configOf({ args: [flag, written] })[field]).toEqual(meant as never);
+        expect(configOf({ args: [`${flag}=${written}`] })[field]).toEqual(meant as never);
+        expect(configOf({ env: { [env]: written } })[field]).toEqual(meant as never);
+        expect(configOf({ dotenv: `${env}="${written}"\n` })[field]).toEqual(meant as never);
+      }
+    });
+
+    test(`${flag}: the flag wins over the variable, the variable over .env, nothing over an empty one`, () => {
+      const env = envOf(flag);
+      const [[first, a], [second, b], [third, c]] = good as [
+        [string, unknown],
+        [string, unknown],
+        [string, unknown],
+      ];
+      const all = { args: [flag, first], env: { [env]: second }, dotenv: `${env}="${third}"` };
+      expect(configOf(all)[field]).toEqual(a as never);
+      expect(configOf({ ...all, args: [] })[field]).toEqual(b as never);
+      expect(configOf({ ...all, args: [], env: {} })[field]).toEqual(c as never);
+      expect(configOf({ env: { [env]: "" }, dotenv: `${env}=` })[field]).toEqual(byDefault as never);
+      expect(configOf({ args: [flag, second, flag, first] })[field]).toEqual(a as never);
+    });
+
+    test(`${flag}: a bad value is refused by the name under which it was given`, () => {
+      const env = envOf(flag);
+      for (const value of bad) {
+        expect(refusal({ args: [`${flag}=${value}`] })).toContain(flag);
+        // --host and --ring-path are judged as a whole, and named by their flag.
+        const named = refusal({ env: { [env]: value } });
+        expect(named.includes(env) || named.includes(flag)).toBe(true);
+        refusal({ dotenv: `${env}="${value}"` });
+      }
+      expect(refusal({ args: [flag] })).toContain("needs a value");
+      expect(refusal({ args: [flag, "--no-tui"] })).toContain("needs a value");
+    });
+  }
+});
+
+describe("the rest of the command line", () => {
+  test("--token-file reads the first line of a file, from the working folder", () => {
+    const files: Record<string, string> = { "/folder/t": " from-file \nsecond\n", "/folder/empty": "\nx" };
+    const readFile = (path: string): string => files[path] ?? sources().readFile(path);
+    expect(configOf({ args: ["--token-file", "t"], readFile }).token).toBe("from-file");
+    expect(configOf({ args: ["--token-file", "t"], env: { GATEWAY_TOKEN: "e" }, readFile }).token).toBe(
+      "from-file",
+    );
+    expect(refusal({ args: ["--token-file", "empty"], readFile })).toContain("first line of empty is empty");
+    expect(refusal({ args: ["--token-file", "none"], readFile })).toContain("none cannot be read");
+    expect(refusal({ args: ["--token-file", "t", "--token", "x"], readFile })).toContain("--token as well");
+  });
+
+  test("a refused token is never repeated", () => {
+    expect(refusal({ args: ["--token", "top secret"] })).not.toContain("top secret");
+    expect(refusal({ env: { GATEWAY_TOKEN: "top secret" } })).not.toContain("top secret");
+  });
+
+  test("the dashboard is for terminals, and --no-tui takes it away", () => {
+    expect(configOf().tui).toBe(false);
+    expect(configOf({ stdoutIsTty: true }).tui).toBe(true);
+    expect(configOf({ stdoutIsTty: true, args: ["--no-tui"] }).tui).toBe(false);
+    expect(refusal({ args: ["--no-tui=yes"] })).toContain("takes no value");
+  });
+
+  test("another host than loopback needs a token or --insecure", () => {
+    const args = ["--host", "0.0.0.0"];
+    expect(refusal({ args })).toContain("--token");
+    expect(configOf({ args: [...args, "--token", "t"] }).host).toBe("0.0.0.0");
+    expect(configOf({ args, env: { GATEWAY_TOKEN: "t" } }).host).toBe("0.0.0.0");
+    const open = configOf({ args: [...args, "--insecure"] });
+    expect([open.host, open.insecure, configOf().insecure]).toEqual(["0.0.0.0", true, false]);
+  });
+
+  test("what is not in the table does not exist", () => {
+    expect(refusal({ args: ["--frobnicate"] })).toContain("--frobnicate: there is no such flag");
+    expect(refusal({ args: ["-x"] })).toContain("-x");
+    expect(refusal({ args: ["--from", "dir"] })).toContain("--from");
+    expect(refusal({ args: ["serve"] })).toContain("serve: there is no such command");
+    expect(refusal({ args: ["demo", "now"] })).toContain("now");
+  });
+
+  test("commands are told apart", () => {
+    const name = (...args: string[]): string => parseCommand(sources({ args })).name;
+    expect([
+      name(),
+      name("demo"),
+      name("--version"),
+      name("--help"),
+      name("-h"),
+      name("--self-test"),
+    ]).toEqual(["run", "demo", "version", "help", "help", "self-test"]);
+    // Help is given whatever else stands there.
+    expect(name("--port", "x", "--help")).toBe("help");
+  });
+
+  test("demo says that nothing is kept, unless it is", () => {
+    const notes = (...args: string[]) => {
+      const command = parseCommand(sources({ args }));
+      return command.name === "demo" ? command.notes.length : -1;
+    };
+    expect([notes("demo"), notes("demo", "--db-path", "x"), notes("--db-path", "x", "demo")]).toEqual([
+      1, 0, 0,
+    ]);
+  });
+
+  test("pull-model takes a name, a folder, and nothing else", () => {
+    const pull = (...args: string[]) => {
+      const command = parseCommand(sources({ args: ["pull-model", ...args] }));
+      return command.name === "pull-model" ? [command.model, command.from] : null;
+    };
+    expect(pull()).toEqual(["bge-m3", null]);
+    expect(pull("a/b", "--from", "dir")).toEqual(["a/b", "dir"]);
+    expect(pull("--embedding-model", "c")).toEqual(["c", null]);
+    expect(refusal({ args: ["pull-model", "a", "b"] })).toContain("one model name");
+  });
+
+  test("the ring is in /tmp on macOS, and the log is JSON where nobody reads it", () => {
+    expect(configOf({ platform: "darwin" }).ringPath).toBe("/tmp/cs_physics");
+    expect(configOf({ stderrIsTty: false }).logFormat).toBe("json");
+    expect(configOf({ stderrIsTty: false, args: ["--log-format", "text"] }).logFormat).toBe("text");
+  });
+
+  test("the configuration cannot be changed", () => {
+    expect(Object.isFrozen(configOf())).toBe(true);
+  });
+
+  test("any .env and any arguments give a configuration or one usage line", () => {
+    const word = fc.oneof(fc.string(), fc.constantFrom("--", "-", "=", ...OPTIONS.map(({ flag }) => flag)));
+    fc.assert(
+      fc.property(fc.array(word, { maxLength: 6 }), fc.string(), (args, dotenv) => {
+        try {
+          parseCommand(sources({ args, dotenv }));
+        } catch (error) {
+          if (!(error instanceof GatewayError && error.code === "usage")) throw error;
+        }
+      }),
+    );
+  });
+});
+
+describe(".env.example", () => {
+  const lines = readFileSync(join(ROOT, ".env.example"), "utf8").split("\n");
+  const settings = lines.filter((line) => /^#[A-Z_]+=/.test(line)).map((line) => line.slice(1));
+
+  test("names every variable once, in the order of the table", () => {
+    const named = settings.map((line) => line.split("=")[0]);
+    expect(named).toEqual(OPTIONS.flatMap(({ env }) => (env === null ? [] : [env])));
+  });
+
+  test("changes nothing as it is, nor with every line taken in and left empty", () => {
+    expect(configOf({ dotenv: lines.join("\n") })).toEqual(configOf());
+    expect(configOf({ dotenv: settings.join("\n") })).toEqual(configOf());
+  });
+});
+
+describe("describeConfig", () => {
+  test("masks every secret and shows everything else", () => {
+    const config = configOf({
+      args: ["--token", "t0ken", "--llm-api-key", "k3y", "--llm-base-url", "https://me:pa55@example.org/v1"],
+    });
+    const described = describeConfig(config);
+    const text = JSON.stringify(described);
+    for (const secret of ["t0ken", "k3y", "pa55"]) expect(text).not.toContain(secret);
+    expect(described).toMatchObject({
+      token: "set",
+      llmApiKey: "set",
+      llmBaseUrl: "https://me:set@example.org/v1",
+      ringMode: "0600",
+      port: 9382,
+    });
+    expect(Object.keys(described).sort()).toEqual(Object.keys(config).sort());
+  });
+
+  test("says where there is none", () => {
+    const described = describeConfig(configOf({ args: ["--llm-base-url", "off"] }));
+    expect(described).toMatchObject({ token: null, llmApiKey: null, llmBaseUrl: null });
+  });
+});
+
+describe("parseSizeBytes", () => {
+  test("knows decimal and binary units", () => {
+    const table: readonly (readonly [string, number | null])[] = [
+      ["1", 1],
+      ["4096", 4096],
+      ["10B", 10],
+      ["1K", 1000],
+      ["1kb", 1000],
+      ["1KiB", 1024],
+      ["1Ki", 1024],
+      ["150MB", 150_000_000],
+      ["64MiB", 67_108_864],
+      ["64 MiB", 67_108_864],
+      [" 2GB ", 2_000_000_000],
+      ["1GiB", 1_073_741_824],
+      ["1TiB", 1024 ** 4],
+      ["0", null],
+      ["0GB", null],
+      ["", null],
+      ["MB", null],
+      ["-1MB", null],
+      ["1.5GB", null],
+      ["1PB", null],
+      ["1 2", null],
+      ["1iB", null],
+      ["999999999999T", null],
+    ];
+    for (const [text, bytes] of table) expect([text, parseSizeBytes(text)]).toEqual([text, bytes]);
+  });
+});
+
+describe("isLoopback", () => {
+  test("is true of this machine's own addresses alone", () => {
+    for (const host of ["localhost", "LOCALHOST", "127.0.0.1", "127.255.0.9", "::1", "[::1]"]) {
+      expect([host, isLoopback(host)]).toEqual([host, true]);
+    }
+    for (const host of [
+      ...["0.0.0.0", "::", "[::]", "", "128.0.0.1", "192.168.0.1", "127.0.0.1.example.org"],
+      ...["localhost.example.org", "127.1", "127.0.0.256", "::ffff:127.0.0.1"],
+    ]) {
+      expect([host, isLoopback(host)]).toEqual([host, false]);
+    }
+  });
+});

@@ -1,0 +1,74 @@
+/** Files of earlier versions open, with everything that was in them; test/fixtures/README.md says how they were made. */
+import { expect, test } from "bun:test";
+import { copyFileSync, readdirSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
+
+const FIXTURES = resolve(import.meta.dir, "../fixtures");
+const FRAME_BYTES = 4224;
+const CAPACITY = 16;
+const REFILLED = 16;
+
+/** What may never change of a frame: all but its sequence and the bit that says that it was refilled. */
+function lasting(frame: Uint8Array): Uint8Array {
+  const copy = frame.slice(8);
+  const view = new DataView(copy.buffer);
+  view.setUint16(4202 - 8, view.getUint16(4202 - 8, true) & ~REFILLED, true);
+  return copy;
+}
+
+for (const version of ["v1"]) {
+  for (const how of ["stopped", "killed"]) {
+    test(`the files of ${version}, ${how}: every event, frame and key is there, and frame ids go on`, async () => {
+      using folder = new TempFolder();
+      const source = join(FIXTURES, version, how);
+      for (const name of readdirSync(source)) {
+        copyFileSync(
+          join(source, name),
+          name.startsWith("ring") ? folder.ring + name.slice(4) : folder.file(name),
+        );
+      }
+      const bodies = JSON.parse(readFileSync(join(source, "bodies.json"), "utf8")) as string[];
+      const recorded = readFileSync(join(source, "frames.bin"));
+      const count = recorded.byteLength / FRAME_BYTES;
+      expect(count).toBe(bodies.length);
+      const db = folder.file("events.duckdb");
+      const args = ["--db-path", db, "--ring-capacity", String(CAPACITY)];
+      await using gateway = await Gateway.start(folder, { args });
+      await until("the ring is there", () => gateway.log.includes(`next frame ${count + 1}`));
+
+      const frames = await apiFrames(gateway);
+      expect(frames.length).toBe(count);
+      frames.forEach((frame, index) => {
+        const before = recorded.subarray(index * FRAME_BYTES, (index + 1) * FRAME_BYTES);
+        expect(Buffer.compare(lasting(frame), lasting(Uint8Array.from(before)))).toBe(0);
+      });
+      const inRing = ringFrames(folder.ring);
+      expect(inRing.map(({ frameId }) => frameId)).toEqual(
+        Array.from({ length: CAPACITY }, (_, index) => count - CAPACITY + 1 + index),
+      );
+      for (const { frameId, bytes } of inRing) {
+        expect(
+          Buffer.compare(lasting(bytes), lasting(frames[frameId - 1] ?? new Uint8Array(FRAME_BYTES))),
+        ).toBe(0);
+      }
+
+      for (const [index, body] of bodies.entries()) {
+        const { idempotency_key, id } = JSON.parse(body) as { idempotency_key?: string; id?: string };
+        if (idempotency_key === undefined && id === undefined) continue;
+        const reply = await gateway.post(body);
+        expect(await reply.json()).toMatchObject({ seq: index + 1, duplicate: true });
+      }
+      expect(await (await gateway.post({ message: "a próxima" })).json()).toMatchObject({ seq: count + 1 });
+      await until("framed", () => (ringHead(folder.ring)?.head ?? 0) === count + 2);
+      expect(await gateway.stop()).toBe(0);
+
+      const rows = await duckRows(db, "SELECT seq, payload FROM events ORDER BY seq");
+      expect(rows.slice(0, count).map((row) => row.payload)).toEqual(bodies);
+      expect(rows.length).toBe(count + 1);
+      expect((await duckRows(db, "SELECT count(*) AS n FROM enrichments"))[0]).toEqual({
+        n: BigInt(count + 1),
+      });
+    });
+  }
+}

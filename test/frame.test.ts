@@ -1,0 +1,157 @@
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import {
+  conversationHash,
+  decodeFrame,
+  encodeFrame,
+  encodePhysics,
+  FRAME_BYTES,
+  FRAME_FIELDS,
+  labelId,
+  modelId,
+  OFFSET,
+  PHYSICS_BYTES,
+  type Physics,
+  wholeSequence,
+} from "../src/frame.ts";
+
+const GOLDEN = join(import.meta.dir, "golden");
+const bytes = new Uint8Array(readFileSync(join(GOLDEN, "frames.bin")));
+
+/** A frame as test/golden/frames.json has it: 64-bit numbers as decimal strings, only the leading floats. */
+type GoldenFrame = { readonly [name: string]: string | number | readonly number[] };
+
+const golden = JSON.parse(readFileSync(join(GOLDEN, "frames.json"), "utf8")) as {
+  readonly capacity: number;
+  readonly frame_bytes: number;
+  readonly texts: Readonly<Record<"conversation_hash" | "intent_id" | "type_id" | "model_id", string>>;
+  readonly frames: readonly GoldenFrame[];
+};
+
+const FIELDS_64 = new Set(
+  FRAME_FIELDS.filter(({ type }) => type === "u64" || type === "i64").map(({ name }) => name as string),
+);
+/** Fields of Physics that are bigint; the other 64-bit ones are numbers, exact up to 2⁵³. */
+const BIGINTS = new Set(["conversation_hash", "checksum"]);
+
+function physicsOf(frame: GoldenFrame): Physics {
+  const entries = Object.entries(frame)
+    .filter(([name]) => !["sequence", "frame_id", "semantic"].includes(name))
+    .map(([name, value]) => {
+      if (BIGINTS.has(name)) return [name, BigInt(value as string)];
+      return [name, FIELDS_64.has(name) ? Number(value) : value];
+    });
+  return Object.fromEntries(entries) as Physics;
+}
+
+describe("the golden frames", () => {
+  test("have the size that the format has", () => {
+    expect(golden.frame_bytes).toBe(FRAME_BYTES);
+    expect(bytes.length).toBe(golden.frames.length * FRAME_BYTES);
+    expect(golden.frames.length).toBeGreaterThan(3);
+  });
+
+  test("name every field of the table", () => {
+    const names = FRAME_FIELDS.map(({ name }) => name as string).sort();
+    for (const frame of golden.frames) expect(Object.keys(frame).sort()).toEqual(names);
+  });
+
+  for (const [index, frame] of golden.frames.entries()) {
+    test(`frame ${frame.frame_id}: decodeFrame reads every field as it was meant`, () => {
+      const decoded = decodeFrame(bytes, index * FRAME_BYTES);
+      const { semantic, frame_id, ...physics } = decoded;
+      expect(physics).toEqual(physicsOf(frame));
+      expect(BigInt(frame_id)).toBe(BigInt(frame.frame_id as string));
+      const vector = frame.semantic as readonly number[];
+      expect([...semantic.subarray(0, vector.length)]).toEqual([...vector]);
+      expect(semantic.subarray(vector.length).every((value) => value === 0)).toBe(true);
+    });
+
+    test(`frame ${frame.frame_id}: encodeFrame writes the same bytes`, () => {
+      const vector = Float32Array.from(frame.semantic as readonly number[]);
+      // Of a slot that held another frame, nothing may remain.
+      const target = new Uint8Array(FRAME_BYTES + 16).fill(0xa5);
+      encodeFrame(target, 8, {
+        frameId: Number(frame.frame_id),
+        capacity: golden.capacity,
+        physics: encodePhysics(physicsOf(frame)),
+        vector: vector.length === 0 ? null : vector,
+      });
+      const expected = bytes.subarray(index * FRAME_BYTES, (index + 1) * FRAME_BYTES);
+      expect(Buffer.compare(target.subarray(8, 8 + FRAME_BYTES), expected)).toBe(0);
+      expect([...target.subarray(0, 8), ...target.subarray(8 + FRAME_BYTES)]).toEqual(Array(16).fill(0xa5));
+    });
+
+    test(`frame ${frame.frame_id}: its sequence is that of a whole frame in a ring of ${golden.capacity}`, () => {
+      const view = new DataView(bytes.buffer, bytes.byteOffset + index * FRAME_BYTES);
+      expect(String(view.getBigUint64(OFFSET.sequence, true))).toBe(frame.sequence as string);
+      expect(String(wholeSequence(Number(frame.frame_id), golden.capacity))).toBe(frame.sequence as string);
+    });
+  }
+
+  test("carry the ids of their texts", () => {
+    const plain = physicsOf(golden.frames[0] as GoldenFrame);
+    const { texts } = golden;
+    expect(plain.conversation_hash).toBe(conversationHash(texts.conversation_hash));
+    expect(plain.intent_id).toBe(labelId(texts.intent_id));
+    expect(plain.type_id).toBe(labelId(texts.type_id));
+    expect(plain.model_id).toBe(modelId(texts.model_id));
+  });
+});
+
+describe("encoding", () => {
+  const f32 = fc.float({ noNaN: true, noDefaultInfinity: true });
+  const i32 = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
+  const u32 = fc.integer({ min: 0, max: 2 ** 32 - 1 });
+  const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
+  const anyPhysics: fc.Arbitrary<Physics> = fc.record({
+    delta_time: f32,
+    duration_ms: f32,
+    velocity: f32,
+    interrupt: f32,
+    timestamp_us: fc.maxSafeInteger(),
+    conversation_hash: u64,
+    workflow_node: i32,
+    case_status: i32,
+    lead_status: i32,
+    fill_rate: f32,
+    actor_type: i32,
+    intent_id: i32,
+    sentiment: f32,
+    confidence: f32,
+    spin: fc.tuple(f32, f32, f32, f32),
+    event_seq: fc.maxSafeNat(),
+    semantic_dim: fc.integer({ min: 0, max: 65_535 }),
+    flags: fc.integer({ min: 0, max: 65_535 }),
+    model_id: u32,
+    type_id: i32,
+    journal_id: u32,
+    checksum: u64,
+  });
+
+  test("any physics comes back as it went in", () => {
+    fc.assert(
+      fc.property(anyPhysics, fc.integer({ min: 1, max: 2 ** 50 }), (physics, frameId) => {
+        const frame = new Uint8Array(FRAME_BYTES);
+        encodeFrame(frame, 0, { frameId, capacity: 7, physics: encodePhysics(physics), vector: null });
+        const { semantic, frame_id, ...decoded } = decodeFrame(frame);
+        expect(frame_id).toBe(frameId);
+        expect(semantic.every((value) => value === 0)).toBe(true);
+        expect(decoded).toEqual(physics);
+      }),
+    );
+  });
+
+  test("a float that is not finite, or is none as a float32, never becomes a frame", () => {
+    const physics = physicsOf(golden.frames[0] as GoldenFrame);
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, 1e39, -1e300]) {
+      for (const name of ["delta_time", "duration_ms", "velocity", "interrupt", "fill_rate"] as const) {
+        expect(() => encodePhysics({ ...physics, [name]: value })).toThrow(`frame: ${name} of event 41`);
+      }
+      expect(() => encodePhysics({ ...physics, spin: [1, 0, 0, value] })).toThrow("frame: spin of event 41");
+    }
+    expect(encodePhysics(physics).length).toBe(PHYSICS_BYTES);
+  });
+});
