@@ -12,8 +12,8 @@ import {
   parseJsonBody,
   parseLine,
 } from "../src/event.ts";
+import { print } from "./support/load.ts";
 
-const json = process.argv.includes("--json");
 const MIB = 1024 * 1024;
 const OPEN_ARRAY = 0x5b;
 const encoder = new TextEncoder();
@@ -21,15 +21,7 @@ const encoder = new TextEncoder();
 let sink = 0;
 
 function report(name: string, value: number, unit: string, baseline: number | null): void {
-  const ratio = baseline === null ? null : value / baseline;
-  if (json) console.log(JSON.stringify({ name, value, unit, baseline, ratio }));
-  else {
-    const against =
-      ratio === null ? "" : `  (${ratio.toFixed(2)} × ${Math.round(baseline ?? 0).toLocaleString("en")})`;
-    console.log(
-      `${name.padEnd(52)} ${value.toLocaleString("en", { maximumFractionDigits: 1 })} ${unit}${against}`,
-    );
-  }
+  print({ name: `event/${name}`, value, unit, baseline });
 }
 
 /** Calls a second of the fastest of several rounds: other processes only ever make a round slower. */

@@ -1,81 +1,73 @@
 /**
  * Ingest as its clients feel it, everything running (hashing embedder, frames, ring, store), against a bare
- * Bun.serve that parses the same JSON and echoes, under the same load on the same machine.
+ * Bun.serve that parses the same JSON and echoes, under the same load on the same machine in the same run.
+ *
+ * "Busy" is the echo with a Worker of low priority beside it that uses as much processor time as the gateway's own
+ * low-priority threads did a moment before. After each load every answer of 200 must be an event in the journal.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { backgroundSeconds, makeFolder, metric, startGateway } from "./support/gateway-process.ts";
 import { type LoadResult, load, median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 4);
 const RUNS = Number(process.env.BENCH_RUNS ?? 3);
+const WARM_UP_SECONDS = 1;
 const CONNECTIONS = 64;
+const NDJSON_PART_EVENTS = 100_000;
 const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 
-async function echo(busy: boolean): Promise<LoadResult> {
-  const server = Bun.spawn(
-    [process.execPath, join(import.meta.dir, "support/echo-server.ts"), ...(busy ? ["--busy"] : [])],
-    {
-      stdout: "pipe",
-    },
-  );
-  const reader = server.stdout.getReader();
-  const { value } = await reader.read();
-  const port = Number(new TextDecoder().decode(value));
-  await load({ port, connections: CONNECTIONS, seconds: 0.5, bodies });
-  const result = await load({ port, connections: CONNECTIONS, seconds: SECONDS, bodies });
-  server.kill("SIGKILL");
-  await server.exited;
-  return result;
+interface GatewayResult extends LoadResult {
+  /** Of one core, by the threads of low priority. */
+  readonly backgroundShare: number;
+  /** Frames made while events came in, as a share of these; the rest follows when the burst is over. */
+  readonly framedShare: number;
 }
 
-async function durable(): Promise<LoadResult> {
+async function echo(busyShare: number | null): Promise<LoadResult> {
+  const busy = busyShare === null ? [] : ["--busy", String(busyShare)];
+  const command = [process.execPath, join(import.meta.dir, "support/echo-server.ts"), ...busy];
+  const server = Bun.spawn(command, { stdout: "pipe" });
+  try {
+    const { value } = await server.stdout.getReader().read();
+    const port = Number(new TextDecoder().decode(value));
+    await load({ port, connections: CONNECTIONS, seconds: WARM_UP_SECONDS, bodies });
+    return await load({ port, connections: CONNECTIONS, seconds: SECONDS, bodies });
+  } finally {
+    server.kill("SIGKILL");
+    await server.exited;
+  }
+}
+
+async function singles(): Promise<GatewayResult> {
   const folder = makeFolder();
   try {
     await using gateway = await startGateway(folder);
-    await load({ port: gateway.port, connections: CONNECTIONS, seconds: 0.5, bodies });
-    return await load({ port: gateway.port, connections: CONNECTIONS, seconds: SECONDS, bodies });
+    const { port, pid } = gateway;
+    const warm = await load({ port, connections: CONNECTIONS, seconds: WARM_UP_SECONDS, bodies });
+    const framesBefore = await metric(gateway, "frames_total");
+    const busyBefore = backgroundSeconds(pid);
+    const result = await load({ port, connections: CONNECTIONS, seconds: SECONDS, bodies });
+    const backgroundShare = (backgroundSeconds(pid) - busyBefore) / SECONDS;
+    const framedShare = ((await metric(gateway, "frames_total")) - framesBefore) / result.answered;
+    const stored = await metric(gateway, "head_seq");
+    if (stored !== warm.answered + result.answered) {
+      throw new Error(`ingest: ${warm.answered + result.answered} were acknowledged, ${stored} are there`);
+    }
+    return { ...result, backgroundShare, framedShare };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-const alone: LoadResult[] = [];
-const beside: LoadResult[] = [];
-const ours: LoadResult[] = [];
-for (let run = 0; run < RUNS; run++) {
-  ours.push(await durable());
-  beside.push(await echo(true));
-  alone.push(await echo(false));
-}
-const rate = (results: readonly LoadResult[]): number =>
-  median(results.map((result) => result.requestsPerSecond));
-const failures = ours.reduce((sum, result) => sum + result.failures, 0);
-if (failures > 0) throw new Error(`ingest: ${failures} requests were not answered with 200`);
-print({ name: "ingest/single-vs-busy-echo", value: rate(ours), unit: "requests/s", baseline: rate(beside) });
-print({ name: "ingest/single-vs-bare-echo", value: rate(ours), unit: "requests/s", baseline: rate(alone) });
-print({
-  name: "ingest/single-p50",
-  value: median(ours.map((r) => r.p50Ms)),
-  unit: "ms",
-  baseline: median(beside.map((r) => r.p50Ms)),
-});
-print({
-  name: "ingest/single-p99",
-  value: median(ours.map((r) => r.p99Ms)),
-  unit: "ms",
-  baseline: median(beside.map((r) => r.p99Ms)),
-});
-
-/** Small events in bodies of 60 MB at most, until all are acknowledged. */
+/** Small events in bodies of some MB, one after the other, until all are acknowledged. */
 async function ndjson(count: number, keyed: boolean): Promise<number> {
   const folder = makeFolder();
   try {
     await using gateway = await startGateway(folder);
     const parts: string[] = [];
-    const partEvents = 100_000;
-    for (let from = 0; from < count; from += partEvents) {
-      const lines = Array.from({ length: partEvents }, (_, n) => {
+    for (let from = 0; from < count; from += NDJSON_PART_EVENTS) {
+      const lines = Array.from({ length: NDJSON_PART_EVENTS }, (_, n) => {
         const id = keyed ? `"id":"${crypto.randomUUID()}",` : "";
         return `{${id}"type":"T","conversation_id":"c${n % 1000}","message":"evento pequeno número ${from + n}"}`;
       });
@@ -89,19 +81,43 @@ async function ndjson(count: number, keyed: boolean): Promise<number> {
         headers: { "content-type": "application/x-ndjson" },
       });
       const reply = (await response.json()) as { accepted: number };
-      if (reply.accepted !== partEvents) throw new Error(`ndjson: ${JSON.stringify(reply)}`);
+      if (reply.accepted !== NDJSON_PART_EVENTS) throw new Error(`ndjson: ${JSON.stringify(reply)}`);
     }
-    return count / ((performance.now() - startedMs) / 1000);
+    const seconds = (performance.now() - startedMs) / 1000;
+    const stored = await metric(gateway, "head_seq");
+    if (stored !== count) throw new Error(`ndjson: ${count} were acknowledged, ${stored} are there`);
+    return count / seconds;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
+const alone: LoadResult[] = [];
+const busy: LoadResult[] = [];
+const ours: GatewayResult[] = [];
 const plain: number[] = [];
-const withKeys: number[] = [];
+const keyed: number[] = [];
 for (let run = 0; run < RUNS; run++) {
+  const result = await singles();
+  ours.push(result);
+  busy.push(await echo(result.backgroundShare));
+  alone.push(await echo(null));
   plain.push(await ndjson(500_000, false));
-  withKeys.push(await ndjson(300_000, true));
+  keyed.push(await ndjson(300_000, true));
 }
+const middle = <T>(results: readonly T[], of: (result: T) => number): number => median(results.map(of));
+const rate = middle(ours, (r) => r.requestsPerSecond);
+const busyRate = middle(busy, (r) => r.requestsPerSecond);
+const aloneRate = middle(alone, (r) => r.requestsPerSecond);
+print({ name: "ingest/single-vs-busy-echo", value: rate, unit: "requests/s", baseline: busyRate });
+print({ name: "ingest/single-vs-bare-echo", value: rate, unit: "requests/s", baseline: aloneRate });
+const p50 = middle(ours, (r) => r.p50Ms);
+print({ name: "ingest/single-p50", value: p50, unit: "ms", baseline: middle(busy, (r) => r.p50Ms) });
+const p99 = middle(ours, (r) => r.p99Ms);
+print({ name: "ingest/single-p99", value: p99, unit: "ms", baseline: middle(busy, (r) => r.p99Ms) });
+const background = middle(ours, (r) => r.backgroundShare);
+print({ name: "ingest/single-background", value: background, unit: "cores", baseline: null });
+const framed = middle(ours, (r) => r.framedShare);
+print({ name: "ingest/single-framed-meanwhile", value: framed, unit: "of 1", baseline: null });
 print({ name: "ingest/ndjson", value: median(plain), unit: "events/s", baseline: null });
-print({ name: "ingest/ndjson-keyed", value: median(withKeys), unit: "events/s", baseline: median(plain) });
+print({ name: "ingest/ndjson-keyed", value: median(keyed), unit: "events/s", baseline: median(plain) });

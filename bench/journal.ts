@@ -11,19 +11,12 @@ import { join } from "node:path";
 import type { ParsedEvent } from "../src/event.ts";
 import { PHYSICS_BYTES } from "../src/frame.ts";
 import { Journal } from "../src/journal.ts";
+import { print } from "./support/load.ts";
 
-const json = process.argv.includes("--json");
 const SMALL = Number(process.env.JOURNAL_BENCH_EVENTS ?? 300_000);
 
-function print(name: string, value: number, unit: string, baseline: number): void {
-  const ratio = Number((value / baseline).toFixed(3));
-  const rounded = value >= 100 ? Math.round(value) : Number(value.toFixed(2));
-  if (json) {
-    console.log(JSON.stringify({ name, value: rounded, unit, baseline: Math.round(baseline), ratio }));
-    return;
-  }
-  const of = `${ratio} of ${Math.round(baseline).toLocaleString()}`;
-  console.log(`${name.padEnd(44)} ${rounded.toLocaleString().padStart(10)} ${unit}  (${of})`);
+function show(name: string, value: number, unit: string, baseline: number | null): void {
+  print({ name: `journal/${name}`, value, unit, baseline });
 }
 
 async function inFolder<T>(run: (folder: string) => Promise<T> | T): Promise<T> {
@@ -119,9 +112,9 @@ async function appending(
     const baseline = bare(folder, o);
     using journal = openAt(folder);
     const { perSecond, msP99, msMax } = await appended(journal, o);
-    print(name, perSecond, "events/s", baseline);
-    print(`${name}, commit p99`, msP99, "ms", 15);
-    print(`${name}, commit worst`, msMax, "ms", 50);
+    show(name, perSecond, "events/s", baseline);
+    show(`${name}, commit p99`, msP99, "ms", null);
+    show(`${name}, commit worst`, msMax, "ms", null);
   });
 }
 
@@ -153,7 +146,7 @@ await inFolder(async (folder) => {
     await journal.decide(frames);
     framed += frames.length;
   }
-  print(
+  show(
     "decide, 256 a commit, no vector",
     (total / (performance.now() - startedMs)) * 1000,
     "frames/s",
@@ -168,8 +161,8 @@ await inFolder(async (folder) => {
     worstMs = Math.max(worstMs, performance.now() - stepMs);
     steps += 1;
   }
-  print("prune, 1,000 a commit", (total / (performance.now() - startedMs)) * 1000, "events/s", baseline);
-  print(`prune, worst of ${steps} commits`, worstMs, "ms", 50);
+  show("prune, 1,000 a commit", (total / (performance.now() - startedMs)) * 1000, "events/s", baseline);
+  show(`prune, worst of ${steps} commits`, worstMs, "ms", null);
 });
 
 await inFolder(async (folder) => {
@@ -181,8 +174,8 @@ await inFolder(async (folder) => {
     bytes: 110,
     keys: false,
   });
-  print("temporary, 100 MB, 500 a commit, 110 B", perSecond, "events/s", 100_000);
-  print("temporary, worst commit (drops included)", msMax, "ms", 50);
+  show("temporary, 100 MB, 500 a commit, 110 B", perSecond, "events/s", null);
+  show("temporary, worst commit (drops included)", msMax, "ms", null);
   const bytes = statSync(join(folder, "journal")).size + statSync(join(folder, "journal-wal")).size;
-  print("temporary, file and WAL at the end", bytes / 1e6, "MB", limitBytes / 1e6);
+  show("temporary, file and WAL at the end", bytes / 1e6, "MB", null);
 });

@@ -2,31 +2,19 @@
  * 1,000 events a second for a while (BENCH_SECONDS, default 60; 600 is the promise): the gateway's memory beside the ring's pages, whether it
  * grows, and that everything acknowledged is framed and stored at the end.
  */
-import { readFileSync, rmSync } from "node:fs";
-import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { rmSync } from "node:fs";
+import { makeFolder, metric, residentBytes, startGateway } from "./support/gateway-process.ts";
 import { median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 60);
 const RATE = 1000;
-
-/** Anonymous and file-backed pages; those of the ring are shared memory and not counted. */
-function residentMb(pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  const kilobytes = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1]);
-  return ((kilobytes("RssAnon") + kilobytes("RssFile")) * 1024) / 1e6;
-}
-
-async function gauge(url: string, name: string): Promise<number> {
-  const text = await (await fetch(`${url}/metrics`)).text();
-  return Number(new RegExp(`^gateway_${name} (\\S+)`, "m").exec(text)?.[1]);
-}
 
 const folder = makeFolder();
 await using gateway = await startGateway(folder);
 const url = `http://127.0.0.1:${gateway.port}`;
 const samplesMb: number[] = [];
 const ackMs: number[] = [];
-const sampler = setInterval(() => samplesMb.push(residentMb(gateway.pid)), 1000);
+const sampler = setInterval(() => samplesMb.push(residentBytes(gateway.pid) / 1e6), 1000);
 const startedMs = performance.now();
 const total = SECONDS * RATE;
 let failures = 0;
@@ -58,10 +46,10 @@ for (let n = 0; n < total; ) {
 while (open > 0) await Bun.sleep(5);
 clearInterval(sampler);
 const settleMs = performance.now();
-while ((await gauge(url, "unframed_events")) + (await gauge(url, "store_lag_frames")) > 0)
+while ((await metric(gateway, "unframed_events")) + (await metric(gateway, "store_lag_frames")) > 0)
   await Bun.sleep(50);
 const behindMs = performance.now() - settleMs;
-const frames = (await gauge(url, "next_frame_id")) - 1;
+const frames = (await metric(gateway, "next_frame_id")) - 1;
 if (failures > 0 || frames !== total)
   throw new Error(`soak: ${failures} failures, ${frames} frames of ${total} events`);
 const third = Math.floor(samplesMb.length / 3);

@@ -3,8 +3,7 @@
  *
  *     bun bench/store.ts [--json]
  *
- * Durable, on the temporary folder's disk; the worker's own thread priority is in force. `baseline` is
- * the figure the design asks for on one core, `ratio` what was reached of it.
+ * Durable, on the temporary folder's disk; the worker's own thread priority is in force.
  */
 
 import { Database } from "bun:sqlite";
@@ -13,23 +12,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { encodePhysics, FLAG, FRAME_BYTES, SEMANTIC_DIM_MAX } from "../src/frame.ts";
 import { Store } from "../src/store.ts";
+import { print } from "./support/load.ts";
 
 const EVENTS = 200_000;
 const FRAMES = 40_000;
 const OFFER_FRAMES = 4096;
 const JOURNAL_ID = 1;
-
-const json = process.argv.includes("--json");
-
-/** `baseline` in the same unit; a ratio above 1 is better than it. */
-function report(name: string, value: number, unit: string, baseline: number, lowerIsBetter = false): void {
-  const ratio = lowerIsBetter ? baseline / value : value / baseline;
-  if (json) console.log(JSON.stringify({ name, value, unit, baseline, ratio }));
-  else
-    console.log(
-      `${name.padEnd(24)} ${value.toFixed(1).padStart(12)} ${unit.padEnd(10)} ${ratio.toFixed(2)} × ${baseline}`,
-    );
-}
 
 function filledJournal(path: string): void {
   const journal = new Database(path);
@@ -118,7 +106,7 @@ try {
   };
 
   const eventsMs = await timed(() => store.flush(EVENTS));
-  report("store/append-events", (EVENTS / eventsMs) * 1000, "events/s", 100_000);
+  print({ name: "store/append-events", value: (EVENTS / eventsMs) * 1000, unit: "events/s", baseline: null });
 
   const vectors = new Float32Array(OFFER_FRAMES * SEMANTIC_DIM_MAX).map(() => Math.random() - 0.5);
   const framesMs = await timed(async () => {
@@ -133,9 +121,14 @@ try {
     }
     await before;
   });
-  report("store/append-frames", (FRAMES / framesMs) * 1000, "frames/s", 15_000);
+  print({ name: "store/append-frames", value: (FRAMES / framesMs) * 1000, unit: "frames/s", baseline: null });
 
-  report("store/checkpoint", await timed(() => store.checkpoint()), "ms", 2000, true);
+  print({
+    name: "store/checkpoint",
+    value: await timed(() => store.checkpoint()),
+    unit: "ms",
+    baseline: null,
+  });
 
   let read = 0;
   const readMs = await timed(async () => {
@@ -145,15 +138,14 @@ try {
       after += count;
     }
   });
-  report("store/frames-read", (read / readMs) * 1000, "frames/s", 30_000);
+  print({ name: "store/frames-read", value: (read / readMs) * 1000, unit: "frames/s", baseline: null });
 
   const pages: number[] = [];
   for (let round = 0; round < 20; round++) pages.push(await timed(() => store.events({ limit: 50 }, EVENTS)));
   pages.sort((a, b) => a - b);
-  report("store/events-page", pages[10] ?? 0, "ms", 50, true);
+  print({ name: "store/events-page", value: pages[10] ?? 0, unit: "ms", baseline: null });
   const filteredMs = await timed(() => store.events({ limit: 50, q: "no such text" }, EVENTS));
-  report("store/events-search", filteredMs, "ms", 2000, true);
-  if (!json) console.log(`resident: ${(process.memoryUsage.rss() / 1e6).toFixed(0)} MB`);
+  print({ name: "store/events-search", value: filteredMs, unit: "ms", baseline: null });
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

@@ -1,9 +1,13 @@
-/** The baseline: a bare Bun.serve that parses the same JSON and echoes it; with --busy a low-priority Worker burns a core beside it. */
+/**
+ * The baseline: a bare Bun.serve that parses the same JSON and echoes it. With --busy SHARE, a Worker of low priority
+ * tries to use that share of one core beside it.
+ */
 import { dlopen } from "bun:ffi";
-import { isMainThread, Worker } from "node:worker_threads";
+import { isMainThread, Worker, workerData } from "node:worker_threads";
 
 if (isMainThread) {
-  if (process.argv.includes("--busy")) new Worker(new URL(import.meta.url));
+  const busy = process.argv.indexOf("--busy");
+  if (busy >= 0) new Worker(new URL(import.meta.url), { workerData: Number(process.argv[busy + 1]) });
   const server = Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
@@ -17,10 +21,18 @@ if (isMainThread) {
   });
   const GETTID = process.arch === "arm64" ? 178n : 186n;
   libc.symbols.setpriority(0, Number(libc.symbols.syscall(GETTID)), 10);
-  // A bounded while at a time, so that the thread can be ended.
-  const burn = (): void => {
-    for (let n = 0, x = 1; n < 5e6; n++) x = (x * 1103515245 + 12345) % 2147483648;
-    setImmediate(burn);
+  const share = Math.min(1, Math.max(0.01, workerData as number));
+  const sliceMs = 2;
+  // Processor time, not time that has passed: a Worker that is kept waiting by others makes up for it.
+  const usedMs = (): number => {
+    const { user, system } = process.threadCpuUsage();
+    return (user + system) / 1000;
   };
-  burn();
+  const startedMs = performance.now();
+  for (;;) {
+    const aheadMs = usedMs() / share - (performance.now() - startedMs);
+    if (aheadMs > sliceMs) await Bun.sleep(aheadMs);
+    const untilMs = performance.now() + sliceMs;
+    for (let x = 1; performance.now() < untilMs; ) x = (x * 1103515245 + 12345) % 2147483648;
+  }
 }

@@ -1,5 +1,5 @@
 /** The compiled gateway, started for a measurement in a folder of its own. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -8,12 +8,14 @@ export interface Running extends AsyncDisposable {
   readonly pid: number;
   readonly ringPath: string;
   readonly folder: string;
-  /** From exec to "listening", in ms, as the start-up line was seen. */
-  readonly readyMs: number;
+  /** On performance.now()'s clock. */
+  readonly startedMs: number;
   stop(): Promise<void>;
 }
 
-const BINARY = resolve(import.meta.dir, "../../one_file_gateway");
+const BINARY = process.env.GATEWAY_BINARY ?? resolve(import.meta.dir, "../../one_file_gateway");
+/** Of /proc: clock ticks in a second, on every Linux that Bun runs on. */
+const TICKS_PER_SECOND = 100;
 
 export function makeFolder(): string {
   return mkdtempSync(join(tmpdir(), "gateway-bench-"));
@@ -54,7 +56,6 @@ export async function startGateway(folder: string, args: readonly string[] = [])
     reject(new Error(`the gateway ended: ${log}`));
   })();
   const port = await promise;
-  const readyMs = performance.now() - startedMs;
   const stop = async (): Promise<void> => {
     child.kill("SIGTERM");
     await child.exited;
@@ -65,7 +66,7 @@ export async function startGateway(folder: string, args: readonly string[] = [])
     pid: child.pid,
     ringPath,
     folder,
-    readyMs,
+    startedMs,
     stop,
     [Symbol.asyncDispose]: async () => {
       child.kill("SIGKILL");
@@ -73,4 +74,31 @@ export async function startGateway(folder: string, args: readonly string[] = [])
       for (const suffix of ["", ".lock", ".json"]) rmSync(ringPath + suffix, { force: true });
     },
   };
+}
+
+/** One of the gateway's own figures, by its name in /metrics without the prefix. */
+export async function metric(gateway: Running, name: string): Promise<number> {
+  const text = await (await fetch(`http://127.0.0.1:${gateway.port}/metrics`)).text();
+  const found = new RegExp(`^gateway_${name} (\\S+)$`, "m").exec(text)?.[1];
+  if (found === undefined) throw new Error(`bench: the gateway has no metric ${name}`);
+  return Number(found);
+}
+
+/** Processor seconds that the threads of lower priority (embedding, DuckDB) have used so far. Linux only. */
+export function backgroundSeconds(pid: number): number {
+  let ticks = 0;
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+    // Behind the name, which may hold spaces: utime is the 12th field, stime the 13th, nice the 17th.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    if (Number(fields[16]) > 0) ticks += Number(fields[11]) + Number(fields[12]);
+  }
+  return ticks / TICKS_PER_SECOND;
+}
+
+/** Resident bytes besides the pages of the ring, which are shared memory. Linux only. */
+export function residentBytes(pid: number): number {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const kilobytes = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1]);
+  return (kilobytes("RssAnon") + kilobytes("RssFile")) * 1024;
 }
