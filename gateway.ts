@@ -23,6 +23,7 @@ const VERSION = packageJson.version;
 const MUTATION: string = process.env.GATEWAY_MUTATION ?? "";
 const DRAIN_GRACE_MS = 200;
 const TEMP_PREFIX = "one_file_gateway-";
+const TEMP_LOCK_HINT = "set TMPDIR to another folder";
 
 const nowUs = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000);
 
@@ -76,7 +77,7 @@ function openPersistentHome(databasePath: string): Home {
       hint: "create it first",
     });
   }
-  const lock = RingLock.acquire(databasePath);
+  const lock = RingLock.acquire(databasePath, "stop it, or pass another --db-path");
   if (existsSync(databasePath) && !existsSync(journalPath)) {
     lock[Symbol.dispose]();
     throw new GatewayError({
@@ -112,7 +113,7 @@ function openTemporaryHome(): Home {
       cause: error,
     });
   }
-  const lock = RingLock.acquire(join(folder, "gateway"));
+  const lock = RingLock.acquire(join(folder, "gateway"), TEMP_LOCK_HINT);
   return {
     databasePath: join(folder, "events.duckdb"),
     journalPath: join(folder, "events.duckdb.journal"),
@@ -124,13 +125,16 @@ function openTemporaryHome(): Home {
   };
 }
 
-/** Removes the temporary folders of gateways that are no more: nobody holds their lock. */
+/**
+ * Removes the temporary folders of gateways that are no more. Only a folder that holds a gateway's lock file is one of
+ * these, and only where nobody holds that lock.
+ */
 function removeLeftOver(root: string): void {
   for (const name of readdirSync(root)) {
-    if (!name.startsWith(TEMP_PREFIX)) continue;
     const stale = join(root, name);
+    if (!name.startsWith(TEMP_PREFIX) || !existsSync(join(stale, "gateway.lock"))) continue;
     try {
-      using _lock = RingLock.acquire(join(stale, "gateway"));
+      using _lock = RingLock.acquire(join(stale, "gateway"), TEMP_LOCK_HINT);
       rmSync(stale, { recursive: true, force: true });
     } catch {
       // Its gateway is alive, or it is somebody else's: not ours to remove.
@@ -197,7 +201,7 @@ async function openStore(config: Config, home: Home, journal: Journal, log: Log)
 
 /** Free bytes beside the journal, and what ingest needs: a twentieth of the disk, at most 256 MB. */
 function freeDiskBytes(path: string): { freeBytes: number; neededBytes: number } {
-  // Not asynchronous: the process's pool threads shall be started by the store's Worker, whose low priority they inherit.
+  // Not asynchronous: it takes microseconds, and a pool thread would be woken for it.
   const { bavail, blocks, bsize } = statfsSync(dirname(path));
   return { freeBytes: bavail * bsize, neededBytes: Math.min(256_000_000, (blocks * bsize) / 20) };
 }
@@ -208,7 +212,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   for (const note of notes) log("info", note);
   using stack = new DisposableStack();
   const home = stack.use(openHome(config));
-  stack.use(RingLock.acquire(config.ringPath));
+  stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
   const journal = stack.use(openJournal(config, home));
   const ended = Promise.withResolvers<number>();

@@ -105,7 +105,7 @@ function inputs(): string[] {
 
 /** Runs the executable where nothing else is, and asks for every part's own word. */
 async function selfTest(binary: string): Promise<string> {
-  const folder = mkdtempSync(join(tmpdir(), "one_file_gateway-empty-"));
+  const folder = mkdtempSync(join(tmpdir(), "gateway-self-test-"));
   try {
     // Not even PATH. A temp folder other than the default one is named, as a user would do it.
     const onlyEnv: Record<string, string> = {};

@@ -204,8 +204,9 @@ async function openRemote(o: ChooseOptions): Promise<Embedder> {
   if (recorded !== null) return recordedRemote(o, recorded);
   const name = o.embeddingModel ?? (await listedModel(o)) ?? REMOTE_MODEL_DEFAULT;
   const remote = new RemoteEmbedder(o, { name, dim: 0 });
+  // An endpoint that lies now may be mended while the gateway runs: frames wait for it as for one that is away.
   const refused = await probe(remote, o);
-  if (refused !== null) throw refused;
+  if (refused !== null) o.log("error", `${refused.message}; frames wait for it`);
   return remote;
 }
 

@@ -3,7 +3,7 @@
  *
  * One direction: committed event → vector → `frames` row → ring → DuckDB. Whatever is lost from memory
  * is read again from the journal (or, once a CHECKPOINT holds it, from DuckDB), so every queue
- * here may be bounded and dropped. The crash protocol is DESIGN.md's: a frame is published only after its
+ * here may be bounded and dropped. The crash protocol (docs/ARCHITECTURE.md): a frame is published only after its
  * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
  * below the ring's head.
  */

@@ -101,23 +101,24 @@ export class RingLock implements Disposable {
   }
 
   /**
-   * The lock ends with the process, however it ends.
+   * Owns `ownedPath` (a ring, a database) by a lock on `ownedPath.lock`, which ends with the process, however it ends.
+   * @param hint what to do where another gateway owns it
    * @throws GatewayError `locked` where another process (or another lock of this one) holds it; `ring_failed`
    *   where the lock file cannot be opened or is no regular file
    */
-  static acquire(ringPath: string): RingLock {
-    const path = `${ringPath}.lock`;
+  static acquire(ownedPath: string, hint = "stop it, or choose another path"): RingLock {
+    const path = `${ownedPath}.lock`;
     let fd: number;
     try {
       const { O_RDWR, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants;
       fd = openSync(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o600);
     } catch (error) {
       const detail = errorCode(error) === "ELOOP" ? "is a symbolic link" : messageOf(error);
-      throw failed("lock", path, detail, "remove it, or pass another --ring-path", error);
+      throw failed("lock", path, detail, `remove it; or ${hint}`, error);
     }
     try {
       if (!fstatSync(fd).isFile()) throw failed("lock", path, "is not a regular file");
-      if (!lockExclusive(fd)) throw heldBy(ringPath, fd);
+      if (!lockExclusive(fd)) throw heldBy(ownedPath, hint, fd);
       // The pid is for people; who holds the lock is decided by flock alone.
       ftruncateSync(fd, 0);
       writeSync(fd, `${process.pid}\n`, 0);
@@ -134,15 +135,15 @@ export class RingLock implements Disposable {
   }
 }
 
-function heldBy(ringPath: string, fd: number): GatewayError {
+function heldBy(ownedPath: string, hint: string, fd: number): GatewayError {
   const bytes = new Uint8Array(32);
   const pid = /^\d+/.exec(new TextDecoder().decode(bytes.subarray(0, readSync(fd, bytes, 0, 32, 0))))?.[0];
   return new GatewayError({
     code: "locked",
-    operation: "ring: lock",
-    object: ringPath,
-    detail: `another gateway${pid === undefined ? "" : ` (pid ${pid})`} writes this ring`,
-    hint: "stop it, or pass another --ring-path",
+    operation: "lock:",
+    object: ownedPath,
+    detail: `another gateway${pid === undefined ? "" : ` (pid ${pid})`} owns it`,
+    hint,
   });
 }
 

@@ -613,10 +613,13 @@ describe("an explicit --embedder", () => {
     expect((await refusal(away.embedder.embed(["a"]))).code).toBe("embedder_unavailable");
   });
 
-  test("remote with vectors that no frame can carry is refused", async () => {
+  test("remote with vectors that no frame can carry says so, and every call is refused by name", async () => {
     using endpoint = new Endpoint();
     endpoint.answer = () => vectors([Array.from({ length: 2048 }, () => 1)]);
-    const error = await refusal(chooseEmbedder(options({ choice: "remote", baseUrl: endpoint.baseUrl })));
-    expect([error instanceof GatewayError, error.code]).toEqual([true, "embedder_invalid"]);
+    const said: string[] = [];
+    const log = (level: string, message: string): number => said.push(`${level} ${message}`);
+    const { embedder } = await chooseEmbedder(options({ choice: "remote", baseUrl: endpoint.baseUrl, log }));
+    expect(said.join("\n")).toMatch(/^error .*2048/);
+    expect((await refusal(embedder.embed(["a"]))).code).toBe("embedder_invalid");
   });
 });

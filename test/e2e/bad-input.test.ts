@@ -1,9 +1,12 @@
 /** Bad input against the running executable: right status, clear problem, no stall, bounded memory, good events kept. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { Gateway, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const MIB = 1024 ** 2;
 const folder = new TempFolder();

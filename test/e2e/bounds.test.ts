@@ -1,8 +1,11 @@
 /** What is bounded stays bounded: the temporary folder, a full /dev/shm, a full disk. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { duckRows, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const LONG = process.env.LONG === "1";
 const EVENTS = LONG ? 5_000_000 : 500_000;

@@ -1,6 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { join, resolve } from "node:path";
 import { Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 

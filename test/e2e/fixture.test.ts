@@ -1,8 +1,11 @@
 /** Files of earlier versions open, with everything that was in them; test/fixtures/README.md says how they were made. */
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const FIXTURES = resolve(import.meta.dir, "../fixtures");
 const FRAME_BYTES = 4224;

@@ -1,10 +1,10 @@
 /**
  * Runs the compiled gateway as a user would: from an empty folder, with an empty environment, over a
- * real socket. Beside it a ring reader that knows DESIGN's byte table alone and a look into DuckDB.
+ * real socket. Beside it a ring reader that knows the byte table of docs/FRAME.md alone and a look into DuckDB.
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { DuckDBInstance } from "../../src/native/duckdb.ts";
 
 const ROOT = resolve(import.meta.dir, "../..");
@@ -30,7 +30,9 @@ export class TempFolder implements Disposable {
   }
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true, force: true });
-    for (const suffix of ["", ".lock", ".json"]) rmSync(this.ring + suffix, { force: true });
+    // Its lock and labels too, and what a gateway that was killed while it made the ring has left beside it.
+    const beside = readdirSync(dirname(this.ring)).filter((name) => name.startsWith(basename(this.ring)));
+    for (const name of beside) rmSync(join(dirname(this.ring), name), { force: true });
   }
 }
 

@@ -1,7 +1,10 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { BINARY, seededRandom } from "./gateway.ts";
 import { killScenario } from "./kill-scenario.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const LONG = process.env.LONG === "1";
 const ROUNDS = LONG ? 200 : 10;

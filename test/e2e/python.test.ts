@@ -1,5 +1,5 @@
 /** What Python sees of the running executable: tensors, a follower over restarts, errors, and a reader of a stranger. */
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { Gateway, ringHead, TempFolder, until } from "./gateway.ts";
@@ -112,8 +112,9 @@ with PhysicsConsumer() as consumer:
       expect(tensors.flags?.[row]).toBe(frame.flags);
       expect(tensors.event_seq?.[row]).toBe(Number(frame.event_seq));
       expect(tensors.intent_id?.[row]).toBe(Number(frame.intent_id));
+      expect(tensors.timestamp_us?.[row]).toBe(Number(frame.timestamp_us));
     });
-  });
+  }, 30_000);
 
   test("fewer frames than asked for are what there is, and none is said", async () => {
     await using gateway = await Gateway.start(folder);
@@ -129,7 +130,7 @@ with PhysicsConsumer() as consumer:
     expect(ids).toEqual(["2", "3"]);
     const stats = await python([CONSUMER, "--stats", "--json"]);
     expect(JSON.parse(stats.out)).toMatchObject({ capacity: 20_000, state: "running" });
-  });
+  }, 30_000);
 
   test("without torch one line says how to get it", async () => {
     await using gateway = await Gateway.start(folder);
@@ -140,7 +141,7 @@ with PhysicsConsumer() as consumer:
     expect(shown.err.trim().split("\n").length).toBe(1);
     expect(shown.err).toContain("torch");
     expect((await python([CONSUMER, "--batch", "1"], NUMPY2)).code).toBe(0);
-  });
+  }, 30_000);
 });
 
 describe("a follower", () => {
@@ -255,6 +256,9 @@ for i in range(tail, head):
     found.append([frame_id, sum(v * v for v in semantic), velocity, actor, sentiment, w * w + x * x + y * y + z * z, node])
 print(json.dumps(found))
 `;
+
+  // Processes are started and waited for: on a busy machine that takes its time.
+  setDefaultTimeout(60_000);
   const read = await python(["-c", script]);
   expect(read.err).toBe("");
   const found = JSON.parse(read.out) as number[][];

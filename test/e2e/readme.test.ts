@@ -1,8 +1,11 @@
 /** The README's examples run as they stand there, but for the port, the token's place and the ring's path of the test. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");

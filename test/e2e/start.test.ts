@@ -1,5 +1,5 @@
 /** The command line and the start, as a user sees them: one clear line, the right exit code, nothing left behind. */
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   cpSync,
@@ -11,6 +11,9 @@ import {
   writeFileSync,
 } from "node:fs";
 import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const folders: TempFolder[] = [];
 function folder(): TempFolder {
@@ -302,7 +305,12 @@ describe("a restart", () => {
     const inside = readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"));
     expect(inside.length).toBe(1);
     await first.kill();
+    // A folder of that name without a gateway's lock file is somebody else's.
+    mkdirSync(where.file("tmp/one_file_gateway-release"));
+    writeFileSync(where.file("tmp/one_file_gateway-release/notes.txt"), "mine");
     const second = await Gateway.start(where, { env });
+    expect(readFileSync(where.file("tmp/one_file_gateway-release/notes.txt"), "utf8")).toBe("mine");
+    rmSync(where.file("tmp/one_file_gateway-release"), { recursive: true });
     expect(readdirSync(where.file("tmp"))).not.toContain(inside[0] ?? "");
     expect(await second.stop()).toBe(0);
     expect(readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"))).toEqual([]);

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { hashingEmbed } from "../../src/hashing.ts";
 import {
   apiFrames,
@@ -11,6 +11,9 @@ import {
   TempFolder,
   until,
 } from "./gateway.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(60_000);
 
 const SINGLES = 1000;
 const CONNECTIONS = 16;
