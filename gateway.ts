@@ -13,7 +13,8 @@ import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
 import { type GatewayServer, serve } from "./src/http.ts";
 import { Journal } from "./src/journal.ts";
-import { executableDir, workerUrl } from "./src/native/worker-url.ts";
+import { whyNotExecutable } from "./src/native/libc.ts";
+import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
 import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { Store } from "./src/store.ts";
@@ -142,6 +143,24 @@ function removeLeftOver(root: string): void {
   }
 }
 
+/**
+ * The executable unpacks its native libraries into a temporary folder at the first start. Where that cannot be, nothing
+ * is begun: DuckDB would fail later, behind events that were already acknowledged.
+ */
+function checkUnpackFolder(): void {
+  if (!isCompiled()) return;
+  const folder = process.env.BUN_TMPDIR ?? process.env.TMPDIR ?? tmpdir();
+  const why = whyNotExecutable(folder);
+  if (why === null) return;
+  throw new GatewayError({
+    code: "temp_folder",
+    operation: "start: unpack libraries into",
+    object: folder,
+    detail: why,
+    hint: "set BUN_TMPDIR (or TMPDIR) to a folder that is writable, has 100 MB free and is not mounted noexec",
+  });
+}
+
 function openJournal(config: Config, home: Home): Journal {
   const journal = Journal.open({
     path: home.journalPath,
@@ -190,7 +209,9 @@ async function openStore(config: Config, home: Home, journal: Journal, log: Log)
       journal.clearOpenAttempts();
       return store;
     } catch (error) {
-      const known = error instanceof GatewayError && ["foreign_store", "store_behind"].includes(error.code);
+      // Neither is a broken WAL: the database is another's, or the Worker itself could not be started.
+      const fatal = ["foreign_store", "store_behind", "temp_folder"];
+      const known = error instanceof GatewayError && fatal.includes(error.code);
       if (known) journal.clearOpenAttempts();
       if (known || quarantine) throw error;
       log("error", `${messageOf(error)}; trying again`);
@@ -210,6 +231,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const { config, notes } = command;
   const log = makeLog(config);
   for (const note of notes) log("info", note);
+  checkUnpackFolder();
   using stack = new DisposableStack();
   const home = stack.use(openHome(config));
   stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));

@@ -283,11 +283,14 @@ export class Store implements AsyncDisposable {
 
   #break(why: string): void {
     if (this.#broken !== null) return;
+    // A Worker that could not load its libraries says so in the middle of a long report.
+    const unpacked = /GatewayError: (native: load .*)/.exec(why)?.[1];
+    const detail = unpacked ?? messageOf(why);
     const broken = new GatewayError({
-      code: "store_unavailable",
+      code: unpacked === undefined ? "store_unavailable" : "temp_folder",
       operation: "store: worker",
       object: this.#path,
-      detail: this.#closing === null ? messageOf(why) : "it is closed",
+      detail: this.#closing === null ? detail : "it is closed",
     });
     this.#broken = broken;
     for (const { reject } of this.#waiting.values()) reject(broken);

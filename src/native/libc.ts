@@ -3,7 +3,8 @@
  * Linux and macOS. What runs on macOS only says so: it has not been run.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
-import { ftruncateSync, writeSync } from "node:fs";
+import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
+import { join } from "node:path";
 
 interface Platform {
   /** Tried in this order. */
@@ -57,6 +58,9 @@ const MAP_SHARED = 1;
 const PRIO_PROCESS = 0;
 /** Not FUTEX_PRIVATE: the sleepers are in other processes. */
 const FUTEX_WAKE = 1;
+const PROT_READ_EXECUTE = 5;
+const MAP_PRIVATE = 2;
+const PROBE_BYTES = 4096;
 const EVERYBODY = 0x7fffffff;
 /** One slice of allocating or populating takes about 1 ms; never more than a few. */
 const SLICE_BYTES_MIN = 1 << 20;
@@ -207,6 +211,30 @@ export async function allocateFile(fd: number, bytes: number): Promise<boolean> 
  */
 export function lowerThreadPriority(nice: number): boolean {
   return libc().setpriority(PRIO_PROCESS, 0, nice) === 0;
+}
+
+/**
+ * Whether code in files of this folder may be run: a file there can be written and mapped executable.
+ * @returns null where it may, else what the system said
+ */
+export function whyNotExecutable(folder: string): string | null {
+  const path = join(folder, `.gateway-probe-${process.pid}`);
+  let fd: number | null = null;
+  try {
+    fd = openSync(path, "wx+", 0o600);
+    writeSync(fd, new Uint8Array(PROBE_BYTES));
+    const address = Number(libc().mmap(null, PROBE_BYTES, PROT_READ_EXECUTE, MAP_PRIVATE, fd, 0));
+    if (address === -1) return "it is mounted noexec";
+    libc().munmap(address, PROBE_BYTES);
+    return null;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  } finally {
+    if (fd !== null) {
+      closeSync(fd);
+      rmSync(path, { force: true });
+    }
+  }
 }
 
 /** A file mapped shared, readable and writable. Its owner keeps no view longer than the mapping. */

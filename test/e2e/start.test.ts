@@ -150,6 +150,24 @@ describe("a start that cannot be", () => {
   });
 });
 
+test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0)(
+  "a temporary folder that is mounted noexec is named before anything is begun",
+  async () => {
+    const where = folder();
+    mkdirSync(where.file("noexec"));
+    const mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=200m", "tmpfs", where.file("noexec")];
+    expect(Bun.spawnSync(mount).exitCode).toBe(0);
+    const db = where.file("events.duckdb");
+    const env = { BUN_TMPDIR: where.file("noexec") };
+    const { code, lines } = await outcome(where, { args: ["--db-path", db], env });
+    Bun.spawnSync(["umount", "-l", where.file("noexec")]);
+    expect(code).toBe(1);
+    expect(lines.length).toBe(1);
+    expect(lines[0]).toMatch(/noexec.*BUN_TMPDIR/);
+    expect([existsSync(`${db}.journal`), existsSync(where.ring)]).toEqual([false, false]);
+  },
+);
+
 describe("whose files these are", () => {
   test("a database without its journal is refused and untouched", async () => {
     const where = folder();
