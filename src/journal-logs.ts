@@ -246,6 +246,11 @@ export class Logs {
     }
   }
 
+  /** Bytes of events that stay when the oldest generation goes. */
+  get bytesBesideOldest(): number {
+    return this.#generations.slice(1).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
   /** Deletes everything of the oldest generation. */
   emptyOldest(): void {
     // Without WHERE, SQLite frees whole pages without a look at the rows.

@@ -80,6 +80,8 @@ const GROUP_ROWS_MAX = 4096;
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 /** Events that leave in one transaction. */
 const PRUNE_EVENTS_MAX = 1000;
+/** A temporary journal keeps at least this part of its room for the newest events, one in so many. */
+const NEWEST_SHARE = 16;
 
 /**
  * The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10
@@ -336,7 +338,7 @@ export class Journal implements Disposable {
       current.unframed += call.stored.length;
     }
     for (const call of decides) {
-      current.bytes += call.bytes + call.rows * ROW_BYTES;
+      // Frames stand beside their events, mostly older ones: they are no reason to begin a new generation.
       if (call.failure !== undefined) continue;
       for (const { seq } of call.frames) {
         const generation = this.#logs.of(seq);
@@ -488,7 +490,10 @@ export class Journal implements Disposable {
     const incoming = group.reduce((sum, call) => sum + call.bytes + call.rows * ROW_BYTES, 0);
     for (let turn = 0; turn < this.#logs.generations; turn++) {
       const full = this.#usedBytes() + incoming > tablesBytes;
-      if (!full && this.#logs.current.bytes < tablesBytes / this.#logs.generations) break;
+      const shareReached = this.#logs.current.bytes >= tablesBytes / this.#logs.generations;
+      if (!full && !shareReached) break;
+      // Frames of the newest events may fill the room by themselves: these events are not what has to go.
+      if (!shareReached && this.#logs.bytesBesideOldest < tablesBytes / NEWEST_SHARE) break;
       this.#rotate();
     }
     // A reader that sat on the WAL kept it from starting over; it is cut as soon as nobody does.
