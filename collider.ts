@@ -49,6 +49,8 @@ const HEAD_WORD = HEADER_OFFSET.head / 4;
 const TAIL_WORD = HEADER_OFFSET.tail / 4;
 const WAITERS_WORD = HEADER_OFFSET.waiters / 4;
 const HEARTBEAT_LONG = HEADER_OFFSET.heartbeat_us / 8;
+/** Frames that {@link Ring.publishBatch} makes visible at once: 15 µs of writing. */
+const BATCH_FRAMES_MAX = 64;
 
 export type RingLog = (level: "debug" | "info" | "warn" | "error", message: string) => void;
 
@@ -92,6 +94,13 @@ export async function openRing(o: RingOptions, newest: NewestFrames): Promise<Ri
   return new Ring(o, await prepareRingFile(o, newest));
 }
 
+/** What {@link Ring.publishBatch} takes of a frame; see {@link Ring.publish}. */
+export interface RingFrame {
+  readonly frameId: number;
+  readonly physics: Uint8Array;
+  readonly vector: Float32Array | null;
+}
+
 export interface RingLabels {
   readonly intents: Readonly<Record<string, string>>;
   readonly types: Readonly<Record<string, string>>;
@@ -121,10 +130,13 @@ export class Ring {
 
   #head: number;
   #tail: number;
-  /** High word of head and tail, and the first value that has another one. */
-  #headHigh: number;
+  /** The first head, tail and frame_id that have another high word than the one before; and that of frame_ids. */
   #headLimit: number;
   #tailLimit: number;
+  #idLimit: number;
+  #idHigh: number;
+  /** Frames that become visible together at most. */
+  readonly #batchFrames: number;
   /** The slot of frame `head`, and the sequence of its whole frame. */
   #slot: number;
   #whole: number;
@@ -152,8 +164,11 @@ export class Ring {
     this.#header64 = new BigInt64Array(buffer);
     this.#head = file.head;
     this.#tail = file.tail;
-    this.#headHigh = Math.floor(file.head / TWO_32);
     this.#headLimit = nextHighWord(file.head);
+    this.#idLimit = nextHighWord(file.head);
+    this.#idHigh = Math.floor(file.head / TWO_32);
+    // A batch withdraws as many old frames before its own can be read: of a small ring never more than a quarter.
+    this.#batchFrames = Math.max(1, Math.min(BATCH_FRAMES_MAX, file.capacity >> 2));
     this.#tailLimit = nextHighWord(file.tail);
     this.#slot = file.head % file.capacity;
     this.#whole = wholeSequence(file.head, file.capacity);
@@ -174,29 +189,73 @@ export class Ring {
    * Writes frame `frameId`, which must be {@link head}, and makes it visible. Allocates nothing but the views
    * of the next WINDOW_SLOTS slots, once in so many frames.
    *
+   * The order of the stores, here and in {@link publishBatch}: tail, odd sequence, frame, even sequence, head.
+   *
    * Why no reader takes a wrong frame (x86-64). Stores become visible in the order they are made, loads are
    * made in order, and neither JavaScriptCore nor the processor moves anything across an `Atomics.store`. So
    * whoever sees any byte of the new frame sees tail beyond the slot's former frame and the odd sequence,
    * when it looks at them after its copy; whoever sees the even sequence sees all of the frame; whoever sees
-   * head sees that sequence. A writer killed between any two of these stores leaves an odd slot at most,
-   * which is frame `head`'s own. The load of `waiters` comes after the store of head, and a reader's sleep is
-   * refused by the kernel once head has changed: one of the two sees the other, so no wake-up is lost.
+   * head sees that sequence. A writer killed between any two of these stores leaves one odd slot at most, and
+   * that one, like whatever else of a batch already stands whole, is at or beyond head: nobody reads there, and
+   * the next writer publishes those frames again. The load of `waiters` comes after the store of head, and a
+   * reader's sleep is refused by the kernel once head has changed: one of the two sees the other, so no wake-up
+   * is lost.
    *
    * On arm64 the plain stores of the frame may become visible before the odd sequence that precedes them,
-   * since a store-release holds back only what comes before it: there `checksum` has to be filled and
-   * checked.
+   * since a store-release holds back only what comes before it, and a reader's plain loads may be made in any
+   * order: there the frame's `checksum` decides ({@link frameChecksum}, docs/decisions/0006).
    *
    * @param physics PHYSICS_BYTES, at any alignment
    * @param vector the leading floats of `semantic`, at most SEMANTIC_DIM_MAX, each finite; null: none. The
    *   rest becomes zero
    */
   publish(frameId: number, physics: Uint8Array, vector: Float32Array | null): void {
-    if (this.#closed || frameId !== this.#head || physics.length !== PHYSICS_BYTES)
-      throw this.#misuse(frameId, physics);
-    const dim = vector === null ? 0 : vector.length;
-    if (dim > SEMANTIC_DIM_MAX) throw new RangeError(`ring: frame ${frameId} has ${dim} floats`);
+    this.#check(frameId, this.#head, physics, vector);
+    this.#raiseTail(frameId);
+    this.#write(frameId, physics, vector);
+    this.#show(frameId + 1);
+  }
+
+  /**
+   * {@link publish} for neighbouring frames, the first of them {@link head}: tail, head and the look at
+   * `waiters` once for BATCH_FRAMES_MAX frames, so that the header's line, which every reader polls, changes
+   * hands once instead of once a frame. Readers see a batch when its last frame is whole.
+   *
+   * Where a frame is refused, none of them has been written.
+   */
+  publishBatch(frames: readonly RingFrame[]): void {
+    let next = this.#head;
+    for (const { frameId, physics, vector } of frames) this.#check(frameId, next++, physics, vector);
+    for (let from = 0; from < frames.length; from += this.#batchFrames) {
+      const end = Math.min(from + this.#batchFrames, frames.length);
+      this.#raiseTail((frames[end - 1] as RingFrame).frameId);
+      for (let index = from; index < end; index++) {
+        const { frameId, physics, vector } = frames[index] as RingFrame;
+        this.#write(frameId, physics, vector);
+      }
+      this.#show((frames[end - 1] as RingFrame).frameId + 1);
+    }
+  }
+
+  #check(frameId: number, next: number, physics: Uint8Array, vector: Float32Array | null): void {
+    if (this.#closed || frameId !== next || physics.length !== PHYSICS_BYTES)
+      throw this.#misuse(frameId, next, physics);
+    if (vector !== null && vector.length > SEMANTIC_DIM_MAX)
+      throw new RangeError(`ring: frame ${frameId} has ${vector.length} floats`);
+  }
+
+  /** Before the slots of the frames up to `lastFrameId` are written: their former frames may not be read any more. */
+  #raiseTail(lastFrameId: number): void {
+    const tail = lastFrameId - this.capacity + 1;
+    if (tail <= this.#tail) return;
+    this.#tail = tail;
+    if (tail < this.#tailLimit) Atomics.store(this.#header, TAIL_WORD, tail | 0);
+    else this.#storeTailWide(tail);
+  }
+
+  /** Writes a frame into its slot, odd before and even after, and steps to the next slot. */
+  #write(frameId: number, physics: Uint8Array, vector: Float32Array | null): void {
     const slot = this.#slot;
-    const header = this.#header;
     let window = this.#window;
     if (slot < window.first || slot >= window.end) {
       window = openWindow(this.#mapping, this.capacity, slot);
@@ -207,12 +266,6 @@ export class Ring {
     const at = (slot - window.first) * FRAME_WORDS;
     const nextAt = slot + 1 < window.end ? at + FRAME_WORDS : 0;
 
-    const tail = frameId - this.capacity + 1;
-    if (tail > this.#tail) {
-      this.#tail = tail;
-      if (tail < this.#tailLimit) Atomics.store(header, TAIL_WORD, tail | 0);
-      else this.#storeTailWide(tail);
-    }
     const whole = this.#whole;
     // The high word is the same in all but one of 2³¹ laps; a low word is a much cheaper store.
     const narrow = this.#slotHigh === this.#wholeHigh;
@@ -223,8 +276,9 @@ export class Ring {
     this.#slotHigh = words[nextAt + 1] as number;
 
     words[at + FRAME_ID_WORD] = frameId | 0;
-    words[at + FRAME_ID_WORD + 1] = this.#headHigh;
+    words[at + FRAME_ID_WORD + 1] = frameId < this.#idLimit ? this.#idHigh : this.#nextIdHigh(frameId);
     const semanticAt = at + SEMANTIC_WORD;
+    const dim = vector === null ? 0 : vector.length;
     if (vector !== null) floats.set(vector, semanticAt);
     if (dim < SEMANTIC_DIM_MAX) floats.fill(0, semanticAt + dim, semanticAt + SEMANTIC_DIM_MAX);
     window.bytes.set(physics, at * 4 + PHYSICS_OFFSET);
@@ -234,13 +288,16 @@ export class Ring {
       storeWide(words, at, whole);
       this.#slotHigh = words[nextAt + 1] as number;
     }
+    if (slot + 1 < this.capacity) this.#slot = slot + 1;
+    else this.#nextLap();
+  }
 
-    const head = frameId + 1;
+  /** Makes every frame below `head` readable, and wakes who sleeps. */
+  #show(head: number): void {
+    const header = this.#header;
     this.#head = head;
     if (head < this.#headLimit) Atomics.store(header, HEAD_WORD, head | 0);
     else this.#storeHeadWide(head);
-    if (slot + 1 < this.capacity) this.#slot = slot + 1;
-    else this.#nextLap();
     if (Atomics.load(header, WAITERS_WORD) !== 0) this.#wakeReaders();
   }
 
@@ -331,11 +388,16 @@ export class Ring {
     if (this.#closed) throw new Error(`ring ${this.path}: used after close`);
   }
 
-  #misuse(frameId: number, physics: Uint8Array): Error {
+  #misuse(frameId: number, next: number, physics: Uint8Array): Error {
     this.#open();
-    if (frameId !== this.#head)
-      return new Error(`ring: frame ${frameId} was published, frame ${this.#head} is next`);
+    if (frameId !== next) return new Error(`ring: frame ${frameId} was published, frame ${next} is next`);
     return new RangeError(`ring: ${physics.length} bytes of physics, the format has ${PHYSICS_BYTES}`);
+  }
+
+  #nextIdHigh(frameId: number): number {
+    this.#idLimit = nextHighWord(frameId);
+    this.#idHigh = Math.floor(frameId / TWO_32);
+    return this.#idHigh;
   }
 
   #nextLap(): void {
@@ -351,7 +413,6 @@ export class Ring {
 
   #storeHeadWide(head: number): void {
     Atomics.store(this.#header64, HEAD_WORD / 2, BigInt(head));
-    this.#headHigh = Math.floor(head / TWO_32);
     this.#headLimit = nextHighWord(head);
   }
 

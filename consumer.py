@@ -159,7 +159,7 @@ class _FrameFields:
         precision and pooling included
     type_id: like intent_id, of the event type; −1 for UnknownEvent
     journal_id: whose event_seq this is
-    checksum: 0: none; filled for readers on weakly ordered processors
+    checksum: 0: none; filled for readers on weakly ordered processors, of bytes 16 to 4215
     """
 
     __slots__ = ()

@@ -20,8 +20,10 @@ import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { Store } from "./src/store.ts";
 
 const VERSION = packageJson.version;
-/** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose. */
+/** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose, or as on another machine. */
 const MUTATION: string = process.env.GATEWAY_MUTATION ?? "";
+/** Only x86-64 keeps the order of stores and loads that the ring's sequences need: see docs/decisions/0006. */
+const CHECKSUMS = process.arch !== "x64" || MUTATION === "checksums";
 const DRAIN_GRACE_MS = 200;
 const TEMP_PREFIX = "one_file_gateway-";
 const TEMP_LOCK_HINT = "set TMPDIR to another folder";
@@ -244,6 +246,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     journal,
     kinetics: new Kinetics({}),
     spin,
+    checksums: CHECKSUMS,
     textOf: events.textOf,
     hashing,
     openStore: () => openStore(config, home, journal, log),

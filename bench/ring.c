@@ -1,18 +1,26 @@
-/* The baseline of bench/ring.ts: the same complete write of a frame, by the same protocol, in C.
+/* The baselines of bench/ring.ts: the same protocol, in C.
  *
- *     ring PATH CAPACITY FRAMES ROUNDS
+ *     ring write PATH CAPACITY FRAMES ROUNDS
  *
- * Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds:
+ * The complete write of a frame. Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds:
  * one round for each byte that comes in on stdin, so that the caller can alternate with its own. Prints one
- * line of ns per frame a round. */
+ * line of ns per frame a round.
+ *
+ *     ring follow PATH FRAMES
+ *
+ * Prints "ready", waits for FRAMES new frames of an existing ring as consumer.py does (spin, then futex), and prints the
+ * median of the times from the `timestamp_us` of a frame, here in ns, to its validated copy. */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,12 +33,51 @@ static double now_ns(void) {
   return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-int main(int argc, char **argv) {
-  if (argc != 5) return 2;
-  uint64_t capacity = strtoull(argv[2], NULL, 10), frames = strtoull(argv[3], NULL, 10);
-  uint64_t rounds = strtoull(argv[4], NULL, 10);
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+enum { TIMESTAMP_AT = 4128, SPIN_NS = 50000 };
+
+static int follow(char **argv) {
+  size_t count = strtoull(argv[1], NULL, 10), seen = 0;
+  int fd = open(argv[0], O_RDWR);
+  struct stat status;
+  if (fd < 0 || fstat(fd, &status) != 0) return 1;
+  unsigned char *ring = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  double *late = calloc(count, sizeof *late);
+  if (ring == MAP_FAILED || late == NULL) return 1;
+  _Atomic uint64_t *head_at = (_Atomic uint64_t *)(ring + 24);
+  _Atomic uint32_t *waiters_at = (_Atomic uint32_t *)(ring + 56);
+  uint64_t capacity = *(uint64_t *)(ring + 16), id = atomic_load(head_at);
+  static unsigned char copy[FRAME_BYTES];
+  puts("ready"), fflush(stdout);
+  while (seen < count) {
+    double start = now_ns();
+    while (atomic_load(head_at) == id && now_ns() - start < SPIN_NS)
+      ;
+    while (atomic_load(head_at) == id) {
+      atomic_store(waiters_at, 1);
+      if (atomic_load(head_at) == id) syscall(SYS_futex, head_at, FUTEX_WAIT, (uint32_t)id, NULL, NULL, 0);
+    }
+    unsigned char *frame = ring + HEADER_BYTES + id % capacity * FRAME_BYTES;
+    uint64_t whole = 2 * (id / capacity + 1);
+    if (atomic_load((_Atomic uint64_t *)frame) != whole) return 1;
+    memcpy(copy, frame, FRAME_BYTES);
+    if (atomic_load((_Atomic uint64_t *)frame) != whole) return 1;
+    late[seen++] = now_ns() - *(int64_t *)(copy + TIMESTAMP_AT), id++;
+  }
+  qsort(late, count, sizeof *late, ascending);
+  printf("%.0f\n", late[count / 2]);
+  return 0;
+}
+
+static int write_frames(char **argv) {
+  uint64_t capacity = strtoull(argv[1], NULL, 10), frames = strtoull(argv[2], NULL, 10);
+  uint64_t rounds = strtoull(argv[3], NULL, 10);
   uint64_t bytes = HEADER_BYTES + capacity * FRAME_BYTES;
-  int fd = open(argv[1], O_RDWR | O_CREAT | O_EXCL, 0600);
+  int fd = open(argv[0], O_RDWR | O_CREAT | O_EXCL, 0600);
   if (fd < 0 || posix_fallocate(fd, 0, bytes) != 0) return 1;
   unsigned char *ring = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (ring == MAP_FAILED) return 1;
@@ -66,4 +113,10 @@ int main(int argc, char **argv) {
   }
   munmap(ring, bytes);
   return woken > 0;
+}
+
+int main(int argc, char **argv) {
+  if (argc == 6 && strcmp(argv[1], "write") == 0) return write_frames(argv + 2);
+  if (argc == 4 && strcmp(argv[1], "follow") == 0) return follow(argv + 2);
+  return 2;
 }

@@ -1,16 +1,23 @@
 /**
- * The complete write of a frame: `Ring.publish` against the same protocol in C (bench/ring.c, compiled here
- * with cc), in turns on rings of the same size. Prints ns a frame, the median of the rounds.
+ * The ring from both sides, each against a baseline in the same run: the complete write of a frame against the same
+ * protocol in C (bench/ring.c, compiled here with cc), in turns on rings of the same size; the first lap against later
+ * ones; reads in Python against numpy's own copy; and how soon a follower has a frame, against a follower in C. Prints
+ * medians, in ns a frame.
  */
+import { dlopen, ptr } from "bun:ffi";
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openRing, type Ring } from "../collider.ts";
-import { PHYSICS_BYTES, ringBytes, SEMANTIC_DIM_MAX } from "../src/frame.ts";
+import { ROOT } from "../scripts/steps.ts";
+import { OFFSET, PHYSICS_BYTES, PHYSICS_OFFSET, ringBytes, SEMANTIC_DIM_MAX } from "../src/frame.ts";
 
 const json = process.argv.includes("--json");
 const VECTORS = 64;
 const ROUNDS = 15;
+const ROUND_FRAMES = 200_000;
+const FOLLOW_FRAMES = 20_000;
+const FOLLOW_PAUSE_NS = 100_000;
 
 function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1] as number;
@@ -66,67 +73,175 @@ const vectors = Array.from({ length: VECTORS }, (_, i) =>
 );
 const physics = Array.from({ length: VECTORS }, (_, i) => new Uint8Array(PHYSICS_BYTES).fill(i));
 
-function writeFrames(ring: Ring, frames: number): number {
-  const startNs = Bun.nanoseconds();
+type Write = (ring: Ring, frames: number) => void;
+
+function publishOneByOne(ring: Ring, frames: number): void {
   let frameId = ring.head();
   for (const end = frameId + frames; frameId < end; frameId++) {
-    ring.publish(
-      frameId,
-      physics[frameId % VECTORS] as Uint8Array,
-      vectors[frameId % VECTORS] as Float32Array,
-    );
+    const index = frameId % VECTORS;
+    ring.publish(frameId, physics[index] as Uint8Array, vectors[index] as Float32Array);
   }
+}
+
+/** Made before and used again, so that a round measures the ring and not the making of objects. */
+const batch = Array.from({ length: VECTORS }, () => ({
+  frameId: 0,
+  physics: physics[0] as Uint8Array,
+  vector: vectors[0] as Float32Array,
+}));
+
+function publishInBatches(ring: Ring, frames: number): void {
+  let frameId = ring.head();
+  for (const end = frameId + frames; frameId < end; ) {
+    for (const frame of batch) {
+      frame.frameId = frameId;
+      frame.physics = physics[frameId % VECTORS] as Uint8Array;
+      frame.vector = vectors[frameId % VECTORS] as Float32Array;
+      frameId += 1;
+    }
+    ring.publishBatch(batch);
+  }
+}
+
+/** ns a frame. `frames` is a multiple of VECTORS. */
+function timed(write: Write, ring: Ring, frames: number): number {
+  const startNs = Bun.nanoseconds();
+  write(ring, frames);
   return (Bun.nanoseconds() - startNs) / frames;
 }
 
-async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<number> {
+async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   let rest = "";
   for await (const bytes of stream) {
     const lines = (rest + new TextDecoder().decode(bytes)).split("\n");
     rest = lines.pop() as string;
-    yield* lines.map(Number);
+    yield* lines;
   }
 }
 
-async function compare(
-  name: string,
-  binary: string,
-  folder: string,
-  capacity: number,
-  frames: number,
-): Promise<void> {
-  const paths = [join(folder, `c-${capacity}`), join(folder, `ts-${capacity}`)] as const;
-  const c = Bun.spawn([binary, paths[0], `${capacity}`, `${frames}`, `${ROUNDS}`], {
+function print(name: string, value: number, baseline: number | null, unit = "ns/frame"): void {
+  const ratio = baseline === null ? null : value / baseline;
+  if (json) console.log(JSON.stringify({ name, value, unit, baseline, ratio }));
+  else {
+    const against = baseline === null ? "" : `, against ${baseline.toFixed(1)}: ratio ${ratio?.toFixed(2)}`;
+    console.log(`${name}: ${value.toFixed(1)} ${unit}${against}`);
+  }
+}
+
+/** One by one and in batches, each in turns with C. */
+async function compareWriters(size: string, binary: string, folder: string, capacity: number): Promise<void> {
+  const paths = [join(folder, `c-${size}`), join(folder, `ts-${size}`)] as const;
+  const c = Bun.spawn([binary, "write", paths[0], `${capacity}`, `${ROUND_FRAMES}`, `${ROUNDS}`], {
     stdin: "pipe",
     stdout: "pipe",
   });
   const ring = await makeRing(paths[1], capacity);
-  writeFrames(ring, Math.max(capacity, 50_000));
-  const values: number[] = [];
+  // One lap, and enough for the compiler.
+  for (const write of [publishOneByOne, publishInBatches]) write(ring, Math.max(capacity, ROUND_FRAMES));
+  const single: number[] = [];
+  const batched: number[] = [];
   const baselines: number[] = [];
   const lines = linesOf(c.stdout);
   for (let round = 0; round < ROUNDS; round++) {
     c.stdin.write("\n");
     await c.stdin.flush();
-    baselines.push((await lines.next()).value as number);
-    values.push(writeFrames(ring, frames));
+    baselines.push(Number((await lines.next()).value));
+    single.push(timed(publishOneByOne, ring, ROUND_FRAMES));
+    batched.push(timed(publishInBatches, ring, ROUND_FRAMES));
   }
   c.stdin.end();
   await c.exited;
   ring.close("closed");
   for (const path of paths) rmSync(path);
-  const value = median(values);
-  const baseline = median(baselines);
-  const line = { name, value, unit: "ns/frame", baseline, ratio: value / baseline };
-  const [v, b, r] = [value.toFixed(1), baseline.toFixed(1), line.ratio.toFixed(2)];
-  console.log(json ? JSON.stringify(line) : `${name}: ${v} ns/frame, C ${b}, ratio ${r}`);
+  print(`ring/write/${size}`, median(single), median(baselines));
+  print(`ring/write-batch/${size}`, median(batched), median(baselines));
+}
+
+/** The first lap of rings that are new each time, against the second and third lap of the same. */
+async function compareLaps(folder: string): Promise<void> {
+  const capacity = 100_032;
+  const path = join(folder, "laps");
+  const first: number[] = [];
+  const later: number[] = [];
+  for (let round = 0; round < 5; round++) {
+    const ring = await makeRing(path, capacity);
+    first.push(timed(publishOneByOne, ring, capacity));
+    for (let lap = 2; lap <= 3; lap++) later.push(timed(publishOneByOne, ring, capacity));
+    ring.close("closed");
+    rmSync(path);
+  }
+  print("ring/first-lap", median(first), median(later));
+}
+
+/** The clock that other programs read, too: Bun's own begin with the process. */
+function monotonicClock(): () => number {
+  const { clock_gettime } = dlopen(process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6", {
+    clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
+  }).symbols;
+  const spec = new BigInt64Array(2);
+  const MONOTONIC = process.platform === "darwin" ? 6 : 1;
+  return () => {
+    clock_gettime(MONOTONIC, ptr(spec));
+    return Number(spec[0]) * 1e9 + Number(spec[1]);
+  };
+}
+
+/**
+ * Publishes FOLLOW_FRAMES at 10,000 a second, each with the time of its publication, while `command` follows.
+ * @returns what it printed: the median time until it had a frame, in ns
+ */
+async function followed(ring: Ring, command: readonly string[]): Promise<number> {
+  const nowNs = monotonicClock();
+  const stamped = new Uint8Array(PHYSICS_BYTES);
+  const times = new BigInt64Array(stamped.buffer, OFFSET.timestamp_us - PHYSICS_OFFSET, 1);
+  const reader = Bun.spawn([...command, `${FOLLOW_FRAMES}`], { stdout: "pipe" });
+  const lines = linesOf(reader.stdout);
+  await lines.next(); // It is there.
+  let next = nowNs() + FOLLOW_PAUSE_NS;
+  for (let n = 0; n < FOLLOW_FRAMES; n++) {
+    if (n % 1000 === 0) ring.heartbeat();
+    while (nowNs() < next);
+    times[0] = BigInt(nowNs());
+    ring.publish(ring.head(), stamped, vectors[0] as Float32Array);
+    next += FOLLOW_PAUSE_NS;
+  }
+  const medianNs = Number((await lines.next()).value);
+  if ((await reader.exited) !== 0) throw new Error(`bench: ${command.join(" ")} failed`);
+  return medianNs;
+}
+
+/** What a reader in Python costs. Needs `.venv`. */
+async function compareReaders(binary: string, folder: string): Promise<void> {
+  const path = join(folder, "read");
+  const ring = await makeRing(path, 100_000);
+  publishInBatches(ring, 128_000);
+  const python = [
+    join(ROOT, ".venv", "bin", "python"),
+    join(import.meta.dir, "support", "ring_reader.py"),
+    path,
+  ];
+  const reader = Bun.spawn([...python, "read"], { stdout: "pipe" });
+  for await (const line of linesOf(reader.stdout)) {
+    const { name, value, baseline, unit } = JSON.parse(line);
+    print(name, value, baseline, unit);
+  }
+  if ((await reader.exited) !== 0) throw new Error("bench: the reader in Python failed; has setup been run?");
+  print(
+    "ring/follow",
+    await followed(ring, [...python, "follow"]),
+    await followed(ring, [binary, "follow", path]),
+  );
+  ring.close("closed");
+  rmSync(path);
 }
 
 const folder = makeFolder();
 try {
   const binary = compile(folder);
-  await compare("ring/write/100k", binary, folder, 100_000, 200_000);
-  await compare("ring/write/1k", binary, folder, 1_000, 200_000);
+  await compareWriters("100k", binary, folder, 100_000);
+  await compareWriters("1k", binary, folder, 1_000);
+  await compareLaps(folder);
+  await compareReaders(binary, folder);
 } finally {
   rmSync(folder, { recursive: true });
 }

@@ -19,6 +19,7 @@ import {
   FLAG,
   FRAME_BYTES,
   FRAME_FIELDS,
+  frameChecksum,
   HEADER_BYTES,
   HEADER_FIELDS,
   type LayoutField,
@@ -196,6 +197,17 @@ ${flags.join("")}
 4. Copy the frame, or use it where it stands.
 5. Load \`sequence\` and \`tail\` again. Where the sequence has changed, or tail > i, throw away what was read: it may be torn.
 
+On a processor that does not keep the order of loads and stores (any but x86-64) the sequences alone do not tell: there also
+require that \`frame_id\` is i and, where \`checksum\` is not 0, that it fits the copied bytes:
+
+    w_k  the frame's little-endian 32-bit words from byte 16 to byte 4215, k from 0 to 1049, with bit 4 of flags as 0
+    u_k  = w_k XOR (w_k >> 16)
+    low  = Σ u_k · a_k mod 2³²    a_k = fmix32(2k + 1) | 1
+    high = Σ u_k · b_k mod 2³²    b_k = fmix32(2k + 2) | 1
+    checksum = high · 2³² + low, or 1 where that is 0
+
+fmix32 is the 32-bit finaliser of MurmurHash3: x ^= x >> 16, x *= 0x85ebca6b, x ^= x >> 13, x *= 0xc2b2ae35, x ^= x >> 16.
+
 A frame that was overwritten before it was read is lost, and the loss is exact: the ids have no gaps, so it is the distance
 between the id that was wanted and the oldest one that is still there.
 
@@ -234,6 +246,8 @@ interface GoldenFrame {
 }
 
 const GOLDEN_CAPACITY = 1_000;
+/** The frame whose checksum is its own. */
+const GOLDEN_CHECKED_ID = 2 ** 40 + 8;
 const GOLDEN_TEXTS = {
   conversation_hash: "conversa-ação-7",
   intent_id: "transferência pix",
@@ -252,7 +266,7 @@ function goldenVector(seed: number, dim: number): Float32Array {
   return vector;
 }
 
-/** What most gateways would write for a plain message, and the extremes that the types allow. */
+/** What most gateways would write for a plain message, the extremes that the types allow, and one with its checksum. */
 function goldenFrames(): GoldenFrame[] {
   const plain: Physics = {
     delta_time: 0,
@@ -327,11 +341,14 @@ function goldenFrames(): GoldenFrame[] {
     journal_id: 0xffffffff,
     checksum: 0x0123_4567_89ab_cdefn,
   };
+  const checked: Physics = { ...plain, semantic_dim: 384, flags: plain.flags | FLAG.refilled };
+  checked.checksum = frameChecksum(encodePhysics(checked), goldenVector(GOLDEN_CHECKED_ID, 384));
   return [
     { frameId: 1, physics: plain, vectorDim: SEMANTIC_DIM_MAX },
     { frameId: GOLDEN_CAPACITY - 1, physics: bare, vectorDim: 0 },
     { frameId: GOLDEN_CAPACITY, physics: low, vectorDim: 1 },
     { frameId: 2 ** 40 + 7, physics: high, vectorDim: 384 },
+    { frameId: GOLDEN_CHECKED_ID, physics: checked, vectorDim: 384 },
   ];
 }
 

@@ -148,7 +148,12 @@ export const FRAME_FIELDS = [
   ),
   field(4208, "type_id", "i32", "like intent_id, of the event type; −1 for UnknownEvent"),
   field(4212, "journal_id", "u32", "whose event_seq this is"),
-  field(4216, "checksum", "u64", "0: none; filled for readers on weakly ordered processors"),
+  field(
+    4216,
+    "checksum",
+    "u64",
+    "0: none; filled for readers on weakly ordered processors, of bytes 16 to 4215",
+  ),
 ] as const;
 
 export type HeaderFieldName =
@@ -376,6 +381,64 @@ export function encodeFrame(
     target.set(bytes, offsetBytes + OFFSET.semantic);
   }
   target.set(frame.physics, offsetBytes + PHYSICS_OFFSET);
+}
+
+const CHECKSUM_WORDS = (OFFSET.checksum - OFFSET.semantic) / 4;
+const PHYSICS_WORDS = (OFFSET.checksum - PHYSICS_OFFSET) / 4;
+const FLAGS_WORD = (OFFSET.semantic_dim - PHYSICS_OFFSET) / 4;
+/** Bit 4 of `flags`, which are the upper half of that word. */
+const REFILLED_BIT = FLAG.refilled << 16;
+
+/** The finaliser of MurmurHash3 (Appleby, 2008), on 32 bits. */
+function fmix32(value: number): number {
+  let x = value;
+  x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
+  x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+  return x ^ (x >>> 16);
+}
+
+/** Odd, so that no change of a single word goes unnoticed. Two a word of the sum: for its low and its high half. */
+const checksumFactors = new Int32Array(2 * CHECKSUM_WORDS).map((_, index) => fmix32(index + 1) | 1);
+
+/**
+ * The `checksum` of a frame: of bytes 16 to 4215, so of what is decided before the frame has an id and is the same in
+ * ring, journal and DuckDB; flag bit 4 counts as 0. Over the 1,050 little-endian words w_k, with
+ * u_k = w_k XOR (w_k >> 16): Σ u_k · a_k in the low and Σ u_k · b_k in the high half, each modulo 2³², where
+ * a_k = fmix32(2k + 1) | 1 and b_k = fmix32(2k + 2) | 1; 1 where both are 0. A frame of two halves, the newer and the
+ * older, has the checksum of neither with a probability of about 2⁻⁶⁴.
+ *
+ * @param physics PHYSICS_BYTES, at any alignment; its own checksum does not count
+ * @param vector leading floats of `semantic`, or null
+ */
+export function frameChecksum(physics: Uint8Array, vector: Float32Array | null): bigint {
+  let low = 0;
+  let high = 0;
+  if (vector !== null) {
+    const words = new Int32Array(vector.buffer, vector.byteOffset, vector.length);
+    // Words beyond the vector are 0 and add nothing.
+    for (let k = 0; k < words.length; k++) {
+      const word = words[k] as number;
+      const mixed = word ^ (word >>> 16);
+      low = (low + Math.imul(mixed, checksumFactors[2 * k] as number)) | 0;
+      high = (high + Math.imul(mixed, checksumFactors[2 * k + 1] as number)) | 0;
+    }
+  }
+  const view = new DataView(physics.buffer, physics.byteOffset, PHYSICS_BYTES);
+  for (let n = 0; n < PHYSICS_WORDS; n++) {
+    const k = SEMANTIC_DIM_MAX + n;
+    const word = view.getInt32(4 * n, true) & (n === FLAGS_WORD ? ~REFILLED_BIT : -1);
+    const mixed = word ^ (word >>> 16);
+    low = (low + Math.imul(mixed, checksumFactors[2 * k] as number)) | 0;
+    high = (high + Math.imul(mixed, checksumFactors[2 * k + 1] as number)) | 0;
+  }
+  const sum = (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+  return sum === 0n ? 1n : sum;
+}
+
+/** Puts the frame's checksum where its physics has it. */
+export function fillChecksum(physics: Uint8Array, vector: Float32Array | null): void {
+  const view = new DataView(physics.buffer, physics.byteOffset, PHYSICS_BYTES);
+  view.setBigUint64(AT("checksum"), frameChecksum(physics, vector), true);
 }
 
 /** Reads the whole frame at `offsetBytes` of `source`. The semantic vector is a copy. */

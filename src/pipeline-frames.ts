@@ -4,6 +4,7 @@ import {
   decodePhysics,
   encodePhysics,
   FLAG,
+  fillChecksum,
   labelId,
   OFFSET,
   PHYSICS_OFFSET,
@@ -37,6 +38,8 @@ export interface FrameMakerOptions {
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly journalId: number;
+  /** Whether frames carry a checksum: where readers on this machine need one. */
+  readonly checksums: boolean;
   readonly nowUs: () => number;
 }
 
@@ -86,6 +89,7 @@ export function makeFrame(
     journal_id: o.journalId,
     checksum: 0n,
   });
+  if (o.checksums) fillChecksum(physics, vector);
   const provenance = JSON.stringify({
     type: event.type === null ? null : "given",
     intent: intent === null ? null : "given",

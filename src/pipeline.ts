@@ -103,6 +103,8 @@ export interface PipelineOptions {
   readonly journal: Journal;
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
+  /** Whether frames carry a checksum: where a reader on this machine may need one. */
+  readonly checksums: boolean;
   /** What is embedded of an event: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   /** Embeds by the hashing embedder, whichever embedder is in use: old frames may be its. */
@@ -322,8 +324,8 @@ export class Pipeline {
 
   /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
   async #decide(events: readonly JournalEvent[], embedded: Embedded | null): Promise<void> {
-    const { journal, kinetics, spin, nowUs } = this.#o;
-    const o = { kinetics, spin, nowUs, journalId: journal.journalId };
+    const { journal, kinetics, spin, nowUs, checksums } = this.#o;
+    const o = { kinetics, spin, nowUs, checksums, journalId: journal.journalId };
     let drafts = events.map((event, index) => makeFrame(event, embedded, index, o));
     if (embedded !== null) this.#labels.noteModel(embedded);
     if (this.#o.mutation === "publish-before-row") {
@@ -510,7 +512,7 @@ export class Pipeline {
         if (ring !== this.#ring) continue;
         if (entries.length === 0) return this.#replaceRing("the next frame was dropped at the bound");
         this.#labels.show(entries, ring);
-        for (const { frameId, physics, vector } of entries) ring.publish(frameId, physics, vector);
+        ring.publishBatch(entries);
         this.#counters.published_frames_total += entries.length;
         this.#forget();
         if (entries.length === PUBLISH_SLICE_FRAMES) await nextTurn();

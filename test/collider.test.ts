@@ -10,8 +10,10 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readSync,
   renameSync,
   rmSync,
+  statfsSync,
   statSync,
   symlinkSync,
   truncateSync,
@@ -19,10 +21,10 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { openRing, type Ring, RingLock, type RingOptions, ringFits } from "../collider.ts";
+import { openRing, type Ring, type RingFrame, RingLock, type RingOptions, ringFits } from "../collider.ts";
 import { GatewayError } from "../src/errors.ts";
 
 // The format is read here by the numbers of its published table, not through src/frame.ts: the two must
@@ -110,6 +112,13 @@ function publish(ring: Ring, count: number): void {
     const id = ring.head();
     ring.publish(id, physicsOf(id), vectorOf(id));
   }
+}
+
+const frame = (id: number): RingFrame => ({ frameId: id, physics: physicsOf(id), vector: vectorOf(id) });
+
+/** `count` frames from `from` on, for publishBatch. */
+function run(from: number, count: number): RingFrame[] {
+  return Array.from({ length: count }, (_, index) => frame(from + index));
 }
 
 /** Frame `id` as another ring would have held it. */
@@ -376,6 +385,190 @@ describe("publish", () => {
     expect(() => ring.publish(1, physicsOf(1), new Float32Array(1025))).toThrow("1025 floats");
     expect([ring.head(), headerOf(path).head]).toEqual([1, 1]);
   });
+});
+
+describe("a batch", () => {
+  test.each([1, 3, 16, 64, 300, 5000])(
+    "leaves the same bytes as frames one by one, in %d slots",
+    async (capacity) => {
+      const single = await open({ capacity });
+      publish(single, 700);
+      single.close("closed");
+      const bytes = readFileSync(path);
+      const batched = await open({ capacity });
+      for (const [from, count] of [
+        [1, 1],
+        [2, 299],
+        [301, 0],
+        [301, 400],
+      ] as const)
+        batched.publishBatch(run(from, count));
+      batched.close("closed");
+      const other = readFileSync(path);
+      // But for the epoch, which counts writers.
+      for (const file of [bytes, other]) file.fill(0, 40, 44);
+      expect(Buffer.compare(other, bytes)).toBe(0);
+      expect(readable(path)).toHaveLength(Math.min(capacity, 700));
+    },
+  );
+
+  test("is seen when its last frame is whole, and what it overwrites is withdrawn before it begins", async () => {
+    const ring = await open({ capacity: 64 });
+    publish(ring, 64);
+    const seen: [number, number][] = [];
+    const watched = run(65, 16).map(({ frameId, physics, vector }) => ({
+      frameId,
+      physics,
+      // Read once when it is checked and once when it is written.
+      get vector(): Float32Array | null {
+        const { head, tail } = headerOf(path);
+        seen.push([head, tail]);
+        return vector;
+      },
+    }));
+    ring.publishBatch(watched);
+    expect(seen).toEqual([...Array(16).fill([65, 1]), ...Array(16).fill([65, 17])]);
+    expect([headerOf(path).head, headerOf(path).tail]).toEqual([81, 17]);
+  });
+
+  test("never withdraws more than a quarter of a ring at once", async () => {
+    const ring = await open({ capacity: 16 });
+    publish(ring, 16);
+    let fewest = 16;
+    const watched = run(17, 16).map(({ frameId, physics, vector }) => ({
+      frameId,
+      physics,
+      get vector(): Float32Array | null {
+        const { head, tail } = headerOf(path);
+        fewest = Math.min(fewest, head - tail);
+        return vector;
+      },
+    }));
+    ring.publishBatch(watched);
+    expect(fewest).toBe(12);
+  });
+
+  test("is refused as a whole where one of its frames is", async () => {
+    const ring = await open({ capacity: 64 });
+    publish(ring, 3);
+    const before = readFileSync(path);
+    const wrong: RingFrame[][] = [
+      [...run(4, 5), frame(10)],
+      [...run(4, 5), { ...frame(9), physics: new Uint8Array(111) }],
+      [...run(4, 5), { ...frame(9), vector: new Float32Array(1025) }],
+      run(5, 1),
+    ];
+    for (const frames of wrong) expect(() => ring.publishBatch(frames)).toThrow("ring: ");
+    expect(Buffer.compare(readFileSync(path), before)).toBe(0);
+  });
+});
+
+describe("what a writer costs", () => {
+  /** Runs a program on a ring of its own, and returns what it prints. */
+  async function writer(capacity: number, body: string, env: Record<string, string> = {}): Promise<string> {
+    const program = `
+      import { openRing } from ${JSON.stringify(join(import.meta.dir, "..", "collider.ts"))};
+      const ring = await openRing({ path: ${JSON.stringify(path)}, capacity: ${capacity}, mode: 0o600, journalId: 1, nextFrameId: 1,
+        adopt: false, nowUs: () => 0, log: () => {} }, async () => ({ bytes: new Uint8Array(0), count: 0 }));
+      const physics = new Uint8Array(112);
+      const vector = new Float32Array(1024);
+      ${body}`;
+    const child = Bun.spawn([process.execPath, "-e", program], {
+      env: { ...process.env, ...env },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [out, err] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    if ((await child.exited) !== 0) throw new Error(err);
+    return out + err;
+  }
+
+  /** Collections after the warm-up; not a number where it never began. */
+  const collections = (output: string): number => {
+    const begun = output.indexOf("BEGIN");
+    return begun < 0 ? Number.NaN : output.slice(begun).split("[GC<").length - 1;
+  };
+  const frames = (each: string): string => `
+    const frame = { frameId: 0, physics, vector };
+    const batch = [frame];
+    const write = (count) => {
+      for (let n = 0; n < count; n++) {
+        ring.publish(ring.head(), physics, vector);
+        frame.frameId = ring.head();
+        ring.publishBatch(batch);
+        ${each}
+      }
+    };
+    write(100_000);
+    Bun.gc(true);
+    console.error("BEGIN");
+    write(1_000_000);`;
+
+  test("no frame makes garbage", async () => {
+    const env = { BUN_JSC_logGC: "1" };
+    expect(collections(await writer(1000, frames(""), env))).toBe(0);
+    // An object of two words a frame would show.
+    expect(collections(await writer(1000, frames("globalThis.kept = { n };"), env))).toBeGreaterThan(0);
+  }, 60_000);
+
+  test("a ring of 100,000 slots takes no more memory of its own than one of 16", async () => {
+    if (process.platform !== "linux") return;
+    const body = `
+      const { readFileSync } = require("node:fs");
+      let peakKb = 0;
+      const look = () => {
+        // What is no shared memory: the ring itself is.
+        const status = readFileSync("/proc/self/status", "utf8");
+        const ownKb = Number(/RssAnon:\\s+(\\d+)/.exec(status)[1]) + Number(/RssFile:\\s+(\\d+)/.exec(status)[1]);
+        peakKb = Math.max(peakKb, ownKb);
+      };
+      for (let n = 0; n < 250_000; n++) {
+        // What a gateway throws away for each event: the larger the heap seems, the later it is collected.
+        ring.publish(ring.head(), physics, new Float32Array(1024));
+        if (n % 5000 === 0) { look(); await Bun.sleep(0); }
+      }
+      console.log("PEAK " + peakKb);`;
+    const peakMb = async (capacity: number): Promise<number> =>
+      Number(/PEAK (\d+)/.exec(await writer(capacity, body))?.[1]) / 1024;
+    const small = await peakMb(16);
+    const large = await peakMb(100_000);
+    console.log(
+      `      16 slots: ${small.toFixed(0)} MB, 100,000 slots: ${large.toFixed(0)} MB beside the ring`,
+    );
+    expect(small).toBeGreaterThan(10);
+    expect(large - small).toBeLessThan(100);
+  }, 60_000);
+
+  const LARGE_SLOTS = 513_000;
+  const { bavail, bsize } = statfsSync(existsSync("/dev/shm") ? "/dev/shm" : tmpdir());
+  const roomy = Math.min(bavail * bsize, freemem()) > 2 * LARGE_SLOTS * FRAME;
+  test.skipIf(!roomy)(
+    "a ring beyond 2³¹ bytes is written and read on both sides of them",
+    async () => {
+      // From before the slot that contains byte 2³¹ to behind the first window of slots that begins beyond it.
+      const slot = Math.floor((2 ** 31 - HEADER) / FRAME);
+      const first = LARGE_SLOTS + slot - 3;
+      const last = LARGE_SLOTS + 512_003;
+      const ring = await open({ capacity: LARGE_SLOTS, nextFrameId: first });
+      expect(statSync(path).size).toBeGreaterThan(2 ** 31);
+      for (let id = first; id <= last; id += 100) ring.publishBatch(run(id, Math.min(100, last - id + 1)));
+      const fd = openSync(path, "r");
+      for (const id of [...run(first, 8), ...run(last - 7, 8)].map(({ frameId }) => frameId)) {
+        const bytes = new Uint8Array(FRAME);
+        readSync(fd, bytes, 0, FRAME, HEADER + (id % LARGE_SLOTS) * FRAME);
+        const expected = rawFrame(id);
+        new DataView(expected.buffer).setBigUint64(0, 4n, true);
+        expect(Buffer.compare(bytes, expected)).toBe(0);
+        expect(Buffer.compare(ring.read(id, 1) ?? new Uint8Array(), expected)).toBe(0);
+      }
+      closeSync(fd);
+      expect(ring.read(last - 7, 100)?.byteLength).toBe(8 * FRAME);
+    },
+    60_000,
+  );
 });
 
 describe("read", () => {

@@ -9,10 +9,13 @@ import {
   encodePhysics,
   FRAME_BYTES,
   FRAME_FIELDS,
+  fillChecksum,
+  frameChecksum,
   labelId,
   modelId,
   OFFSET,
   PHYSICS_BYTES,
+  PHYSICS_OFFSET,
   type Physics,
   wholeSequence,
 } from "../src/frame.ts";
@@ -153,5 +156,83 @@ describe("encoding", () => {
       expect(() => encodePhysics({ ...physics, spin: [1, 0, 0, value] })).toThrow("frame: spin of event 41");
     }
     expect(encodePhysics(physics).length).toBe(PHYSICS_BYTES);
+  });
+});
+
+describe("the checksum", () => {
+  const checked = golden.frames.at(-1) as GoldenFrame;
+  const raw = bytes.slice(bytes.length - FRAME_BYTES);
+
+  /** By the words of docs/FRAME.md alone, in exact integers. */
+  function byDefinition(frame: Uint8Array): bigint {
+    const mask = (1n << 32n) - 1n;
+    const fmix32 = (k: bigint): bigint => {
+      let x = k;
+      x = ((x ^ (x >> 16n)) * 0x85ebca6bn) & mask;
+      x = ((x ^ (x >> 13n)) * 0xc2b2ae35n) & mask;
+      return x ^ (x >> 16n);
+    };
+    const view = new DataView(frame.buffer, frame.byteOffset, FRAME_BYTES);
+    let low = 0n;
+    let high = 0n;
+    for (let k = 0n; k < 1050n; k++) {
+      let word = BigInt(view.getUint32(16 + 4 * Number(k), true));
+      // Bit 4 of the u16 at 4202.
+      if (k === BigInt((4200 - 16) / 4)) word &= ~(16n << 16n);
+      const u = word ^ (word >> 16n);
+      low = (low + u * (fmix32(2n * k + 1n) | 1n)) & mask;
+      high = (high + u * (fmix32(2n * k + 2n) | 1n)) & mask;
+    }
+    const sum = (high << 32n) | low;
+    return sum === 0n ? 1n : sum;
+  }
+
+  const parts = (frame: Uint8Array): [Uint8Array, Float32Array] => [
+    frame.slice(PHYSICS_OFFSET),
+    new Float32Array(frame.slice(16, PHYSICS_OFFSET).buffer),
+  ];
+
+  test("of the golden frame that has one is what the definition says, with its own field left out", () => {
+    expect(byDefinition(raw)).toBe(BigInt(checked.checksum as string));
+    expect(frameChecksum(...parts(raw))).toBe(byDefinition(raw));
+    const [physics] = parts(raw);
+    physics.fill(0, 4216 - PHYSICS_OFFSET);
+    // Zeros past semantic_dim add nothing: the leading floats are enough.
+    fillChecksum(physics, parts(raw)[1].subarray(0, 384));
+    expect(physics).toEqual(raw.slice(PHYSICS_OFFSET));
+  });
+
+  test("changes with every bit that it covers, and not with the flag of a refill", () => {
+    const sums = new Set([byDefinition(raw)]);
+    for (let at = 16; at < 4216; at++) {
+      const frame = raw.slice();
+      const bit = at === 4202 ? 1 : 1 << (at % 8);
+      frame[at] = (frame[at] as number) ^ bit;
+      sums.add(frameChecksum(...parts(frame)));
+    }
+    expect(sums.size).toBe(1 + 4200);
+    const refilled = raw.slice();
+    refilled[4202] = (refilled[4202] as number) ^ 16;
+    expect(frameChecksum(...parts(refilled))).toBe(byDefinition(raw));
+  });
+
+  test("of two halves is the checksum of neither frame, wherever they meet", () => {
+    // The worst that a test can think of: every float a small whole number, so that all low bits are 0.
+    const whole = (id: number): Uint8Array => {
+      const frame = new Uint8Array(FRAME_BYTES);
+      new Float32Array(frame.buffer, 16, 1050).fill(id);
+      return frame;
+    };
+    const sums = new Set<bigint>();
+    for (let word = 0; word <= 1050; word++) {
+      const torn = whole(3);
+      torn.set(whole(19).subarray(16 + 4 * word, 4216), 16 + 4 * word);
+      sums.add(frameChecksum(...parts(torn)));
+    }
+    expect(sums.size).toBe(1051);
+  });
+
+  test("of nothing but zeros is not the 0 that says there is none", () => {
+    expect(frameChecksum(new Uint8Array(PHYSICS_BYTES), null)).toBe(1n);
   });
 });
