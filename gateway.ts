@@ -332,9 +332,10 @@ async function openEmbedder(config: Config, journal: Journal, log: Log) {
 }
 
 /** A wrong build for the tests: answers first, commits a moment later. */
-function ackBeforeCommit(journal: Journal): Pick<Journal, "append" | "headSeq"> {
+function ackBeforeCommit(journal: Journal): Pick<Journal, "append" | "headSeq" | "journalId"> {
   let next = journal.headSeq();
   return {
+    journalId: journal.journalId,
     headSeq: () => journal.headSeq(),
     append: async (parsed, options) => {
       setTimeout(() => void journal.append(parsed, options), 50);

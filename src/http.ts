@@ -45,7 +45,7 @@ export interface HttpOptions {
   readonly version: string;
   /** The body of /api/config: secrets masked. */
   readonly describeConfig: () => unknown;
-  readonly journal: IngestOptions["journal"] & { headSeq(): number };
+  readonly journal: IngestOptions["journal"] & { headSeq(): number; readonly journalId: number };
   readonly events: IngestOptions["events"];
   /** null until DuckDB is open: reads wait for it a little. */
   readonly store: () => {
@@ -55,6 +55,10 @@ export interface HttpOptions {
   readonly pipeline: IngestOptions["pipeline"] & {
     snapshot(): Snapshot;
     frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }>;
+    /** Every frame below it is decided. */
+    nextFrameId(): number;
+    /** What the file beside the ring holds. */
+    labels(): unknown;
   };
   /** Unix µs. */
   readonly nowUs: () => number;
@@ -211,6 +215,7 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/ingest", "POST, OPTIONS"),
     route("/api/events"),
     route("/api/frames"),
+    route("/api/labels"),
     route("/api/config"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
@@ -508,6 +513,8 @@ class Gateway implements GatewayServer {
         return this.#event(asked);
       case "/api/frames":
         return this.#frames(asked);
+      case "/api/labels":
+        return this.#labels(asked.query);
       case "/api/config":
         return { body: JSON.stringify(this.#o.describeConfig()) };
       case "/health":
@@ -572,11 +579,19 @@ class Gateway implements GatewayServer {
     const { bytes, count } = await this.#o.pipeline.frames(after, limit);
     const next = lastFrameId(bytes);
     const headers = {
+      // Asked for after the run was read, so that no frame of the run is at or beyond it.
+      "x-frames-head": String(this.#o.pipeline.nextFrameId()),
+      "x-journal-id": String(this.#o.journal.journalId),
       "x-frames-count": String(count),
       ...(next === null ? {} : { "x-next": next }),
       vary: "Accept",
     };
     return raw ? { type: RAW_FRAMES_TYPE, headers, body: bytes } : { headers, body: framesJson(bytes) };
+  }
+
+  #labels(query: string): Reply | Refused {
+    const parameters = parametersOf(query, []);
+    return "code" in parameters ? parameters : { body: JSON.stringify(this.#o.pipeline.labels()) };
   }
 
   /** Ready means that an event would be taken now; what works behind it is told, part by part. */

@@ -7,7 +7,7 @@
  * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
  * below the ring's head.
  */
-import type { Ring } from "../collider.ts";
+import type { Ring, RingLabels } from "../collider.ts";
 import type { Embedder } from "./embed.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
@@ -476,6 +476,16 @@ export class Pipeline {
     if (count > 0) return { bytes: new Uint8Array(bytes), count };
     const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#recent[0]?.frameId;
     return oldest === undefined ? NO_FRAMES : this.#rawFrom(oldest, limit);
+  }
+
+  /** The frame_id that is decided next: every frame below it is decided, and its row committed. */
+  nextFrameId(): number {
+    return this.#next;
+  }
+
+  /** The labels of all decided frames: what stands beside the ring, and of frames that are still on their way there. */
+  labels(): RingLabels {
+    return this.#labels.all(this.#recent);
   }
 
   // -------------------------------------------------------------------------------------------- ring

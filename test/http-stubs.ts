@@ -17,6 +17,7 @@ export interface Kept {
 
 /** Commits, like the real one, at the next setImmediate; knows repeats; fails on request. */
 export class MemoryJournal {
+  readonly journalId = 3_000_000_000;
   kept: Kept[] = [];
   /** Sizes of the appends. */
   appends: number[] = [];
@@ -79,6 +80,17 @@ export class StubPipeline {
   async frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }> {
     this.asked.push({ after, limit });
     return { bytes: this.frameBytes, count: this.frameBytes.byteLength / 4224 };
+  }
+
+  next = 140;
+  shownLabels = { intents: { "5": "Cancelar" }, types: {}, models: { "9": { name: "hashing", dim: 1024 } } };
+
+  nextFrameId(): number {
+    return this.next;
+  }
+
+  labels(): unknown {
+    return this.shownLabels;
   }
 
   snapshot(): Snapshot {

@@ -517,6 +517,7 @@ describe("who may ask", () => {
       "/api/events",
       "/api/events/1",
       "/api/frames",
+      "/api/labels",
       "/api/config",
       "/metrics",
       "/nothing",
@@ -795,6 +796,9 @@ describe("reads", () => {
     expect(raw.headers.get("x-frames-count")).toBe("40");
     expect(raw.headers.get("x-next")).toBe("139");
     expect(await raw.bytes()).toEqual(bytes);
+    for (const { headers } of [answer, raw]) {
+      expect([headers.get("x-frames-head"), headers.get("x-journal-id")]).toEqual(["140", "3000000000"]);
+    }
     await get(`${http.url}/api/frames?limit=10000`, { accept: "application/vnd.cs-physics.frames" });
     expect(http.pipeline.asked).toEqual([
       { after: 99, limit: 40 },
@@ -803,6 +807,30 @@ describe("reads", () => {
     ]);
     http.pipeline.frameBytes = new Uint8Array(0);
     expect(await (await get(`${http.url}/api/frames`)).text()).toBe('{"frames":[],"next":null}');
+  });
+
+  test("an empty answer says, in both forms, how far the frames go and whose they are", async () => {
+    await using http = start();
+    http.pipeline.next = 2 ** 32 + 5;
+    for (const accept of ["application/json", "application/vnd.cs-physics.frames"]) {
+      const { headers } = await get(`${http.url}/api/frames?after=${2 ** 32 + 4}`, { accept });
+      expect(headers.get("x-frames-count")).toBe("0");
+      expect(headers.get("x-frames-head")).toBe("4294967301");
+      expect(headers.get("x-journal-id")).toBe("3000000000");
+      expect(headers.get("x-next")).toBeNull();
+    }
+  });
+
+  test("labels are what stands beside the ring, for who has the token", async () => {
+    await using open = start();
+    const answer = await get(`${open.url}/api/labels`);
+    expect(answer.headers.get("content-type")).toBe("application/json");
+    expect(await answer.json()).toEqual(open.pipeline.shownLabels);
+    await problem(await get(`${open.url}/api/labels?kind=intent`), 400, "bad_parameter");
+    await using closed = start({ token: "secret" });
+    await problem(await get(`${closed.url}/api/labels`), 401, "unauthorized");
+    const allowed = await get(`${closed.url}/api/labels`, { authorization: "Bearer secret" });
+    expect(await allowed.json()).toEqual(closed.pipeline.shownLabels);
   });
 
   test("health, readiness and configuration", async () => {
@@ -863,7 +891,7 @@ describe("reads", () => {
       expect(answer.headers.get("allow")).toBe(allow);
       await problem(answer, 405, "method_not_allowed");
     }
-    for (const path of ["/api/events", "/api/frames", "/api/config", "/ready", "/metrics"]) {
+    for (const path of ["/api/events", "/api/frames", "/api/labels", "/api/config", "/ready", "/metrics"]) {
       const answer = await fetch(http.url + path, { method: "HEAD" });
       expect(`${answer.status}${await answer.text()}`).toBe("200");
     }
