@@ -77,9 +77,12 @@ export class StubPipeline {
     return this.enrichment;
   }
 
-  async frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }> {
+  async frames(after: number | null, limit: number): Promise<{ chunks: Uint8Array[]; count: number }> {
     this.asked.push({ after, limit });
-    return { bytes: this.frameBytes, count: this.frameBytes.byteLength / 4224 };
+    const count = this.frameBytes.byteLength / 4224;
+    const half = this.frameBytes.subarray(0, Math.ceil(count / 2) * 4224);
+    const chunks = [half, this.frameBytes.subarray(half.byteLength)];
+    return { chunks: chunks.filter((chunk) => chunk.byteLength > 0), count };
   }
 
   next = 140;

@@ -809,6 +809,28 @@ describe("reads", () => {
     expect(await (await get(`${http.url}/api/frames`)).text()).toBe('{"frames":[],"next":null}');
   });
 
+  test("many frames come in pieces that are cut nowhere, few with their length", async () => {
+    await using http = start();
+    const bytes = new Uint8Array(601 * FRAME_BYTES);
+    const view = new DataView(bytes.buffer);
+    for (let n = 0; n < 601; n++) {
+      view.setBigUint64(n * FRAME_BYTES + 8, BigInt(n + 1), true);
+      view.setFloat32((n + 1) * FRAME_BYTES - 112, n, true);
+    }
+    http.pipeline.frameBytes = bytes;
+    const accept = "application/vnd.cs-physics.frames";
+    const many = await get(`${http.url}/api/frames?limit=10000`, { accept });
+    expect(many.headers.get("x-next")).toBe("601");
+    expect(await many.bytes()).toEqual(bytes);
+    const json = (await (await get(`${http.url}/api/frames`)).json()) as { frames: { frame_id: string }[] };
+    expect(json.frames.map((frame) => Number(frame.frame_id))).toEqual(
+      Array.from({ length: 601 }, (_, n) => n + 1),
+    );
+    http.pipeline.frameBytes = bytes.subarray(0, FRAME_BYTES);
+    const few = await get(`${http.url}/api/frames`, { accept });
+    expect(few.headers.get("content-length")).toBe(String(FRAME_BYTES));
+  });
+
   test("an empty answer says, in both forms, how far the frames go and whose they are", async () => {
     await using http = start();
     http.pipeline.next = 2 ** 32 + 5;
