@@ -9,7 +9,7 @@ import { isIP } from "node:net";
 import { hostname } from "node:os";
 import type { Config } from "./config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
-import { FRAME_BYTES, FRAME_FIELDS, type LayoutField, OFFSET } from "./frame.ts";
+import { FRAME_BYTES, frameJson, OFFSET } from "./frame.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
@@ -327,31 +327,6 @@ function eventsQueryOf(query: string): EventsQuery | Refused {
 
 // ---- Frames as JSON ----------------------------------------------------------------------------------
 
-/** The shortest text that reads back as the same number; JSON has a negative zero, JavaScript does not print it. */
-function floatText(value: number): string {
-  return Object.is(value, -0) ? "-0.0" : String(value);
-}
-
-function fieldText(view: DataView, base: number, { type, count, offset }: LayoutField): string {
-  const at = base + offset;
-  if (type === "f32") {
-    if (count === 1) return floatText(view.getFloat32(at, true));
-    const texts = new Array<string>(count);
-    for (let index = 0; index < count; index++)
-      texts[index] = floatText(view.getFloat32(at + 4 * index, true));
-    return `[${texts.join(",")}]`;
-  }
-  // 64-bit numbers are decimal strings: a JSON number of that size is read wrongly by most.
-  if (type === "u64") return `"${view.getBigUint64(at, true)}"`;
-  if (type === "i64") return `"${view.getBigInt64(at, true)}"`;
-  if (type === "u32") return String(view.getUint32(at, true));
-  return String(type === "i32" ? view.getInt32(at, true) : view.getUint16(at, true));
-}
-
-function frameText(view: DataView, base: number): string {
-  return `{${FRAME_FIELDS.map((field) => `"${field.name}":${fieldText(view, base, field)}`).join(",")}}`;
-}
-
 function lastFrameId(chunks: readonly Uint8Array[]): string | null {
   const bytes = chunks.at(-1);
   if (bytes === undefined || bytes.byteLength === 0) return null;
@@ -388,7 +363,7 @@ function* framesJson(chunks: readonly Uint8Array[]): Generator<Uint8Array, void>
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let text = "";
     for (let at = 0; at < bytes.byteLength; at += FRAME_BYTES) {
-      text += before + frameText(view, at);
+      text += before + frameJson(view, at);
       before = ",";
     }
     yield encoder.encode(text);
