@@ -22,7 +22,8 @@ export type RingEventKind =
   | "closed"
   | "stalled"
   | "resumed"
-  | "lost";
+  | "lost"
+  | "damaged";
 
 export interface FollowOptions {
   /** Unix µs. */
@@ -68,7 +69,7 @@ export class RingFollower implements Disposable {
   async next(): Promise<CopiedFrames | null> {
     for (let pauseMs = POLL_MS_MIN; !this.#o.stop.aborted; pauseMs = Math.min(2 * pauseMs, POLL_MS_MAX)) {
       const head = this.#reading.head();
-      const copied = this.#take();
+      const copied = this.take();
       this.#observe();
       if (copied !== null) return copied;
       if (this.#current === this.#reading) await Bun.sleep(pauseMs);
@@ -78,23 +79,26 @@ export class RingFollower implements Disposable {
     return null;
   }
 
-  /** What there is from the wanted frame on; null where that is nothing. */
-  #take(): CopiedFrames | null {
+  /** What there is from the wanted frame on, without waiting; null where that is nothing. */
+  take(): CopiedFrames | null {
     if (!this.#placed && !this.#place()) return null;
     const copied = this.#reading.copyFrom(this.#next, BATCH_FRAMES);
     if (copied.count === 0) return null;
-    const lost = copied.first - this.#next;
-    if (lost > 0) {
-      this.#o.tell(
-        "lost",
-        `${lost} frames before ${copied.first} were overwritten before they could be read`,
-      );
-    }
+    if (copied.first > this.#next) this.#tellGap(copied.first);
     this.#next = copied.first + copied.count;
     const { buffer, byteOffset } = copied.bytes;
     const last = new DataView(buffer, byteOffset + (copied.count - 1) * FRAME_BYTES, FRAME_BYTES);
     this.#journal = last.getUint32(OFFSET.journal_id, true);
     return copied;
+  }
+
+  /** Says why the frames before `first` are not handed out. */
+  #tellGap(first: number): void {
+    const count = `${first - this.#next} frames before ${first}`;
+    // What is overwritten falls below tail before it is touched.
+    if (this.#reading.tail() > this.#next)
+      this.#o.tell("lost", `${count} were overwritten before they could be read`);
+    else this.#o.tell("damaged", `${count} are not whole; see ring verify`);
   }
 
   #moveOn(): void {

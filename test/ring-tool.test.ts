@@ -469,6 +469,18 @@ describe("tail", () => {
     expect(said.err.filter((line) => line.startsWith("ring: lost"))).toEqual([]);
   });
 
+  test("leaves damaged frames out and says so, and does not wait for one that never comes", async () => {
+    publish(await open(), 9);
+    poke(inFrame(4, 0), { u64: 1n });
+    poke(inFrame(5, 0), { u64: 1n });
+    poke(inFrame(9, 0), { u64: 1n });
+    const { said, code } = run("tail", { count: 7, json: true });
+    expect(await code).toBe(0);
+    const ids = [...said.out.matchAll(/"frame_id":"(\d+)"/g)].map(([, id]) => Number(id));
+    expect(ids).toEqual([3, 6, 7, 8]);
+    expect(said.err).toEqual(["ring: damaged: 2 frames before 6 are not whole; see ring verify"]);
+  });
+
   test("ends quietly when nobody reads it any more, and loudly when it cannot write", async () => {
     publish(await open(), 3);
     const failing = (code: string) => async (): Promise<void> => {
