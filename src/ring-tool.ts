@@ -220,7 +220,7 @@ async function tail(reader: RingReader, command: RingCommand, around: RingToolSu
   });
   const labels = new LabelsBeside(command.path);
   for (let next = first; command.follow || next < high; ) {
-    // Without --follow nothing is waited for: a damaged newest frame never comes.
+    // With --no-follow nothing is waited for: a damaged newest frame never comes.
     const copied = command.follow ? await follower.next() : follower.take();
     if (copied === null) return 0;
     next = copied.first + copied.count;

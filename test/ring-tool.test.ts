@@ -341,7 +341,8 @@ async function flatOut(): Promise<AsyncDisposable> {
     const physics = Uint8Array.from(JSON.parse(process.argv[2]));
     const vector = Float32Array.of(0.6, -0.8, 0);
     console.log("publishing");
-    for (;;) {
+    // Bounded, for a test that is killed before it can end its writer.
+    for (const endMs = Date.now() + 60_000; Date.now() < endMs; ) {
       ring.heartbeat();
       for (let n = 0; n < 1e5; n++) ring.publish(ring.head(), physics, vector);
     }`;
