@@ -17,6 +17,7 @@ import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
 import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
+import { type RingCommand, ringTool } from "./src/ring-tool.ts";
 import { Store } from "./src/store.ts";
 
 const VERSION = packageJson.version;
@@ -335,9 +336,10 @@ async function openEmbedder(config: Config, journal: Journal, log: Log) {
 }
 
 /** A wrong build for the tests: answers first, commits a moment later. */
-function ackBeforeCommit(journal: Journal): Pick<Journal, "append" | "headSeq"> {
+function ackBeforeCommit(journal: Journal): Pick<Journal, "append" | "headSeq" | "journalId"> {
   let next = journal.headSeq();
   return {
+    journalId: journal.journalId,
     headSeq: () => journal.headSeq(),
     append: async (parsed, options) => {
       setTimeout(() => void journal.append(parsed, options), 50);
@@ -370,6 +372,28 @@ async function playDemo(server: GatewayServer, config: Config, log: Log): Promis
   }
 }
 
+/** Looks at a ring, as a reader; a signal ends it as well as the end of what it has to say. */
+function lookAtRing(command: RingCommand): Promise<number> {
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(130);
+      stop.abort();
+    });
+  }
+  // Told to the writer by its callback; without a listener the same error would end the process as uncaught.
+  process.stdout.on("error", () => {});
+  return ringTool(command, {
+    write: (text) =>
+      new Promise((taken, failed) => {
+        process.stdout.write(text, (error) => (error ? failed(error) : taken()));
+      }),
+    say: (line) => process.stderr.write(`${line}\n`),
+    nowUs,
+    stop: stop.signal,
+  });
+}
+
 async function main(): Promise<number> {
   // Events are private: what is created is for this user alone, unless --ring-mode says otherwise.
   process.umask(0o077);
@@ -396,6 +420,8 @@ async function main(): Promise<number> {
       for (const line of await selfTest()) process.stdout.write(`${line}\n`);
       return Number(process.exitCode ?? 0);
     }
+    case "ring":
+      return lookAtRing(command);
     case "pull-model":
       await pullModel({
         name: command.model,

@@ -48,6 +48,16 @@ export type Command =
       readonly model: string;
       readonly from: string | null;
     }
+  | {
+      readonly name: "ring";
+      readonly action: "stat" | "tail" | "verify";
+      readonly path: string;
+      readonly json: boolean;
+      /** tail: how many of the newest frames come first. */
+      readonly count: number;
+      /** tail: whether it goes on with what is published. */
+      readonly follow: boolean;
+    }
   | { readonly name: "help" | "version" | "self-test" };
 
 /** Where the values come from; all of it arrives from outside so that tests own it. */
@@ -189,6 +199,9 @@ const USAGE_LINES = [
   "one_file_gateway [options]                        run the gateway",
   "one_file_gateway demo [options]                   run it on bundled messages in Portuguese",
   "one_file_gateway pull-model [NAME] [--from DIR]   get a local embedding model, or install one from a folder",
+  "one_file_gateway ring stat [--json]               look at the ring: header, fill, heartbeat, models",
+  "one_file_gateway ring tail [-n N] [--no-follow] [--json]   its newest 10 (N) frames, and each new one until Ctrl-C",
+  "one_file_gateway ring verify [--json]             check every frame in it; exit code 1 where one is damaged",
   "one_file_gateway --help | --version",
 ];
 
@@ -211,7 +224,7 @@ export function helpText(version: string): string {
   lines.push(
     "",
     "A .env file in the working folder is read. Flags win over the environment, the environment over .env.",
-    "Exit codes: 0 after SIGTERM or SIGINT, 1 the start failed, 2 wrong usage.",
+    "Exit codes: 0 after SIGTERM or SIGINT, 1 it failed (ring verify: damage), 2 wrong usage.",
   );
   return `${lines.join("\n")}\n`;
 }
@@ -226,8 +239,22 @@ interface Given {
   readonly from: string;
 }
 
-/** The one flag that belongs to a single command. */
-const FROM = "--from";
+interface CommandFlag {
+  readonly metavar: string | null;
+  /** The command that it belongs to. */
+  readonly of: string;
+}
+
+/** The flags that belong to a single command. */
+const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
+  "--from": { metavar: "DIR", of: "pull-model" },
+  "--json": { metavar: null, of: "ring" },
+  "-n": { metavar: "N", of: "ring tail" },
+  "--no-follow": { metavar: null, of: "ring tail" },
+};
+
+const RING_ACTIONS = ["stat", "tail", "verify"] as const;
+const TAIL_FRAMES = 10;
 
 /** Splits the arguments by the table. A flag given twice keeps the last value, as usual. */
 function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
@@ -241,9 +268,9 @@ function readFlags(args: readonly string[]): { flags: Map<string, string>; words
     }
     const equals = arg.indexOf("=");
     const flag = equals < 0 ? arg : arg.slice(0, equals);
-    const known = OPTIONS.find((option) => option.flag === flag);
-    if (known === undefined && flag !== FROM) throw usage(flag, "there is no such flag");
-    if (known?.metavar === null) {
+    const known = OPTIONS.find((option) => option.flag === flag) ?? COMMAND_FLAGS[flag];
+    if (known === undefined) throw usage(flag, "there is no such flag");
+    if (known.metavar === null) {
       if (equals >= 0) throw usage(flag, "takes no value");
       flags.set(flag, "true");
       continue;
@@ -252,8 +279,7 @@ function readFlags(args: readonly string[]): { flags: Map<string, string>; words
     if (equals < 0) {
       index += 1;
       const next = args[index];
-      if (next === undefined || next.startsWith("--"))
-        throw usage(flag, `needs a value (${known?.metavar ?? "DIR"})`);
+      if (next === undefined || next.startsWith("--")) throw usage(flag, `needs a value (${known.metavar})`);
       value = next;
     }
     flags.set(flag, value);
@@ -272,26 +298,62 @@ export function parseCommand(sources: ConfigSources): Command {
   if (args.length === 1 && args[0] === "--self-test") return { name: "self-test" };
   const { flags, words } = readFlags(args);
   const verb = words.shift();
-  if (flags.has(FROM) && verb !== "pull-model") throw usage(FROM, "belongs to pull-model");
+  for (const [flag, { of }] of Object.entries(COMMAND_FLAGS)) {
+    const asked = of.includes(" ") ? `${verb} ${words[0]}` : verb;
+    if (flags.has(flag) && asked !== of) throw usage(flag, `belongs to ${of}`);
+  }
+  if (verb === "ring") return ringCommand(sources, flags, words);
   const { config, notes } = readConfig(sources, flags, verb === "demo");
   if (verb === "pull-model") {
     const model = words.shift() ?? config.embeddingModel ?? "bge-m3";
     if (words.length > 0) throw usage(words.join(" "), "pull-model takes one model name");
-    return { name: "pull-model", config, model, from: flags.get(FROM) ?? null };
+    return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
   }
   if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
   if (words.length > 0) throw usage(words.join(" "), "nothing was expected here");
   return { name: verb === "demo" ? "demo" : "run", config, notes };
 }
 
-function readConfig(
+/** Looks at a ring, and so needs to know nothing of the gateway but where that ring is. */
+function ringCommand(
   sources: ConfigSources,
   flags: ReadonlyMap<string, string>,
-  demo: boolean,
-): { config: Config; notes: string[] } {
+  words: readonly string[],
+): Command {
+  const action = RING_ACTIONS.find((name) => name === words[0]);
+  if (action === undefined || words.length > 1)
+    throw usage(["ring", ...words].join(" "), `ring takes one of ${RING_ACTIONS.join(", ")}`);
+  for (const flag of flags.keys()) {
+    if (flag !== ROWS.ringPath.flag && !(flag in COMMAND_FLAGS))
+      throw usage(flag, `does not go with ring ${action}`);
+  }
+  const given = flags.get("-n") ?? String(TAIL_FRAMES);
+  const count = wholeNumber(given, 0, 2 ** 31);
+  if (count === null) throw usage("-n", `"${given}" is not a number of frames from 0 to 2147483648`);
+  return {
+    name: "ring",
+    action,
+    path: ringPathOf(sources, givenBy(sources, flags)("ringPath")?.value ?? null),
+    json: flags.has("--json"),
+    count,
+    follow: !flags.has("--no-follow"),
+  };
+}
+
+function ringPathOf(sources: ConfigSources, given: string | null): string {
+  const byDefault = sources.platform === "darwin" ? "/tmp/cs_physics" : "/dev/shm/cs_physics";
+  const path = resolve(sources.workingDir, given ?? byDefault);
+  if (dirname(path) === path) throw usage("--ring-path", `"${path}" is a folder`);
+  return path;
+}
+
+/** What was said of an option: by its flag, else in the environment, else in `.env`. */
+function givenBy(
+  sources: ConfigSources,
+  flags: ReadonlyMap<string, string>,
+): (name: OptionName) => Given | null {
   const dotenv = sources.dotenv === null ? {} : parseEnv(sources.dotenv);
-  const notes: string[] = [];
-  const given = (name: OptionName): Given | null => {
+  return (name) => {
     const { flag, env } = ROWS[name];
     const byFlag = flags.get(flag);
     if (byFlag !== undefined) return { value: byFlag, from: flag };
@@ -299,6 +361,15 @@ function readConfig(
     const value = sources.env[env] ?? dotenv[env];
     return value === undefined || value === "" ? null : { value, from: env };
   };
+}
+
+function readConfig(
+  sources: ConfigSources,
+  flags: ReadonlyMap<string, string>,
+  demo: boolean,
+): { config: Config; notes: string[] } {
+  const notes: string[] = [];
+  const given = givenBy(sources, flags);
   const text = (name: OptionName): string | null => given(name)?.value ?? null;
   const read = <T>(name: OptionName, fallback: T, parse: (value: string) => T | null, takes: string): T => {
     const entry = given(name);
@@ -347,10 +418,7 @@ function readConfig(
     embedder: oneOf("embedder", ["auto", "local", "remote", "hashing", "off"], "auto"),
     embeddingModel: text("embeddingModel"),
     modelsDir: resolve(sources.workingDir, text("modelsDir") ?? join(sources.executableDir, "models")),
-    ringPath: resolve(
-      sources.workingDir,
-      text("ringPath") ?? (sources.platform === "darwin" ? "/tmp/cs_physics" : "/dev/shm/cs_physics"),
-    ),
+    ringPath: ringPathOf(sources, text("ringPath")),
     ringCapacity: read<number | null>(
       "ringCapacity",
       null,
@@ -381,8 +449,6 @@ function readConfig(
     logLevel: oneOf("logLevel", ["debug", "info", "warn", "error"], "info"),
     logFormat: oneOf("logFormat", ["text", "json"], sources.stderrIsTty ? "text" : "json"),
   };
-  if (dirname(config.ringPath) === config.ringPath)
-    throw usage("--ring-path", `"${config.ringPath}" is a folder`);
   return { config: Object.freeze(config), notes };
 }
 

@@ -453,6 +453,32 @@ export function decodeFrame(source: Uint8Array, offsetBytes = 0): Frame {
   };
 }
 
+/** The shortest text that reads back as the same number; JSON has a negative zero, JavaScript does not print it. */
+function floatText(value: number): string {
+  return Object.is(value, -0) ? "-0.0" : String(value);
+}
+
+function fieldText(view: DataView, base: number, { type, count, offset }: LayoutField): string {
+  const at = base + offset;
+  if (type === "f32") {
+    if (count === 1) return floatText(view.getFloat32(at, true));
+    const texts = new Array<string>(count);
+    for (let index = 0; index < count; index++)
+      texts[index] = floatText(view.getFloat32(at + 4 * index, true));
+    return `[${texts.join(",")}]`;
+  }
+  // 64-bit numbers are decimal strings: a JSON number of that size is read wrongly by most.
+  if (type === "u64") return `"${view.getBigUint64(at, true)}"`;
+  if (type === "i64") return `"${view.getBigInt64(at, true)}"`;
+  if (type === "u32") return String(view.getUint32(at, true));
+  return String(type === "i32" ? view.getInt32(at, true) : view.getUint16(at, true));
+}
+
+/** The frame at byte `base` as a JSON object with every field, as in /api/frames. */
+export function frameJson(view: DataView, base: number): string {
+  return `{${FRAME_FIELDS.map((field) => `"${field.name}":${fieldText(view, base, field)}`).join(",")}}`;
+}
+
 function sha256(text: string): DataView {
   const digest = new Bun.CryptoHasher("sha256").update(text).digest();
   return new DataView(digest.buffer, digest.byteOffset, digest.byteLength);

@@ -9,7 +9,7 @@ import { isIP } from "node:net";
 import { hostname } from "node:os";
 import type { Config } from "./config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
-import { FRAME_BYTES, FRAME_FIELDS, type LayoutField, OFFSET } from "./frame.ts";
+import { FRAME_BYTES, frameJson, OFFSET } from "./frame.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
@@ -26,6 +26,8 @@ const FRAMES_LIMIT_MAX = 1000;
 const FRAMES_RAW_LIMIT_MAX = 10_000;
 /** Frames that are made JSON before the thread is given back: about 3 ms. */
 const FRAMES_A_TURN = 16;
+/** Raw frames that go to the socket before the thread is given back: 0.5 MB, less than 1 ms. */
+const RAW_FRAMES_A_TURN = 128;
 const FILTER_CHARS_MAX = 1024;
 const RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames";
 
@@ -45,7 +47,7 @@ export interface HttpOptions {
   readonly version: string;
   /** The body of /api/config: secrets masked. */
   readonly describeConfig: () => unknown;
-  readonly journal: IngestOptions["journal"] & { headSeq(): number };
+  readonly journal: IngestOptions["journal"] & { headSeq(): number; readonly journalId: number };
   readonly events: IngestOptions["events"];
   /** null until DuckDB is open: reads wait for it a little. */
   readonly store: () => {
@@ -54,7 +56,11 @@ export interface HttpOptions {
   } | null;
   readonly pipeline: IngestOptions["pipeline"] & {
     snapshot(): Snapshot;
-    frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }>;
+    frames(after: number | null, limit: number): Promise<{ chunks: readonly Uint8Array[]; count: number }>;
+    /** Every frame below it is decided. */
+    nextFrameId(): number;
+    /** What the file beside the ring holds. */
+    labels(): unknown;
   };
   /** Unix µs. */
   readonly nowUs: () => number;
@@ -211,6 +217,7 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/ingest", "POST, OPTIONS"),
     route("/api/events"),
     route("/api/frames"),
+    route("/api/labels"),
     route("/api/config"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
@@ -320,55 +327,56 @@ function eventsQueryOf(query: string): EventsQuery | Refused {
 
 // ---- Frames as JSON ----------------------------------------------------------------------------------
 
-/** The shortest text that reads back as the same number; JSON has a negative zero, JavaScript does not print it. */
-function floatText(value: number): string {
-  return Object.is(value, -0) ? "-0.0" : String(value);
-}
-
-function fieldText(view: DataView, base: number, { type, count, offset }: LayoutField): string {
-  const at = base + offset;
-  if (type === "f32") {
-    if (count === 1) return floatText(view.getFloat32(at, true));
-    const texts = new Array<string>(count);
-    for (let index = 0; index < count; index++)
-      texts[index] = floatText(view.getFloat32(at + 4 * index, true));
-    return `[${texts.join(",")}]`;
-  }
-  // 64-bit numbers are decimal strings: a JSON number of that size is read wrongly by most.
-  if (type === "u64") return `"${view.getBigUint64(at, true)}"`;
-  if (type === "i64") return `"${view.getBigInt64(at, true)}"`;
-  if (type === "u32") return String(view.getUint32(at, true));
-  return String(type === "i32" ? view.getInt32(at, true) : view.getUint16(at, true));
-}
-
-function frameText(view: DataView, base: number): string {
-  return `{${FRAME_FIELDS.map((field) => `"${field.name}":${fieldText(view, base, field)}`).join(",")}}`;
-}
-
-function lastFrameId(bytes: Uint8Array): string | null {
-  if (bytes.byteLength === 0) return null;
+function lastFrameId(chunks: readonly Uint8Array[]): string | null {
+  const bytes = chunks.at(-1);
+  if (bytes === undefined || bytes.byteLength === 0) return null;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   return view.getBigUint64(bytes.byteLength - FRAME_BYTES + OFFSET.frame_id, true).toString();
 }
 
-/** `{"frames":[…],"next":…}`, made as fast as it is read, a few frames a turn of the event loop. */
-function framesJson(bytes: Uint8Array): ReadableStream<Uint8Array> {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const encoder = new TextEncoder();
-  const next = lastFrameId(bytes);
-  let at = 0;
+/** The same frames in pieces of at most `framesMax`, without a copy. */
+function* pieces(chunks: readonly Uint8Array[], framesMax: number): Generator<Uint8Array, void> {
+  for (const chunk of chunks) {
+    const step = framesMax * FRAME_BYTES;
+    for (let at = 0; at < chunk.byteLength; at += step) yield chunk.subarray(at, at + step);
+  }
+}
+
+/** A body that is made as fast as it is read, one piece a turn of the event loop. */
+function inTurns(made: Iterator<Uint8Array, void>): ReadableStream<Uint8Array> {
   return new ReadableStream<Uint8Array>({
     async pull(controller) {
       await new Promise((turn) => setImmediate(turn));
-      const end = Math.min(at + FRAMES_A_TURN * FRAME_BYTES, bytes.byteLength);
-      let text = at === 0 ? '{"frames":[' : "";
-      for (; at < end; at += FRAME_BYTES) text += (at === 0 ? "" : ",") + frameText(view, at);
-      const done = at === bytes.byteLength;
-      if (done) text += `],"next":${next === null ? "null" : `"${next}"`}}`;
-      controller.enqueue(encoder.encode(text));
-      if (done) controller.close();
+      const { done, value } = made.next();
+      if (done === true) controller.close();
+      else controller.enqueue(value);
     },
   });
+}
+
+/** `{"frames":[…],"next":…}`, a few frames at a time. */
+function* framesJson(chunks: readonly Uint8Array[]): Generator<Uint8Array, void> {
+  const encoder = new TextEncoder();
+  const next = lastFrameId(chunks);
+  let before = '{"frames":[';
+  for (const bytes of pieces(chunks, FRAMES_A_TURN)) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    let text = "";
+    for (let at = 0; at < bytes.byteLength; at += FRAME_BYTES) {
+      text += before + frameJson(view, at);
+      before = ",";
+    }
+    yield encoder.encode(text);
+  }
+  yield encoder.encode(`${next === null ? before : ""}],"next":${next === null ? "null" : `"${next}"`}}`);
+}
+
+/** Frames as they are; a few of them as one piece, whose length is then told. */
+function framesRaw(chunks: readonly Uint8Array[], count: number): Uint8Array | ReadableStream<Uint8Array> {
+  if (count === 0) return new Uint8Array(0);
+  const [only] = chunks;
+  if (only !== undefined && chunks.length === 1 && count <= RAW_FRAMES_A_TURN) return only;
+  return inTurns(pieces(chunks, RAW_FRAMES_A_TURN));
 }
 
 // ---- The server --------------------------------------------------------------------------------------
@@ -508,6 +516,8 @@ class Gateway implements GatewayServer {
         return this.#event(asked);
       case "/api/frames":
         return this.#frames(asked);
+      case "/api/labels":
+        return this.#labels(asked.query);
       case "/api/config":
         return { body: JSON.stringify(this.#o.describeConfig()) };
       case "/health":
@@ -569,14 +579,23 @@ class Gateway implements GatewayServer {
     const max = raw ? FRAMES_RAW_LIMIT_MAX : FRAMES_LIMIT_MAX;
     const limit = integerOf(parameters, "limit", { min: 1, max }) ?? FRAMES_LIMIT_DEFAULT;
     if (typeof limit === "object") return limit;
-    const { bytes, count } = await this.#o.pipeline.frames(after, limit);
-    const next = lastFrameId(bytes);
+    const { chunks, count } = await this.#o.pipeline.frames(after, limit);
+    const next = lastFrameId(chunks);
     const headers = {
+      // Asked for after the run was read, so that no frame of the run is at or beyond it.
+      "x-frames-head": String(this.#o.pipeline.nextFrameId()),
+      "x-journal-id": String(this.#o.journal.journalId),
       "x-frames-count": String(count),
       ...(next === null ? {} : { "x-next": next }),
       vary: "Accept",
     };
-    return raw ? { type: RAW_FRAMES_TYPE, headers, body: bytes } : { headers, body: framesJson(bytes) };
+    if (raw) return { type: RAW_FRAMES_TYPE, headers, body: framesRaw(chunks, count) };
+    return { headers, body: inTurns(framesJson(chunks)) };
+  }
+
+  #labels(query: string): Reply | Refused {
+    const parameters = parametersOf(query, []);
+    return "code" in parameters ? parameters : { body: JSON.stringify(this.#o.pipeline.labels()) };
   }
 
   /** Ready means that an event would be taken now; what works behind it is told, part by part. */

@@ -11,6 +11,7 @@ export const ROUTE_NAMES = [
   "/api/events",
   "/api/events/SEQ",
   "/api/frames",
+  "/api/labels",
   "/api/config",
   "/health",
   "/ready",

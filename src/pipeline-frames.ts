@@ -1,5 +1,5 @@
 /** How a frame is made of an event, its vector and the motion of its conversation; and the labels that frames use. */
-import type { Ring } from "../collider.ts";
+import type { Ring, RingLabels } from "../collider.ts";
 import {
   decodePhysics,
   encodePhysics,
@@ -176,12 +176,26 @@ export class Labels {
       this.#shownBeside = null;
     }
     if (this.#shownBeside === ring) return;
-    ring.setLabels({
-      intents: Object.fromEntries(this.#intents),
-      types: Object.fromEntries(this.#types),
-      models: Object.fromEntries(this.#models),
-    });
+    ring.setLabels(this.all([]));
     this.#shownBeside = ring;
+  }
+
+  /** The labels shown so far, and those of `entries`, which may not have been shown yet. */
+  all(entries: readonly Entry[]): RingLabels {
+    const intents = new Map(this.#intents);
+    const types = new Map(this.#types);
+    // Many frames share few labels: an id, which is a hash, is made once a label.
+    for (const label of new Set(entries.map(({ intent }) => intent))) {
+      if (label !== null) note([], "intent", intents, label);
+    }
+    for (const label of new Set(entries.map(({ eventType }) => eventType))) {
+      if (label !== null && label !== UNKNOWN_EVENT) note([], "type", types, label);
+    }
+    return {
+      intents: Object.fromEntries(intents),
+      types: Object.fromEntries(types),
+      models: Object.fromEntries(this.#models),
+    };
   }
 }
 

@@ -7,7 +7,7 @@
  * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
  * below the ring's head.
  */
-import type { Ring } from "../collider.ts";
+import type { Ring, RingLabels } from "../collider.ts";
 import type { Embedder } from "./embed.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
@@ -41,6 +41,8 @@ const RECENT_FRAMES_MAX = 8192;
 const OFFERED_FRAMES_MAX = 8192;
 const OFFER_FRAMES_MAX = 1024;
 const PUBLISH_SLICE_FRAMES = 256;
+/** Frames that /api/frames copies from ring or journal before other work has its turn: under 1 ms from the ring. */
+const READ_SLICE_FRAMES = 128;
 const PRUNE_STEP_EVENTS = 500;
 const PRUNE_PAUSE_MS = 5;
 /** A repeat of a key is known for so long. */
@@ -95,6 +97,12 @@ export interface Refusal {
 /** A contiguous run of raw frames: count × FRAME_BYTES. */
 export interface RawFrames {
   readonly bytes: Uint8Array;
+  readonly count: number;
+}
+
+/** A contiguous run in pieces of whole frames, in order. */
+export interface FramesRun {
+  readonly chunks: readonly Uint8Array[];
   readonly count: number;
 }
 
@@ -389,17 +397,23 @@ export class Pipeline {
 
   // ---------------------------------------------------------------------------------- decided frames
 
+  /** A contiguous run of decided frames from `start`, at most `limit`, from memory or else the journal. */
+  async #keptFrom(start: number, limit: number): Promise<Entry[]> {
+    const first = this.#recent[0]?.frameId;
+    if (first !== undefined && start >= first)
+      return this.#recent.slice(start - first, start - first + limit);
+    const rows = this.#o.journal.framesFrom(start, limit);
+    return rows[0]?.frameId === start ? this.#entriesOf(rows) : [];
+  }
+
   /**
    * A contiguous run of decided frames from `start`, at most `limit`: from memory, else the journal, else DuckDB.
    * Empty where they are gone for good.
    * @throws GatewayError store_unavailable where only DuckDB can have them and is not open yet.
    */
   async #entriesFrom(start: number, limit: number): Promise<Entry[]> {
-    const first = this.#recent[0]?.frameId;
-    if (first !== undefined && start >= first)
-      return this.#recent.slice(start - first, start - first + limit);
-    const rows = this.#o.journal.framesFrom(start, limit);
-    if (rows[0]?.frameId === start) return this.#entriesOf(rows);
+    const kept = await this.#keptFrom(start, limit);
+    if (kept.length > 0) return kept;
     const { bytes, count } = await this.#storedFrom(start, limit);
     return Array.from({ length: count }, (_, index) => {
       const at = index * FRAME_BYTES;
@@ -437,7 +451,10 @@ export class Pipeline {
 
   /** Raw frames as in the ring, from memory, the journal or DuckDB; see {@link #entriesFrom}. */
   async #rawFrom(start: number, limit: number): Promise<RawFrames> {
-    const entries = await this.#entriesFrom(start, limit);
+    return this.#raw(await this.#entriesFrom(start, limit));
+  }
+
+  #raw(entries: readonly Entry[]): RawFrames {
     const capacity = this.#capacity();
     const bytes = new Uint8Array(entries.length * FRAME_BYTES);
     entries.forEach(({ frameId, physics, vector }, index) => {
@@ -462,22 +479,52 @@ export class Pipeline {
 
   /**
    * Frames in order for /api/frames: a contiguous run of at most `limit` after frame `after`
-   * (null: from the oldest that is kept).
+   * (null: from the oldest that is kept). Other work has its turn between the slices it is read in.
    * @throws GatewayError store_unavailable where only DuckDB can have them and is not open.
    */
-  async frames(after: number | null, limit: number): Promise<RawFrames> {
+  async frames(after: number | null, limit: number): Promise<FramesRun> {
     const start = (after ?? 0) + 1;
-    if (start >= this.#next) return NO_FRAMES;
-    const inRing = this.#ring?.read(start, limit) ?? null;
+    const chunks: Uint8Array[] = [];
+    let count = 0;
+    let next = start;
+    while (count < limit && next < this.#next) {
+      let run = await this.#runFrom(next, limit - count);
+      if (run.count === 0 && count === 0) run = await this.#oldestAfter(start, limit);
+      if (run.count === 0) break;
+      chunks.push(run.bytes);
+      count += run.count;
+      next = decodeFrame(run.bytes, run.bytes.byteLength - FRAME_BYTES).frame_id + 1;
+      await nextTurn();
+    }
+    return { chunks, count };
+  }
+
+  /** Raw frames from exactly `start`, at most `limit`: a slice from ring, memory or journal, or what DuckDB has of them. */
+  async #runFrom(start: number, limit: number): Promise<RawFrames> {
+    const slice = Math.min(limit, READ_SLICE_FRAMES);
+    const inRing = this.#ring?.read(start, slice) ?? null;
     if (inRing !== null) return { bytes: inRing, count: inRing.byteLength / FRAME_BYTES };
-    const run = await this.#rawFrom(start, limit);
-    if (run.count > 0) return run;
+    const kept = await this.#keptFrom(start, slice);
+    return kept.length > 0 ? this.#raw(kept) : this.#storedFrom(start, limit);
+  }
+
+  async #oldestAfter(start: number, limit: number): Promise<RawFrames> {
     // Older ones are gone, as in a temporary folder at its bound: the oldest that are kept.
     const store = await this.#storeOpen();
     const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
     if (count > 0) return { bytes: new Uint8Array(bytes), count };
     const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#recent[0]?.frameId;
     return oldest === undefined ? NO_FRAMES : this.#rawFrom(oldest, limit);
+  }
+
+  /** The frame_id that is decided next: every frame below it is decided, and its row committed. */
+  nextFrameId(): number {
+    return this.#next;
+  }
+
+  /** The labels of all decided frames: what stands beside the ring, and of frames that are still on their way there. */
+  labels(): RingLabels {
+    return this.#labels.all(this.#recent);
   }
 
   // -------------------------------------------------------------------------------------------- ring

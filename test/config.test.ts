@@ -411,6 +411,40 @@ describe("the rest of the command line", () => {
     expect(refusal({ args: ["pull-model", "a", "b"] })).toContain("one model name");
   });
 
+  test("ring takes an action, where the ring is, and what belongs to that action", () => {
+    const ring = (o: Partial<ConfigSources>, ...args: string[]) =>
+      parseCommand(sources({ ...o, args: ["ring", ...args] }));
+    expect(ring({}, "stat")).toEqual({
+      ...{ name: "ring", action: "stat", path: "/dev/shm/cs_physics" },
+      ...{ json: false, count: 10, follow: true },
+    });
+    expect(ring({ platform: "darwin" }, "verify", "--json")).toMatchObject({
+      ...{ action: "verify", path: "/tmp/cs_physics", json: true },
+    });
+    expect(ring({}, "tail", "-n", "0", "--no-follow")).toMatchObject({ count: 0, follow: false });
+    expect(ring({}, "--ring-path=r", "tail", "-n", "2147483648")).toMatchObject({
+      ...{ path: "/folder/r", count: 2 ** 31, follow: true },
+    });
+    // It is no gateway: what a gateway would refuse to start with is not its affair.
+    const env = { CS_PHYSICS_PATH: "/by/env", PORT: "none", HOST: "0.0.0.0" };
+    expect(ring({ env }, "stat")).toMatchObject({ path: "/by/env" });
+    expect(ring({ dotenv: "CS_PHYSICS_PATH=by-file" }, "stat")).toMatchObject({ path: "/folder/by-file" });
+    expect(ring({ env }, "stat", "--ring-path", "/by/flag")).toMatchObject({ path: "/by/flag" });
+    const refused = (...args: string[]): string => refusal({ args });
+    expect(refused("ring")).toContain("ring: ring takes one of stat, tail, verify");
+    expect(refused("ring", "look")).toContain("ring look: ring takes one of");
+    expect(refused("ring", "stat", "again")).toContain("ring stat again");
+    expect(refused("ring", "stat", "--port", "1")).toContain("--port: does not go with ring stat");
+    expect(refused("ring", "stat", "-n", "3")).toContain("-n: belongs to ring tail");
+    expect(refused("ring", "verify", "--no-follow")).toContain("--no-follow: belongs to ring tail");
+    expect(refused("--json")).toContain("--json: belongs to ring");
+    expect(refused("ring", "tail", "-n")).toContain("-n: needs a value (N)");
+    expect(refused("ring", "tail", "-n", "few")).toContain('-n: "few" is not a number of frames');
+    expect(refused("ring", "tail", "-n", "2147483649")).toContain("is not a number of frames");
+    expect(refused("ring", "stat", "--ring-path", "/")).toContain('--ring-path: "/" is a folder');
+    expect(refused("ring", "tail", "--from", "x")).toContain("--from: belongs to pull-model");
+  });
+
   test("the ring is in /tmp on macOS, and the log is JSON where nobody reads it", () => {
     expect(configOf({ platform: "darwin" }).ringPath).toBe("/tmp/cs_physics");
     expect(configOf({ stderrIsTty: false }).logFormat).toBe("json");

@@ -17,6 +17,7 @@ export interface Kept {
 
 /** Commits, like the real one, at the next setImmediate; knows repeats; fails on request. */
 export class MemoryJournal {
+  readonly journalId = 3_000_000_000;
   kept: Kept[] = [];
   /** Sizes of the appends. */
   appends: number[] = [];
@@ -76,9 +77,23 @@ export class StubPipeline {
     return this.enrichment;
   }
 
-  async frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }> {
+  async frames(after: number | null, limit: number): Promise<{ chunks: Uint8Array[]; count: number }> {
     this.asked.push({ after, limit });
-    return { bytes: this.frameBytes, count: this.frameBytes.byteLength / 4224 };
+    const count = this.frameBytes.byteLength / 4224;
+    const half = this.frameBytes.subarray(0, Math.ceil(count / 2) * 4224);
+    const chunks = [half, this.frameBytes.subarray(half.byteLength)];
+    return { chunks: chunks.filter((chunk) => chunk.byteLength > 0), count };
+  }
+
+  next = 140;
+  shownLabels = { intents: { "5": "Cancelar" }, types: {}, models: { "9": { name: "hashing", dim: 1024 } } };
+
+  nextFrameId(): number {
+    return this.next;
+  }
+
+  labels(): unknown {
+    return this.shownLabels;
   }
 
   snapshot(): Snapshot {

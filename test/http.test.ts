@@ -517,6 +517,7 @@ describe("who may ask", () => {
       "/api/events",
       "/api/events/1",
       "/api/frames",
+      "/api/labels",
       "/api/config",
       "/metrics",
       "/nothing",
@@ -795,6 +796,9 @@ describe("reads", () => {
     expect(raw.headers.get("x-frames-count")).toBe("40");
     expect(raw.headers.get("x-next")).toBe("139");
     expect(await raw.bytes()).toEqual(bytes);
+    for (const { headers } of [answer, raw]) {
+      expect([headers.get("x-frames-head"), headers.get("x-journal-id")]).toEqual(["140", "3000000000"]);
+    }
     await get(`${http.url}/api/frames?limit=10000`, { accept: "application/vnd.cs-physics.frames" });
     expect(http.pipeline.asked).toEqual([
       { after: 99, limit: 40 },
@@ -803,6 +807,52 @@ describe("reads", () => {
     ]);
     http.pipeline.frameBytes = new Uint8Array(0);
     expect(await (await get(`${http.url}/api/frames`)).text()).toBe('{"frames":[],"next":null}');
+  });
+
+  test("many frames come in pieces that are cut nowhere, few with their length", async () => {
+    await using http = start();
+    const bytes = new Uint8Array(601 * FRAME_BYTES);
+    const view = new DataView(bytes.buffer);
+    for (let n = 0; n < 601; n++) {
+      view.setBigUint64(n * FRAME_BYTES + 8, BigInt(n + 1), true);
+      view.setFloat32((n + 1) * FRAME_BYTES - 112, n, true);
+    }
+    http.pipeline.frameBytes = bytes;
+    const accept = "application/vnd.cs-physics.frames";
+    const many = await get(`${http.url}/api/frames?limit=10000`, { accept });
+    expect(many.headers.get("x-next")).toBe("601");
+    expect(await many.bytes()).toEqual(bytes);
+    const json = (await (await get(`${http.url}/api/frames`)).json()) as { frames: { frame_id: string }[] };
+    expect(json.frames.map((frame) => Number(frame.frame_id))).toEqual(
+      Array.from({ length: 601 }, (_, n) => n + 1),
+    );
+    http.pipeline.frameBytes = bytes.subarray(0, FRAME_BYTES);
+    const few = await get(`${http.url}/api/frames`, { accept });
+    expect(few.headers.get("content-length")).toBe(String(FRAME_BYTES));
+  });
+
+  test("an empty answer says, in both forms, how far the frames go and whose they are", async () => {
+    await using http = start();
+    http.pipeline.next = 2 ** 32 + 5;
+    for (const accept of ["application/json", "application/vnd.cs-physics.frames"]) {
+      const { headers } = await get(`${http.url}/api/frames?after=${2 ** 32 + 4}`, { accept });
+      expect(headers.get("x-frames-count")).toBe("0");
+      expect(headers.get("x-frames-head")).toBe("4294967301");
+      expect(headers.get("x-journal-id")).toBe("3000000000");
+      expect(headers.get("x-next")).toBeNull();
+    }
+  });
+
+  test("labels are what stands beside the ring, for who has the token", async () => {
+    await using open = start();
+    const answer = await get(`${open.url}/api/labels`);
+    expect(answer.headers.get("content-type")).toBe("application/json");
+    expect(await answer.json()).toEqual(open.pipeline.shownLabels);
+    await problem(await get(`${open.url}/api/labels?kind=intent`), 400, "bad_parameter");
+    await using closed = start({ token: "secret" });
+    await problem(await get(`${closed.url}/api/labels`), 401, "unauthorized");
+    const allowed = await get(`${closed.url}/api/labels`, { authorization: "Bearer secret" });
+    expect(await allowed.json()).toEqual(closed.pipeline.shownLabels);
   });
 
   test("health, readiness and configuration", async () => {
@@ -863,7 +913,7 @@ describe("reads", () => {
       expect(answer.headers.get("allow")).toBe(allow);
       await problem(answer, 405, "method_not_allowed");
     }
-    for (const path of ["/api/events", "/api/frames", "/api/config", "/ready", "/metrics"]) {
+    for (const path of ["/api/events", "/api/frames", "/api/labels", "/api/config", "/ready", "/metrics"]) {
       const answer = await fetch(http.url + path, { method: "HEAD" });
       expect(`${answer.status}${await answer.text()}`).toBe("200");
     }

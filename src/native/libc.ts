@@ -53,6 +53,7 @@ export const { O_CLOEXEC } = platform;
 
 const LOCK_EX = 2;
 const LOCK_NB = 4;
+const PROT_READ = 1;
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
 const PRIO_PROCESS = 0;
@@ -237,18 +238,20 @@ export function whyNotExecutable(folder: string): string | null {
   }
 }
 
-/** A file mapped shared, readable and writable. Its owner keeps no view longer than the mapping. */
+/** A file mapped shared. Its owner keeps no view longer than the mapping. */
 export class Mapping {
   readonly bytes: number;
   #address: number;
 
   /**
    * @param bytes to map from the file's start; every page must exist (see {@link allocateFile})
+   * @param access "read": a store into a view of it ends the process
    * @throws Error where mmap refuses
    */
-  constructor(fd: number, bytes: number) {
+  constructor(fd: number, bytes: number, access: "read" | "write" = "write") {
+    const protection = access === "read" ? PROT_READ : PROT_READ_WRITE;
     // Returned as a signed number: MAP_FAILED is −1, which a pointer type cannot say.
-    const address = Number(libc().mmap(null, bytes, PROT_READ_WRITE, MAP_SHARED, fd, 0));
+    const address = Number(libc().mmap(null, bytes, protection, MAP_SHARED, fd, 0));
     if (address === -1) throw new Error(`mmap of ${bytes} bytes failed with errno ${libc().errno()}`);
     this.bytes = bytes;
     this.#address = address;

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+import { BINARY, bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
 setDefaultTimeout(60_000);
@@ -59,7 +59,9 @@ afterAll(async () => {
 async function runBlock(name: string): Promise<string> {
   const block = BLOCKS.find((candidate) => candidate.name === name);
   if (block === undefined) throw new Error(`README.md has no block "run: ${name}"`);
-  const code = block.code.replaceAll("localhost:9382", new URL(gateway.url).host);
+  const code = block.code
+    .replaceAll("localhost:9382", new URL(gateway.url).host)
+    .replaceAll("./one_file_gateway", BINARY);
   const command =
     block.language === "sh" ? ["sh", "-e", "-c", code] : [join(ROOT, ".venv/bin/python"), "-c", code];
   const child = Bun.spawn(command, { cwd: folder.path, env, stdout: "pipe", stderr: "pipe" });
@@ -74,7 +76,7 @@ async function runBlock(name: string): Promise<string> {
 describe("README", () => {
   test("every block is run, or there is a reason why not", () => {
     const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
-    expect(names).toEqual(["ingest", "ndjson", "look", "python"]);
+    expect(names).toEqual(["ingest", "ndjson", "look", "python", "ring"]);
     const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
     expect(without.filter((code) => !NOT_RUN.some(([start]) => code.startsWith(start)))).toEqual([]);
     for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
@@ -101,6 +103,13 @@ describe("README", () => {
 
   test("python reads a batch of tensors", async () => {
     expect(await runBlock("python")).toMatch(/^\(100, 1024\) \d/);
+  });
+
+  test("ring shows the ring, its newest frames, and that all are whole", async () => {
+    const out = await runBlock("ring");
+    expect(out).toContain("frames     10,004 of 20,000 (50%)\n");
+    expect(out).toContain("  #10004  ");
+    expect(out).toEndWith(": 10,004 frames: 10,004 whole, 0 damaged\n");
   });
 
   test("every file that it links to is there", () => {

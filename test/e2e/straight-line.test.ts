@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { hashingEmbed } from "../../src/hashing.ts";
 import {
   apiFrames,
@@ -26,6 +27,8 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
   let frames: RingFrame[] = [];
   let viaApi: Uint8Array[] = [];
   const listed: Record<string, unknown>[] = [];
+  const pastTheEnd: Record<string, string | null>[] = [];
+  let labels: Record<string, unknown> = {};
   const sent = new Map<number, { message: string; conversation_id: string; type: string }>();
 
   beforeAll(async () => {
@@ -62,6 +65,12 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
     );
     await until("all frames are in the ring", () => (ringHead(folder.ring)?.head ?? 0) === total + 1, 60_000);
     viaApi = await apiFrames(gateway);
+    labels = await gateway.json("/api/labels");
+    for (const accept of ["application/json", "application/vnd.cs-physics.frames"]) {
+      const { headers } = await gateway.fetch(`/api/frames?after=${total}`, { headers: { accept } });
+      const names = ["x-frames-count", "x-frames-head", "x-journal-id"];
+      pastTheEnd.push(Object.fromEntries(names.map((name) => [name, headers.get(name)])));
+    }
     for (let before: number | null = null; ; ) {
       const page: { events: Record<string, unknown>[]; next: number | null } = await gateway.json(
         `/api/events?limit=1000${before === null ? "" : `&before=${before}`}`,
@@ -111,6 +120,21 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
     frames.forEach(({ bytes }, index) => {
       expect(Buffer.compare(viaApi[index] ?? new Uint8Array(), bytes)).toBe(0);
     });
+  });
+
+  test("an empty answer of /api/frames says where the frames end and whose they are", () => {
+    const said = {
+      "x-frames-count": "0",
+      "x-frames-head": String(total + 1),
+      "x-journal-id": String(frames[0]?.journalId),
+    };
+    expect(pastTheEnd).toEqual([said, said]);
+  });
+
+  test("/api/labels is the file beside the ring, and names every type that was sent", () => {
+    expect(labels).toEqual(JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")));
+    const types = new Set([...sent.values()].map((event) => event.type));
+    expect(new Set(Object.values(labels.types as Record<string, string>))).toEqual(types);
   });
 
   test("/api/events lists every event once, newest first, fields as sent", () => {
