@@ -6,13 +6,16 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, stat
 import { GatewayError, messageOf } from "./errors.ts";
 import {
   FRAME_BYTES,
+  frameChecksum,
   HEADER_BYTES,
   HEADER_OFFSET,
   MAGIC,
   OFFSET,
+  PHYSICS_OFFSET,
   RING_STATE,
   RING_VERSION,
   ringBytes,
+  SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "./frame.ts";
 import { Mapping, O_CLOEXEC } from "./native/libc.ts";
@@ -50,7 +53,7 @@ export interface FrameRange {
 /** Frames low to high − 1 as they were copied, and which of them were whole all the while. */
 interface CheckedFrames {
   readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly whole: readonly boolean[];
+  readonly whole: boolean[];
 }
 
 /** One mapped ring file. Nothing of it is ever written. */
@@ -61,11 +64,13 @@ export class RingReader implements Disposable {
   readonly #device: bigint;
   readonly #inode: bigint;
   readonly #mapping: Mapping;
+  readonly #checksums: boolean;
   #words: Int32Array;
   #longs: BigInt64Array;
 
-  private constructor(path: string, fd: number) {
+  private constructor(path: string, fd: number, checksums: boolean) {
     this.path = path;
+    this.#checksums = checksums;
     const { dev, ino } = fstatSync(fd, { bigint: true });
     this.#device = dev;
     this.#inode = ino;
@@ -76,8 +81,12 @@ export class RingReader implements Disposable {
     this.#longs = new BigInt64Array(header);
   }
 
-  /** @throws RingUnreadable where there is none, it is no ring of this version, or it may not be read */
-  static open(path: string): RingReader {
+  /**
+   * @param checksums whether {@link copyFrom} believes sequences alone, or asks for frame_id and checksum, too, as it
+   *   must where loads and stores may pass each other (docs/decisions/0006)
+   * @throws RingUnreadable where there is none, it is no ring of this version, or it may not be read
+   */
+  static open(path: string, checksums = process.arch !== "x64"): RingReader {
     let fd: number;
     try {
       // Not blocking: a named pipe at the path must not hold the reader for ever.
@@ -86,7 +95,7 @@ export class RingReader implements Disposable {
       throw unopened(path, error);
     }
     try {
-      return new RingReader(path, fd);
+      return new RingReader(path, fd, checksums);
     } catch (error) {
       throw error instanceof GatewayError ? error : new RingUnreadable(path, messageOf(error));
     } finally {
@@ -207,6 +216,14 @@ export class RingReader implements Disposable {
       if (low >= range.high || count < 1) break;
       low = Math.min(low + skip, range.high - 1);
       const { bytes, whole } = this.copy(low, Math.min(low + count, range.high));
+      if (this.#checksums) {
+        const ids = new DataView(bytes.buffer);
+        whole.forEach((is, n) => {
+          const frame = bytes.subarray(n * FRAME_BYTES, (n + 1) * FRAME_BYTES);
+          const frameId = ids.getBigUint64(n * FRAME_BYTES + OFFSET.frame_id, true);
+          whole[n] = is && frameId === BigInt(low + n) && fitsChecksum(frame);
+        });
+      }
       const start = whole.indexOf(true);
       if (start >= 0) {
         const stop = whole.indexOf(false, start);
@@ -258,6 +275,15 @@ export class RingReader implements Disposable {
     inOrder();
     return Number(this.#longs[offsetBytes / 8]);
   }
+}
+
+/** Whether the FRAME_BYTES of a frame, at an alignment of 4, have the checksum that they carry, or carry none. */
+export function fitsChecksum(frame: Uint8Array): boolean {
+  const view = new DataView(frame.buffer, frame.byteOffset, FRAME_BYTES);
+  const checksum = view.getBigUint64(OFFSET.checksum, true);
+  if (checksum === 0n) return true;
+  const semantic = new Float32Array(frame.buffer, frame.byteOffset + OFFSET.semantic, SEMANTIC_DIM_MAX);
+  return checksum === frameChecksum(frame.subarray(PHYSICS_OFFSET), semantic);
 }
 
 /** A word of our own. */

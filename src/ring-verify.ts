@@ -1,6 +1,6 @@
 /** Whether every frame of a ring is what docs/FRAME.md says a frame is. */
 import { FLAG, FRAME_BYTES, OFFSET, SEMANTIC_DIM_MAX } from "./frame.ts";
-import { type FrameRange, type RingReader, RingUnreadable } from "./ring-reader.ts";
+import { type FrameRange, fitsChecksum, type RingReader, RingUnreadable } from "./ring-reader.ts";
 
 /** Frames copied and looked at together: 1 MB. */
 const SLICE_FRAMES = 256;
@@ -21,6 +21,7 @@ export const DAMAGE = {
   spin: "spin is not of length 1",
   flags: "a flag does not fit the values",
   range: "a value is outside its range",
+  checksum: "the checksum does not fit the frame",
   journal_id: "the frame is of another journal than the newest one",
 } as const;
 export type DamageKind = keyof typeof DAMAGE;
@@ -112,6 +113,7 @@ function damageOf(view: DataView, at: number, frameId: number, journalId: number
   expect("spin", !(Math.abs(Math.hypot(...spin) - 1) > UNIT_TOLERANCE));
   expect("flags", flagsFit(view, at, { flags, dim }));
   expect("range", valuesAreInRange(view, at, dim));
+  expect("checksum", fitsChecksum(new Uint8Array(view.buffer, at, FRAME_BYTES)));
   expect("journal_id", view.getUint32(at + OFFSET.journal_id, true) === journalId);
   return found;
 }

@@ -19,7 +19,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { openRing, type Ring, type RingOptions } from "../collider.ts";
 import { GatewayError } from "../src/errors.ts";
-import { encodePhysics, FLAG, type Physics } from "../src/frame.ts";
+import { encodePhysics, FLAG, fillChecksum, type Physics } from "../src/frame.ts";
 import { RingReader } from "../src/ring-reader.ts";
 import { type RingCommand, ringTool } from "../src/ring-tool.ts";
 import { verifyRing } from "../src/ring-verify.ts";
@@ -270,6 +270,28 @@ describe("verify", () => {
     await until("it is said", () => said.out !== "");
     expect(said.out).toContain("16 frames: 15 whole, 1 damaged\n");
     expect(said.out).toMatch(new RegExp(`^${kind} +1 × [^\n]+: frame 20\n`, "m"));
+  });
+
+  test("finds a frame whose checksum does not fit, and a reader that asks for it never takes that frame", async () => {
+    const ring = await open();
+    for (let id = 1; id <= 9; id++) {
+      const physics = physicsOf(id);
+      if (id !== 5) fillChecksum(physics, UNIT);
+      ring.publish(id, physics, UNIT);
+    }
+    expect((await report()).code).toBe(0);
+    // Nothing but the checksum can tell.
+    poke(inFrame(7, 4128), { u64: BigInt(NOW_US) });
+    expect((await report()).report.problems).toEqual({ checksum: { count: 1, first_ids: [7] } });
+    using asks = RingReader.open(path, true);
+    expect(asks.copyFrom(1, 9)).toMatchObject({ first: 1, count: 6 });
+    expect(asks.copyFrom(7, 9)).toMatchObject({ first: 8, count: 2 });
+    using believes = RingReader.open(path, false);
+    expect(believes.copyFrom(7, 9)).toMatchObject({ first: 7, count: 3 });
+    // A refilled frame keeps the checksum that it was decided with.
+    poke(inFrame(7, 4128), { u64: BigInt(NOW_US - 250_000) });
+    poke(inFrame(7, 4202), { u16: 47 | FLAG.refilled });
+    expect((await report()).code).toBe(0);
   });
 
   test("finds an embedding that goes on past its dimension", async () => {
