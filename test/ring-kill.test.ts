@@ -3,7 +3,7 @@
  * through all of it; and readers that are killed or stopped, which the writer does not notice. The programs are
  * those of test/torture.
  *
- * LONG=1 takes 200 kills and stops a reader for a minute.
+ * LONG=1 goes on until 200 kills have hit the middle of something, and stops a reader for a minute.
  */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -25,8 +25,9 @@ import {
 
 const LONG = process.env.LONG === "1";
 const KILLS_MIN = LONG ? 200 : 12;
-/** On until each kind was hit, which a third of the kills do. */
-const KILLS_MAX = KILLS_MIN + 100;
+/** Kills that have hit the middle of a frame or of a batch, which a third of them do. */
+const HITS_MIN = LONG ? 200 : 1;
+const KILLS_MAX = 20 * KILLS_MIN;
 const STOPPED_MS = LONG ? 60_000 : 3_000;
 const STATUS_MS = 10;
 const SEED = Number(process.env.TORTURE_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -74,11 +75,11 @@ describe("a writer killed at any instant", () => {
   const batchFrames = 16;
 
   test(
-    `${KILLS_MIN} kills: frame ids go on, no readable frame is damaged, readers go on by themselves`,
+    `${KILLS_MIN} kills or more: frame ids go on, no readable frame is damaged, readers go on by themselves`,
     async () => {
       console.log(`      TORTURE_SEED=${SEED}`);
       const random = seeded(SEED);
-      const hits = { frame: 0, batch: 0 };
+      const hits = { all: 0, frame: 0, batch: 0 };
       const readers: Reader[] = [];
       let batches = false;
       let head = 1;
@@ -94,10 +95,9 @@ describe("a writer killed at any instant", () => {
           batchFrames: kills % 2 === 0 ? 1 : batchFrames,
         });
       try {
-        while (
-          kills < KILLS_MIN ||
-          (kills < KILLS_MAX && (hits.frame === 0 || (batches && hits.batch === 0)))
-        ) {
+        const enoughHits = (): boolean =>
+          hits.all >= HITS_MIN && hits.frame > 0 && (hits.batch > 0 || !batches);
+        while (kills < KILLS_MIN || (kills < KILLS_MAX && !enoughHits())) {
           await using writer = await start();
           batches ||= writer.said?.batches === true;
           expect(writer.said).toMatchObject({ head, adopted: epoch > 0 });
@@ -119,6 +119,7 @@ describe("a writer killed at any instant", () => {
           expect(left.oddSlots).toBeLessThanOrEqual(1);
           expect(left.head - left.tail).toBeGreaterThanOrEqual(capacity - batchFrames);
           expect(left.unshown + left.oddSlots).toBeLessThanOrEqual(capacity - (left.head - left.tail));
+          hits.all += left.oddSlots > 0 || left.unshown > 0 ? 1 : 0;
           hits.frame += left.oddSlots;
           hits.batch += left.unshown > 0 && kills % 2 === 0 ? 1 : 0;
           // Nobody writes now, and what is readable is read to its end.
@@ -133,15 +134,14 @@ describe("a writer killed at any instant", () => {
         for (const reader of readers) await reader.until("it goes on", (said) => said.last > head);
         for (const reader of readers) expectExact(await reader.end());
         const seen = readers.map(({ name, said }) => `${name} ${said?.accepted} (lost ${said?.lost})`);
-        const inBatch = batches ? `, ${hits.batch} of a batch` : "";
+        const inBatch = batches ? `, ${hits.batch} of a batch (${hits.all} of either)` : "";
         console.log(
           `      ${kills} kills: ${hits.frame} in the middle of a frame${inBatch}; ${seen.join(", ")}`,
         );
         // Told of every start that it saw, and never that it was another ring.
         expect(readers[0]?.said?.events?.replaced).toBeUndefined();
         expect(readers[0]?.said?.events?.restarted).toBeGreaterThan(0);
-        expect(hits.frame).toBeGreaterThan(0);
-        if (batches) expect(hits.batch).toBeGreaterThan(0);
+        expect(enoughHits()).toBe(true);
         await writer.end();
         expect(lookAt(path).damaged).toEqual([]);
       } finally {
@@ -190,8 +190,9 @@ describe("a reader that dies or stands still", () => {
     return (Bun.nanoseconds() - startNs) / PACE_FRAMES;
   }
 
-  const median = (values: readonly number[]): number =>
-    [...values].sort((a, b) => a - b)[values.length >> 1] as number;
+  /** The pace at its better quarter: what else the machine does makes runs slower, never faster. */
+  const quarter = (values: readonly number[]): number =>
+    [...values].sort((a, b) => a - b)[values.length >> 2] as number;
 
   const waiters = (): number => readFileSync(path).readUInt32LE(56);
   const asleep = (reader: Program<ReaderSaid>): boolean =>
@@ -260,7 +261,7 @@ describe("a reader that dies or stands still", () => {
       await other.until("it is there, too", (said) => said.last === newest);
       const said = await stopped.end();
       console.log(
-        `      ns a frame: ${median(before).toFixed(0)} before, ${median(during).toFixed(0)} while it stood; ` +
+        `      ns a frame: ${quarter(before).toFixed(0)} before, ${quarter(during).toFixed(0)} while it stood; ` +
           `the other read ${seenDuring}; the stopped one lost ${said.lost}`,
       );
       expectExact(said);
@@ -269,8 +270,8 @@ describe("a reader that dies or stands still", () => {
       expect(said.lost).toBeGreaterThanOrEqual(newest - headAtStop - CAPACITY);
       expectExact(await other.end());
       expect(seenDuring).toBeGreaterThan(0);
-      // Medians of many short runs, and a bound for what else the machine does.
-      expect(median(during)).toBeLessThan(3 * median(before));
+      // Many short runs, and a bound for what else the machine does.
+      expect(quarter(during)).toBeLessThan(3 * quarter(before));
     },
     STOPPED_MS + 90_000,
   );

@@ -108,6 +108,19 @@ describe("a writer flat out and five readers", () => {
     });
   }
 
+  test("2 slots: the newest frame is whole, although it is overwritten while it is copied", async () => {
+    const path = join(folder, "ring-2");
+    await using writer = await startWriter({ path, capacity: 2, burstSeed: SEED });
+    await using reader = await startReader({ path, mode: "latest" });
+    const target = LONG ? 300_000 : 20_000;
+    await reader.until("it has read", (said) => said.accepted > target, RING_TIMEOUT_MS * 0.8);
+    const { accepted, torn, lost, violations } = await reader.end();
+    console.log(`      ${accepted} accepted`);
+    expect({ torn, lost, violations }).toEqual({ torn: 0, lost: 0, violations: 0 });
+    await writer.end();
+    rmSync(path);
+  });
+
   test("they have accepted what this run asks for", () => {
     console.log(`      accepted in all: ${acceptedInAll}`);
     expect(acceptedInAll).toBeGreaterThanOrEqual(4 * ACCEPTED_PER_RING);

@@ -21,7 +21,7 @@ export interface ReaderSaid {
   readonly done: boolean;
 }
 
-export type ReaderMode = "since" | "follow" | "batch" | "view" | "c";
+export type ReaderMode = "since" | "follow" | "batch" | "latest" | "view" | "c";
 
 /** A child process that says JSON lines, and ends when its stdin does. */
 export class Program<Said> implements AsyncDisposable {

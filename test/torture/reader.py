@@ -2,10 +2,10 @@
 
     reader.py PATH MODE [--first ID] [--status-s S] [--seed N] [--trusting]
 
-MODE is since, follow, batch (with read_latest) or view. Reads until its stdin ends, checks every byte of
-every frame that it was given against the content of test/torture/content.ts, and prints a line of JSON every
-S seconds and at the end. --trusting takes the second check out of consumer.py: the control that must find
-torn frames.
+MODE is since, follow, batch (with read_latest), latest or view. Reads until its stdin ends, checks every
+byte of every frame that it was given against the content of test/torture/content.ts, and prints a line of
+JSON every S seconds and at the end. --trusting takes the second check out of consumer.py: the control that
+must find torn frames.
 """
 
 from __future__ import annotations
@@ -232,11 +232,18 @@ class Reader:
             if len(frames):
                 self.take(frames, int(frames["frame_id"][0]))
                 self.newest(int(frames["frame_id"][-1]))
-            frame = self.consumer.read_latest()
-            if frame is not None:
-                self.accepted += 1
-                self.torn += is_torn(frame, frame.frame_id)
-                self.newest(frame.frame_id)
+            self.take_latest()
+
+    def read_latest(self) -> None:
+        while not self.ended.is_set():
+            self.take_latest()
+
+    def take_latest(self) -> None:
+        frame = self.consumer.read_latest()
+        if frame is not None:
+            self.accepted += 1
+            self.torn += is_torn(frame, frame.frame_id)
+            self.newest(frame.frame_id)
 
     def view(self) -> None:
         for count in self.turns():
@@ -262,7 +269,7 @@ class Reader:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("path")
-    parser.add_argument("mode", choices=["since", "follow", "batch", "view"])
+    parser.add_argument("mode", choices=["since", "follow", "batch", "latest", "view"])
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--status-s", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
@@ -277,6 +284,7 @@ def main() -> int:
         "since": reader.read_since,
         "follow": reader.follow,
         "batch": reader.read_batch,
+        "latest": reader.read_latest,
         "view": reader.view,
     }
     modes[arguments.mode]()
