@@ -24,6 +24,8 @@ const LONG = process.env.LONG === "1";
 /** Frames accepted by all readers of a ring together. */
 const ACCEPTED_PER_RING = LONG ? 25_000_000 : 300_000;
 const RING_TIMEOUT_MS = LONG ? 40 * 60_000 : 100_000;
+/** Rings that are filled by batches, where the collider has them; the others frame by frame. */
+const BY_BATCHES = [64, 100_000];
 const TELL_EVERY_MS = 30_000;
 setDefaultTimeout(RING_TIMEOUT_MS);
 
@@ -76,7 +78,8 @@ describe("a writer flat out and five readers", () => {
       const startedMs = performance.now();
       // On a ring that is lapped in microseconds a reader comes to read in the pauses alone.
       const burstSeed = capacity < 1_000 ? SEED : null;
-      await using writer = await startWriter({ path, capacity, burstSeed });
+      const batchFrames = BY_BATCHES.includes(capacity) ? 64 : 1;
+      await using writer = await startWriter({ path, capacity, burstSeed, batchFrames });
       const modes: ReaderMode[] = [...PYTHON_MODES, ...(C_READS ? (["c"] as const) : [])];
       const readers: Reader[] = [];
       try {
