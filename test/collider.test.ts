@@ -734,53 +734,6 @@ describe("a start over an existing ring", () => {
   });
 });
 
-describe("a writer killed at any instant", () => {
-  const writer = `
-    import { openRing } from ${JSON.stringify(join(import.meta.dir, "..", "collider.ts"))};
-    const [path, next] = [process.argv[1], Number(process.argv[2])];
-    const ring = await openRing({ path, capacity: 16, mode: 0o600, journalId: ${JOURNAL_ID}, nextFrameId: next, adopt: true,
-      nowUs: () => 0, log: () => {} }, async () => ({ bytes: new Uint8Array(0), count: 0 }));
-    const vectors = Array.from({ length: 1000 }, (_, c) => Float32Array.from({ length: 1024 }, (_, i) => c + i));
-    const physics = new Uint8Array(112);
-    const view = new DataView(physics.buffer);
-    view.setUint32(100, ${JOURNAL_ID}, true);
-    for (let id = ring.head(); ; id++) {
-      view.setUint32(80, id, true);
-      ring.publish(id, physics, vectors[id % 1000]);
-    }`;
-
-  test("leaves whole frames, and the next writer goes on from its head", async () => {
-    let head = 1;
-    let odd = 0;
-    let kills = 0;
-    // At least eight, and on until one hit the middle of a frame, which a third of them do.
-    while (kills < 8 || (odd === 0 && kills < 60)) {
-      kills += 1;
-      const child = Bun.spawn([process.execPath, "-e", writer, path, `${head}`], { stderr: "pipe" });
-      const until = Date.now() + 10_000;
-      while (!existsSync(path) || headerOf(path).head < head + 1000) {
-        if (Date.now() > until || child.exitCode !== null)
-          throw new Error(await new Response(child.stderr).text());
-        await Bun.sleep(1);
-      }
-      child.kill("SIGKILL");
-      await child.exited;
-      const left = headerOf(path);
-      const view = viewOf(path);
-      for (let slot = 0; slot < 16; slot++) odd += Number(view.getBigUint64(64 + slot * 4224, true) & 1n);
-      const ring = await open({ adopt: true, nextFrameId: left.head + 1 });
-      expect([ring.adopted, ring.head(), headerOf(path).epoch]).toEqual([true, left.head, left.epoch + 1]);
-      expect(readable(path).length).toBeGreaterThanOrEqual(15);
-      publish(ring, 1);
-      expect(readable(path)).toHaveLength(16);
-      head = ring.head();
-      ring.close("closed");
-    }
-    console.log(`      ${kills} kills, ${odd} in the middle of a frame`);
-    expect(odd).toBeGreaterThan(0);
-  }, 60_000);
-});
-
 describe("room", () => {
   const mountable = process.platform === "linux" && process.geteuid?.() === 0;
   const sizeBytes = 2 << 20;
