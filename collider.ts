@@ -31,6 +31,7 @@ import {
 import { type Mapping, O_CLOEXEC } from "./src/native/libc.ts";
 import {
   asFailure,
+  asidePath,
   type MappedRing,
   NO_WINDOW,
   openWindow,
@@ -49,6 +50,7 @@ const HEAD_WORD = HEADER_OFFSET.head / 4;
 const TAIL_WORD = HEADER_OFFSET.tail / 4;
 const WAITERS_WORD = HEADER_OFFSET.waiters / 4;
 const HEARTBEAT_LONG = HEADER_OFFSET.heartbeat_us / 8;
+const PLAIN_LOADS_STAY = process.arch === "x64";
 /** Frames that {@link Ring.publishBatch} makes visible at once: 15 µs of writing. */
 const BATCH_FRAMES_MAX = 64;
 
@@ -298,7 +300,10 @@ export class Ring {
     this.#head = head;
     if (head < this.#headLimit) Atomics.store(header, HEAD_WORD, head | 0);
     else this.#storeHeadWide(head);
-    if (Atomics.load(header, WAITERS_WORD) !== 0) this.#wakeReaders();
+    // On x86-64 nothing passes the store of head, and a plain load is enough: JavaScriptCore's `Atomics.load` is a
+    // locked instruction there, which would take the line from the readers a second time.
+    const waiters = PLAIN_LOADS_STAY ? header[WAITERS_WORD] : Atomics.load(header, WAITERS_WORD);
+    if (waiters !== 0) this.#wakeReaders();
   }
 
   /**
@@ -348,7 +353,7 @@ export class Ring {
   setLabels(labels: RingLabels): void {
     this.#open();
     const path = `${this.path}.json`;
-    const aside = `${path}.new.${process.pid}`;
+    const aside = asidePath(path);
     const { intents, types, models } = labels;
     try {
       const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;

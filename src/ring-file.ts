@@ -6,6 +6,7 @@
  * A file under a live mapping is never truncated, and no page is touched that does not exist: either would
  * end a process by SIGBUS.
  */
+import { randomBytes } from "node:crypto";
 import {
   accessSync,
   closeSync,
@@ -223,13 +224,26 @@ export function setState(header: Int32Array, mapping: Mapping, state: number): v
   if (Atomics.exchange(header, WAITERS_WORD, 0) !== 0) mapping.wake(HEADER_OFFSET.head);
 }
 
+/**
+ * Where a file is made that will take the place of `path`. In a folder that everybody may write into, such as /dev/shm,
+ * nobody else can have taken a name that cannot be guessed.
+ */
+export function asidePath(path: string): string {
+  return `${path}.new.${process.pid}.${randomBytes(8).toString("hex")}`;
+}
+
 /** Files that writers which died left beside the ring. Whoever holds the lock may remove them. */
 function removeLeftovers(path: string): void {
   const folder = dirname(path);
   const name = basename(path);
   for (const entry of readdirSync(folder)) {
-    if (!entry.startsWith(name) || !/^(\.json)?\.new\.\d+$/.test(entry.slice(name.length))) continue;
-    unlinkSync(join(folder, entry));
+    if (!entry.startsWith(name) || !/^(\.json)?\.new\.\d+(\.[0-9a-f]+)?$/.test(entry.slice(name.length)))
+      continue;
+    try {
+      unlinkSync(join(folder, entry));
+    } catch {
+      // Another user's, in a folder where only owners remove: it is in nobody's way.
+    }
   }
 }
 
@@ -472,7 +486,7 @@ function clearOddSlots({ first, end, words }: SlotWindow): void {
  * meanwhile.
  */
 async function createFile(o: RingOptions, newest: NewestFrames): Promise<MappedRing> {
-  const aside = `${o.path}.new.${process.pid}`;
+  const aside = asidePath(o.path);
   for (let attempt = 1; ; attempt++) {
     const capacity = makeRoom(o);
     const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;

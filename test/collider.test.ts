@@ -244,8 +244,11 @@ describe("a new ring", () => {
     writeFileSync(`${path}.json.new.999999`, "half");
     writeFileSync(`${path}.new.mine`, "kept");
     writeFileSync(`${path}2.new.1`, "kept");
+    writeFileSync(`${path}.new.999999.0123456789abcdef`, "half");
+    // Not to be removed, as another user's file in a shared folder is not: it is in nobody's way.
+    mkdirSync(`${path}.new.1`);
     await open();
-    expect(readdirSync(folder).sort()).toEqual(["ring", "ring.new.mine", "ring2.new.1"]);
+    expect(readdirSync(folder).sort()).toEqual(["ring", "ring.new.1", "ring.new.mine", "ring2.new.1"]);
   });
 
   test("leaves nothing behind when the refill fails", async () => {

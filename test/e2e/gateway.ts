@@ -21,6 +21,21 @@ export function bankingMessages(): { text: string; category: string }[] {
   return rows.slice(1);
 }
 
+/** A build that is wrong on purpose, or as for another processor, made by the build script itself. */
+export async function mutatedBuild(mutation: string): Promise<string> {
+  const outfile = join(ROOT, ".cache", `one_file_gateway-${mutation}`);
+  const build = Bun.spawn(
+    [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", outfile],
+    {
+      cwd: ROOT,
+      stdout: "pipe",
+      stderr: "pipe",
+    },
+  );
+  if ((await build.exited) !== 0) throw new Error(await new Response(build.stderr).text());
+  return outfile;
+}
+
 export class TempFolder implements Disposable {
   readonly path = mkdtempSync(join(tmpdir(), "gateway-test-"));
   /** A ring path in shared memory that is this folder's own. */

@@ -1,6 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { join } from "node:path";
-import { BINARY, seededRandom } from "./gateway.ts";
+import { BINARY, mutatedBuild, seededRandom } from "./gateway.ts";
 import { killScenario } from "./kill-scenario.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
@@ -42,20 +41,4 @@ for (const mutation of ["ack-before-commit", "publish-before-row"]) {
     say(mutation, report);
     expect(report.violations.length).toBeGreaterThan(0);
   }, 240_000);
-}
-
-/** A build that is wrong on purpose, made by the build script itself. */
-async function mutatedBuild(mutation: string): Promise<string> {
-  const root = join(import.meta.dir, "../..");
-  const outfile = join(root, ".cache", `one_file_gateway-${mutation}`);
-  const build = Bun.spawn(
-    [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", outfile],
-    {
-      cwd: root,
-      stdout: "pipe",
-      stderr: "pipe",
-    },
-  );
-  if ((await build.exited) !== 0) throw new Error(await new Response(build.stderr).text());
-  return outfile;
 }
