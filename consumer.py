@@ -11,6 +11,8 @@
         for frame in consumer.follow():
             print(frame.semantic[:3], frame.sentiment, frame.intent_label)
 
+On another machine ``PhysicsConsumer(url="http://host:9382", token=...)`` reads the same frames over HTTP.
+
 One file that needs numpy and nothing else; torch is imported when tensors are asked for. The format is
 described byte for byte in docs/FRAME.md. On the command line: ``python consumer.py --help``.
 
@@ -24,6 +26,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import http.client
 import json
 import logging
 import math
@@ -33,7 +36,9 @@ import platform
 import stat
 import struct
 import sys
+import threading
 import time
+import urllib.parse
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -59,6 +64,7 @@ __all__ = [
     "ConsumerError",
     "Frame",
     "Frames",
+    "GatewayUnreachableError",
     "Labels",
     "MixedModelsWarning",
     "PhysicsConsumer",
@@ -260,6 +266,18 @@ _LABELS_MAX_BYTES = 64 * 1024 * 1024
 _REUSED_FRAMES_MIN = 16  # smaller copies are quicker from the allocator
 _REUSED_BUFFERS_MAX = 8
 _REUSED_BYTES_MAX = 64 * 1024 * 1024
+_HTTP_TIMEOUT_S = 10.0  # for each answer to begin, and to go on
+_HTTP_DEADLINE_S = 60.0  # for all of an answer
+_HTTP_PAGE_FRAMES = 1_000  # 4.2 MB an answer
+_HTTP_POLL_MIN_S = 5e-3
+_HTTP_POLL_MAX_S = 0.25
+_HTTP_RETRY_MIN_S = 0.05
+_HTTP_RETRY_MAX_S = 2.0
+_HTTP_RETRY_AFTER_MAX_S = 300.0
+_HTTP_PROBLEM_BYTES_MAX = 64 * 1024
+_HTTP_LABELS_EVERY_S = 1.0
+_HTTP_AFTER_ALL = 2**53 - 1  # the largest id that may be asked for
+_RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames"
 _STRONGLY_ORDERED = frozenset(("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86"))
 
 StartPosition = Union[str, int, tuple[int, int]]
@@ -274,6 +292,17 @@ class ConsumerError(Exception):
 
 class RingMissingError(ConsumerError):
     """There is no file at the ring's path (yet)."""
+
+
+class GatewayUnreachableError(ConsumerError):
+    """The gateway does not answer over HTTP, or says that it can not now: later it may.
+
+    ``retry_after_s``: for how long it asked to be left alone, 0 where it said nothing.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class MixedModelsWarning(UserWarning):
@@ -293,6 +322,8 @@ class RingEvent(NamedTuple):
     - ``resumed``: the heartbeat is back
     - ``lost``: ``lost`` frames were overwritten before they could be read
     - ``damaged``: ``lost`` frames stayed unreadable (wrong sequence, id or checksum) and were left out
+    - ``unreachable``: the gateway does not answer over HTTP, and is asked again until it does
+    - ``reachable``: it answers again
     """
 
     kind: str
@@ -311,7 +342,8 @@ def default_path() -> str:
 class Labels:
     """The texts of intent, type and model ids, from the file beside the ring.
 
-    The file is read when an id turns up that is not known yet, and only where it has changed.
+    The file is read when an id turns up that is not known yet, and only where it has changed. A reader over
+    HTTP asks the gateway instead, at most once a second.
     """
 
     def __init__(self, ring_path: str) -> None:
@@ -340,24 +372,29 @@ class Labels:
         return label
 
     def _refresh(self) -> bool:
-        try:
-            status = self.path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._seen or not stat.S_ISREG(status.st_mode):
-                return False
-            with self.path.open("rb") as file:
-                content = json.loads(file.read(_LABELS_MAX_BYTES))
-            # Replaced since the stat: then the next unknown id reads it once more.
-            self._seen = seen
-        except (OSError, ValueError, RecursionError):
-            # Labels are a convenience: frames are read without them, too.
-            return False
+        content = self._changed()
         if not isinstance(content, dict):
             return False
         self._intents.update(_texts_by_id(content.get("intents")))
         self._types.update(_texts_by_id(content.get("types")))
         self._models.update(_texts_by_id(content.get("models")))
         return True
+
+    def _changed(self) -> object:
+        """The file's content, where it is another one than was read last and can be read; else None."""
+        try:
+            status = self.path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._seen or not stat.S_ISREG(status.st_mode):
+                return None
+            with self.path.open("rb") as file:
+                content: object = json.loads(file.read(_LABELS_MAX_BYTES))
+            # Replaced since the stat: then the next unknown id reads it once more.
+            self._seen = seen
+            return content
+        except (OSError, ValueError, RecursionError):
+            # Labels are a convenience: frames are read without them, too.
+            return None
 
 
 def _texts_by_id(section: object) -> dict[int, str]:
@@ -1117,20 +1154,28 @@ class View:
 
 
 class PhysicsConsumer:
-    """A reader of the gateway's ring.
+    """A reader of the gateway's ring, or, with a `url`, of the same frames over HTTP.
 
     :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
     :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
         inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
         the rest at WARNING.
     :param verify_checksums: whether a frame's id and checksum must fit before it is handed out; None: on
-        processors that do not show stores in order, that is all but x86.
+        processors that do not show stores in order, that is all but x86. What comes over HTTP is always
+        checked.
+    :param url: the gateway's address, such as ``http://host:9382``, instead of a ring: for another machine.
+        Everything works the same but ``view``, which needs shared memory; frames are polled for, every 5 ms
+        while they come and up to every 250 ms while none do; all that the gateway still has can be read,
+        not only what is in its ring.
+    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
     :raises RingMissingError: where there is no ring.
-    :raises ConsumerError: where the file is no ring of this version, or may not be read.
+    :raises GatewayUnreachableError: where nothing answers at `url`.
+    :raises ConsumerError: where the file is no ring of this version, or may not be read; where the gateway
+        refuses the token, or what answers is no gateway.
 
-    Attributes: ``path``; ``labels``; ``lost``, the frames that ``read_since`` and ``follow`` have missed
-    because they were overwritten; ``restarts``, starts of the gateway seen since the reader was made;
-    ``replacements``, files that took the ring's place.
+    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, the frames that
+    ``read_since`` and ``follow`` have missed because they were overwritten; ``restarts``, starts of the
+    gateway seen since the reader was made; ``replacements``, files that took the ring's place.
 
     A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
     a quarter of a second.
@@ -1142,15 +1187,15 @@ class PhysicsConsumer:
         *,
         on_event: EventHandler | None = None,
         verify_checksums: bool | None = None,
+        url: str | None = None,
+        token: str | None = None,
     ) -> None:
-        self.path = default_path() if path is None else os.fspath(path)
+        if url is not None:
+            raise TypeError("a class derived from PhysicsConsumer reads a ring: it takes no url")
+        if token is not None:
+            raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
+        self._begin(default_path() if path is None else os.fspath(path), on_event)
         self.labels = Labels(self.path)
-        self.lost = 0
-        self.restarts = 0
-        self.replacements = 0
-        self._on_event = on_event
-        self._newest: np.void | bytes | tuple[int, int, int] | None = None
-        self._closed = False
         self._stranger_since: float | None = None
         self._verify = verify_checksums
         self._ring = _Ring.open(self.path, verify_checksums)
@@ -1158,6 +1203,22 @@ class PhysicsConsumer:
         self._state = self._ring.state
         self._stalled = self._is_stalled(self._ring)
         self._next_look = time.monotonic() + _LOOK_EVERY_S
+
+    def __new__(
+        cls, path: str | os.PathLike[str] | None = None, *, url: str | None = None, **_: Any
+    ) -> PhysicsConsumer:
+        """A reader over HTTP where there is a `url`."""
+        return super().__new__(_RemoteConsumer if url is not None and cls is PhysicsConsumer else cls)
+
+    def _begin(self, path: str, on_event: EventHandler | None) -> None:
+        """What every reader counts, wherever its frames come from."""
+        self.path = path
+        self.lost = 0
+        self.restarts = 0
+        self.replacements = 0
+        self._on_event = on_event
+        self._newest: np.void | bytes | tuple[int, int, int] | None = None
+        self._closed = False
 
     # Reading what is there
 
@@ -1237,18 +1298,13 @@ class PhysicsConsumer:
         it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
         """
         ring = self._look()
-        journal: int | None = None
+        start = _checked_start(start)
         if isinstance(start, tuple):
             journal, frame_id = start
             return self._follow(ring, frame_id + 1, journal, resolved=False, timeout_s=timeout_s)
-        if isinstance(start, str):
-            if start not in ("latest", "oldest"):
-                raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
-            first = ring.head if start == "latest" else ring.oldest()
-        elif start < 0:
-            raise ValueError(f"start must not be a negative frame_id, got {start}")
-        else:
-            first = max(start, 1)
+        first = start
+        if isinstance(first, str):
+            first = ring.head if first == "latest" else ring.oldest()
         return self._follow(ring, first, ring.journal_id(), resolved=True, timeout_s=timeout_s)
 
     def _follow(
@@ -1401,8 +1457,12 @@ class PhysicsConsumer:
     def _look(self) -> _Ring:
         """The ring to read, for a method that was called by the user."""
         if self._closed:
-            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
+            self._check_open()
         return self._observe()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
 
     def _observe(self) -> _Ring:
         """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
@@ -1507,6 +1567,22 @@ class PhysicsConsumer:
             _log.log(logging.INFO if kind == "lost" else logging.WARNING, "%s: %s", kind, message)
 
 
+def _checked_start(start: StartPosition) -> StartPosition:
+    """`start`, where it is one; ids begin at 1.
+
+    :raises ValueError: where it is none.
+    """
+    if isinstance(start, str):
+        if start not in ("latest", "oldest"):
+            raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
+        return start
+    if isinstance(start, tuple):
+        return start
+    if start < 0:
+        raise ValueError(f"start must not be a negative frame_id, got {start}")
+    return max(start, 1)
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
@@ -1515,6 +1591,429 @@ def _checked_count(n: int) -> int:
     if n < 0:
         raise ValueError(f"the number of frames must not be negative, got {n}")
     return n
+
+
+# Over HTTP
+
+
+class _Answer(NamedTuple):
+    """A run of frames from /api/frames, the id of the next frame to come, and whose frames they are."""
+
+    rows: _Rows
+    head: int
+    journal_id: int
+
+
+class _Gateway:
+    """The gateway's HTTP interface, over one connection that is kept. It belongs to one thread.
+
+    :raises ConsumerError: where `url` or `token` can not be one.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            parts, host, port = urllib.parse.urlsplit(""), None, None
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.username is not None:
+            # What stands in the address before an @ may be a secret.
+            shown = url if "@" not in url else "the url"
+            raise ConsumerError(f"consumer: {shown} is no gateway's address; give it as http://host:9382")
+        if token is None:
+            token = os.environ.get("GATEWAY_TOKEN") or None
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConsumerError("consumer: the token has characters that no HTTP header can carry")
+        self._has_token = token is not None
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._base = parts.path
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(host, port, timeout=_HTTP_TIMEOUT_S)
+
+    def frames(self, after: int, limit: int) -> _Answer:
+        """At most `limit` neighbouring frames, from the oldest that the gateway has after the id `after`.
+
+        :raises GatewayUnreachableError: where it does not answer now.
+        :raises ConsumerError: where it refuses, or what it answers are not these frames.
+        """
+        path = f"/api/frames?after={after}&limit={limit}"
+        headers, body = self._get(path, _RAW_FRAMES_TYPE, limit * FRAME_BYTES)
+        if len(body) % FRAME_BYTES:
+            raise self._strange(path, f"{len(body)} bytes, no whole number of frames of {FRAME_BYTES}")
+        rows: _Rows = np.frombuffer(body, dtype=FRAME_DTYPE)
+        head = self._number(path, headers, "x-frames-head")
+        journal_id = self._number(path, headers, "x-journal-id")
+        if len(rows):
+            first = int(rows["frame_id"][0])
+            ids = np.arange(first, first + len(rows), dtype=np.uint64)
+            if first <= after or not np.array_equal(rows["frame_id"], ids):
+                raise self._strange(path, f"other frames than asked for, beginning with {first}")
+            if not _every(_intact(np.frombuffer(body, dtype=np.uint8).reshape(-1, FRAME_BYTES), first)):
+                raise self._strange(path, "frames whose checksum does not fit")
+            if (rows["journal_id"] != journal_id).any():
+                raise self._strange(path, f"frames of another journal than its header's, {journal_id:08x}")
+        return _Answer(rows, head, journal_id)
+
+    def labels(self) -> object:
+        """What the file beside the ring has."""
+        _, body = self._get("/api/labels", "application/json", _LABELS_MAX_BYTES)
+        content: object = json.loads(body)
+        return content
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _number(self, path: str, headers: http.client.HTTPMessage, name: str) -> int:
+        value = headers.get(name, "")
+        if not (value.isascii() and value.isdecimal() and len(value) <= 20):
+            raise self._strange(path, f"no {name}; is it a gateway, and as new as this reader?")
+        return int(value)
+
+    def _strange(self, path: str, what: str) -> ConsumerError:
+        return ConsumerError(f"consumer: {self.url}{path} answers with {what}")
+
+    def _get(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPMessage, bytearray]:
+        reused = self._connection.sock is not None
+        try:
+            response, body = self._exchange(path, accept, bytes_max)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            if not (reused and isinstance(error, (ConnectionError, http.client.BadStatusLine))):
+                raise self._unreachable(error) from error
+            # The other side closes a connection that stood idle: that is no failure of the gateway's.
+            try:
+                response, body = self._exchange(path, accept, bytes_max)
+            except (OSError, http.client.HTTPException) as second:
+                self._connection.close()
+                raise self._unreachable(second) from second
+        if response.status != 200:
+            raise self._refusal(path, response, body)
+        kind = response.headers.get_content_type()
+        if kind != accept:
+            raise self._strange(path, f"{_printable(kind)}, not {accept}; is it a gateway?")
+        return response.headers, body
+
+    def _exchange(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPResponse, bytearray]:
+        deadline = time.monotonic() + _HTTP_DEADLINE_S
+        self._connection.request("GET", self._base + path, headers={"Accept": accept, **self._headers})
+        response = self._connection.getresponse()
+        if response.status != 200:
+            bytes_max = _HTTP_PROBLEM_BYTES_MAX
+        body = bytearray()
+        while True:
+            piece = response.read1(1024 * 1024)
+            if not piece:
+                break
+            body += piece
+            if len(body) > bytes_max:
+                self._connection.close()
+                raise self._strange(path, f"more than {bytes_max} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no whole answer within {_HTTP_DEADLINE_S:.0f} s")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        response.read()  # nothing more; it tells the connection that it is free for the next request
+        return response, body
+
+    def _unreachable(self, error: Exception) -> GatewayUnreachableError:
+        reason = _reason(error) or type(error).__name__
+        return GatewayUnreachableError(
+            f"consumer: no answer from {self.url}: {_printable(reason)}; start the gateway there, or say "
+            "where it is (--url), and that it listens on that address (its --host)"
+        )
+
+    def _refusal(self, path: str, response: http.client.HTTPResponse, body: bytearray) -> ConsumerError:
+        status = response.status
+        detail = _problem_detail(body)
+        if status == 401 or (status == 403 and self._has_token):
+            what = "does not know this token" if self._has_token else "asks for a token"
+            return ConsumerError(
+                f"consumer: {self.url} {what}; give the gateway's (--token, GATEWAY_TOKEN){detail}"
+            )
+        if status == 403:
+            return ConsumerError(
+                f"consumer: {self.url} refuses us (403); without a token it serves programs on its own "
+                f"machine alone: start it with --token and give that here{detail}"
+            )
+        if status == 429 or status >= 500:
+            after = response.headers.get("retry-after", "")
+            seconds = float(after) if after.isascii() and after.isdecimal() and len(after) < 10 else 0.0
+            return GatewayUnreachableError(
+                f"consumer: {self.url} can not answer now ({status}); try again later{detail}",
+                min(seconds, _HTTP_RETRY_AFTER_MAX_S),
+            )
+        return ConsumerError(
+            f"consumer: {self.url}{path} answers {status}; is it a gateway, and as new as this reader?"
+            f"{detail}"
+        )
+
+
+def _problem_detail(body: bytearray) -> str:
+    """What a problem document says, in brackets; nothing where there is none."""
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    detail = problem.get("detail") if isinstance(problem, dict) else None
+    return f" ({_printable(detail[:200])})" if isinstance(detail, str) and detail else ""
+
+
+class _RemoteLabels(Labels):
+    """Labels from ``/api/labels``, asked for at most once a second."""
+
+    def __init__(self, url: str, fetch: Callable[[], object]) -> None:
+        super().__init__(url)
+        self._fetch = fetch
+        self._next_fetch = -math.inf
+
+    def _changed(self) -> object:
+        now = time.monotonic()
+        if now < self._next_fetch:
+            return None
+        self._next_fetch = now + _HTTP_LABELS_EVERY_S
+        try:
+            return self._fetch()
+        except (ConsumerError, ValueError, RecursionError):
+            # A dead gateway must not cost a time-out for each label.
+            self._next_fetch = time.monotonic() + 10 * _HTTP_LABELS_EVERY_S
+            return None
+
+
+class _Backoff:
+    """How long to wait before the gateway is asked again: longer each time, and as long as it asked for."""
+
+    def __init__(self) -> None:
+        self._pause_s = _HTTP_RETRY_MIN_S
+        self.failing = False
+
+    def failed(self, error: GatewayUnreachableError) -> float:
+        """The pause in seconds, after `error`."""
+        pause_s = max(self._pause_s, error.retry_after_s)
+        self._pause_s = min(2 * self._pause_s, _HTTP_RETRY_MAX_S)
+        self.failing = True
+        return pause_s
+
+    def worked(self) -> None:
+        self._pause_s = _HTTP_RETRY_MIN_S
+        self.failing = False
+
+
+class _RemoteConsumer(PhysicsConsumer):
+    """What :class:`PhysicsConsumer` makes where it is given a `url`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        on_event: EventHandler | None = None,
+        verify_checksums: bool | None = None,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        assert url is not None
+        if path is not None:
+            raise ValueError("a reader has a path or a url, not both")
+        self._gateway = _Gateway(url, token)
+        self._asking = threading.Lock()
+        self._backoff = _Backoff()
+        self._begin(self._gateway.url, on_event)
+        self.labels = _RemoteLabels(self.path, self._fetch_labels)
+        try:
+            answer = self._gateway.frames(_HTTP_AFTER_ALL, 1)
+        except ConsumerError:
+            self._gateway.close()
+            raise
+        self._head, self._journal = answer.head, answer.journal_id
+
+    # Asking
+
+    def _ask(self, after: int, limit: int) -> _Answer:
+        """:meth:`_Gateway.frames`; notices when the gateway goes and comes, and when its journal changes."""
+        try:
+            with self._asking:
+                answer = self._gateway.frames(after, limit)
+        except GatewayUnreachableError as error:
+            if not self._backoff.failing:
+                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
+            raise
+        finally:
+            if self._closed:
+                self._close_connection()
+        if self._backoff.failing:
+            self._tell("reachable", f"{self.path} answers again")
+        self._backoff.worked()
+        if answer.journal_id != self._journal:
+            self._tell_of_another_journal(self._journal, answer.journal_id)
+        self._head, self._journal = answer.head, answer.journal_id
+        return answer
+
+    def _tell_of_another_journal(self, before: int, now: int) -> None:
+        self._tell(
+            "journal_changed", f"{self.path} has the frames of journal {now:08x} (before: {before:08x})"
+        )
+
+    def _fetch_labels(self) -> object:
+        self._check_open()
+        with self._asking:
+            return self._gateway.labels()
+
+    def _run(self, after: int, n: int) -> _Rows:
+        """Up to `n` neighbouring frames after `after`, in as many answers as that takes."""
+        pages: list[_Rows] = []
+        journal: int | None = None
+        while n > 0:
+            answer = self._ask(after, min(n, _HTTP_PAGE_FRAMES))
+            if len(answer.rows) == 0 or journal not in (None, answer.journal_id):
+                break
+            if pages and int(answer.rows["frame_id"][0]) != after + 1:
+                break  # the gateway gave up what comes next: a batch has no gaps
+            journal = answer.journal_id
+            pages.append(answer.rows)
+            n -= len(answer.rows)
+            after = int(answer.rows["frame_id"][-1])
+            if after + 1 >= answer.head:
+                break
+        if len(pages) == 1:
+            return pages[0]
+        return np.concatenate(pages) if pages else np.empty(0, dtype=FRAME_DTYPE)
+
+    def _newest_rows(self, n: int) -> _Rows:
+        self._check_open()
+        head = self._ask(_HTTP_AFTER_ALL, 1).head
+        return self._run(max(head - 1 - n, 0), n) if n > 0 else np.empty(0, dtype=FRAME_DTYPE)
+
+    def read_latest(self) -> Frame | None:
+        rows = self._newest_rows(1)
+        self._handed_out(rows)
+        return Frame(rows[-1], self.labels) if len(rows) else None
+
+    def read_batch(self, n: int) -> Frames:
+        rows = self._newest_rows(_checked_count(n))
+        self._handed_out(rows)
+        return Frames(rows, labels=self.labels)
+
+    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
+        if frame_id < 0:
+            raise ValueError(f"frame_id must not be negative, got {frame_id}")
+        self._check_open()
+        rows = self._run(frame_id, _checked_count(n))
+        lost = int(rows["frame_id"][0]) - (frame_id + 1) if len(rows) else 0
+        self._lose(lost, frame_id + 1 + lost)
+        self._handed_out(rows)
+        return Frames(rows, lost=lost, labels=self.labels)
+
+    def view(self, n: int) -> View:
+        raise ConsumerError(
+            f"consumer: there is no shared memory with {self.path}, so no view; use read_batch({n})"
+        )
+
+    # Following
+
+    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
+        start = _checked_start(start)
+        self._check_open()
+        if start == "latest":
+            # What is published from now on, as far as the gateway can be asked now.
+            with contextlib.suppress(GatewayUnreachableError):
+                return self._follow_from(self._ask(_HTTP_AFTER_ALL, 1).head, self._journal, timeout_s)
+            return self._follow_from(self._head, self._journal, timeout_s)
+        if isinstance(start, tuple):
+            journal, frame_id = start
+            return self._follow_from(frame_id + 1, journal, timeout_s)
+        return self._follow_from(None if start == "oldest" else int(start), None, timeout_s)
+
+    def _follow_from(
+        self, next_id: int | None, journal: int | None, timeout_s: float | None
+    ) -> Iterator[Frame]:
+        """Each frame from `next_id` on, or from the oldest that there is where it is None."""
+        if journal is not None and journal != self._journal:
+            self._tell_of_another_journal(journal, self._journal)
+        quiet_since = time.monotonic()
+        pause_s = _HTTP_POLL_MIN_S
+        while not self._closed:
+            try:
+                answer = self._ask(0 if next_id is None else next_id - 1, _HTTP_PAGE_FRAMES)
+            except GatewayUnreachableError as error:
+                wait_s = self._backoff.failed(error)
+            else:
+                if journal is not None and answer.journal_id != journal:
+                    # Ids count anew, from the oldest that there is. It has been told already.
+                    next_id, journal = None, answer.journal_id
+                    continue
+                journal = answer.journal_id
+                if len(answer.rows):
+                    first = int(answer.rows["frame_id"][0])
+                    self._lose(0 if next_id is None else first - next_id, first)
+                    next_id = first + len(answer.rows)
+                    times_us = answer.rows["timestamp_us"].tolist()
+                    for frame_id, time_us, row in zip(range(first, next_id), times_us, answer.rows):
+                        if self._closed:
+                            return
+                        self._newest = (journal, frame_id, time_us)
+                        yield Frame(row, self.labels)
+                    quiet_since, pause_s = time.monotonic(), _HTTP_POLL_MIN_S
+                    continue
+                wait_s, pause_s = pause_s, min(2 * pause_s, _HTTP_POLL_MAX_S)
+            if timeout_s is not None:
+                wait_s = min(wait_s, quiet_since + timeout_s - time.monotonic())
+                if wait_s <= 0:
+                    return
+            self._nap(wait_s)
+
+    def _nap(self, seconds: float) -> None:
+        """Sleeps, but not much longer than this reader is open."""
+        end = time.monotonic() + seconds
+        while not self._closed and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _HTTP_POLL_MAX_S))
+
+    # State
+
+    @property
+    def lag(self) -> int:
+        """Frames published after the newest one handed out, as of the gateway's last answer."""
+        newest = self._handed()
+        return max(self._head - 1 - (0 if newest is None else newest[1]), 0)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the gateway did not answer when it was asked last."""
+        return self._backoff.failing
+
+    def stats(self) -> dict[str, Any]:
+        """The gateway's newest state and this reader's counters, by name."""
+        self._check_open()
+        answer = self._ask(_HTTP_AFTER_ALL, 1)
+        return {
+            "url": self.path,
+            "version": VERSION,
+            "frame_size": FRAME_BYTES,
+            "head": answer.head,
+            "journal_id": answer.journal_id,
+            "wait": "http",
+            "lost": self.lost,
+            "lag": self.lag,
+            "age_ms": _rounded(self.age_ms),
+        }
+
+    def close(self) -> None:
+        self._closed = True
+        self._close_connection()
+
+    def _close_connection(self) -> None:
+        # Another thread may be in the middle of an answer: then it closes the connection after that.
+        if self._asking.acquire(blocking=False):
+            try:
+                self._gateway.close()
+            finally:
+                self._asking.release()
+
+    def __repr__(self) -> str:
+        return f"PhysicsConsumer(url={self.path!r}, head={self._head})"
+
+
+def _without_prefix(error: ConsumerError) -> str:
+    return str(error).split("consumer: ", 1)[-1]
 
 
 # Command line
@@ -1624,7 +2123,7 @@ def _run_pytorch(frames: Frames, device: str | None, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="consumer.py",
-        description="Reads frames of the One-File Event Gateway from shared memory.",
+        description="Reads frames of the One-File Event Gateway from shared memory, or over HTTP.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -1639,6 +2138,10 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="one JSON object a line; 64-bit fields as strings"
     )
     parser.add_argument("--path", metavar="PATH", help=f"the ring (CS_PHYSICS_PATH; now {default_path()})")
+    parser.add_argument(
+        "--url", metavar="URL", help="read over HTTP from the gateway there, e.g. http://host:9382"
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="the gateway's bearer token (GATEWAY_TOKEN)")
     parser.add_argument(
         "--from",
         dest="start",
@@ -1675,6 +2178,10 @@ def _checked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error(f"--stats does not go with --{once[0]}")
     if arguments.device is not None and not arguments.pytorch:
         parser.error("--device goes with --pytorch")
+    if arguments.path is not None and arguments.url is not None:
+        parser.error("--path does not go with --url")
+    if arguments.token is not None and arguments.url is None:
+        parser.error("--token goes with --url")
     if arguments.start != "latest" and once:
         parser.error(f"--from does not go with --{once[0]}")
 
@@ -1694,7 +2201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"consumer: {event.kind}: {event.message}", file=sys.stderr, flush=True)
 
     try:
-        with PhysicsConsumer(arguments.path, on_event=tell) as consumer:
+        with PhysicsConsumer(
+            arguments.path, on_event=tell, url=arguments.url, token=arguments.token
+        ) as consumer:
             if arguments.stats:
                 _run_stats(consumer, arguments.json)
             elif arguments.pytorch:
