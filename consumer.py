@@ -465,6 +465,41 @@ class Frame(_FrameFields):
         return f"Frame(frame_id={self.frame_id}, event_seq={self.event_seq}, type={self.type_label!r})"
 
 
+_TensorTable = dict[str, tuple[tuple[int, ...], str]]
+
+# The tensors of a batch: for each the shape of one frame's part, and the type.
+_TENSORS: _TensorTable = {
+    "semantic": ((SEMANTIC_DIM_MAX,), "<f4"),
+    "kinetics": ((len(KINETICS_COLUMNS),), "<f4"),
+    "timestamp_us": ((), "<i8"),
+    "event_seq": ((), "<i8"),
+    "intent_id": ((), "<i8"),
+    "flags": ((), "<i4"),
+}
+_DATASET_TENSORS: _TensorTable = {**_TENSORS, "frame_id": ((), "<i8"), "model_id": ((), "<i8")}
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as missing:
+        raise ConsumerError(
+            "consumer: torch is not installed; run: python3 -m pip install torch "
+            "(or, on Debian: apt install python3-torch)"
+        ) from missing
+    return torch
+
+
+@contextlib.contextmanager
+def _device_errors(device: str) -> Iterator[None]:
+    """What torch says about a device that it can not use, as one line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+
+
 _JSON_FIELDS = FRAME_DTYPE.names or ()
 _WIDE_FIELDS = frozenset(
     name for name in _JSON_FIELDS if FRAME_DTYPE[name] in (np.dtype("<u8"), np.dtype("<i8"))
@@ -581,6 +616,10 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
         float32: the exact ``intent_id`` is a column of its own.
         """
         table = np.empty((len(self), len(KINETICS_COLUMNS)), dtype=np.float32)
+        self._fill_kinetics(table)
+        return table
+
+    def _fill_kinetics(self, table: npt.NDArray[np.float32]) -> None:
         for index, name in enumerate(KINETICS_COLUMNS):
             if name == "age_s":
                 time_us = self["timestamp_us"].astype(np.float64)
@@ -589,7 +628,6 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
                 table[:, index] = self["spin"][:, "wxyz".index(name[-1])]
             else:
                 table[:, index] = self[name]
-        return table
 
     def tensors(self, device: str | None = None) -> dict[str, torch.Tensor]:
         """The frames as torch tensors on `device`, the CPU where it is None. CUDA takes pinned memory.
@@ -600,31 +638,28 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
 
         :raises ConsumerError: where torch is not installed, or does not have the device.
         """
-        try:
-            import torch
-        except ImportError as missing:
-            raise ConsumerError(
-                "consumer: torch is not installed; run: python3 -m pip install torch "
-                "(or, on Debian: apt install python3-torch)"
-            ) from missing
         self._warn_of_mixture(stacklevel=2)
-        tensors: dict[str, torch.Tensor] = {
-            "semantic": torch.from_numpy(np.array(self["semantic"], order="C")),
-            "kinetics": torch.from_numpy(self.kinetics()),
-            "timestamp_us": torch.from_numpy(self["timestamp_us"].astype(np.int64)),
-            "event_seq": torch.from_numpy(self["event_seq"].astype(np.int64)),
-            "intent_id": torch.from_numpy(self["intent_id"].astype(np.int64)),
-            "flags": torch.from_numpy(self["flags"].astype(np.int32)),
-        }
+        return self._tensors(_TENSORS, device)
+
+    def _tensors(self, wanted: _TensorTable, device: str | None) -> dict[str, torch.Tensor]:
+        torch = _torch()
+        columns = {name: np.empty((len(self), *shape), dtype) for name, (shape, dtype) in wanted.items()}
+        self._fill(columns)
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
         if device is None:
             return tensors
-        try:
+        with _device_errors(device):
             if torch.device(device).type == "cuda":
                 tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+
+    def _fill(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """Writes the columns of tensors into arrays that are there already."""
+        for name, column in columns.items():
+            if name == "kinetics":
+                self._fill_kinetics(column)
+            else:
+                column[...] = self[name]
 
     def __repr__(self) -> str:
         if self.dtype != FRAME_DTYPE or self.ndim != 1:
@@ -977,6 +1012,10 @@ class _Ring:
     def journal_id(self) -> int | None:
         """Whose frames these are; None while there are none."""
         newest = self.copy_latest()
+        if newest is None:
+            # The newest may be damaged: any other says the same.
+            _, rows, _ = self.copy_from(self.oldest(), 1)
+            newest = rows[0] if len(rows) else None
         return None if newest is None else int(newest["journal_id"])
 
     # Waiting
@@ -1561,10 +1600,16 @@ class PhysicsConsumer:
             self._newest = rows[-1:].tobytes()
 
     def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
-        if self._on_event is not None:
-            self._on_event(RingEvent(kind, message, lost))
-        else:
-            _log.log(logging.INFO if kind == "lost" else logging.WARNING, "%s: %s", kind, message)
+        _tell(self._on_event, RingEvent(kind, message, lost))
+
+
+def _tell(on_event: EventHandler | None, event: RingEvent) -> None:
+    if on_event is not None:
+        on_event(event)
+    else:
+        _log.log(
+            logging.INFO if event.kind == "lost" else logging.WARNING, "%s: %s", event.kind, event.message
+        )
 
 
 def _checked_start(start: StartPosition) -> StartPosition:
@@ -2014,6 +2059,661 @@ class _RemoteConsumer(PhysicsConsumer):
 
 def _without_prefix(error: ConsumerError) -> str:
     return str(error).split("consumer: ", 1)[-1]
+
+
+# The dataset
+
+
+class _Blocks(NamedTuple):
+    """Which frames are a shard's: block (frame_id - 1) // size belongs to shard block mod shards."""
+
+    size: int
+    shard: int
+    shards: int
+
+    def next_own(self, frame_id: int) -> int:
+        """The first frame from `frame_id` on that is the shard's."""
+        block, _ = divmod(frame_id - 1, self.size)
+        ahead = (self.shard - block) % self.shards
+        return frame_id if ahead == 0 else (block + ahead) * self.size + 1
+
+    def end(self, own_id: int) -> int:
+        """Where the run of the shard's frames ends that `own_id` is in: the first id that is another's."""
+        if self.shards == 1:
+            return own_id + 2**40
+        return ((own_id - 1) // self.size + 1) * self.size + 1
+
+    def own_between(self, low: int, high: int) -> int:
+        """How many of the frames low to high - 1 are the shard's."""
+        return max(self._below(high) - self._below(low), 0)
+
+    def _below(self, frame_id: int) -> int:
+        rounds, rest = divmod(frame_id - 1, self.size * self.shards)
+        return rounds * self.size + min(max(rest - self.shard * self.size, 0), self.size)
+
+
+class _Place(NamedTuple):
+    """Where a shard is: what comes next, and what it has lost up to there."""
+
+    journal_id: int | None
+    next_frame_id: int
+    lost: int
+
+
+class _Stream:
+    """One shard's frames in order: from the ring, and from the gateway what the ring does not have.
+
+    Where both are there, a frame that both have comes from the ring. The gateway is asked for what the ring
+    has overwritten, and for everything while there is no ring of the journal that is being read. Without a
+    gateway overwritten frames are lost, and counted.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        gateway: _Gateway | None,
+        blocks: _Blocks,
+        place: _Place,
+        on_event: EventHandler | None,
+    ) -> None:
+        self._path = path
+        self._gateway = gateway
+        self._blocks = blocks
+        self.journal_id, self._next, self.lost = place
+        self._on_event = on_event
+        self._consumer: PhysicsConsumer | None = None
+        self._ring: _Ring | None = None
+        self._ring_journal: int | None = None
+        self._next_attach = -math.inf
+        self._ring_missed = False
+        self._backoff = _Backoff()
+        self._next_ask = -math.inf
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page: _Rows = np.empty(0, dtype=FRAME_DTYPE)
+        self.labels = Labels(path) if gateway is None else _RemoteLabels(gateway.url, gateway.labels)
+
+    @property
+    def place(self) -> _Place:
+        """What comes after the frames that were taken."""
+        return _Place(self.journal_id, self._next, self.lost)
+
+    @property
+    def _wanted(self) -> int:
+        """The frame that comes next."""
+        return self._blocks.next_own(self._next)
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+        if self._gateway is not None:
+            self._gateway.close()
+
+    def take(self, limit: int, wait_s: float) -> _Rows | None:
+        """Up to `limit` neighbouring frames, all of ``journal_id``; None where none came within `wait_s`.
+
+        An empty array means that something has changed (frames were lost, or the journal is another), and
+        that there may be frames at once.
+        """
+        ring = self._look()
+        if ring is None or self._ring_journal is None or self._ring_journal != self.journal_id:
+            return self._take_elsewhere(ring, limit, wait_s)
+        head = ring.head
+        if self._wanted < head:
+            if self._gateway is None or self._wanted >= ring.oldest():
+                return self._take_from(ring, limit, wait_s)
+            return self._fetch(limit, wait_s)
+        if self._gateway is not None and (
+            ring.state != STATE_RUNNING or ring.heartbeat_age_s > STALLED_AFTER_S
+        ):
+            # Nobody writes to it. Where the gateway runs all the same, its new ring is on the way here, or on
+            # another machine.
+            return self._fetch(limit, wait_s)
+        ring.wait(head, wait_s)
+        return None
+
+    # The ring
+
+    def _look(self) -> _Ring | None:
+        """The ring to read now: one that was replaced is read to its end first."""
+        try:
+            current = self._attached()
+        except ConsumerError:
+            if self._gateway is None:
+                raise
+            # A stranger at the path: all is at the gateway as well.
+            self._consumer = self._ring = current = None
+            self._next_attach = time.monotonic() + _LOOK_EVERY_S
+        ring = self._ring
+        if ring is not current and (
+            ring is None or self._ring_journal != self.journal_id or self._wanted >= ring.head
+        ):
+            self._ring = ring = current
+            self._ring_journal = None
+        if ring is not None and self._ring_journal is None:
+            self._ring_journal = ring.journal_id()
+            if self.journal_id is None and (self._gateway is None or self._backoff.failing):
+                # Nobody else can say whose frames are read.
+                self.journal_id = self._ring_journal
+        return ring
+
+    def _attached(self) -> _Ring | None:
+        if self._consumer is not None:
+            return self._consumer._observe()
+        now = time.monotonic()
+        if now < self._next_attach:
+            return None
+        self._next_attach = now + _LOOK_EVERY_S
+        try:
+            self._consumer = PhysicsConsumer(self._path, on_event=self._on_event)
+        except RingMissingError as error:
+            if self._gateway is None and not self._ring_missed:
+                self._ring_missed = True
+                self._tell("unreachable", f"{_without_prefix(error)}; waiting for it")
+            return None
+        if self._ring_missed:
+            self._ring_missed = False
+            self._tell("reachable", f"there is a ring at {self._path}")
+        return self._consumer._ring
+
+    def _take_from(self, ring: _Ring, limit: int, wait_s: float) -> _Rows | None:
+        blocks, wanted = self._blocks, self._wanted
+        head = ring.head
+        first, rows, damaged = ring.copy_from(wanted, min(limit, blocks.end(wanted) - wanted))
+        if self._gateway is not None and (len(rows) == 0 or first > wanted):
+            return self._fetch(limit, wait_s)
+        if len(rows) == 0:
+            ring.wait(head, wait_s)
+            return None
+        if first > wanted:
+            self._lose(first, damaged)
+            own = blocks.next_own(first)
+            rows = rows[own - first : blocks.end(own) - first]
+            if len(rows) == 0:
+                return rows
+            wanted = own
+        self._next = wanted + len(rows)
+        return rows
+
+    def _take_elsewhere(self, ring: _Ring | None, limit: int, wait_s: float) -> _Rows | None:
+        """Where there is no ring of the journal that is being read."""
+        if self._gateway is not None:
+            return self._fetch(limit, wait_s)
+        if ring is None:
+            time.sleep(min(wait_s, _LOOK_EVERY_S))
+            return None
+        if self._ring_journal is None:
+            ring.wait(ring.head, wait_s)
+            return None
+        return self._begin_journal(self._ring_journal, ring.oldest())
+
+    # The gateway
+
+    def _fetch(self, limit: int, wait_s: float) -> _Rows | None:
+        rows = self._from_page(limit)
+        if rows is not None:
+            return rows
+        gateway = self._gateway
+        assert gateway is not None
+        now = time.monotonic()
+        if now < self._next_ask:
+            time.sleep(min(self._next_ask - now, wait_s, _LOOK_EVERY_S))
+            return None
+        # A block that is another's is not downloaded.
+        wanted = self._wanted
+        count = min(_HTTP_PAGE_FRAMES, self._blocks.end(wanted) - wanted)
+        try:
+            answer = gateway.frames(wanted - 1, count)
+            if self.journal_id is None:
+                self.journal_id = answer.journal_id
+            if answer.journal_id != self.journal_id:
+                oldest = gateway.frames(0, 1)
+                first = int(oldest.rows["frame_id"][0]) if len(oldest.rows) else oldest.head
+                self._answered()
+                return self._begin_journal(oldest.journal_id, first)
+        except GatewayUnreachableError as error:
+            if not self._backoff.failing:
+                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
+            self._next_ask = time.monotonic() + self._backoff.failed(error)
+            return None
+        self._answered()
+        if len(answer.rows) == 0:
+            self._next_ask = time.monotonic() + self._poll_s
+            self._poll_s = min(2 * self._poll_s, _HTTP_POLL_MAX_S)
+            return None
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page = answer.rows
+        first = int(answer.rows["frame_id"][0])
+        if first > wanted:
+            self._lose(first, 0)
+        rows = self._from_page(limit)
+        return answer.rows[:0] if rows is None else rows
+
+    def _from_page(self, limit: int) -> _Rows | None:
+        """What the gateway's last answer has of the frames that come next."""
+        page = self._page
+        if len(page) == 0 or int(page["journal_id"][0]) != self.journal_id:
+            return None
+        own = self._wanted
+        at = own - int(page["frame_id"][0])
+        if not 0 <= at < len(page):
+            return None
+        rows = page[at : at + min(limit, self._blocks.end(own) - own)]
+        self._next = own + len(rows)
+        return rows
+
+    def _answered(self) -> None:
+        assert self._gateway is not None
+        if self._backoff.failing:
+            self._tell("reachable", f"{self._gateway.url} answers again")
+        self._backoff.worked()
+
+    # Both
+
+    def _begin_journal(self, journal_id: int, oldest: int) -> _Rows:
+        before = self.journal_id
+        self.journal_id, self._next = journal_id, max(oldest, 1)
+        if before is not None:
+            self._tell(
+                "journal_changed",
+                f"there are the frames of journal {journal_id:08x} now (before: {before:08x}); reading them "
+                f"from the oldest, {oldest}",
+            )
+        return np.empty(0, dtype=FRAME_DTYPE)
+
+    def _lose(self, first: int, damaged: int) -> None:
+        """Counts this shard's frames up to `first`; where all of them are, `damaged` of them were damaged."""
+        count = self._blocks.own_between(self._next, first)
+        self.lost += count
+        self._next = first
+        if count > 0:
+            kind = "damaged" if damaged >= count else "lost"
+            why = "damaged in the ring" if kind == "damaged" else "gone before they could be read"
+            self._tell(kind, f"{count} frames before {first} are {why}", lost=count)
+
+    def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
+        _tell(self._on_event, RingEvent(kind, message, lost))
+
+
+def _batches(
+    stream: _Stream, batch_size: int, timeout_s: float | None, max_wait_s: float | None
+) -> Iterator[tuple[_Rows, _Place]]:
+    """Batches of a stream's frames, each with the place after it. They are valid until the next is taken.
+
+    A batch has frames of one journal. It is smaller than `batch_size` where its first frame has waited for
+    `max_wait_s`, before the first frame of another journal, and at the end.
+    """
+    batch = np.empty(batch_size, dtype=FRAME_DTYPE)
+    filled = 0
+    place = stream.place
+    quiet_since = filling_since = time.monotonic()
+    while True:
+        now = time.monotonic()
+        wait_s = _LOOK_EVERY_S
+        if timeout_s is not None:
+            wait_s = min(wait_s, quiet_since + timeout_s - now)
+        if max_wait_s is not None and filled:
+            wait_s = min(wait_s, filling_since + max_wait_s - now)
+        rows = stream.take(batch_size - filled, max(wait_s, 0.0))
+        now = time.monotonic()
+        if filled and stream.journal_id != place.journal_id:
+            yield batch[:filled], place
+            filled = 0
+        place = stream.place
+        if rows is not None and len(rows) == batch_size:
+            # All in one piece, as usual: no need to collect it.
+            quiet_since = now
+            yield rows, place
+            continue
+        if rows is not None and len(rows):
+            if filled == 0:
+                filling_since = now
+            batch[filled : filled + len(rows)] = rows
+            filled += len(rows)
+            quiet_since = now
+        ended = rows is None and timeout_s is not None and now - quiet_since >= timeout_s
+        waited = max_wait_s is not None and now - filling_since >= max_wait_s
+        if filled == batch_size or (filled and (waited or ended)):
+            yield batch[:filled], place
+            filled = 0
+        if ended:
+            return
+
+
+class _Sink:
+    """Makes tensors of batches: fresh ones, or in `buffers` sets of buffers that are used in turn."""
+
+    def __init__(self, batch_size: int, buffers: int, device: str | None) -> None:
+        torch = self._torch = _torch()
+        self._device = device
+        self._cuda = False
+        if device is not None:
+            with _device_errors(device):
+                self._cuda = torch.device(device).type == "cuda"
+        self._sets: list[dict[str, Any]] = []
+        self._copied: list[Any] = [None] * buffers
+        self._turn = 0
+        types = {"<f4": torch.float32, "<i8": torch.int64, "<i4": torch.int32}
+        with _device_errors(device or "cpu"):
+            for _ in range(buffers):
+                self._sets.append(
+                    {
+                        name: torch.empty((batch_size, *shape), dtype=types[dtype], pin_memory=self._cuda)
+                        for name, (shape, dtype) in _DATASET_TENSORS.items()
+                    }
+                )
+
+    def tensors(self, frames: Frames) -> dict[str, torch.Tensor]:
+        if not self._sets:
+            return frames._tensors(_DATASET_TENSORS, self._device)
+        turn = self._turn
+        self._turn = (turn + 1) % len(self._sets)
+        if self._copied[turn] is not None:
+            # The copy to the device still reads the buffer until then.
+            self._copied[turn].synchronize()
+        tensors = {name: tensor[: len(frames)] for name, tensor in self._sets[turn].items()}
+        frames._fill({name: tensor.numpy() for name, tensor in tensors.items()})
+        if self._device is None:
+            return tensors
+        with _device_errors(self._device):
+            moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+            if self._cuda:
+                self._copied[turn] = self._torch.cuda.Event()
+                self._copied[turn].record(self._torch.cuda.current_stream(self._device))
+        return moved
+
+
+_WORKERS_MAX = 1024
+_STATE_VERSION = 1
+
+
+class _Dataset:
+    """All of ``PhysicsDataset`` but its base class, which would need torch.
+
+    An ``IterableDataset`` of whole batches of the gateway's frames, without end, that can be resumed:
+
+        dataset = PhysicsDataset(batch_size=64, start="oldest", url="http://localhost:9382")
+        for batch in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2):
+            batch["semantic"], batch["kinetics"]
+
+    A batch of n frames is a dict of tensors: those of :meth:`Frames.tensors`, which are ``semantic``
+    (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and ``intent_id`` (n,)
+    int64 and ``flags`` (n,) int32; and ``frame_id`` and ``model_id`` (n,) int64. Its frames are in ascending
+    order, of one journal, and all of one shard. A batch that mixes models is a :class:`MixedModelsWarning`.
+
+    Shards: frames are dealt out in blocks of `batch_size` by their ids, to all workers of all ranks: each
+    frame comes exactly once, whoever began where. Ranks are those of ``torch.distributed`` where that is
+    initialised when the dataset is made (by every rank: they agree on where "latest" is), else `shard`.
+
+    :param batch_size: frames in a batch, and in a block.
+    :param start: ``"latest"``, ``"oldest"``, a frame_id, or what ``PhysicsConsumer.position`` was: like that
+        of :meth:`PhysicsConsumer.follow`, but decided when the dataset is made, for all workers. With a
+        `url`, ``"oldest"`` is the oldest frame that the gateway has, not only its ring.
+    :param path: the ring; ``CS_PHYSICS_PATH`` or the system's default where it is None.
+    :param url: the gateway's address. With it nothing is lost: what the ring has overwritten comes from
+        there, and everything where there is no ring of that gateway on this machine.
+    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
+    :param shard: (index, count): this process's part where there is no ``torch.distributed``.
+    :param timeout_s: ends when no frame has come for this long; None waits for ever.
+    :param max_wait_s: a batch that is not full is handed out when its first frame has waited for this long;
+        None: only at the end.
+    :param device: where the tensors go; None leaves them on the CPU. For ``num_workers=0``.
+    :param buffers: 0: each batch has tensors of its own. n: n sets of buffers are made once, in pinned memory
+        for a CUDA device, and used in turn: a batch is valid until n more were taken. Workers of a DataLoader
+        hand their tensors to another process, and make fresh ones all the same.
+    :param on_event: called with each :class:`RingEvent`, in the process that reads; it must be picklable
+        where workers are spawned.
+    :raises RingMissingError: where there is neither a ring nor a `url`, and `start` needs one.
+    :raises ConsumerError: where ring or gateway can not be read.
+    :raises ValueError: where an argument can not be what it is.
+
+    An iteration goes on after the last batch that this object has handed out. Workers have objects of their
+    own: with ``persistent_workers=True`` they go on, others begin at the start again.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        start: StartPosition = "latest",
+        *,
+        path: str | os.PathLike[str] | None = None,
+        url: str | None = None,
+        token: str | None = None,
+        shard: tuple[int, int] | None = None,
+        timeout_s: float | None = None,
+        max_wait_s: float | None = None,
+        device: str | None = None,
+        buffers: int = 0,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        if buffers < 0:
+            raise ValueError(f"buffers must not be negative, got {buffers}")
+        if shard is not None and not 0 <= shard[0] < shard[1]:
+            raise ValueError(f"shard is (index, count) with 0 <= index < count, got {shard!r}")
+        if token is not None and url is None:
+            raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
+        start = _checked_start(start)
+        torch = _torch()
+        self.batch_size = batch_size
+        self.path = default_path() if path is None else os.fspath(path)
+        self.url = url
+        self.device = device
+        self.buffers = buffers
+        self.timeout_s = timeout_s
+        self.max_wait_s = max_wait_s
+        self._token = token
+        self._on_event = on_event
+        distributed = torch.distributed if torch.distributed.is_available() else None
+        if distributed is not None and distributed.is_initialized():
+            self._rank = (int(distributed.get_rank()), int(distributed.get_world_size()))
+            if shard not in (None, self._rank):
+                raise ValueError(
+                    f"shard={shard!r} is not what torch.distributed says, {self._rank!r}: leave it out"
+                )
+        else:
+            distributed = None
+            self._rank = shard or (0, 1)
+        if isinstance(start, tuple):
+            self._place = _Place(start[0], start[1] + 1, 0)
+        elif isinstance(start, str):
+            self._place = _agreed(distributed, lambda: _located(str(start), self.path, self._made_gateway()))
+        else:
+            self._place = _Place(None, start, 0)
+        self._loaded: tuple[int, int] | None = None
+        # In shared memory: how many workers read, and what each has lost. So the main process knows.
+        self._workers = torch.zeros(1 + _WORKERS_MAX, dtype=torch.int64).share_memory_()
+
+    def _made_gateway(self) -> _Gateway | None:
+        return None if self.url is None else _Gateway(self.url, self._token)
+
+    def _shard(self) -> tuple[int, int]:
+        """(index, count) of whoever asks: this process, or this worker of it."""
+        rank, world = self._rank
+        worker = _torch().utils.data.get_worker_info()
+        if worker is None:
+            return rank, world
+        return rank * worker.num_workers + worker.id, world * worker.num_workers
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches of this shard: of all frames, but for those of other ranks and workers."""
+        worker = _torch().utils.data.get_worker_info()
+        if worker is None:
+            self._workers[0] = 0
+        elif worker.num_workers > _WORKERS_MAX:
+            raise ValueError(
+                f"a PhysicsDataset serves {_WORKERS_MAX} workers at most, not {worker.num_workers}"
+            )
+        else:
+            self._workers[0] = worker.num_workers
+            self._workers[1 + worker.id] = self._place.lost
+        return self._iterate(None if worker is None else int(worker.id))
+
+    def _iterate(self, worker: int | None) -> Iterator[dict[str, torch.Tensor]]:
+        shard = self._shard()
+        if self._loaded is not None:
+            self._check_shard(self._loaded, shard)
+        sink = _Sink(self.batch_size, self.buffers if worker is None else 0, self.device)
+        blocks = _Blocks(self.batch_size, *shard)
+        stream = _Stream(self.path, self._made_gateway(), blocks, self._place, self._on_event)
+        try:
+            for rows, place in _batches(stream, self.batch_size, self.timeout_s, self.max_wait_s):
+                frames = Frames(rows, labels=stream.labels)
+                frames._warn_of_mixture(stacklevel=2)
+                batch = sink.tensors(frames)
+                self._place = place
+                if worker is not None:
+                    self._workers[1 + worker] = place.lost
+                yield batch
+            # Every frame was handed out; what was lost after the last one need not be found out again.
+            self._place = stream.place
+            if worker is not None:
+                self._workers[1 + worker] = stream.lost
+        finally:
+            stream.close()
+
+    @property
+    def lost(self) -> int:
+        """Frames that were gone before they could be read: exact, up to the last batch handed out.
+
+        In the main process of a DataLoader: of all its workers, up to the last batch each has read.
+        """
+        workers = int(self._workers[0]) if self._in_main() else 0
+        return int(self._workers[1 : 1 + workers].sum()) if workers else self._place.lost
+
+    def _in_main(self) -> bool:
+        return _torch().utils.data.get_worker_info() is None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this shard is after the last batch handed out, in plain JSON types.
+
+        In a worker of a DataLoader it is the worker's (torchdata's StatefulDataLoader asks there).
+
+        :raises ConsumerError: in the main process of a DataLoader whose workers read: it does not know.
+        """
+        if self._in_main() and int(self._workers[0]) > 0:
+            raise ConsumerError(
+                "consumer: the workers of a DataLoader read this dataset, and the main process does not know "
+                "how far they are; use torchdata's StatefulDataLoader and its state_dict(), or num_workers=0"
+            )
+        shard, shards = self._shard()
+        return {
+            "version": _STATE_VERSION,
+            "journal_id": self._place.journal_id,
+            "next_frame_id": self._place.next_frame_id,
+            "batch_size": self.batch_size,
+            "shard": shard,
+            "shards": shards,
+            "lost": self._place.lost,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there at the next iteration.
+
+        :raises ValueError: where it is the state of another batch_size, number of shards or shard, whose
+            frames are others, or no state.
+        """
+        if state_dict.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"a state of version {state_dict.get('version')!r} is unknown here, which is version "
+                f"{_STATE_VERSION}; load it with the consumer.py that saved it"
+            )
+        numbers = ("next_frame_id", "batch_size", "shard", "shards", "lost")
+        journal_id = state_dict.get("journal_id")
+        if not all(type(state_dict.get(name)) is int for name in numbers) or type(journal_id) not in (
+            int,
+            type(None),
+        ):
+            raise ValueError(f"this is not what state_dict() returns: {state_dict!r}")
+        if state_dict["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"the state was saved with batch_size={state_dict['batch_size']}, this dataset has "
+                f"{self.batch_size}: its shards would be other frames; make the dataset with that batch_size"
+            )
+        saved = (state_dict["shard"], state_dict["shards"])
+        self._check_shard(saved, self._shard())
+        self._loaded = saved
+        self._place = _Place(journal_id, max(state_dict["next_frame_id"], 1), state_dict["lost"])
+        if self._in_main():
+            self._workers[0] = 0
+
+    @staticmethod
+    def _check_shard(saved: tuple[int, int], now: tuple[int, int]) -> None:
+        if saved != now:
+            raise ValueError(
+                f"the state is that of shard {saved[0]} of {saved[1]}, this is shard {now[0]} of {now[1]}, "
+                "whose frames are others; go on with as many ranks and workers as before, or, to change "
+                'their number, begin at start=(journal_id, the smallest "next_frame_id" of all shards - 1): '
+                "what some shards had read after it comes again"
+            )
+
+
+def _agreed(distributed: Any, locate: Callable[[], _Place]) -> _Place:
+    """What `locate` finds; where there are several ranks, what it finds in the first of them."""
+    if distributed is None:
+        return locate()
+    box: list[Any] = [None]
+    failure: ConsumerError | None = None
+    if distributed.get_rank() == 0:
+        try:
+            box = [tuple(locate())]
+        except ConsumerError as error:
+            # The others wait for an answer, and must not wait for ever.
+            box, failure = [str(error)], error
+    distributed.broadcast_object_list(box, src=0)
+    if isinstance(box[0], str):
+        raise failure or ConsumerError(f"{box[0]} (said rank 0)")
+    return _Place(*box[0])
+
+
+def _located(start: str, path: str, gateway: _Gateway | None) -> _Place:
+    """Where "latest" or "oldest" is at this moment."""
+    missing: ConsumerError | None = None
+    ring: _Ring | None = None
+    answer: _Answer | None = None
+    try:
+        ring = _Ring.open(path)
+    except ConsumerError as error:
+        if gateway is None:
+            raise
+        missing = error
+    if gateway is not None:
+        try:
+            answer = gateway.frames(0, 1) if start == "oldest" else gateway.frames(_HTTP_AFTER_ALL, 1)
+        except GatewayUnreachableError as error:
+            if ring is None:
+                raise GatewayUnreachableError(f"{error}; nor can a ring be read: {missing}") from error
+        finally:
+            gateway.close()
+    if answer is not None:
+        if start == "oldest":
+            first = int(answer.rows["frame_id"][0]) if len(answer.rows) else answer.head
+            return _Place(answer.journal_id, first, 0)
+        # A frame is decided before it is published: what the ring does not have yet is still to come.
+        published = ring is not None and ring.journal_id() == answer.journal_id
+        head = ring.head if ring is not None and published else answer.head
+        return _Place(answer.journal_id, head, 0)
+    assert ring is not None
+    return _Place(ring.journal_id(), max(ring.head if start == "latest" else ring.oldest(), 1), 0)
+
+
+if TYPE_CHECKING:
+
+    class PhysicsDataset(_Dataset, torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg, unused-ignore]
+        """See the class that it comes from."""
+
+else:
+
+    def __getattr__(name):
+        """``PhysicsDataset`` is made when it is asked for: whoever needs no torch must not wait for it."""
+        if name != "PhysicsDataset":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            base = _torch().utils.data.IterableDataset
+        except ConsumerError as missing:
+            raise ImportError(str(missing)) from missing
+        made = type(name, (_Dataset, base), {"__module__": __name__, "__doc__": _Dataset.__doc__})
+        return globals().setdefault(name, made)
 
 
 # Command line
