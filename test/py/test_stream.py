@@ -101,7 +101,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(
     capacity=st.integers(1, 24),
     size=st.integers(1, 6),
@@ -109,7 +109,7 @@ steps = st.lists(
     start=st.integers(1, 9),
     steps=steps,
     with_gateway=st.booleans(),
-    gone=st.integers(0, 20),
+    kept=st.one_of(st.integers(1, 60), st.just(10_000)),
 )
 def test_every_frame_comes_once_over_all_shards_or_is_counted_as_lost(
     gateway: GatewayStub,
@@ -119,7 +119,7 @@ def test_every_frame_comes_once_over_all_shards_or_is_counted_as_lost(
     start: int,
     steps: list[tuple[int, int, int, bool]],
     with_gateway: bool,
-    gone: int,
+    kept: int,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "ring")
@@ -151,7 +151,7 @@ def test_every_frame_comes_once_over_all_shards_or_is_counted_as_lost(
             for published, reader, batches, killed in steps:
                 writer.publish(published)
                 gateway.publish(published)
-                gateway.oldest = max(gateway.oldest, gateway.head - 200 + gone)
+                gateway.oldest = max(gateway.oldest, gateway.head - kept)
                 read(reader % shards, batches)
                 if killed:
                     resume(reader % shards)
@@ -214,6 +214,23 @@ def test_without_a_gateway_what_was_overwritten_is_counted(writer: RingWriter) -
     seen = [drain(one) for one in shards]
     assert sorted(itertools.chain(*seen)) == list(range(85, 101))
     assert [one.lost for one in shards] == [len([i for i in range(84) if i // 8 % 3 == n]) for n in range(3)]
+    assert kinds(events) == ["lost"] * 3
+
+
+def test_what_the_gateway_no_longer_has_either_is_counted_by_the_shard_whose_it_is(tmp_path: Path) -> None:
+    events: list[RingEvent] = []
+    with GatewayStub() as gateway:
+        gateway.publish(30)
+        gateway.oldest = 14
+        shards = [
+            stream(tmp_path / "none", _Blocks(4, shard, 3), url=gateway.url, events=events)
+            for shard in range(3)
+        ]
+        seen = [drain(one) for one in shards]
+        for one in shards:
+            one.close()
+    assert sorted(itertools.chain(*seen)) == list(range(14, 31))
+    assert [one.lost for one in shards] == [len([i for i in range(13) if i // 4 % 3 == n]) for n in range(3)]
     assert kinds(events) == ["lost"] * 3
 
 
