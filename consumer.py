@@ -11,6 +11,8 @@
         for frame in consumer.follow():
             print(frame.semantic[:3], frame.sentiment, frame.intent_label)
 
+On another machine ``PhysicsConsumer(url="http://host:9382", token=...)`` reads the same frames over HTTP.
+
 One file that needs numpy and nothing else; torch is imported when tensors are asked for. The format is
 described byte for byte in docs/FRAME.md. On the command line: ``python consumer.py --help``.
 
@@ -24,6 +26,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import http.client
 import json
 import logging
 import math
@@ -33,7 +36,10 @@ import platform
 import stat
 import struct
 import sys
+import threading
 import time
+import urllib.parse
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -58,7 +64,9 @@ __all__ = [
     "ConsumerError",
     "Frame",
     "Frames",
+    "GatewayUnreachableError",
     "Labels",
+    "MixedModelsWarning",
     "PhysicsConsumer",
     "RingEvent",
     "RingMissingError",
@@ -255,6 +263,22 @@ _POLL_MAX_S = 2e-3
 _FOLLOW_BATCH = 64  # frames copied at once by follow(): 270 KB
 _ATTEMPTS = 64
 _LABELS_MAX_BYTES = 64 * 1024 * 1024
+_REUSED_FRAMES_MIN = 16  # smaller copies are quicker from the allocator
+_REUSED_BUFFERS_MAX = 8
+_REUSED_BYTES_MAX = 64 * 1024 * 1024
+_HTTP_TIMEOUT_S = 10.0  # for each answer to begin, and to go on
+_HTTP_DEADLINE_S = 60.0  # for all of an answer
+_HTTP_PAGE_FRAMES = 1_000  # 4.2 MB an answer
+_HTTP_POLL_MIN_S = 5e-3
+_HTTP_POLL_MAX_S = 0.25
+_HTTP_RETRY_MIN_S = 0.05
+_HTTP_RETRY_MAX_S = 2.0
+_HTTP_RETRY_AFTER_MAX_S = 300.0
+_HTTP_PROBLEM_BYTES_MAX = 64 * 1024
+_HTTP_LABELS_EVERY_S = 1.0
+_HTTP_AFTER_ALL = 2**53 - 1  # the largest id that may be asked for
+_RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames"
+_STRONGLY_ORDERED = frozenset(("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86"))
 
 StartPosition = Union[str, int, tuple[int, int]]
 EventHandler = Callable[["RingEvent"], None]
@@ -270,6 +294,21 @@ class RingMissingError(ConsumerError):
     """There is no file at the ring's path (yet)."""
 
 
+class GatewayUnreachableError(ConsumerError):
+    """The gateway does not answer over HTTP, or says that it can not now: later it may.
+
+    ``retry_after_s``: for how long it asked to be left alone, 0 where it said nothing.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class MixedModelsWarning(UserWarning):
+    """A batch has vectors of more than one embedding model: distances between them mean nothing."""
+
+
 class RingEvent(NamedTuple):
     """Something that happened to the ring, or between it and this reader.
 
@@ -282,6 +321,9 @@ class RingEvent(NamedTuple):
     - ``stalled``: no heartbeat for 5 s
     - ``resumed``: the heartbeat is back
     - ``lost``: ``lost`` frames were overwritten before they could be read
+    - ``damaged``: ``lost`` frames stayed unreadable (wrong sequence, id or checksum) and were left out
+    - ``unreachable``: the gateway does not answer over HTTP, and is asked again until it does
+    - ``reachable``: it answers again
     """
 
     kind: str
@@ -300,7 +342,8 @@ def default_path() -> str:
 class Labels:
     """The texts of intent, type and model ids, from the file beside the ring.
 
-    The file is read when an id turns up that is not known yet, and only where it has changed.
+    The file is read when an id turns up that is not known yet, and only where it has changed. A reader over
+    HTTP asks the gateway instead, at most once a second.
     """
 
     def __init__(self, ring_path: str) -> None:
@@ -329,24 +372,29 @@ class Labels:
         return label
 
     def _refresh(self) -> bool:
-        try:
-            status = self.path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._seen or not stat.S_ISREG(status.st_mode):
-                return False
-            with self.path.open("rb") as file:
-                content = json.loads(file.read(_LABELS_MAX_BYTES))
-            # Replaced since the stat: then the next unknown id reads it once more.
-            self._seen = seen
-        except (OSError, ValueError, RecursionError):
-            # Labels are a convenience: frames are read without them, too.
-            return False
+        content = self._changed()
         if not isinstance(content, dict):
             return False
         self._intents.update(_texts_by_id(content.get("intents")))
         self._types.update(_texts_by_id(content.get("types")))
         self._models.update(_texts_by_id(content.get("models")))
         return True
+
+    def _changed(self) -> object:
+        """The file's content, where it is another one than was read last and can be read; else None."""
+        try:
+            status = self.path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen == self._seen or not stat.S_ISREG(status.st_mode):
+                return None
+            with self.path.open("rb") as file:
+                content: object = json.loads(file.read(_LABELS_MAX_BYTES))
+            # Replaced since the stat: then the next unknown id reads it once more.
+            self._seen = seen
+            return content
+        except (OSError, ValueError, RecursionError):
+            # Labels are a convenience: frames are read without them, too.
+            return None
 
 
 def _texts_by_id(section: object) -> dict[int, str]:
@@ -417,6 +465,41 @@ class Frame(_FrameFields):
         return f"Frame(frame_id={self.frame_id}, event_seq={self.event_seq}, type={self.type_label!r})"
 
 
+_TensorTable = dict[str, tuple[tuple[int, ...], str]]
+
+# The tensors of a batch: for each the shape of one frame's part, and the type.
+_TENSORS: _TensorTable = {
+    "semantic": ((SEMANTIC_DIM_MAX,), "<f4"),
+    "kinetics": ((len(KINETICS_COLUMNS),), "<f4"),
+    "timestamp_us": ((), "<i8"),
+    "event_seq": ((), "<i8"),
+    "intent_id": ((), "<i8"),
+    "flags": ((), "<i4"),
+}
+_DATASET_TENSORS: _TensorTable = {**_TENSORS, "frame_id": ((), "<i8"), "model_id": ((), "<i8")}
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as missing:
+        raise ConsumerError(
+            "consumer: torch is not installed; run: python3 -m pip install torch "
+            "(or, on Debian: apt install python3-torch)"
+        ) from missing
+    return torch
+
+
+@contextlib.contextmanager
+def _device_errors(device: str) -> Iterator[None]:
+    """What torch says about a device that it can not use, as one line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+
+
 _JSON_FIELDS = FRAME_DTYPE.names or ()
 _WIDE_FIELDS = frozenset(
     name for name in _JSON_FIELDS if FRAME_DTYPE[name] in (np.dtype("<u8"), np.dtype("<i8"))
@@ -444,14 +527,14 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
         return frames
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, labels: Labels | None = None) -> Frames:
-        """Frames from n x 4,224 bytes, as ``/api/frames`` sends them.
+    def from_bytes(cls, data: bytes | bytearray | memoryview, *, labels: Labels | None = None) -> Frames:
+        """Frames from n x 4,224 bytes, as ``/api/frames`` sends them: a copy, which may be written to.
 
         :raises ConsumerError: where the length is not a whole number of frames.
         """
         if len(data) % FRAME_BYTES:
             raise ConsumerError(f"consumer: {len(data)} bytes are no whole number of frames of {FRAME_BYTES}")
-        return cls(np.frombuffer(data, dtype=FRAME_DTYPE), labels=labels)
+        return cls(np.frombuffer(bytearray(data), dtype=FRAME_DTYPE), labels=labels)
 
     def __array_finalize__(self, source: npt.NDArray[Any] | None) -> None:
         self.lost = 0
@@ -497,6 +580,34 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
             column[:] = labels[where.reshape(-1)]
         return column
 
+    @property
+    def model_ids(self) -> tuple[int, ...]:
+        """The distinct models of the vectors here, ascending; frames without a vector (0) do not count."""
+        return tuple(int(one) for one in np.unique(self["model_id"]) if one)
+
+    @property
+    def mixed_models(self) -> bool:
+        """Whether vectors of more than one model are here: distances between them mean nothing."""
+        column = self["model_id"]
+        # Nearly every batch has one model: that is seen without sorting.
+        return bool((column != column[:1]).any()) and len(self.model_ids) > 1
+
+    def _mixture(self) -> str | None:
+        """One line that names the models where there is more than one."""
+        if not self.mixed_models:
+            return None
+        look_up = self._labels.model if self._labels is not None else (lambda _: None)
+        names = [look_up(one) or f"id {one}" for one in self.model_ids]
+        return (
+            f"frames {self['frame_id'][0]} to {self['frame_id'][-1]} have vectors of {len(names)} models: "
+            f"{', '.join(names)}; compare vectors of one model only (model_id)"
+        )
+
+    def _warn_of_mixture(self, stacklevel: int) -> None:
+        mixture = self._mixture()
+        if mixture is not None:
+            warnings.warn(f"consumer: {mixture}", MixedModelsWarning, stacklevel=stacklevel + 1)
+
     def kinetics(self) -> npt.NDArray[np.float32]:
         """(n, 17) float32, the columns of ``KINETICS_COLUMNS``.
 
@@ -505,6 +616,10 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
         float32: the exact ``intent_id`` is a column of its own.
         """
         table = np.empty((len(self), len(KINETICS_COLUMNS)), dtype=np.float32)
+        self._fill_kinetics(table)
+        return table
+
+    def _fill_kinetics(self, table: npt.NDArray[np.float32]) -> None:
         for index, name in enumerate(KINETICS_COLUMNS):
             if name == "age_s":
                 time_us = self["timestamp_us"].astype(np.float64)
@@ -513,40 +628,38 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
                 table[:, index] = self["spin"][:, "wxyz".index(name[-1])]
             else:
                 table[:, index] = self[name]
-        return table
 
     def tensors(self, device: str | None = None) -> dict[str, torch.Tensor]:
         """The frames as torch tensors on `device`, the CPU where it is None. CUDA takes pinned memory.
 
         ``semantic`` (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and
-        ``intent_id`` (n,) int64, ``flags`` (n,) int32.
+        ``intent_id`` (n,) int64, ``flags`` (n,) int32. A batch of several models is a
+        :class:`MixedModelsWarning`. Without a copy: ``torch.from_dlpack(frames.semantic)``.
 
         :raises ConsumerError: where torch is not installed, or does not have the device.
         """
-        try:
-            import torch
-        except ImportError as missing:
-            raise ConsumerError(
-                "consumer: torch is not installed; run: python3 -m pip install torch "
-                "(or, on Debian: apt install python3-torch)"
-            ) from missing
-        tensors: dict[str, torch.Tensor] = {
-            "semantic": torch.from_numpy(np.array(self["semantic"], order="C")),
-            "kinetics": torch.from_numpy(self.kinetics()),
-            "timestamp_us": torch.from_numpy(self["timestamp_us"].astype(np.int64)),
-            "event_seq": torch.from_numpy(self["event_seq"].astype(np.int64)),
-            "intent_id": torch.from_numpy(self["intent_id"].astype(np.int64)),
-            "flags": torch.from_numpy(self["flags"].astype(np.int32)),
-        }
+        self._warn_of_mixture(stacklevel=2)
+        return self._tensors(_TENSORS, device)
+
+    def _tensors(self, wanted: _TensorTable, device: str | None) -> dict[str, torch.Tensor]:
+        torch = _torch()
+        columns = {name: np.empty((len(self), *shape), dtype) for name, (shape, dtype) in wanted.items()}
+        self._fill(columns)
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
         if device is None:
             return tensors
-        try:
+        with _device_errors(device):
             if torch.device(device).type == "cuda":
                 tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+
+    def _fill(self, columns: dict[str, npt.NDArray[Any]]) -> None:
+        """Writes the columns of tensors into arrays that are there already."""
+        for name, column in columns.items():
+            if name == "kinetics":
+                self._fill_kinetics(column)
+            else:
+                column[...] = self[name]
 
     def __repr__(self) -> str:
         if self.dtype != FRAME_DTYPE or self.ndim != 1:
@@ -576,15 +689,103 @@ _HEARTBEAT_I64 = _at("heartbeat_us") // 8
 _STATE_NAMES = {STATE_RUNNING: "running", STATE_CLOSED: "closed", STATE_SUPERSEDED: "superseded"}
 
 
+def _fmix32(value: int) -> int:
+    """The finaliser of MurmurHash3 (32 bits), by Austin Appleby."""
+    value ^= value >> 16
+    value = value * 0x85EBCA6B & 0xFFFFFFFF
+    value ^= value >> 13
+    value = value * 0xC2B2AE35 & 0xFFFFFFFF
+    return value ^ value >> 16
+
+
+_CHECKED_WORDS = (FRAME_BYTES - 16 - 8) // 4  # without sequence, frame_id and the checksum itself
+_FLAGS_WORD = (4202 - 16) // 4
+_REFILLED_BIT = np.uint32(FLAG_REFILLED << 16)  # the flags are the upper half of their word
+_CHECKSUM_FACTORS = tuple(
+    np.array([_fmix32(2 * k + odd) | 1 for k in range(_CHECKED_WORDS)], dtype=np.uint32) for odd in (1, 2)
+)
+
+
+def _checksums(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """What the checksums of frames must be: (n, 4224) bytes to (n,) uint64, as docs/FRAME.md defines it."""
+    words = frames.view("<u4")
+    sums = np.empty(len(words), dtype=np.uint64)
+    for at in range(0, len(words), 64):  # the temporaries of so many frames stay in the cache
+        content = words[at : at + 64, 4 : 4 + _CHECKED_WORDS]
+        mixed = content >> np.uint32(16)
+        mixed ^= content
+        # A frame that was refilled after a restart is the same frame.
+        flags = content[:, _FLAGS_WORD] & ~_REFILLED_BIT
+        mixed[:, _FLAGS_WORD] = flags ^ (flags >> np.uint32(16))
+        low, high = (np.einsum("ij,j->i", mixed, factors) for factors in _CHECKSUM_FACTORS)
+        sums[at : at + 64] = high.astype(np.uint64) << np.uint64(32) | low
+    # 0 in a frame means that it has none.
+    sums[sums == 0] = 1
+    return sums
+
+
+def _intact(frames: npt.NDArray[np.uint8], low: int) -> npt.NDArray[np.bool_]:
+    """Which of the frames have the ids from `low` on, and a checksum that fits or none: (n, 4224) to (n,)."""
+    rows = frames.view("<u8")
+    intact: npt.NDArray[np.bool_] = rows[:, 1] == np.arange(low, low + len(rows), dtype=np.uint64)
+    told = rows[:, -1]
+    if told.any():
+        intact &= (told == 0) | (told == _checksums(frames))
+    return intact
+
+
+def _every(valid: npt.NDArray[np.bool_]) -> bool:
+    """``valid.all()``, in a tenth of the time."""
+    return np.count_nonzero(valid) == len(valid)
+
+
+def _references(arrays: list[npt.NDArray[np.uint8]], index: int) -> int:
+    return sys.getrefcount(arrays[index])
+
+
+class _Buffers:
+    """Memory for copies, used again as soon as the last array over it is gone.
+
+    Fresh memory of this size comes from the kernel page by page, which costs a good part of the copy.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[npt.NDArray[np.uint8]] = []
+        # What a buffer that only the list knows counts, whatever this interpreter adds of its own.
+        self._unshared = _references([np.empty(0, dtype=np.uint8)], 0) if hasattr(sys, "getrefcount") else -1
+
+    def take(self, count: int) -> npt.NDArray[np.uint8]:
+        """(count, 4224) bytes that nothing else refers to."""
+        if count < _REUSED_FRAMES_MIN or self._unshared < 0:
+            return np.empty((count, FRAME_BYTES), dtype=np.uint8)
+        # By index: a loop over the arrays would itself refer to one.
+        for index in range(len(self._arrays)):
+            # Not a much larger one, or a small batch that is kept would keep it all.
+            fits = count <= len(self._arrays[index]) <= 2 * count
+            if fits and _references(self._arrays, index) == self._unshared:
+                return self._arrays[index][:count]
+        made = np.empty((count, FRAME_BYTES), dtype=np.uint8)
+        if made.nbytes <= _REUSED_BYTES_MAX:
+            self._arrays.append(made)
+            # The oldest are forgotten, not freed: who still holds one goes on holding it.
+            while len(self._arrays) > _REUSED_BUFFERS_MAX or self._kept_bytes() > _REUSED_BYTES_MAX:
+                del self._arrays[0]
+        return made[:]
+
+    def _kept_bytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays)
+
+
 class _Ring:
     """One mapped ring file: its counters, and validated copies of its frames.
 
     The mapping has no close(): it goes when the last array over it goes, so no view can dangle.
     """
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, verify: bool) -> None:
         status = os.fstat(descriptor)
         self.path = path
+        self.verify = verify
         self.inode = (status.st_dev, status.st_ino)
         self.capacity = _check_header(path, descriptor, status)
         try:
@@ -596,6 +797,7 @@ class _Ring:
         everything = memoryview(mapping)
         header = everything[:HEADER_BYTES]
         # Indexing a cast memoryview is one aligned load, so that a counter is never read in halves.
+        self._memory = everything
         self._u64 = everything.cast("Q")
         self._i64 = header.cast("q")
         self._u32 = header.cast("I")
@@ -605,11 +807,12 @@ class _Ring:
         self._bytes: npt.NDArray[np.uint8] = np.frombuffer(
             mapping, dtype=np.uint8, count=self.capacity * FRAME_BYTES, offset=HEADER_BYTES
         ).reshape(self.capacity, FRAME_BYTES)
+        self._buffers = _Buffers()
         self._bell = _Bell.over(path, self.inode)
 
     @classmethod
-    def open(cls, path: str) -> _Ring:
-        """Maps the ring at `path`.
+    def open(cls, path: str, verify: bool | None = None) -> _Ring:
+        """Maps the ring at `path`; `verify` says whether checksums are checked, None lets the processor say.
 
         :raises RingMissingError: where there is no file.
         :raises ConsumerError: where it is no ring of this version, or may not be read.
@@ -632,7 +835,9 @@ class _Ring:
         except (OSError, ValueError) as error:
             raise ConsumerError(f"consumer: can not open {path!r}: {_reason(error)}") from error
         try:
-            return cls(path, descriptor)
+            if verify is None:
+                verify = platform.machine().lower() not in _STRONGLY_ORDERED
+            return cls(path, descriptor, verify)
         finally:
             os.close(descriptor)
 
@@ -696,16 +901,35 @@ class _Ring:
 
         What the writer does to a frame begins with its tail and the odd sequence and ends with the even one:
         a frame whose sequence was right before and after, and that is not below the tail, was not touched.
+        That holds where loads and stores are seen in order; elsewhere id and checksum must fit as well.
         """
-        copied = np.empty((high - low, FRAME_BYTES), dtype=np.uint8)
-        valid = self.whole(low, high)
-        for start, end, slot, _ in self._segments(low, high):
-            copied[start - low : end - low] = self._bytes[slot : slot + end - start]
-        valid &= self.whole(low, high)
-        gone = self.tail - low
+        copied = self._buffers.take(high - low)
+        lap, slot = divmod(low, self.capacity)
+        if slot + high - low <= self.capacity:
+            # The usual case without the loops below: they cost as much as copying 30 frames.
+            expected = np.uint64(2 * (lap + 1))
+            sequences = self._sequences[slot : slot + high - low]
+            valid = sequences == expected
+            np.copyto(copied, self._bytes[slot : slot + high - low])
+            valid &= sequences == expected
+        else:
+            valid = self.whole(low, high)
+            for start, end, slot, _ in self._segments(low, high):
+                copied[start - low : end - low] = self._bytes[slot : slot + end - start]
+            valid &= self.whole(low, high)
+        gone = self._u64[_TAIL_U64] - low
         if gone > 0:
             valid[:gone] = False
-        return copied.reshape(-1).view(FRAME_DTYPE), valid
+        if self.verify:
+            valid &= _intact(copied, low)
+        return np.ndarray(high - low, FRAME_DTYPE, copied), valid
+
+    def intact(self, low: int, high: int) -> bool:
+        """Whether ids and checksums of the frames low to high - 1 fit where they stand."""
+        return all(
+            _intact(self._bytes[slot : slot + end - start], start).all()
+            for start, end, slot, _ in self._segments(low, high)
+        )
 
     def copy_newest(self, count: int) -> _Rows:
         """Copies of at most `count` newest frames, oldest first: what was overwritten meanwhile is cut off.
@@ -719,7 +943,7 @@ class _Ring:
             if low >= head or count <= 0:
                 break
             rows, valid = self.copy(low, head)
-            if valid.all():
+            if _every(valid):
                 return rows
             after_last_invalid = len(valid) - int(np.argmin(valid[::-1]))
             if after_last_invalid < len(valid):
@@ -728,49 +952,70 @@ class _Ring:
 
     def copy_latest(self) -> np.void | None:
         """A copy of the newest frame, the quick way; None as :meth:`copy_newest` is empty."""
+        words = self._u64
         for _ in range(_ATTEMPTS):
-            frame_id = self.head - 1
-            if frame_id < self.oldest():
+            frame_id = words[_HEAD_U64] - 1
+            if frame_id < words[_TAIL_U64]:
                 break
             lap, slot = divmod(frame_id, self.capacity)
-            sequence_at = (HEADER_BYTES + slot * FRAME_BYTES) // 8
-            if self._u64[sequence_at] != 2 * (lap + 1):
+            at = HEADER_BYTES + slot * FRAME_BYTES
+            sequence = 2 * (lap + 1)
+            if words[at >> 3] != sequence:
                 continue
             # A copy as bytes: numpy's copy of a structured element takes ten times as long.
-            row: np.void = self._bytes[slot].copy().view(FRAME_DTYPE)[0]
-            if self._u64[sequence_at] == 2 * (lap + 1) and self.tail <= frame_id:
-                return row
+            copied = bytearray(self._memory[at : at + FRAME_BYTES])
+            if words[at >> 3] != sequence or words[_TAIL_U64] > frame_id:
+                continue
+            if self.verify and not _intact(
+                np.frombuffer(copied, dtype=np.uint8).reshape(1, FRAME_BYTES), frame_id
+            ):
+                continue
+            row: Any = np.ndarray((), FRAME_DTYPE, copied)[()]
+            return row  # type: ignore[no-any-return]
         return None
 
-    def copy_from(self, first: int, count: int) -> tuple[int, _Rows]:
+    def copy_from(self, first: int, count: int) -> tuple[int, _Rows, int]:
         """Copies of up to `count` neighbouring frames, from `first` or the oldest that is left after it.
 
-        Returns the frame_id of the first copy, and the copies: none where there is nothing from `first` on.
+        Returns the frame_id of the first copy, the copies, and how many of the frames between `first` and it
+        were damaged: the others were overwritten. No copies where there is nothing to read from `first` on.
         """
-        skip = 0
-        for attempt in range(_ATTEMPTS):
+        start, wanted = first, count
+        attempt = skip = damaged = 0
+        while attempt < _ATTEMPTS:
             head = self.head
-            low = max(first, self.oldest())
+            low = max(start, self.oldest())
             if low >= head or count <= 0:
                 break
             if skip:
                 low = min(low + skip, head - 1)
-            rows, valid = self.copy(low, min(low + count, head))
-            if valid.all():
-                return low, rows
-            start = int(np.argmax(valid))
-            if valid[start] and (start == 0 or self.tail >= low + start or attempt == _ATTEMPTS - 1):
-                invalid = np.flatnonzero(~valid[start:])
-                end = start + int(invalid[0]) if len(invalid) else len(valid)
-                return low + start, rows[start:end]
-            # The writer is at our heels: begin as much further on as it came on during this attempt.
+            rows, valid = self.copy(low, min(low + wanted, head))
+            if _every(valid):
+                return low, rows[:count], damaged
+            begin = int(np.argmax(valid)) if valid.any() else len(valid)
+            if begin < len(valid) and (begin == 0 or self.tail >= low + begin):
+                invalid = np.flatnonzero(~valid[begin:])
+                end = begin + int(invalid[0]) if len(invalid) else len(valid)
+                return low + begin, rows[begin : min(end, begin + count)], damaged
+            attempt += 1
             if self.oldest() > low:
+                # The writer is at our heels: begin as much further on as it came on during this attempt.
                 skip = self.head - head
-        return first, np.empty(0, dtype=FRAME_DTYPE)
+            elif attempt == _ATTEMPTS:
+                # Nobody writes these, and they do not get whole: what follows them must not wait for that.
+                start = low + begin
+                damaged += begin
+                attempt = skip = 0
+                wanted = max(count, _ATTEMPTS)
+        return first, np.empty(0, dtype=FRAME_DTYPE), 0
 
     def journal_id(self) -> int | None:
         """Whose frames these are; None while there are none."""
         newest = self.copy_latest()
+        if newest is None:
+            # The newest may be damaged: any other says the same.
+            _, rows, _ = self.copy_from(self.oldest(), 1)
+            newest = rows[0] if len(rows) else None
         return None if newest is None else int(newest["journal_id"])
 
     # Waiting
@@ -925,7 +1170,11 @@ class View:
         Ask after the frames were used: True means that what was computed from them is right. False means
         that at least the oldest of them are being overwritten, and the result must be thrown away.
         """
-        return bool(self._ring.whole(self._low, self._high).all()) and self._ring.tail <= self._low
+        ring = self._ring
+        # The bytes before the sequence: what was fitting and then touched shows in the sequence.
+        if ring.verify and not ring.intact(self._low, self._high):
+            return False
+        return _every(ring.whole(self._low, self._high)) and ring.tail <= self._low
 
     def __enter__(self) -> View:
         return self
@@ -944,49 +1193,81 @@ class View:
 
 
 class PhysicsConsumer:
-    """A reader of the gateway's ring.
+    """A reader of the gateway's ring, or, with a `url`, of the same frames over HTTP.
 
     :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
     :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
         inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
         the rest at WARNING.
+    :param verify_checksums: whether a frame's id and checksum must fit before it is handed out; None: on
+        processors that do not show stores in order, that is all but x86. What comes over HTTP is always
+        checked.
+    :param url: the gateway's address, such as ``http://host:9382``, instead of a ring: for another machine.
+        Everything works the same but ``view``, which needs shared memory; frames are polled for, every 5 ms
+        while they come and up to every 250 ms while none do; all that the gateway still has can be read,
+        not only what is in its ring.
+    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
     :raises RingMissingError: where there is no ring.
-    :raises ConsumerError: where the file is no ring of this version, or may not be read.
+    :raises GatewayUnreachableError: where nothing answers at `url`.
+    :raises ConsumerError: where the file is no ring of this version, or may not be read; where the gateway
+        refuses the token, or what answers is no gateway.
 
-    Attributes: ``path``; ``labels``; ``lost``, the frames that ``read_since`` and ``follow`` have missed
-    because they were overwritten; ``restarts``, starts of the gateway seen since the reader was made;
-    ``replacements``, files that took the ring's place.
+    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, the frames that
+    ``read_since`` and ``follow`` have missed because they were overwritten; ``restarts``, starts of the
+    gateway seen since the reader was made; ``replacements``, files that took the ring's place.
 
     A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
     a quarter of a second.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, on_event: EventHandler | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        on_event: EventHandler | None = None,
+        verify_checksums: bool | None = None,
+        url: str | None = None,
+        token: str | None = None,
     ) -> None:
-        self.path = default_path() if path is None else os.fspath(path)
+        if url is not None:
+            raise TypeError("a class derived from PhysicsConsumer reads a ring: it takes no url")
+        if token is not None:
+            raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
+        self._begin(default_path() if path is None else os.fspath(path), on_event)
         self.labels = Labels(self.path)
-        self.lost = 0
-        self.restarts = 0
-        self.replacements = 0
-        self._on_event = on_event
-        self._position: tuple[int, int] | None = None
-        self._closed = False
         self._stranger_since: float | None = None
-        self._ring = _Ring.open(self.path)
+        self._verify = verify_checksums
+        self._ring = _Ring.open(self.path, verify_checksums)
         self._epoch = self._ring.epoch
         self._state = self._ring.state
         self._stalled = self._is_stalled(self._ring)
         self._next_look = time.monotonic() + _LOOK_EVERY_S
 
+    def __new__(
+        cls, path: str | os.PathLike[str] | None = None, *, url: str | None = None, **_: Any
+    ) -> PhysicsConsumer:
+        """A reader over HTTP where there is a `url`."""
+        return super().__new__(_RemoteConsumer if url is not None and cls is PhysicsConsumer else cls)
+
+    def _begin(self, path: str, on_event: EventHandler | None) -> None:
+        """What every reader counts, wherever its frames come from."""
+        self.path = path
+        self.lost = 0
+        self.restarts = 0
+        self.replacements = 0
+        self._on_event = on_event
+        self._newest: np.void | bytes | tuple[int, int, int] | None = None
+        self._closed = False
+
     # Reading what is there
 
     def read_latest(self) -> Frame | None:
         """The newest frame; None while there is none."""
-        row = self._look().copy_latest()
+        ring = self._look()
+        row = ring.copy_latest()
         if row is None:
             return None
-        self._position = (int(row["journal_id"]), int(row["frame_id"]))
+        self._newest = row
         return Frame(row, self.labels)
 
     def read_batch(self, n: int) -> Frames:
@@ -1005,7 +1286,8 @@ class PhysicsConsumer:
         """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
 
         ``lost`` of the result is the exact number of frames between `frame_id` and the first one returned:
-        they were overwritten. Where nothing is returned nothing is lost: ask again with the same `frame_id`.
+        they were overwritten, or stayed damaged. Where nothing is returned nothing is lost: ask again with
+        the same `frame_id`.
         To go on, pass the last ``frame_id`` of the result; 0 asks for the oldest frame.
 
         :raises ValueError: where `n` or `frame_id` is negative.
@@ -1013,9 +1295,9 @@ class PhysicsConsumer:
         if frame_id < 0:
             raise ValueError(f"frame_id must not be negative, got {frame_id}")
         ring = self._look()
-        first, rows = ring.copy_from(frame_id + 1, _checked_count(n))
+        first, rows, damaged = ring.copy_from(frame_id + 1, _checked_count(n))
         lost = first - (frame_id + 1)
-        self._lose(lost, first)
+        self._lose(lost, first, damaged)
         self._handed_out(rows)
         return Frames(rows, lost=lost, labels=self.labels)
 
@@ -1034,7 +1316,7 @@ class PhysicsConsumer:
         low = max(ring.oldest(), head - count)
         if low < head:
             whole = ring.whole(low, head)
-            if not whole.all():
+            if not _every(whole):
                 low = head - int(np.argmin(whole[::-1]))
         return View(ring, min(low, head), head, self.labels)
 
@@ -1055,18 +1337,13 @@ class PhysicsConsumer:
         it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
         """
         ring = self._look()
-        journal: int | None = None
+        start = _checked_start(start)
         if isinstance(start, tuple):
             journal, frame_id = start
             return self._follow(ring, frame_id + 1, journal, resolved=False, timeout_s=timeout_s)
-        if isinstance(start, str):
-            if start not in ("latest", "oldest"):
-                raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
-            first = ring.head if start == "latest" else ring.oldest()
-        elif start < 0:
-            raise ValueError(f"start must not be a negative frame_id, got {start}")
-        else:
-            first = max(start, 1)
+        first = start
+        if isinstance(first, str):
+            first = ring.head if first == "latest" else ring.oldest()
         return self._follow(ring, first, ring.journal_id(), resolved=True, timeout_s=timeout_s)
 
     def _follow(
@@ -1081,15 +1358,17 @@ class PhysicsConsumer:
                     next_id = self._place(ring, next_id, journal, found)
                     journal, resolved = found, True
             if resolved:
-                first, rows = ring.copy_from(next_id, _FOLLOW_BATCH)
+                first, rows, damaged = ring.copy_from(next_id, _FOLLOW_BATCH)
                 if len(rows):
-                    self._lose(first - next_id, first)
+                    self._lose(first - next_id, first, damaged)
                     next_id = first + len(rows)
                     journal = int(rows["journal_id"][-1])
-                    for row in rows:
+                    for frame_id, time_us, row in zip(
+                        range(first, next_id), rows["timestamp_us"].tolist(), rows
+                    ):
                         if self._closed:
                             return
-                        self._position = (journal, int(row["frame_id"]))
+                        self._newest = (journal, frame_id, time_us)
                         yield Frame(row, self.labels)
                     quiet_since = time.monotonic()
                     self._observe()
@@ -1128,15 +1407,39 @@ class PhysicsConsumer:
     @property
     def position(self) -> tuple[int, int] | None:
         """(journal_id, frame_id) of the newest frame handed out: save it, go on with ``follow(position)``."""
-        return self._position
+        newest = self._handed()
+        return None if newest is None else newest[:2]
+
+    @property
+    def age_ms(self) -> float | None:
+        """How long before now the newest frame handed out has its ``timestamp_us``, in ms by our clock.
+
+        Negative where the sender's clock is ahead of ours; None before the first frame.
+        """
+        newest = self._handed()
+        return None if newest is None else time.time() * 1e3 - newest[2] / 1e3
+
+    def _handed(self) -> tuple[int, int, int] | None:
+        """journal_id, frame_id and timestamp_us of the newest frame handed out.
+
+        They are looked up here and not in ``read_latest``, whose time they would be a quarter of.
+        """
+        newest = self._newest
+        if isinstance(newest, bytes):
+            newest = np.frombuffer(newest, dtype=FRAME_DTYPE)[0]
+        if isinstance(newest, np.void):
+            newest = (int(newest["journal_id"]), int(newest["frame_id"]), int(newest["timestamp_us"]))
+            self._newest = newest
+        return newest
 
     @property
     def lag(self) -> int:
         """Frames published after the newest one handed out; all that the ring has where there is none yet."""
         ring = self._ring
-        if self._position is None:
+        newest = self._handed()
+        if newest is None:
             return max(ring.head - ring.oldest(), 0)
-        return max(ring.head - 1 - self._position[1], 0)
+        return max(ring.head - 1 - newest[1], 0)
 
     @property
     def stalled(self) -> bool:
@@ -1144,7 +1447,7 @@ class PhysicsConsumer:
         return self._is_stalled(self._look())
 
     def stats(self) -> dict[str, Any]:
-        """The ring's header and this reader's counters, by name; ages in seconds."""
+        """The ring's header and this reader's counters, by name; ages in the unit that ends their name."""
         ring = self._look()
         head = ring.head
         oldest = ring.oldest()
@@ -1165,6 +1468,7 @@ class PhysicsConsumer:
             "wait": ring.wakes,
             "lost": self.lost,
             "lag": self.lag,
+            "age_ms": _rounded(self.age_ms),
             "restarts": self.restarts,
             "replacements": self.replacements,
         }
@@ -1192,19 +1496,24 @@ class PhysicsConsumer:
     def _look(self) -> _Ring:
         """The ring to read, for a method that was called by the user."""
         if self._closed:
-            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
+            self._check_open()
         return self._observe()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
 
     def _observe(self) -> _Ring:
         """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
         ring = self._ring
-        if ring.epoch != self._epoch:
+        words = ring._u32
+        if words[_EPOCH_U32] != self._epoch:
             starts = (ring.epoch - self._epoch) & 0xFFFFFFFF
             self._epoch = ring.epoch
             self.restarts += starts
             self._tell("restarted", f"the gateway has restarted (epoch {ring.epoch}); frame ids go on")
         now = time.monotonic()
-        if now < self._next_look and ring.state != STATE_SUPERSEDED:
+        if now < self._next_look and words[_STATE_U32] != STATE_SUPERSEDED:
             return ring
         self._next_look = now + _LOOK_EVERY_S
         self._replace_where_needed(now)
@@ -1221,7 +1530,7 @@ class PhysicsConsumer:
             self._stranger_since = None
             return
         try:
-            successor = _Ring.open(self.path)
+            successor = _Ring.open(self.path, self._verify)
         except RingMissingError:
             return
         except ConsumerError:
@@ -1268,30 +1577,1143 @@ class PhysicsConsumer:
     def _is_stalled(ring: _Ring) -> bool:
         return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
 
-    def _lose(self, count: int, first: int) -> None:
-        if count > 0:
-            self.lost += count
+    def _lose(self, count: int, first: int, damaged: int = 0) -> None:
+        """Counts the `count` frames before `first`; `damaged` of them were unreadable, not overwritten."""
+        self.lost += count
+        if count > damaged:
             self._tell(
                 "lost",
-                f"{count} frames before {first} were overwritten before they could be read",
-                lost=count,
+                f"{count - damaged} frames before {first} were overwritten before they could be read",
+                lost=count - damaged,
+            )
+        if damaged > 0:
+            self._tell(
+                "damaged",
+                f"{damaged} frames before {first} have a wrong sequence, id or checksum in the ring; "
+                'left out (see them: "one_file_gateway ring verify")',
+                lost=damaged,
             )
 
     def _handed_out(self, rows: _Rows) -> None:
         if len(rows):
-            self._position = (int(rows["journal_id"][-1]), int(rows["frame_id"][-1]))
+            # Its bytes and not a row, which would keep the whole batch from being freed.
+            self._newest = rows[-1:].tobytes()
 
     def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
-        if self._on_event is not None:
-            self._on_event(RingEvent(kind, message, lost))
-        else:
-            _log.log(logging.INFO if kind == "lost" else logging.WARNING, "%s: %s", kind, message)
+        _tell(self._on_event, RingEvent(kind, message, lost))
+
+
+def _tell(on_event: EventHandler | None, event: RingEvent) -> None:
+    if on_event is not None:
+        on_event(event)
+    else:
+        _log.log(
+            logging.INFO if event.kind == "lost" else logging.WARNING, "%s: %s", event.kind, event.message
+        )
+
+
+def _checked_start(start: StartPosition) -> StartPosition:
+    """`start`, where it is one; ids begin at 1.
+
+    :raises ValueError: where it is none.
+    """
+    if isinstance(start, str):
+        if start not in ("latest", "oldest"):
+            raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
+        return start
+    if isinstance(start, tuple):
+        return start
+    if start < 0:
+        raise ValueError(f"start must not be a negative frame_id, got {start}")
+    return max(start, 1)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _checked_count(n: int) -> int:
     if n < 0:
         raise ValueError(f"the number of frames must not be negative, got {n}")
     return n
+
+
+# Over HTTP
+
+
+class _Answer(NamedTuple):
+    """A run of frames from /api/frames, the id of the next frame to come, and whose frames they are."""
+
+    rows: _Rows
+    head: int
+    journal_id: int
+
+
+class _Gateway:
+    """The gateway's HTTP interface, over one connection that is kept. It belongs to one thread.
+
+    :raises ConsumerError: where `url` or `token` can not be one.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            parts, host, port = urllib.parse.urlsplit(""), None, None
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.username is not None:
+            # What stands in the address before an @ may be a secret.
+            shown = url if "@" not in url else "the url"
+            raise ConsumerError(f"consumer: {shown} is no gateway's address; give it as http://host:9382")
+        if token is None:
+            token = os.environ.get("GATEWAY_TOKEN") or None
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConsumerError("consumer: the token has characters that no HTTP header can carry")
+        self._has_token = token is not None
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._base = parts.path
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(host, port, timeout=_HTTP_TIMEOUT_S)
+
+    def frames(self, after: int, limit: int) -> _Answer:
+        """At most `limit` neighbouring frames, from the oldest that the gateway has after the id `after`.
+
+        :raises GatewayUnreachableError: where it does not answer now.
+        :raises ConsumerError: where it refuses, or what it answers are not these frames.
+        """
+        path = f"/api/frames?after={after}&limit={limit}"
+        headers, body = self._get(path, _RAW_FRAMES_TYPE, limit * FRAME_BYTES)
+        if len(body) % FRAME_BYTES:
+            raise self._strange(path, f"{len(body)} bytes, no whole number of frames of {FRAME_BYTES}")
+        rows: _Rows = np.frombuffer(body, dtype=FRAME_DTYPE)
+        head = self._number(path, headers, "x-frames-head")
+        journal_id = self._number(path, headers, "x-journal-id")
+        if len(rows):
+            first = int(rows["frame_id"][0])
+            ids = np.arange(first, first + len(rows), dtype=np.uint64)
+            if first <= after or not np.array_equal(rows["frame_id"], ids):
+                raise self._strange(path, f"other frames than asked for, beginning with {first}")
+            if not _every(_intact(np.frombuffer(body, dtype=np.uint8).reshape(-1, FRAME_BYTES), first)):
+                raise self._strange(path, "frames whose checksum does not fit")
+            if (rows["journal_id"] != journal_id).any():
+                raise self._strange(path, f"frames of another journal than its header's, {journal_id:08x}")
+        return _Answer(rows, head, journal_id)
+
+    def labels(self) -> object:
+        """What the file beside the ring has."""
+        _, body = self._get("/api/labels", "application/json", _LABELS_MAX_BYTES)
+        content: object = json.loads(body)
+        return content
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _number(self, path: str, headers: http.client.HTTPMessage, name: str) -> int:
+        value = headers.get(name, "")
+        if not (value.isascii() and value.isdecimal() and len(value) <= 20):
+            raise self._strange(path, f"no {name}; is it a gateway, and as new as this reader?")
+        return int(value)
+
+    def _strange(self, path: str, what: str) -> ConsumerError:
+        return ConsumerError(f"consumer: {self.url}{path} answers with {what}")
+
+    def _get(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPMessage, bytearray]:
+        reused = self._connection.sock is not None
+        try:
+            response, body = self._exchange(path, accept, bytes_max)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            if not (reused and isinstance(error, (ConnectionError, http.client.BadStatusLine))):
+                raise self._unreachable(error) from error
+            # The other side closes a connection that stood idle: that is no failure of the gateway's.
+            try:
+                response, body = self._exchange(path, accept, bytes_max)
+            except (OSError, http.client.HTTPException) as second:
+                self._connection.close()
+                raise self._unreachable(second) from second
+        if response.status != 200:
+            raise self._refusal(path, response, body)
+        kind = response.headers.get_content_type()
+        if kind != accept:
+            raise self._strange(path, f"{_printable(kind)}, not {accept}; is it a gateway?")
+        return response.headers, body
+
+    def _exchange(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPResponse, bytearray]:
+        deadline = time.monotonic() + _HTTP_DEADLINE_S
+        self._connection.request("GET", self._base + path, headers={"Accept": accept, **self._headers})
+        response = self._connection.getresponse()
+        if response.status != 200:
+            bytes_max = _HTTP_PROBLEM_BYTES_MAX
+        body = bytearray()
+        while True:
+            piece = response.read1(1024 * 1024)
+            if not piece:
+                break
+            body += piece
+            if len(body) > bytes_max:
+                self._connection.close()
+                raise self._strange(path, f"more than {bytes_max} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no whole answer within {_HTTP_DEADLINE_S:.0f} s")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        response.read()  # nothing more; it tells the connection that it is free for the next request
+        return response, body
+
+    def _unreachable(self, error: Exception) -> GatewayUnreachableError:
+        reason = _reason(error) or type(error).__name__
+        return GatewayUnreachableError(
+            f"consumer: no answer from {self.url}: {_printable(reason)}; start the gateway there, or say "
+            "where it is (--url), and that it listens on that address (its --host)"
+        )
+
+    def _refusal(self, path: str, response: http.client.HTTPResponse, body: bytearray) -> ConsumerError:
+        status = response.status
+        detail = _problem_detail(body)
+        if status == 401 or (status == 403 and self._has_token):
+            what = "does not know this token" if self._has_token else "asks for a token"
+            return ConsumerError(
+                f"consumer: {self.url} {what}; give the gateway's (--token, GATEWAY_TOKEN){detail}"
+            )
+        if status == 403:
+            return ConsumerError(
+                f"consumer: {self.url} refuses us (403); without a token it serves programs on its own "
+                f"machine alone: start it with --token and give that here{detail}"
+            )
+        if status == 429 or status >= 500:
+            after = response.headers.get("retry-after", "")
+            seconds = float(after) if after.isascii() and after.isdecimal() and len(after) < 10 else 0.0
+            return GatewayUnreachableError(
+                f"consumer: {self.url} can not answer now ({status}); try again later{detail}",
+                min(seconds, _HTTP_RETRY_AFTER_MAX_S),
+            )
+        return ConsumerError(
+            f"consumer: {self.url}{path} answers {status}; is it a gateway, and as new as this reader?"
+            f"{detail}"
+        )
+
+
+def _problem_detail(body: bytearray) -> str:
+    """What a problem document says, in brackets; nothing where there is none."""
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    detail = problem.get("detail") if isinstance(problem, dict) else None
+    return f" ({_printable(detail[:200])})" if isinstance(detail, str) and detail else ""
+
+
+class _RemoteLabels(Labels):
+    """Labels from ``/api/labels``, asked for at most once a second."""
+
+    def __init__(self, url: str, fetch: Callable[[], object]) -> None:
+        super().__init__(url)
+        self._fetch = fetch
+        self._next_fetch = -math.inf
+
+    def _changed(self) -> object:
+        now = time.monotonic()
+        if now < self._next_fetch:
+            return None
+        self._next_fetch = now + _HTTP_LABELS_EVERY_S
+        try:
+            return self._fetch()
+        except (ConsumerError, ValueError, RecursionError):
+            # A dead gateway must not cost a time-out for each label.
+            self._next_fetch = time.monotonic() + 10 * _HTTP_LABELS_EVERY_S
+            return None
+
+
+class _Backoff:
+    """How long to wait before the gateway is asked again: longer each time, and as long as it asked for."""
+
+    def __init__(self) -> None:
+        self._pause_s = _HTTP_RETRY_MIN_S
+        self.failing = False
+
+    def failed(self, error: GatewayUnreachableError) -> float:
+        """The pause in seconds, after `error`."""
+        pause_s = max(self._pause_s, error.retry_after_s)
+        self._pause_s = min(2 * self._pause_s, _HTTP_RETRY_MAX_S)
+        self.failing = True
+        return pause_s
+
+    def worked(self) -> None:
+        self._pause_s = _HTTP_RETRY_MIN_S
+        self.failing = False
+
+
+class _RemoteConsumer(PhysicsConsumer):
+    """What :class:`PhysicsConsumer` makes where it is given a `url`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        on_event: EventHandler | None = None,
+        verify_checksums: bool | None = None,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        assert url is not None
+        if path is not None:
+            raise ValueError("a reader has a path or a url, not both")
+        self._gateway = _Gateway(url, token)
+        self._asking = threading.Lock()
+        self._backoff = _Backoff()
+        self._begin(self._gateway.url, on_event)
+        self.labels = _RemoteLabels(self.path, self._fetch_labels)
+        try:
+            answer = self._gateway.frames(_HTTP_AFTER_ALL, 1)
+        except ConsumerError:
+            self._gateway.close()
+            raise
+        self._head, self._journal = answer.head, answer.journal_id
+
+    # Asking
+
+    def _ask(self, after: int, limit: int) -> _Answer:
+        """:meth:`_Gateway.frames`; notices when the gateway goes and comes, and when its journal changes."""
+        try:
+            with self._asking:
+                answer = self._gateway.frames(after, limit)
+        except GatewayUnreachableError as error:
+            if not self._backoff.failing:
+                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
+            raise
+        finally:
+            if self._closed:
+                self._close_connection()
+        if self._backoff.failing:
+            self._tell("reachable", f"{self.path} answers again")
+        self._backoff.worked()
+        if answer.journal_id != self._journal:
+            self._tell_of_another_journal(self._journal, answer.journal_id)
+        self._head, self._journal = answer.head, answer.journal_id
+        return answer
+
+    def _tell_of_another_journal(self, before: int, now: int) -> None:
+        self._tell(
+            "journal_changed", f"{self.path} has the frames of journal {now:08x} (before: {before:08x})"
+        )
+
+    def _fetch_labels(self) -> object:
+        self._check_open()
+        with self._asking:
+            return self._gateway.labels()
+
+    def _run(self, after: int, n: int) -> _Rows:
+        """Up to `n` neighbouring frames after `after`, in as many answers as that takes."""
+        pages: list[_Rows] = []
+        journal: int | None = None
+        while n > 0:
+            answer = self._ask(after, min(n, _HTTP_PAGE_FRAMES))
+            if len(answer.rows) == 0 or journal not in (None, answer.journal_id):
+                break
+            if pages and int(answer.rows["frame_id"][0]) != after + 1:
+                break  # the gateway gave up what comes next: a batch has no gaps
+            journal = answer.journal_id
+            pages.append(answer.rows)
+            n -= len(answer.rows)
+            after = int(answer.rows["frame_id"][-1])
+            if after + 1 >= answer.head:
+                break
+        if len(pages) == 1:
+            return pages[0]
+        return np.concatenate(pages) if pages else np.empty(0, dtype=FRAME_DTYPE)
+
+    def _newest_rows(self, n: int) -> _Rows:
+        self._check_open()
+        head = self._ask(_HTTP_AFTER_ALL, 1).head
+        return self._run(max(head - 1 - n, 0), n) if n > 0 else np.empty(0, dtype=FRAME_DTYPE)
+
+    def read_latest(self) -> Frame | None:
+        rows = self._newest_rows(1)
+        self._handed_out(rows)
+        return Frame(rows[-1], self.labels) if len(rows) else None
+
+    def read_batch(self, n: int) -> Frames:
+        rows = self._newest_rows(_checked_count(n))
+        self._handed_out(rows)
+        return Frames(rows, labels=self.labels)
+
+    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
+        if frame_id < 0:
+            raise ValueError(f"frame_id must not be negative, got {frame_id}")
+        self._check_open()
+        rows = self._run(frame_id, _checked_count(n))
+        lost = int(rows["frame_id"][0]) - (frame_id + 1) if len(rows) else 0
+        self._lose(lost, frame_id + 1 + lost)
+        self._handed_out(rows)
+        return Frames(rows, lost=lost, labels=self.labels)
+
+    def view(self, n: int) -> View:
+        raise ConsumerError(
+            f"consumer: there is no shared memory with {self.path}, so no view; use read_batch({n})"
+        )
+
+    # Following
+
+    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
+        start = _checked_start(start)
+        self._check_open()
+        if start == "latest":
+            # What is published from now on, as far as the gateway can be asked now.
+            with contextlib.suppress(GatewayUnreachableError):
+                return self._follow_from(self._ask(_HTTP_AFTER_ALL, 1).head, self._journal, timeout_s)
+            return self._follow_from(self._head, self._journal, timeout_s)
+        if isinstance(start, tuple):
+            journal, frame_id = start
+            return self._follow_from(frame_id + 1, journal, timeout_s)
+        return self._follow_from(None if start == "oldest" else int(start), None, timeout_s)
+
+    def _follow_from(
+        self, next_id: int | None, journal: int | None, timeout_s: float | None
+    ) -> Iterator[Frame]:
+        """Each frame from `next_id` on, or from the oldest that there is where it is None."""
+        if journal is not None and journal != self._journal:
+            self._tell_of_another_journal(journal, self._journal)
+        quiet_since = time.monotonic()
+        pause_s = _HTTP_POLL_MIN_S
+        while not self._closed:
+            try:
+                answer = self._ask(0 if next_id is None else next_id - 1, _HTTP_PAGE_FRAMES)
+            except GatewayUnreachableError as error:
+                wait_s = self._backoff.failed(error)
+            else:
+                if journal is not None and answer.journal_id != journal:
+                    # Ids count anew, from the oldest that there is. It has been told already.
+                    next_id, journal = None, answer.journal_id
+                    continue
+                journal = answer.journal_id
+                if len(answer.rows):
+                    first = int(answer.rows["frame_id"][0])
+                    self._lose(0 if next_id is None else first - next_id, first)
+                    next_id = first + len(answer.rows)
+                    times_us = answer.rows["timestamp_us"].tolist()
+                    for frame_id, time_us, row in zip(range(first, next_id), times_us, answer.rows):
+                        if self._closed:
+                            return
+                        self._newest = (journal, frame_id, time_us)
+                        yield Frame(row, self.labels)
+                    quiet_since, pause_s = time.monotonic(), _HTTP_POLL_MIN_S
+                    continue
+                wait_s, pause_s = pause_s, min(2 * pause_s, _HTTP_POLL_MAX_S)
+            if timeout_s is not None:
+                wait_s = min(wait_s, quiet_since + timeout_s - time.monotonic())
+                if wait_s <= 0:
+                    return
+            self._nap(wait_s)
+
+    def _nap(self, seconds: float) -> None:
+        """Sleeps, but not much longer than this reader is open."""
+        end = time.monotonic() + seconds
+        while not self._closed and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _HTTP_POLL_MAX_S))
+
+    # State
+
+    @property
+    def lag(self) -> int:
+        """Frames published after the newest one handed out, as of the gateway's last answer."""
+        newest = self._handed()
+        return max(self._head - 1 - (0 if newest is None else newest[1]), 0)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the gateway did not answer when it was asked last."""
+        return self._backoff.failing
+
+    def stats(self) -> dict[str, Any]:
+        """The gateway's newest state and this reader's counters, by name."""
+        self._check_open()
+        answer = self._ask(_HTTP_AFTER_ALL, 1)
+        return {
+            "url": self.path,
+            "version": VERSION,
+            "frame_size": FRAME_BYTES,
+            "head": answer.head,
+            "journal_id": answer.journal_id,
+            "wait": "http",
+            "lost": self.lost,
+            "lag": self.lag,
+            "age_ms": _rounded(self.age_ms),
+        }
+
+    def close(self) -> None:
+        self._closed = True
+        self._close_connection()
+
+    def _close_connection(self) -> None:
+        # Another thread may be in the middle of an answer: then it closes the connection after that.
+        if self._asking.acquire(blocking=False):
+            try:
+                self._gateway.close()
+            finally:
+                self._asking.release()
+
+    def __repr__(self) -> str:
+        return f"PhysicsConsumer(url={self.path!r}, head={self._head})"
+
+
+def _without_prefix(error: ConsumerError) -> str:
+    return str(error).split("consumer: ", 1)[-1]
+
+
+# The dataset
+
+
+class _Blocks(NamedTuple):
+    """Which frames are a shard's: block (frame_id - 1) // size belongs to shard block mod shards."""
+
+    size: int
+    shard: int
+    shards: int
+
+    def next_own(self, frame_id: int) -> int:
+        """The first frame from `frame_id` on that is the shard's."""
+        block, _ = divmod(frame_id - 1, self.size)
+        ahead = (self.shard - block) % self.shards
+        return frame_id if ahead == 0 else (block + ahead) * self.size + 1
+
+    def end(self, own_id: int) -> int:
+        """Where the run of the shard's frames ends that `own_id` is in: the first id that is another's."""
+        if self.shards == 1:
+            return own_id + 2**40
+        return ((own_id - 1) // self.size + 1) * self.size + 1
+
+    def own_between(self, low: int, high: int) -> int:
+        """How many of the frames low to high - 1 are the shard's."""
+        return max(self._below(high) - self._below(low), 0)
+
+    def _below(self, frame_id: int) -> int:
+        rounds, rest = divmod(frame_id - 1, self.size * self.shards)
+        return rounds * self.size + min(max(rest - self.shard * self.size, 0), self.size)
+
+
+class _Place(NamedTuple):
+    """Where a shard is: what comes next, and what it has lost up to there."""
+
+    journal_id: int | None
+    next_frame_id: int
+    lost: int
+
+
+class _Stream:
+    """One shard's frames in order: from the ring, and from the gateway what the ring does not have.
+
+    Where both are there, a frame that both have comes from the ring. The gateway is asked for what the ring
+    has overwritten, and for everything while there is no ring of the journal that is being read. Without a
+    gateway overwritten frames are lost, and counted.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        gateway: _Gateway | None,
+        blocks: _Blocks,
+        place: _Place,
+        on_event: EventHandler | None,
+    ) -> None:
+        self._path = path
+        self._gateway = gateway
+        self._blocks = blocks
+        self.journal_id, self._next, self.lost = place
+        self._on_event = on_event
+        self._consumer: PhysicsConsumer | None = None
+        self._ring: _Ring | None = None
+        self._ring_journal: int | None = None
+        self._next_attach = -math.inf
+        self._ring_missed = False
+        self._backoff = _Backoff()
+        self._next_ask = -math.inf
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page: _Rows = np.empty(0, dtype=FRAME_DTYPE)
+        self.labels = Labels(path) if gateway is None else _RemoteLabels(gateway.url, gateway.labels)
+
+    @property
+    def place(self) -> _Place:
+        """What comes after the frames that were taken."""
+        return _Place(self.journal_id, self._next, self.lost)
+
+    @property
+    def _wanted(self) -> int:
+        """The frame that comes next."""
+        return self._blocks.next_own(self._next)
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+        if self._gateway is not None:
+            self._gateway.close()
+
+    def take(self, limit: int, wait_s: float) -> _Rows | None:
+        """Up to `limit` neighbouring frames, all of ``journal_id``; None where none came within `wait_s`.
+
+        An empty array means that something has changed (frames were lost, or the journal is another), and
+        that there may be frames at once.
+        """
+        ring = self._look()
+        if ring is None or self._ring_journal is None or self._ring_journal != self.journal_id:
+            return self._take_elsewhere(ring, limit, wait_s)
+        head = ring.head
+        if self._wanted < head:
+            if self._gateway is None or self._wanted >= ring.oldest():
+                return self._take_from(ring, limit, wait_s)
+            return self._fetch(limit, wait_s)
+        if self._gateway is not None and (
+            ring.state != STATE_RUNNING or ring.heartbeat_age_s > STALLED_AFTER_S
+        ):
+            # Nobody writes to it. Where the gateway runs all the same, its new ring is on the way here, or on
+            # another machine.
+            return self._fetch(limit, wait_s)
+        ring.wait(head, wait_s)
+        return None
+
+    # The ring
+
+    def _look(self) -> _Ring | None:
+        """The ring to read now: one that was replaced is read to its end first."""
+        try:
+            current = self._attached()
+        except ConsumerError:
+            if self._gateway is None:
+                raise
+            # A stranger at the path: all is at the gateway as well.
+            self._consumer = self._ring = current = None
+            self._next_attach = time.monotonic() + _LOOK_EVERY_S
+        ring = self._ring
+        if ring is not current and (
+            ring is None or self._ring_journal != self.journal_id or self._wanted >= ring.head
+        ):
+            self._ring = ring = current
+            self._ring_journal = None
+        if ring is not None and self._ring_journal is None:
+            self._ring_journal = ring.journal_id()
+            if self.journal_id is None and (self._gateway is None or self._backoff.failing):
+                # Nobody else can say whose frames are read.
+                self.journal_id = self._ring_journal
+        return ring
+
+    def _attached(self) -> _Ring | None:
+        if self._consumer is not None:
+            return self._consumer._observe()
+        now = time.monotonic()
+        if now < self._next_attach:
+            return None
+        self._next_attach = now + _LOOK_EVERY_S
+        try:
+            self._consumer = PhysicsConsumer(self._path, on_event=self._on_event)
+        except RingMissingError as error:
+            if self._gateway is None and not self._ring_missed:
+                self._ring_missed = True
+                self._tell("unreachable", f"{_without_prefix(error)}; waiting for it")
+            return None
+        if self._ring_missed:
+            self._ring_missed = False
+            self._tell("reachable", f"there is a ring at {self._path}")
+        return self._consumer._ring
+
+    def _take_from(self, ring: _Ring, limit: int, wait_s: float) -> _Rows | None:
+        blocks, wanted = self._blocks, self._wanted
+        head = ring.head
+        first, rows, damaged = ring.copy_from(wanted, min(limit, blocks.end(wanted) - wanted))
+        if self._gateway is not None and (len(rows) == 0 or first > wanted):
+            return self._fetch(limit, wait_s)
+        if len(rows) == 0:
+            ring.wait(head, wait_s)
+            return None
+        if first > wanted:
+            self._lose(first, damaged)
+            own = blocks.next_own(first)
+            rows = rows[own - first : blocks.end(own) - first]
+            if len(rows) == 0:
+                return rows
+            wanted = own
+        self._next = wanted + len(rows)
+        return rows
+
+    def _take_elsewhere(self, ring: _Ring | None, limit: int, wait_s: float) -> _Rows | None:
+        """Where there is no ring of the journal that is being read."""
+        if self._gateway is not None:
+            return self._fetch(limit, wait_s)
+        if ring is None:
+            time.sleep(min(wait_s, _LOOK_EVERY_S))
+            return None
+        if self._ring_journal is None:
+            ring.wait(ring.head, wait_s)
+            return None
+        return self._begin_journal(self._ring_journal, ring.oldest())
+
+    # The gateway
+
+    def _fetch(self, limit: int, wait_s: float) -> _Rows | None:
+        rows = self._from_page(limit)
+        if rows is not None:
+            return rows
+        gateway = self._gateway
+        assert gateway is not None
+        now = time.monotonic()
+        if now < self._next_ask:
+            time.sleep(min(self._next_ask - now, wait_s, _LOOK_EVERY_S))
+            return None
+        # A block that is another's is not downloaded.
+        wanted = self._wanted
+        count = min(_HTTP_PAGE_FRAMES, self._blocks.end(wanted) - wanted)
+        try:
+            answer = gateway.frames(wanted - 1, count)
+            if self.journal_id is None:
+                self.journal_id = answer.journal_id
+            if answer.journal_id != self.journal_id:
+                oldest = gateway.frames(0, 1)
+                first = int(oldest.rows["frame_id"][0]) if len(oldest.rows) else oldest.head
+                self._answered()
+                return self._begin_journal(oldest.journal_id, first)
+        except GatewayUnreachableError as error:
+            if not self._backoff.failing:
+                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
+            self._next_ask = time.monotonic() + self._backoff.failed(error)
+            return None
+        self._answered()
+        if len(answer.rows) == 0:
+            self._next_ask = time.monotonic() + self._poll_s
+            self._poll_s = min(2 * self._poll_s, _HTTP_POLL_MAX_S)
+            return None
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page = answer.rows
+        first = int(answer.rows["frame_id"][0])
+        if first > wanted:
+            self._lose(first, 0)
+        rows = self._from_page(limit)
+        return answer.rows[:0] if rows is None else rows
+
+    def _from_page(self, limit: int) -> _Rows | None:
+        """What the gateway's last answer has of the frames that come next."""
+        page = self._page
+        if len(page) == 0 or int(page["journal_id"][0]) != self.journal_id:
+            return None
+        own = self._wanted
+        at = own - int(page["frame_id"][0])
+        if not 0 <= at < len(page):
+            return None
+        rows = page[at : at + min(limit, self._blocks.end(own) - own)]
+        self._next = own + len(rows)
+        return rows
+
+    def _answered(self) -> None:
+        assert self._gateway is not None
+        if self._backoff.failing:
+            self._tell("reachable", f"{self._gateway.url} answers again")
+        self._backoff.worked()
+
+    # Both
+
+    def _begin_journal(self, journal_id: int, oldest: int) -> _Rows:
+        before = self.journal_id
+        self.journal_id, self._next = journal_id, max(oldest, 1)
+        if before is not None:
+            self._tell(
+                "journal_changed",
+                f"there are the frames of journal {journal_id:08x} now (before: {before:08x}); reading them "
+                f"from the oldest, {oldest}",
+            )
+        return np.empty(0, dtype=FRAME_DTYPE)
+
+    def _lose(self, first: int, damaged: int) -> None:
+        """Counts this shard's frames up to `first`; where all of them are, `damaged` of them were damaged."""
+        count = self._blocks.own_between(self._next, first)
+        self.lost += count
+        self._next = first
+        if count > 0:
+            kind = "damaged" if damaged >= count else "lost"
+            why = "damaged in the ring" if kind == "damaged" else "gone before they could be read"
+            self._tell(kind, f"{count} frames before {first} are {why}", lost=count)
+
+    def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
+        _tell(self._on_event, RingEvent(kind, message, lost))
+
+
+def _batches(
+    stream: _Stream, batch_size: int, timeout_s: float | None, max_wait_s: float | None
+) -> Iterator[tuple[_Rows, _Place]]:
+    """Batches of a stream's frames, each with the place after it. They are valid until the next is taken.
+
+    A batch has frames of one journal. It is smaller than `batch_size` where its first frame has waited for
+    `max_wait_s`, before the first frame of another journal, and at the end.
+    """
+    batch = np.empty(batch_size, dtype=FRAME_DTYPE)
+    filled = 0
+    place = stream.place
+    quiet_since = filling_since = time.monotonic()
+    while True:
+        now = time.monotonic()
+        wait_s = _LOOK_EVERY_S
+        if timeout_s is not None:
+            wait_s = min(wait_s, quiet_since + timeout_s - now)
+        if max_wait_s is not None and filled:
+            wait_s = min(wait_s, filling_since + max_wait_s - now)
+        rows = stream.take(batch_size - filled, max(wait_s, 0.0))
+        now = time.monotonic()
+        if filled and stream.journal_id != place.journal_id:
+            yield batch[:filled], place
+            filled = 0
+        place = stream.place
+        if rows is not None and len(rows) == batch_size:
+            # All in one piece, as usual: no need to collect it.
+            quiet_since = now
+            yield rows, place
+            continue
+        if rows is not None and len(rows):
+            if filled == 0:
+                filling_since = now
+            batch[filled : filled + len(rows)] = rows
+            filled += len(rows)
+            quiet_since = now
+        ended = rows is None and timeout_s is not None and now - quiet_since >= timeout_s
+        waited = max_wait_s is not None and now - filling_since >= max_wait_s
+        if filled == batch_size or (filled and (waited or ended)):
+            yield batch[:filled], place
+            filled = 0
+        if ended:
+            return
+
+
+class _Sink:
+    """Makes tensors of batches: fresh ones, or in `buffers` sets of buffers that are used in turn."""
+
+    def __init__(self, batch_size: int, buffers: int, device: str | None) -> None:
+        torch = self._torch = _torch()
+        self._device = device
+        self._cuda = False
+        if device is not None:
+            with _device_errors(device):
+                self._cuda = torch.device(device).type == "cuda"
+        self._sets: list[dict[str, Any]] = []
+        self._copied: list[Any] = [None] * buffers
+        self._turn = 0
+        types = {"<f4": torch.float32, "<i8": torch.int64, "<i4": torch.int32}
+        with _device_errors(device or "cpu"):
+            for _ in range(buffers):
+                self._sets.append(
+                    {
+                        name: torch.empty((batch_size, *shape), dtype=types[dtype], pin_memory=self._cuda)
+                        for name, (shape, dtype) in _DATASET_TENSORS.items()
+                    }
+                )
+
+    def tensors(self, frames: Frames) -> dict[str, torch.Tensor]:
+        if not self._sets:
+            return frames._tensors(_DATASET_TENSORS, self._device)
+        turn = self._turn
+        self._turn = (turn + 1) % len(self._sets)
+        if self._copied[turn] is not None:
+            # The copy to the device still reads the buffer until then.
+            self._copied[turn].synchronize()
+        tensors = {name: tensor[: len(frames)] for name, tensor in self._sets[turn].items()}
+        frames._fill({name: tensor.numpy() for name, tensor in tensors.items()})
+        if self._device is None:
+            return tensors
+        with _device_errors(self._device):
+            moved = {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
+            if self._cuda:
+                self._copied[turn] = self._torch.cuda.Event()
+                self._copied[turn].record(self._torch.cuda.current_stream(self._device))
+        return moved
+
+
+_WORKERS_MAX = 1024
+_STATE_VERSION = 1
+
+
+class _Dataset:
+    """All of ``PhysicsDataset`` but its base class, which would need torch.
+
+    An ``IterableDataset`` of whole batches of the gateway's frames, without end, that can be resumed:
+
+        dataset = PhysicsDataset(batch_size=64, start="oldest", url="http://localhost:9382")
+        for batch in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2):
+            batch["semantic"], batch["kinetics"]
+
+    A batch of n frames is a dict of tensors: those of :meth:`Frames.tensors`, which are ``semantic``
+    (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and ``intent_id`` (n,)
+    int64 and ``flags`` (n,) int32; and ``frame_id`` and ``model_id`` (n,) int64. Its frames are in ascending
+    order, of one journal, and all of one shard. A batch that mixes models is a :class:`MixedModelsWarning`.
+
+    Shards: frames are dealt out in blocks of `batch_size` by their ids, to all workers of all ranks: each
+    frame comes exactly once, whoever began where. Ranks are those of ``torch.distributed`` where that is
+    initialised when the dataset is made (by every rank: they agree on where "latest" is), else `shard`.
+
+    :param batch_size: frames in a batch, and in a block.
+    :param start: ``"latest"``, ``"oldest"``, a frame_id, or what ``PhysicsConsumer.position`` was: like that
+        of :meth:`PhysicsConsumer.follow`, but decided when the dataset is made, for all workers. With a
+        `url`, ``"oldest"`` is the oldest frame that the gateway has, not only its ring.
+    :param path: the ring; ``CS_PHYSICS_PATH`` or the system's default where it is None.
+    :param url: the gateway's address. With it nothing is lost: what the ring has overwritten comes from
+        there, and everything where there is no ring of that gateway on this machine.
+    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
+    :param shard: (index, count): this process's part where there is no ``torch.distributed``.
+    :param timeout_s: ends when no frame has come for this long; None waits for ever.
+    :param max_wait_s: a batch that is not full is handed out when its first frame has waited for this long;
+        None: only at the end.
+    :param device: where the tensors go; None leaves them on the CPU. For ``num_workers=0``.
+    :param buffers: 0: each batch has tensors of its own. n: n sets of buffers are made once, in pinned memory
+        for a CUDA device, and used in turn: a batch is valid until n more were taken. Workers of a DataLoader
+        hand their tensors to another process, and make fresh ones all the same.
+    :param on_event: called with each :class:`RingEvent`, in the process that reads; it must be picklable
+        where workers are spawned.
+    :raises RingMissingError: where there is neither a ring nor a `url`, and `start` needs one.
+    :raises ConsumerError: where ring or gateway can not be read.
+    :raises ValueError: where an argument can not be what it is.
+
+    An iteration goes on after the last batch that this object has handed out. Workers have objects of their
+    own: with ``persistent_workers=True`` they go on, others begin at the start again.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        start: StartPosition = "latest",
+        *,
+        path: str | os.PathLike[str] | None = None,
+        url: str | None = None,
+        token: str | None = None,
+        shard: tuple[int, int] | None = None,
+        timeout_s: float | None = None,
+        max_wait_s: float | None = None,
+        device: str | None = None,
+        buffers: int = 0,
+        on_event: EventHandler | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+        if buffers < 0:
+            raise ValueError(f"buffers must not be negative, got {buffers}")
+        if shard is not None and not 0 <= shard[0] < shard[1]:
+            raise ValueError(f"shard is (index, count) with 0 <= index < count, got {shard!r}")
+        if token is not None and url is None:
+            raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
+        start = _checked_start(start)
+        torch = _torch()
+        self.batch_size = batch_size
+        self.path = default_path() if path is None else os.fspath(path)
+        self.url = url
+        self.device = device
+        self.buffers = buffers
+        self.timeout_s = timeout_s
+        self.max_wait_s = max_wait_s
+        self._token = token
+        self._on_event = on_event
+        distributed = torch.distributed if torch.distributed.is_available() else None
+        if distributed is not None and distributed.is_initialized():
+            self._rank = (int(distributed.get_rank()), int(distributed.get_world_size()))
+            if shard not in (None, self._rank):
+                raise ValueError(
+                    f"shard={shard!r} is not what torch.distributed says, {self._rank!r}: leave it out"
+                )
+        else:
+            distributed = None
+            self._rank = shard or (0, 1)
+        if isinstance(start, tuple):
+            self._place = _Place(start[0], start[1] + 1, 0)
+        elif isinstance(start, str):
+            self._place = _agreed(distributed, lambda: _located(str(start), self.path, self._made_gateway()))
+        else:
+            self._place = _Place(None, start, 0)
+        self._loaded: tuple[int, int] | None = None
+        # In shared memory: how many workers read, and what each has lost. So the main process knows.
+        self._workers = torch.zeros(1 + _WORKERS_MAX, dtype=torch.int64).share_memory_()
+
+    def _made_gateway(self) -> _Gateway | None:
+        return None if self.url is None else _Gateway(self.url, self._token)
+
+    def _shard(self) -> tuple[int, int]:
+        """(index, count) of whoever asks: this process, or this worker of it."""
+        rank, world = self._rank
+        worker = _torch().utils.data.get_worker_info()
+        if worker is None:
+            return rank, world
+        return rank * worker.num_workers + worker.id, world * worker.num_workers
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches of this shard: of all frames, but for those of other ranks and workers."""
+        worker = _torch().utils.data.get_worker_info()
+        if worker is None:
+            self._workers[0] = 0
+        elif worker.num_workers > _WORKERS_MAX:
+            raise ValueError(
+                f"a PhysicsDataset serves {_WORKERS_MAX} workers at most, not {worker.num_workers}"
+            )
+        else:
+            self._workers[0] = worker.num_workers
+            self._workers[1 + worker.id] = self._place.lost
+        return self._iterate(None if worker is None else int(worker.id))
+
+    def _iterate(self, worker: int | None) -> Iterator[dict[str, torch.Tensor]]:
+        shard = self._shard()
+        if self._loaded is not None:
+            self._check_shard(self._loaded, shard)
+        sink = _Sink(self.batch_size, self.buffers if worker is None else 0, self.device)
+        blocks = _Blocks(self.batch_size, *shard)
+        stream = _Stream(self.path, self._made_gateway(), blocks, self._place, self._on_event)
+        try:
+            for rows, place in _batches(stream, self.batch_size, self.timeout_s, self.max_wait_s):
+                frames = Frames(rows, labels=stream.labels)
+                frames._warn_of_mixture(stacklevel=2)
+                batch = sink.tensors(frames)
+                self._place = place
+                if worker is not None:
+                    self._workers[1 + worker] = place.lost
+                yield batch
+            # Every frame was handed out; what was lost after the last one need not be found out again.
+            self._place = stream.place
+            if worker is not None:
+                self._workers[1 + worker] = stream.lost
+        finally:
+            stream.close()
+
+    @property
+    def lost(self) -> int:
+        """Frames that were gone before they could be read: exact, up to the last batch handed out.
+
+        In the main process of a DataLoader: of all its workers, up to the last batch each has read.
+        """
+        workers = int(self._workers[0]) if self._in_main() else 0
+        return int(self._workers[1 : 1 + workers].sum()) if workers else self._place.lost
+
+    def _in_main(self) -> bool:
+        return _torch().utils.data.get_worker_info() is None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this shard is after the last batch handed out, in plain JSON types.
+
+        In a worker of a DataLoader it is the worker's (torchdata's StatefulDataLoader asks there).
+
+        :raises ConsumerError: in the main process of a DataLoader whose workers read: it does not know.
+        """
+        if self._in_main() and int(self._workers[0]) > 0:
+            raise ConsumerError(
+                "consumer: the workers of a DataLoader read this dataset, and the main process does not know "
+                "how far they are; use torchdata's StatefulDataLoader and its state_dict(), or num_workers=0"
+            )
+        shard, shards = self._shard()
+        return {
+            "version": _STATE_VERSION,
+            "journal_id": self._place.journal_id,
+            "next_frame_id": self._place.next_frame_id,
+            "batch_size": self.batch_size,
+            "shard": shard,
+            "shards": shards,
+            "lost": self._place.lost,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there at the next iteration.
+
+        :raises ValueError: where it is the state of another batch_size, number of shards or shard, whose
+            frames are others, or no state.
+        """
+        if state_dict.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"a state of version {state_dict.get('version')!r} is unknown here, which is version "
+                f"{_STATE_VERSION}; load it with the consumer.py that saved it"
+            )
+        numbers = ("next_frame_id", "batch_size", "shard", "shards", "lost")
+        journal_id = state_dict.get("journal_id")
+        if not all(type(state_dict.get(name)) is int for name in numbers) or type(journal_id) not in (
+            int,
+            type(None),
+        ):
+            raise ValueError(f"this is not what state_dict() returns: {state_dict!r}")
+        if state_dict["batch_size"] != self.batch_size:
+            raise ValueError(
+                f"the state was saved with batch_size={state_dict['batch_size']}, this dataset has "
+                f"{self.batch_size}: its shards would be other frames; make the dataset with that batch_size"
+            )
+        saved = (state_dict["shard"], state_dict["shards"])
+        self._check_shard(saved, self._shard())
+        self._loaded = saved
+        self._place = _Place(journal_id, max(state_dict["next_frame_id"], 1), state_dict["lost"])
+        if self._in_main():
+            self._workers[0] = 0
+
+    @staticmethod
+    def _check_shard(saved: tuple[int, int], now: tuple[int, int]) -> None:
+        if saved != now:
+            raise ValueError(
+                f"the state is that of shard {saved[0]} of {saved[1]}, this is shard {now[0]} of {now[1]}, "
+                "whose frames are others; go on with as many ranks and workers as before, or, to change "
+                'their number, begin at start=(journal_id, the smallest "next_frame_id" of all shards - 1): '
+                "what some shards had read after it comes again"
+            )
+
+
+def _agreed(distributed: Any, locate: Callable[[], _Place]) -> _Place:
+    """What `locate` finds; where there are several ranks, what it finds in the first of them."""
+    if distributed is None:
+        return locate()
+    box: list[Any] = [None]
+    failure: ConsumerError | None = None
+    if distributed.get_rank() == 0:
+        try:
+            box = [tuple(locate())]
+        except ConsumerError as error:
+            # The others wait for an answer, and must not wait for ever.
+            box, failure = [str(error)], error
+    distributed.broadcast_object_list(box, src=0)
+    if isinstance(box[0], str):
+        raise failure or ConsumerError(f"{box[0]} (said rank 0)")
+    return _Place(*box[0])
+
+
+def _located(start: str, path: str, gateway: _Gateway | None) -> _Place:
+    """Where "latest" or "oldest" is at this moment."""
+    missing: ConsumerError | None = None
+    ring: _Ring | None = None
+    answer: _Answer | None = None
+    try:
+        ring = _Ring.open(path)
+    except ConsumerError as error:
+        if gateway is None:
+            raise
+        missing = error
+    if gateway is not None:
+        try:
+            answer = gateway.frames(0, 1) if start == "oldest" else gateway.frames(_HTTP_AFTER_ALL, 1)
+        except GatewayUnreachableError as error:
+            if ring is None:
+                raise GatewayUnreachableError(f"{error}; nor can a ring be read: {missing}") from error
+        finally:
+            gateway.close()
+    if answer is not None:
+        if start == "oldest":
+            first = int(answer.rows["frame_id"][0]) if len(answer.rows) else answer.head
+            return _Place(answer.journal_id, first, 0)
+        # A frame is decided before it is published: what the ring does not have yet is still to come.
+        published = ring is not None and ring.journal_id() == answer.journal_id
+        head = ring.head if ring is not None and published else answer.head
+        return _Place(answer.journal_id, head, 0)
+    assert ring is not None
+    return _Place(ring.journal_id(), max(ring.head if start == "latest" else ring.oldest(), 1), 0)
+
+
+if TYPE_CHECKING:
+
+    class PhysicsDataset(_Dataset, torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg, unused-ignore]
+        """See the class that it comes from."""
+
+else:
+
+    def __getattr__(name):
+        """``PhysicsDataset`` is made when it is asked for: whoever needs no torch must not wait for it."""
+        if name != "PhysicsDataset":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            base = _torch().utils.data.IterableDataset
+        except ConsumerError as missing:
+            raise ImportError(str(missing)) from missing
+        made = type(name, (_Dataset, base), {"__module__": __name__, "__doc__": _Dataset.__doc__})
+        return globals().setdefault(name, made)
 
 
 # Command line
@@ -1357,6 +2779,8 @@ def _run_batch(frames: Frames, as_json: bool) -> None:
 
 
 def _run_stats(consumer: PhysicsConsumer, as_json: bool) -> None:
+    # The age is that of a frame that was read.
+    consumer.read_latest()
     stats = consumer.stats()
     if as_json:
         print(json.dumps(stats))
@@ -1366,7 +2790,12 @@ def _run_stats(consumer: PhysicsConsumer, as_json: bool) -> None:
 
 
 def _run_pytorch(frames: Frames, device: str | None, as_json: bool) -> None:
-    tensors = frames.tensors(device)
+    mixture = frames._mixture()
+    if mixture is not None:
+        print(f"consumer: {_printable(mixture)}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MixedModelsWarning)
+        tensors = frames.tensors(device)
     if as_json:
         shapes = {
             name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "device": str(tensor.device)}
@@ -1394,7 +2823,7 @@ def _run_pytorch(frames: Frames, device: str | None, as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="consumer.py",
-        description="Reads frames of the One-File Event Gateway from shared memory.",
+        description="Reads frames of the One-File Event Gateway from shared memory, or over HTTP.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -1409,6 +2838,10 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="one JSON object a line; 64-bit fields as strings"
     )
     parser.add_argument("--path", metavar="PATH", help=f"the ring (CS_PHYSICS_PATH; now {default_path()})")
+    parser.add_argument(
+        "--url", metavar="URL", help="read over HTTP from the gateway there, e.g. http://host:9382"
+    )
+    parser.add_argument("--token", metavar="TOKEN", help="the gateway's bearer token (GATEWAY_TOKEN)")
     parser.add_argument(
         "--from",
         dest="start",
@@ -1445,6 +2878,10 @@ def _checked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         parser.error(f"--stats does not go with --{once[0]}")
     if arguments.device is not None and not arguments.pytorch:
         parser.error("--device goes with --pytorch")
+    if arguments.path is not None and arguments.url is not None:
+        parser.error("--path does not go with --url")
+    if arguments.token is not None and arguments.url is None:
+        parser.error("--token goes with --url")
     if arguments.start != "latest" and once:
         parser.error(f"--from does not go with --{once[0]}")
 
@@ -1464,7 +2901,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"consumer: {event.kind}: {event.message}", file=sys.stderr, flush=True)
 
     try:
-        with PhysicsConsumer(arguments.path, on_event=tell) as consumer:
+        with PhysicsConsumer(
+            arguments.path, on_event=tell, url=arguments.url, token=arguments.token
+        ) as consumer:
             if arguments.stats:
                 _run_stats(consumer, arguments.json)
             elif arguments.pytorch:

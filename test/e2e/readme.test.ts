@@ -76,7 +76,7 @@ async function runBlock(name: string): Promise<string> {
 describe("README", () => {
   test("every block is run, or there is a reason why not", () => {
     const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
-    expect(names).toEqual(["ingest", "ndjson", "look", "python", "ring"]);
+    expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring"]);
     const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
     expect(without.filter((code) => !NOT_RUN.some(([start]) => code.startsWith(start)))).toEqual([]);
     for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
@@ -103,6 +103,10 @@ describe("README", () => {
 
   test("python reads a batch of tensors", async () => {
     expect(await runBlock("python")).toMatch(/^\(100, 1024\) \d/);
+  });
+
+  test("dataset gives each frame to one of the workers", async () => {
+    expect(await runBlock("dataset")).toBe("10004 frames, 0 lost\n");
   });
 
   test("ring shows the ring, its newest frames, and that all are whole", async () => {

@@ -154,6 +154,7 @@ def test_stats(ring: RingWriter) -> None:
     assert "state            running\n" in result.stdout
     stats = json.loads(run("--stats", "--json", "--path", str(ring.path)).stdout)
     assert (stats["head"], stats["frames"], stats["path"]) == (3, 2, str(ring.path))
+    assert stats["age_ms"] > 2**62 / 1000
 
 
 @pytest.mark.parametrize("mode", [["--follow"], ["--batch", "5"], ["--pytorch"], ["--stats"], ["--json"]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -181,6 +183,7 @@ def test_raw_frames_of_the_http_interface_are_the_same_frames(writer: RingWriter
     assert np.array_equal(Frames.from_bytes(frames.tobytes()), np.asarray(frames))
     with pytest.raises(ConsumerError, match="whole number of frames"):
         Frames.from_bytes(frames.tobytes()[:-1])
+    assert Frames.from_bytes(frames.tobytes()).semantic.flags.writeable
 
 
 def test_kinetics_have_the_columns_of_the_table(writer: RingWriter) -> None:
@@ -349,6 +352,91 @@ def test_what_was_handed_out_stays_valid_when_the_reader_is_gone(writer: RingWri
         consumer.read_latest()
     del consumer
     assert view["frame_id"].tolist() == [1, 2, 3]
+
+
+def test_age_is_that_of_the_newest_frame_handed_out(writer: RingWriter) -> None:
+    now_us = int(time.time() * 1e6)
+    for age_s in (30, 20, 10):
+        writer.publish_fields(timestamp_us=now_us - age_s * 1_000_000)
+    with PhysicsConsumer(writer.path) as consumer:
+        assert consumer.age_ms is None
+        assert consumer.stats()["age_ms"] is None
+        reads: list[tuple[int, Callable[[], Any]]] = [
+            (10, consumer.read_latest),
+            (20, lambda: consumer.read_since(1, 1)),
+            (10, lambda: consumer.read_batch(2)),
+            (30, lambda: next(consumer.follow("oldest"))),
+        ]
+        for age_s, read in reads:
+            read()
+            assert consumer.age_ms is not None
+            assert age_s * 1000 <= consumer.age_ms < age_s * 1000 + 5000
+            assert consumer.position == (7, 4 - age_s // 10)
+        assert consumer.stats()["age_ms"] >= 30_000
+        writer.publish_fields(timestamp_us=now_us + 3_600_000_000)
+        consumer.read_latest()
+        assert consumer.age_ms is not None
+        assert consumer.age_ms < 0
+
+
+def test_a_batch_says_whether_it_mixes_models(writer: RingWriter) -> None:
+    with PhysicsConsumer(writer.path) as consumer:
+        assert (consumer.read_batch(9).model_ids, consumer.read_batch(9).mixed_models) == ((), False)
+        for model_id in (0, 31, 0, 31):
+            writer.publish_fields(model_id=model_id)
+        assert (consumer.read_batch(9).model_ids, consumer.read_batch(9).mixed_models) == ((31,), False)
+        writer.publish_fields(model_id=8)
+        frames = consumer.read_batch(9)
+    assert (frames.model_ids, frames.mixed_models) == ((8, 31), True)
+    assert not frames[:4].mixed_models
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nothing_refers_to_it(writer: RingWriter) -> None:
+    writer.publish(16)
+
+    def address(frames: Frames) -> int:
+        return int(frames.__array_interface__["data"][0])
+
+    with PhysicsConsumer(writer.path) as consumer:
+        first = consumer.read_batch(16)
+        before, where = first.tobytes(), address(first)
+        kept: Any
+        keepers: list[Callable[[Frames], Any]] = [
+            lambda frames: frames,
+            lambda frames: frames.semantic[3:],
+            lambda frames: frames[5],
+            lambda frames: frames.spin.T,
+            lambda frames: frames.semantic.data,
+            lambda frames: iter(frames),
+        ]
+        for keep in keepers:
+            kept = keep(first)
+            del first
+            gc.collect()
+            second = consumer.read_batch(16)
+            assert address(second) != where
+            del kept, second
+            gc.collect()
+            first = consumer.read_batch(16)
+            assert address(first) == where, "the memory was not used again"
+            assert first.tobytes() == before
+
+
+def test_memory_that_is_kept_for_reuse_is_bounded(ring_path: Path) -> None:
+    with RingWriter(ring_path, capacity=64) as writer, PhysicsConsumer(ring_path) as consumer:
+        writer.publish(64)
+        held = [consumer.read_batch(64) for _ in range(30)]
+        assert len(consumer._ring._buffers._arrays) == 8
+        assert all(np.array_equal(one["frame_id"], held[0]["frame_id"]) for one in held)
+
+
+def test_the_arrays_of_a_view_are_read_only(writer: RingWriter) -> None:
+    writer.publish(3)
+    with PhysicsConsumer(writer.path) as consumer, consumer.view(3) as view:
+        assert not view["semantic"].flags.writeable
+        # What does not know of read-only memory is refused: a write would be a segmentation fault.
+        with pytest.raises(BufferError, match="readonly"):
+            view["semantic"].__dlpack__()
 
 
 def test_stats_show_the_header_and_the_counters(writer: RingWriter) -> None:

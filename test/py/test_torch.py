@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ring_writer import RingWriter
 
-from consumer import ConsumerError, PhysicsConsumer
+from consumer import ConsumerError, Frames, MixedModelsWarning, PhysicsConsumer
 
 CONSUMER = str(Path(__file__).resolve().parents[2] / "consumer.py")
 
@@ -63,6 +63,45 @@ def test_fewer_frames_than_asked_for_are_what_there_is(ring_path: Path) -> None:
         assert tuple(consumer.read_batch(50).tensors()["semantic"].shape) == (0, 1024)
         writer.publish(3)
         assert tuple(consumer.read_batch(50).tensors()["kinetics"].shape) == (3, 17)
+
+
+def test_owned_batches_are_exported_without_a_copy(ring: Path) -> None:
+    import torch
+
+    with PhysicsConsumer(ring) as consumer:
+        frames = consumer.read_batch(5)
+        latest = consumer.read_latest()
+        with consumer.view(5) as view, pytest.raises(BufferError):
+            torch.from_dlpack(view["semantic"])
+    assert latest is not None
+    for array in (frames.semantic, Frames.from_bytes(frames.tobytes()).semantic, latest.semantic):
+        tensor = torch.from_dlpack(array)
+        assert tuple(tensor.shape) == array.shape
+        assert tensor.data_ptr() == array.__array_interface__["data"][0]
+        tensor.zero_()
+        assert not array.any()
+    assert frames["frame_id"].tolist() == [96, 97, 98, 99, 100]
+
+
+def test_tensors_of_several_models_warn_and_name_them(writer: RingWriter) -> None:
+    writer.labels({"models": {"31": {"name": "bge-m3", "dim": 1024}}})
+    for model_id in (31, 8, 0):
+        writer.publish_fields(model_id=model_id)
+    with PhysicsConsumer(writer.path) as consumer:
+        frames = consumer.read_batch(3)
+        with pytest.warns(MixedModelsWarning, match=r"frames 1 to 3 .* 2 models: id 8, bge-m3;") as caught:
+            frames.tensors()
+        assert caught[0].filename == __file__
+        frames[1:].tensors()
+    result = subprocess.run(
+        [sys.executable, "-W", "error", CONSUMER, "--pytorch", "--path", str(writer.path)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0
+    (line,) = result.stderr.splitlines()
+    assert "2 models: id 8, bge-m3" in line
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])

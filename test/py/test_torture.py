@@ -16,7 +16,8 @@ import pytest
 from ring_writer import RingWriter
 from test_properties import assert_whole
 
-from consumer import PhysicsConsumer
+import consumer as module
+from consumer import PhysicsConsumer, RingEvent, _Blocks, _Place, _Stream
 
 SECONDS = float(os.environ.get("CS_TORTURE_S", "1"))
 
@@ -101,6 +102,30 @@ def test_follow_sees_or_counts_every_frame(busy_ring: Path) -> None:
             if time.monotonic() > end:
                 break
         assert seen + consumer.lost - lost_before == last - first + 1
+
+
+def test_the_shards_of_a_dataset_see_or_count_every_frame(busy_ring: Path) -> None:
+    told: list[RingEvent] = []
+    with PhysicsConsumer(busy_ring) as consumer:
+        first = consumer._ring.head
+    shards = [
+        _Stream(str(busy_ring), None, _Blocks(8, shard, 3), _Place(7, first, 0), told.append)
+        for shard in range(3)
+    ]
+    taking = [module._batches(one, 8, 10.0, None) for one in shards]
+    seen = [0, 0, 0]
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for shard, batches in enumerate(taking):
+            rows, place = next(batches)
+            ids = rows["frame_id"]
+            assert (rows["semantic"] == (ids % 1_000_003).astype("f4")[:, None]).all()
+            assert ((ids - 1) // 8 % 3 == shard).all()
+            seen[shard] += len(rows)
+            whole = _Blocks(8, shard, 3).own_between(first, place.next_frame_id)
+            assert seen[shard] + place.lost == whole
+    assert min(seen) > 0
+    assert sum(event.lost for event in told) == sum(one.lost for one in shards)
 
 
 def test_many_readers_do_not_disturb_the_writer_or_each_other(ring_path: Path) -> None:
