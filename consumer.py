@@ -2191,9 +2191,9 @@ class _Stream:
             self._ring_journal = None
         if ring is not None and self._ring_journal is None:
             self._ring_journal = ring.journal_id()
-            if self.journal_id is None and (self._gateway is None or self._backoff.failing):
-                # Nobody else can say whose frames are read.
-                self.journal_id = self._ring_journal
+        if self.journal_id is None and (self._gateway is None or self._backoff.failing):
+            # Nobody else can say whose frames are read.
+            self.journal_id = self._ring_journal
         return ring
 
     def _attached(self) -> _Ring | None:

@@ -41,6 +41,14 @@ SHAPES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_end_of_workers() -> Iterator[None]:
+    """Torch 1.13 waits for each worker that raised as long as it waits for anything: 5 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+        yield
+
+
 @pytest.fixture
 def ring(ring_path: Path) -> Iterator[RingWriter]:
     with RingWriter(ring_path, capacity=128) as writer:
@@ -302,6 +310,17 @@ def test_the_main_process_knows_what_workers_lost_but_not_where_they_are(writer:
     assert flat(dataset) == list(range(35, 51))
     assert dataset.state_dict()["next_frame_id"] == 51
     assert dataset.lost == 34
+
+
+def test_what_was_lost_after_the_last_batch_is_counted_at_the_end(ring_path: Path) -> None:
+    with RingWriter(ring_path, capacity=8) as writer:
+        writer.publish(24)
+        idle = made(writer, start=1, shard=(1, 2))
+        assert flat(idle) == []
+        assert (idle.lost, idle.state_dict()["lost"], idle.state_dict()["next_frame_id"]) == (8, 8, 17)
+        dataset = made(writer, start=1)
+        assert flat(loader(dataset, 2, "fork")) == list(range(17, 25))
+        assert dataset.lost == 16
 
 
 class Stateful(torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg, name-defined, unused-ignore]

@@ -306,6 +306,20 @@ def test_while_the_gateway_is_down_the_ring_is_read_and_it_is_told_once(writer: 
     one.close()
 
 
+def test_while_the_gateway_is_down_a_ring_of_an_unknown_journal_is_taken_for_its_own(
+    writer: RingWriter,
+) -> None:
+    writer.publish(100)
+    events: list[RingEvent] = []
+    one = stream(
+        writer.path, place=_Place(None, 90, 0), url=f"http://127.0.0.1:{closed_port()}", events=events
+    )
+    assert drain(one) == []
+    assert drain(one) == list(range(90, 101))
+    assert (one.journal_id, kinds(events)) == (7, ["unreachable"])
+    one.close()
+
+
 def test_a_ring_that_nobody_writes_any_more_does_not_hide_what_the_gateway_has(writer: RingWriter) -> None:
     writer.publish(10)
     with GatewayStub() as gateway:

@@ -112,7 +112,7 @@ def test_the_shards_of_a_dataset_see_or_count_every_frame(busy_ring: Path) -> No
         _Stream(str(busy_ring), None, _Blocks(8, shard, 3), _Place(7, first, 0), told.append)
         for shard in range(3)
     ]
-    taking = [module._batches(one, 8, 10.0, None) for one in shards]
+    taking = [module._batches(one, 8, 10.0, 0.02) for one in shards]
     seen = [0, 0, 0]
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
