@@ -359,6 +359,27 @@ def test_the_state_of_each_worker_is_its_own(ring: RingWriter) -> None:
         list(loader(Stateful(made(ring), {0: states[1], 1: states[0]}, 9), 2, "fork"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchdatas_own_loader_saves_and_goes_on(ring: RingWriter, workers: int) -> None:
+    # It says that it needs torch 2, but runs with 1.13 (pip install --no-deps torchdata).
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    seen: list[int] = []
+    state = None
+    for batches in (1, 3, 2, 1000):
+        loader = stateful.StatefulDataLoader(made(ring), batch_size=None, num_workers=workers)
+        if state is not None:
+            loader.load_state_dict(state)
+        reading = iter(loader)
+        for _ in range(batches):
+            batch = next(reading, None)
+            if batch is None:
+                break
+            seen += batch["frame_id"].tolist()
+        state = loader.state_dict()
+        del reading
+    assert sorted(seen) == list(range(1, 101))
+
+
 def numbered(object_: dict[str, Any]) -> dict[Any, Any]:
     return {int(key) if key.isdecimal() else key: value for key, value in object_.items()}
 
