@@ -147,6 +147,7 @@ function pip(what: string, python: string, args: readonly string[], timeoutMs = 
 const REQUIREMENTS = {
   tools: "test/py/requirements.txt",
   torch: "test/py/requirements-torch.txt",
+  torchdata: "test/py/requirements-torchdata.txt",
   numpy2: "test/py/requirements-numpy2.txt",
 } as const;
 
@@ -193,7 +194,7 @@ export async function installPythonTools(): Promise<void> {
   await step(".venv: tools", async () => {
     const venvPython = join(ROOT, ".venv", "bin", "python");
     const stampPath = join(ROOT, ".venv", ".one_file_gateway-tools");
-    const value = fingerprint([REQUIREMENTS.tools, REQUIREMENTS.torch]);
+    const value = fingerprint([REQUIREMENTS.tools, REQUIREMENTS.torch, REQUIREMENTS.torchdata]);
     if (stamped(stampPath, value)) return "unchanged";
     await mustBeRecent(venvPython);
     // The numpy that torch was built for stays, whatever a newer tool would rather have.
@@ -205,6 +206,7 @@ export async function installPythonTools(): Promise<void> {
     const constraints = join(ROOT, ".venv", "constraints.txt");
     stamp(constraints, `numpy==${numpy.trim()}\n`);
     await pip("tools", venvPython, ["-r", REQUIREMENTS.tools, "-c", constraints]);
+    await pip("torchdata", venvPython, ["--no-deps", "-r", REQUIREMENTS.torchdata]);
     await must("torch", [venvPython, "-c", TORCH_CHECK], "delete .venv and run it again");
     stamp(stampPath, value);
     return undefined;
