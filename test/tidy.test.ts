@@ -73,6 +73,7 @@ const FACES: readonly string[] = [
     "src/config.ts",
   ],
   ...["src/event.ts", "src/journal.ts", "src/store.ts", "src/embed.ts", "src/physics.ts", "src/pipeline.ts"],
+  "src/brain.ts",
   "src/http.ts",
 ];
 
@@ -121,8 +122,8 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "src/native/duckdb.ts": ["src/store", "src/selftest.ts"],
   "src/native/onnx.ts": ["src/embed.worker.ts", "src/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/selftest.ts"],
-  openai: ["src/embed.ts", "src/brain.ts"],
-  valibot: ["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain.ts"],
+  openai: ["src/embed.ts", "src/brain"],
+  valibot: ["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain"],
 };
 
 /** The package of a specifier: `@scope/name/file` is `@scope/name`. */
