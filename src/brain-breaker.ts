@@ -129,8 +129,13 @@ export class Budget {
     const { left } = this;
     if (left === null) return true;
     if (left === 0) return false;
+    try {
+      this.#write(`${this.#day} ${this.#used + 1}`);
+    } catch {
+      // What cannot be counted, as on a full disk, is not spent.
+      return false;
+    }
     this.#used++;
-    this.#write(`${this.#day} ${this.#used}`);
     return true;
   }
 

@@ -272,6 +272,8 @@ export class EndpointClient implements LlmClient {
       else this.#o.log(first ? "info" : "warn", `llm: ${this.#away}`);
     }
     if (this.#away !== null) this.#lookIn(this.#o.times?.lookMs ?? LOOK_MS);
+    // It was put off while this look was under way, or since it was planned.
+    else if (this.#breaker.state === "open") this.#lookIn(this.#breaker.opensInMs + 1);
     this.onChange();
     // Whoever has a question goes first; without one, the gateway asks its own, so that it knows.
     if (this.#away === null && this.#breaker.state === "half-open" && this.#breaker.lets) void this.#try();

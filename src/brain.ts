@@ -17,6 +17,8 @@ import type { JournalEvent } from "./journal.ts";
 
 /** Tokens of one answer, thoughts included. */
 const ANSWER_TOKENS_MAX = 2048;
+/** Of a body, what is looked at for a question. */
+const BODY_BYTES_MAX = 16 * 1024;
 /** Types remembered by the shape of their events. */
 const SHAPES_MAX = 10_000;
 
@@ -164,7 +166,10 @@ export interface Known {
   readonly question: "message" | "event" | null;
 }
 
-type Asked<T> = { ok: true; value: T } | LlmRefusal;
+/** What a question is about. */
+export type Text = Pick<JournalEvent, "message" | "body">;
+
+export type Asked<T> = { ok: true; value: T } | LlmRefusal;
 
 export class Brain {
   readonly llm: LlmClient;
@@ -187,32 +192,34 @@ export class Brain {
 
   /** What is known of an event without asking. */
   known(event: JournalEvent, nearest: Nearest | null): Known {
-    const understanding = event.message === null ? this.#ofShape(event) : ofMessage(event, nearest);
+    return this.completed(event, event.message === null ? ofFields(event) : ofMessage(event, nearest));
+  }
+
+  /** What is known by now of an event of which something was said before. */
+  completed({ message, body }: Text, said: Understanding): Known {
+    const understanding = message === null && said.type === null ? this.#byShape(body, said) : said;
     if (this.llm.state.name === "off") return { understanding, question: null };
-    const { type, intent, sentiment } = understanding;
-    if (event.message === null) {
-      return { understanding, question: type === null && understanding.typeFrom === null ? "event" : null };
+    const { type, typeFrom, intent, intentFrom, sentiment, sentimentFrom } = understanding;
+    if (message === null) {
+      return { understanding, question: type === null && typeFrom === null ? "event" : null };
     }
-    // A text that is nearly the same was answered before: what its answer left open stays open.
-    const open = (intent === null || sentiment === null) && (nearest?.cache ?? null) === null;
+    const open = (intent === null && intentFrom === null) || (sentiment === null && sentimentFrom === null);
     return { understanding, question: open ? "message" : null };
   }
 
-  #ofShape(event: JournalEvent): Understanding {
-    const given = ofFields(event);
-    if (given.type !== null) return given;
-    const fingerprint = this.#o.fingerprint?.(event.body);
+  #byShape(body: Uint8Array, said: Understanding): Understanding {
+    const fingerprint = this.#o.fingerprint?.(body);
     const type = fingerprint === undefined ? undefined : this.#types.get(fingerprint);
-    if (type === undefined || fingerprint === undefined) return given;
+    if (type === undefined || fingerprint === undefined) return said;
     // Moved to the end: the least recently used is forgotten first.
     this.#types.delete(fingerprint);
     this.#types.set(fingerprint, type);
-    return { ...given, type: type === UNKNOWN_EVENT ? null : type, typeFrom: "shape" };
+    return { ...said, type: type === UNKNOWN_EVENT ? null : type, typeFrom: "shape" };
   }
 
   /** Asks the model what `known` leaves open. */
-  async ask(event: JournalEvent, known: Known, signal?: AbortSignal): Promise<Asked<Understanding>> {
-    if (known.question === "event") return this.#askType(event, known.understanding, signal);
+  async ask(event: Text, known: Known, signal?: AbortSignal): Promise<Asked<Understanding>> {
+    if (known.question === "event") return this.#askType(event.body, known.understanding, signal);
     const text = dataOf(event.message ?? "");
     const asked = await this.#once<MessageAnswer>(`message ${text}`, () =>
       this.llm.ask({ ...MESSAGE_QUESTION, data: text, ...this.#limits(signal) }),
@@ -223,12 +230,12 @@ export class Brain {
   }
 
   async #askType(
-    event: JournalEvent,
+    body: Uint8Array,
     understanding: Understanding,
     signal?: AbortSignal,
   ): Promise<Asked<Understanding>> {
-    const fingerprint = this.#o.fingerprint?.(event.body) ?? null;
-    const text = dataOf(new TextDecoder().decode(event.body.subarray(0, 16_384)));
+    const fingerprint = this.#o.fingerprint?.(body) ?? null;
+    const text = dataOf(new TextDecoder().decode(body.subarray(0, BODY_BYTES_MAX)));
     const asked = await this.#once<EventAnswer>(`event ${fingerprint ?? text}`, () =>
       this.llm.ask({ ...EVENT_QUESTION, data: text, ...this.#limits(signal) }),
     );
@@ -258,12 +265,15 @@ export class Brain {
 
   #remember(fingerprint: string, type: string): void {
     this.#types.set(fingerprint, type);
-    // What the model could not name it may name after the next start, or another model may.
-    if (type !== UNKNOWN_EVENT) this.#o.shapes.put(fingerprint, type);
-    const oldest = this.#types.keys().next().value;
-    if (this.#types.size <= SHAPES_MAX || oldest === undefined) return;
-    this.#types.delete(oldest);
-    this.#o.shapes.delete(oldest);
+    const oldest = this.#types.size > SHAPES_MAX ? this.#types.keys().next().value : undefined;
+    if (oldest !== undefined) this.#types.delete(oldest);
+    try {
+      // What the model could not name it may name after the next start, or another model may.
+      if (type !== UNKNOWN_EVENT) this.#o.shapes.put(fingerprint, type);
+      if (oldest !== undefined) this.#o.shapes.delete(oldest);
+    } catch {
+      // A full disk is the journal's affair; this shape is learned again after a restart.
+    }
   }
 }
 
@@ -295,11 +305,18 @@ function ofMessage(event: JournalEvent, nearest: Nearest | null): Understanding 
     const confidence = Math.min(1, Math.max(0, score));
     understanding = { ...understanding, intent: label, intentFrom: "examples", confidence };
   }
-  if (understanding.intent === null && cache !== null && cache.intent !== null) {
+  if (cache === null) return typed(understanding);
+  // Nearly the same text was answered before: what that answer left open stays open.
+  if (understanding.intent === null) {
     const { intent, confidence } = cache;
-    understanding = { ...understanding, intent, intentFrom: "cache", confidence };
+    understanding = {
+      ...understanding,
+      intent,
+      intentFrom: "cache",
+      confidence: intent === null ? 0 : confidence,
+    };
   }
-  if (understanding.sentiment === null && cache !== null && cache.sentiment !== null) {
+  if (understanding.sentiment === null) {
     understanding = { ...understanding, sentiment: cache.sentiment, sentimentFrom: "cache" };
   }
   return typed(understanding);

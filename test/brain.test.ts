@@ -186,6 +186,20 @@ describe("an endpoint's faults are values, and open the breaker", () => {
     expect(second.atOnceMax).toBe(1);
   });
 
+  test("two calls that are asked to wait, one after the other, do not hold the breaker open", async () => {
+    const stub = await stubIn("rate-limit");
+    stub.retryAfterSeconds = 0.3;
+    const llm = llmAt(stub.baseUrl);
+    await until("it is found", () => llm.state.name === "ok");
+    stub.delayMs = 50;
+    const first = ask(llm, CAR);
+    await until("the first is on its way", () => stub.calls === 1);
+    stub.delayMs = 200;
+    await Promise.all([first, ask(llm, CAR)]);
+    stub.mode = "well";
+    await until("the breaker has closed", () => llm.state.name === "ok");
+  });
+
   test("Retry-After is followed: nothing is asked before", async () => {
     const stub = await stubIn("rate-limit");
     const llm = llmAt(stub.baseUrl);
@@ -449,6 +463,13 @@ test("a breaker: opens after three failures, doubles its time, and closes with a
   expect(breaker.state).toBe("closed");
   breaker.failed("bad", { weight: 0.6 });
   expect(breaker.state).toBe("open");
+});
+
+test("a budget that cannot be kept is not spent", () => {
+  const write = (): void => {
+    throw new Error("disk full");
+  };
+  expect(new Budget({ callsMax: 2, kept: null, nowUs: () => 0, write }).take()).toBe(false);
 });
 
 test("a budget: counted before the call, and what was kept is nonsense is no budget lost", () => {
