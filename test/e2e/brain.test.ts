@@ -282,6 +282,108 @@ test("a budget is kept over a restart; when it is used up, frames go out without
   expect(stub.calls).toBe(2);
 });
 
+describe("--reembed", () => {
+  const DIM = 8;
+  let paused = false;
+
+  /** An embedding endpoint, which may be paused. */
+  function embedder(): Bun.Server<undefined> {
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      routes: {
+        "/v1/models": () => Response.json({ data: [{ id: "embed-stub" }] }),
+        "/v1/embeddings": async (request: Request) => {
+          const { input } = (await request.json()) as { input: string[] };
+          if (paused) return new Response("later", { status: 503 });
+          const data = input.map((text, index) => ({
+            index,
+            embedding: Array.from({ length: DIM }, (_, at) => text.length + at),
+          }));
+          return Response.json({ data });
+        },
+      },
+    });
+    open.push({ [Symbol.asyncDispose]: async () => server.stop(true) });
+    return server;
+  }
+
+  const counted = async (gateway: Gateway, name: string): Promise<number> =>
+    (await gateway.metrics())[`gateway_${name}`] ?? -1;
+
+  test("gives every older event a vector of the new model, over kills, once each; frames stay as they were framed", async () => {
+    paused = false;
+    const server = embedder();
+    const db = folder.file("events.duckdb");
+    const args = ["--db-path", db, "--llm-model", "none"];
+    const first = await gatewayWith("off", args);
+    const lines = Array.from({ length: 600 }, (_, n) =>
+      JSON.stringify(
+        n % 3 === 0
+          ? { order: { name: `item ${n}` } }
+          : n === 1
+            ? { number: 1 }
+            : { message: `mensagem ${n}` },
+      ),
+    );
+    await first.postLines(lines.join("\n"));
+    await until("all have their frames", () => ringHead(folder.ring)?.head === 601);
+    const framed = await apiFrames(first);
+    await first.stop();
+
+    const endpoint = `http://127.0.0.1:${server.port}/v1`;
+    const remote = ["--llm-base-url", endpoint, "--embedder", "remote", "--embedding-model", "embed-stub"];
+    const reembed = [...args, ...remote, "--reembed"];
+    for (const least of [30, 300]) {
+      const killed = await gatewayWith("off", reembed);
+      await until(`${least} are done`, async () => (await counted(killed, "reembed_done_seq")) >= least);
+      await killed.kill();
+    }
+    const last = await gatewayWith("off", reembed);
+    await until("it is down to nothing", async () => (await counted(last, "reembed_running")) === 0);
+    expect(await counted(last, "reembed_done_seq")).toBe(600);
+    expect((await last.post({ message: "new" })).status).toBe(200);
+    await until("the newest has its frame", () => ringHead(folder.ring)?.head === 602);
+    const after = await apiFrames(last);
+    framed.forEach((frame, index) => {
+      expect(Buffer.compare(frame.subarray(8), (after[index] ?? new Uint8Array(8)).subarray(8))).toBe(0);
+    });
+    await last.stop();
+
+    const models = await duckRows(
+      db,
+      "SELECT model_id, count(*)::INTEGER AS n FROM enriched_events GROUP BY ALL ORDER BY n",
+    );
+    // The event without any text has no vector of any model.
+    expect(models.map(({ n }) => n)).toEqual([1, 600]);
+    const answers =
+      "SELECT count(*)::INTEGER AS n, count(DISTINCT seq)::INTEGER AS seqs, count(semantic)::INTEGER AS v FROM answers";
+    expect(await duckRows(db, answers)).toEqual([{ n: 599, seqs: 599, v: 599 }]);
+    expect(await duckRows(db, "SELECT DISTINCT semantic_dim::INTEGER AS d FROM answers")).toEqual([
+      { d: DIM },
+    ]);
+  });
+
+  test("an embedder that is away holds it up, with a word why, and events go on", async () => {
+    paused = false;
+    const server = embedder();
+    const db = folder.file("events.duckdb");
+    const first = await gatewayWith("off", ["--db-path", db]);
+    for (let n = 0; n < 20; n++) await first.post({ message: `mensagem ${n}` });
+    await until("all have their frames", () => ringHead(folder.ring)?.head === 21);
+    await first.stop();
+    const remote = ["--embedder", "remote", "--embedding-model", "embed-stub", "--reembed", "--db-path", db];
+    paused = true;
+    const second = await gatewayWith(`http://127.0.0.1:${server.port}/v1`, remote);
+    await until("it says what is wrong", () => /reembed: .*503/.test(second.log));
+    expect((await second.post({ n: 1 })).status).toBe(200);
+    await until("an event without text has its frame", () => ringHead(folder.ring)?.head === 22);
+    paused = false;
+    await until("it is done", async () => (await counted(second, "reembed_running")) === 0);
+    expect(await counted(second, "reembed_written_events")).toBe(20);
+  });
+});
+
 test("a drain does not wait for the model", async () => {
   const stub = await stubIn("hang");
   const db = folder.file("events.duckdb");
