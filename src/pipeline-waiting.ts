@@ -11,10 +11,14 @@ export const WAITING_FRAMES_MAX = 64;
 const HELD_EVENTS_MAX = 1024;
 const HELD_BYTES_MAX = 16 * 1024 * 1024;
 
+/** Frames whose time is up within so much of each other go out together, in one commit. */
+const GROUP_MS = 20;
+
 interface Entry {
   item: Item;
-  /** null: it only stands behind others. */
-  timer: Timer | null;
+  /** It waits for its answer; else it only stands behind others. */
+  waits: boolean;
+  readonly untilMs: number;
   readonly line: string | number;
 }
 
@@ -30,6 +34,9 @@ export class Waiting {
   readonly #o: WaitingOptions;
   readonly #lines = new Map<string | number, Entry[]>();
   readonly #bySeq = new Map<number, Entry>();
+  /** Those that wait, or did, in the order in which their time is up: all wait equally long. */
+  #clock: Entry[] = [];
+  #timer: Timer | null = null;
   #ready: Item[] = [];
   #frames = 0;
   #heldBytes = 0;
@@ -59,13 +66,14 @@ export class Waiting {
     }
     // Only the event's own vector: a view would keep those of its whole batch in memory.
     const vector = item.vector === null ? null : { ...item.vector, row: item.vector.row.slice() };
-    const entry: Entry = { item: { ...item, vector }, timer: null, line: key };
+    const untilMs = performance.now() + this.#o.frameWaitMs;
+    const entry: Entry = { item: { ...item, vector }, waits, untilMs, line: key };
     if (waits) {
       this.#frames++;
-      entry.timer = setTimeout(() => {
-        this.#o.onVain();
-        this.#release(entry);
-      }, this.#o.frameWaitMs);
+      // Those that were answered need no clock; a few are not worth the trouble.
+      if (this.#clock.length >= 4 * WAITING_FRAMES_MAX) this.#clock = this.#clock.filter((one) => one.waits);
+      this.#clock.push(entry);
+      this.#timer ??= setTimeout(() => this.#tick(), this.#o.frameWaitMs);
     }
     if (line === undefined) this.#lines.set(key, [entry]);
     else line.push(entry);
@@ -93,15 +101,30 @@ export class Waiting {
     for (const entry of [...this.#bySeq.values()]) this.#release(entry);
   }
 
+  /** Releases whose time is up, or is so within GROUP_MS. */
+  #tick(): void {
+    this.#timer = null;
+    const upMs = performance.now() + Math.min(GROUP_MS, this.#o.frameWaitMs / 4);
+    let up = this.#clock.findIndex(({ waits, untilMs }) => waits && untilMs > upMs);
+    if (up < 0) up = this.#clock.length;
+    for (const entry of this.#clock.splice(0, up)) {
+      if (!entry.waits) continue;
+      this.#o.onVain();
+      this.#release(entry);
+    }
+    const [next] = this.#clock;
+    if (next !== undefined)
+      this.#timer = setTimeout(() => this.#tick(), Math.max(0, next.untilMs - performance.now()));
+  }
+
   #release(entry: Entry): void {
-    if (entry.timer !== null) {
-      clearTimeout(entry.timer);
-      entry.timer = null;
+    if (entry.waits) {
+      entry.waits = false;
       this.#frames--;
     }
     const line = this.#lines.get(entry.line);
-    if (line === undefined || line[0]?.timer !== null) return;
-    let free = line.findIndex(({ timer }) => timer !== null);
+    if (line === undefined || line[0]?.waits !== false) return;
+    let free = line.findIndex(({ waits }) => waits);
     if (free < 0) free = line.length;
     for (const { item } of line.splice(0, free)) {
       this.#bySeq.delete(item.event.seq);
