@@ -497,7 +497,14 @@ export class EndpointClient implements LlmClient {
     };
   }
 
+  /** What failed, in words without the key, which some endpoints repeat. */
   #failureOf(error: unknown, signal: AbortSignal, deadlineMs: number): Failure {
+    const failed = this.#reasonOf(error, signal, deadlineMs);
+    const { apiKey } = this.#o;
+    return apiKey === null ? failed : { ...failed, detail: failed.detail.replaceAll(apiKey, "***") };
+  }
+
+  #reasonOf(error: unknown, signal: AbortSignal, deadlineMs: number): Failure {
     if (this.#stop.signal.aborted) return failure("stopped", "the gateway stops", { weight: 0 });
     const tooLarge = causeOf(error, TooLargeError);
     if (tooLarge !== null) return failure("too_large", tooLarge.message);

@@ -124,8 +124,8 @@ export class Answers {
     for (const settle of [...waiters]) settle(known);
   }
 
-  /** Nobody answers any more: whoever waits for more than a frame is told what there is. */
-  tellAll(): void {
-    for (const seq of [...this.#waiters.keys()]) if (this.known(seq) !== null) this.tell(seq);
+  /** The events on which somebody waits for a word. */
+  waitedFor(): number[] {
+    return [...this.#waiters.keys()];
   }
 }

@@ -3,7 +3,7 @@
  * without, the newest first. What is not asked in time is forgotten and counted.
  */
 import type { Brain, Known, LlmRefusal, Understanding } from "./brain.ts";
-import { messageOf } from "./errors.ts";
+import { GatewayError, messageOf } from "./errors.ts";
 import type { Journal } from "./journal.ts";
 import type { Log } from "./pipeline.ts";
 import type { Answers } from "./pipeline-answers.ts";
@@ -119,7 +119,8 @@ export class Asks {
     if (job?.running === true) {
       job.framed = true;
     } else if (job?.understanding != null) {
-      void this.#answer(event.seq, job.understanding);
+      const { understanding } = job;
+      void this.#guarded(event.seq, this.#answer(event.seq, understanding));
     } else {
       if (job !== undefined) this.#fresh = this.#fresh.filter((other) => other !== job);
       this.#askLater(event.seq);
@@ -127,6 +128,12 @@ export class Asks {
     this.#expected.add(event.seq);
     this.#pump();
     return this.expects(event.seq);
+  }
+
+  /** A temporary journal has dropped the event before its frame. */
+  gone(seq: number): void {
+    this.#jobs.delete(seq);
+    this.#o.answers.tell(seq);
   }
 
   /** Whether a further word on an event that has its frame may come soon. */
@@ -153,8 +160,24 @@ export class Asks {
   }
 
   #changed(): void {
-    if (!this.#o.brain.llm.usable) this.#o.answers.tellAll();
+    if (!this.#o.brain.llm.usable) this.#tellWhatIsKnown();
     this.#pump();
+  }
+
+  /** Nobody answers now: whoever waits for more than a frame is told what there is. */
+  #tellWhatIsKnown(): void {
+    const { answers } = this.#o;
+    for (const seq of answers.waitedFor()) if (this.#expected.has(seq)) answers.tell(seq);
+  }
+
+  /** A failure of ours, as of DuckDB while it is opened again: asked about later. */
+  #guarded(seq: number, work: Promise<void>): Promise<void> {
+    return work.catch((error: unknown) => {
+      this.#o.log("warn", `brain: event ${seq}: ${messageOf(error)}`);
+      if (this.#again(seq, { ok: false, reason: "failed", retryable: error instanceof GatewayError })) {
+        this.#askLater(seq);
+      } else this.#forget(seq);
+    });
   }
 
   #pump(): void {
@@ -164,15 +187,10 @@ export class Asks {
       if (seq === undefined) return;
       this.#asking++;
       const asked = job === undefined ? this.#askLate(seq) : this.#askFresh(job);
-      void asked
-        .catch((error: unknown) => {
-          this.#o.log("error", `brain: event ${seq}: ${messageOf(error)}`);
-          this.#forget(seq);
-        })
-        .finally(() => {
-          this.#asking--;
-          this.#pump();
-        });
+      void this.#guarded(seq, asked).finally(() => {
+        this.#asking--;
+        this.#pump();
+      });
     }
   }
 
@@ -278,6 +296,6 @@ export class Asks {
   hurry(): void {
     this.#stopped = true;
     this.waiting.releaseAll();
-    this.#o.answers.tellAll();
+    this.#tellWhatIsKnown();
   }
 }

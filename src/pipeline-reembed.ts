@@ -28,6 +28,8 @@ export interface ReembedOptions {
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly nowUs: () => number;
+  /** Called before vectors are written: the embedder knows its dimension by then. */
+  readonly onVectors: () => void;
   /** New events have the embedder first. */
   readonly busy: () => boolean;
   readonly stopped: () => boolean;
@@ -116,6 +118,7 @@ export class Reembed {
         if (row == null || row.every((value) => value === 0)) return [];
         return [{ said, row: withVector(said.row, { embedder, row }, { spin, nowUs }) }];
       });
+      if (written.length > 0) this.#o.onVectors();
       if (written.length > 0) await answers.write(written);
       this.#written += written.length;
       return reply.reachedSeq;

@@ -366,11 +366,11 @@ export class Pipeline {
     const { journal, textOf, spin, nowUs, log } = this.#o;
     const embedder = this.#openedEmbedder;
     if (embedder === null) return;
-    this.#labels.noteModel({ embedder, dim: embedder.dim });
     this.#reembed = new Reembed({
       ...{ journal, embedder, answers: this.#answers, textOf, spin, nowUs, log },
       store: () => this.#store,
       busy: () => this.#unframed() > 0,
+      onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
       stopped: () => this.#stopped || this.#draining,
     });
     void this.#reembed.run();
@@ -380,6 +380,7 @@ export class Pipeline {
   async #decide(items: readonly Item[]): Promise<void> {
     const { journal, kinetics, spin, nowUs, schemas } = this.#o;
     const o = { kinetics, spin, nowUs, schemas, journalId: journal.journalId };
+    let decided = items;
     let drafts = items.map((item) => makeFrame(item, o));
     this.#deciding = items.length;
     if (this.#o.mutation === "publish-before-row") {
@@ -392,12 +393,14 @@ export class Pipeline {
         this.#states.journal = { state: "ok", detail: "" };
         this.#deciding = 0;
         this.#decided(firstFrameId, drafts);
-        for (const item of items) if (!this.#asks.framed(item)) this.#answers.tell(item.event.seq);
+        for (const item of decided) if (!this.#asks.framed(item)) this.#answers.tell(item.event.seq);
         return;
       } catch (error) {
         if (isEventsGone(error)) {
           // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
           const gone = new Set(error.seqs);
+          for (const seq of error.seqs) this.#asks.gone(seq);
+          decided = decided.filter(({ event }) => !gone.has(event.seq));
           drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
           continue;
         }

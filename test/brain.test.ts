@@ -285,6 +285,16 @@ describe("who is asked, and how often", () => {
   });
 });
 
+test("a key that the endpoint repeats is not shown", async () => {
+  const stub = await stubIn("unauthorized");
+  const lines: string[] = [];
+  const llm = llmAt(stub.baseUrl, { apiKey: "sesame-4711", log: (_, line) => lines.push(line) });
+  expect(await ask(llm, CAR)).toMatchObject({ reason: "unauthorized" });
+  expect(stub.authorization).toBe("Bearer sesame-4711");
+  expect(llm.state.detail).toContain("Incorrect API key provided: Bearer ***");
+  expect(lines.join("\n")).not.toContain("4711");
+});
+
 describe("a stream of text", () => {
   const request = {
     messages: [{ role: "user", content: "Hello" }] as const,

@@ -68,6 +68,8 @@ export class LlmStub implements AsyncDisposable {
   asked: Asked[] = [];
   keep = true;
   calls = 0;
+  /** Of the newest request. */
+  authorization = "";
   looks = 0;
   /** Bytes of a huge body that left this side. */
   hugeBytes = 0;
@@ -97,6 +99,7 @@ export class LlmStub implements AsyncDisposable {
   }
 
   async #take(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    this.authorization = req.headers.authorization ?? "";
     const chunks: Buffer[] = [];
     for await (const chunk of req) chunks.push(chunk as Buffer);
     if (req.url?.endsWith("/models")) {
@@ -179,7 +182,7 @@ export class LlmStub implements AsyncDisposable {
         );
       }
       case "unauthorized":
-        return refuse(401, "Incorrect API key provided");
+        return refuse(401, `Incorrect API key provided: ${this.authorization}`);
       case "storm":
         return refuse(500, "Internal Server Error");
       case "rate-limit":
