@@ -1,7 +1,16 @@
 /** The brain through the executable: the example of its issue, waiting and not waiting, faults, restarts, --reembed. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
+import {
+  apiFrames,
+  duckRows,
+  Gateway,
+  ringFrames,
+  ringHead,
+  seededRandom,
+  TempFolder,
+  until,
+} from "./gateway.ts";
 import { LlmStub, type Mode } from "./llm-stub.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
@@ -263,6 +272,76 @@ test("what was not answered before a kill is asked after the restart", async () 
   });
   await second.stop();
   expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM answers")).toEqual([{ n: 2 }]);
+});
+
+test("events that have left the journal are asked about all the same, once the endpoint is there", async () => {
+  const gone = await LlmStub.start();
+  const { port } = gone;
+  await gone[Symbol.asyncDispose]();
+  const db = folder.file("events.duckdb");
+  // Half of the backlog asks for a checkpoint, which lets events go.
+  const gateway = await gatewayWith(`http://127.0.0.1:${port}/v1`, ["--db-path", db, "--max-backlog", "40"]);
+  for (let n = 0; n < 30; n++) {
+    const event = n % 2 === 0 ? { message: `${CAR} ${n}`, conversation_id: "c" } : { pusher: `u${n}`, n };
+    expect((await gateway.post(event)).status).toBe(200);
+  }
+  await until(
+    "some have left",
+    async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) >= 20,
+  );
+  await stubIn("well", port);
+  await until("all are answered", async () => {
+    const { events } = await gateway.json<{ events: Enriched[] }>("/api/events?limit=100");
+    return events.every(
+      ({ event_type, seq }) => event_type === (seq % 2 === 1 ? "CarInsuranceRequest" : "GitHubPush"),
+    );
+  });
+  await gateway.stop();
+  // The answer has the frame's vector and motion, and says more.
+  const same = `SELECT count(*)::INTEGER AS n FROM answers a JOIN enrichments n USING (seq)
+    WHERE a.semantic = n.semantic AND a.velocity = n.velocity AND a.spin = n.spin AND a.timestamp_us = n.timestamp_us
+      AND a.conversation_hash = n.conversation_hash AND a.type_id <> n.type_id AND a.event_seq = n.seq`;
+  expect(await duckRows(db, same)).toEqual([{ n: 30 }]);
+});
+
+test("killed again and again while answers come late: each event has one frame and one answer at most", async () => {
+  const { below } = seededRandom("kills with late answers");
+  const stub = await stubIn("well");
+  stub.delayMs = 30;
+  const db = folder.file("events.duckdb");
+  const args = ["--db-path", db, "--frame-wait", "40ms"];
+  let sent = 0;
+  for (let round = 0; round < 5; round++) {
+    const gateway = await gatewayWith(stub.baseUrl, args);
+    for (let n = 0; n < 15; n++) {
+      const reply = await gateway.post({ message: `${CAR} ${sent}`, conversation_id: `c${sent % 3}` });
+      expect(((await reply.json()) as Enriched).seq).toBe(++sent);
+    }
+    await Bun.sleep(below(400));
+    await gateway.kill();
+  }
+  const last = await gatewayWith(stub.baseUrl, args);
+  await until("all is answered", async () => {
+    const { events } = await last.json<{ events: Enriched[] }>("/api/events?limit=1000");
+    return events.length === sent && events.every(({ event_type }) => event_type === "CarInsuranceRequest");
+  });
+  await last.stop();
+  const rows = await duckRows(
+    db,
+    `SELECT count(*)::INTEGER AS frames, count(DISTINCT n.seq)::INTEGER AS seqs, max(frame_id)::INTEGER AS last,
+      (SELECT max(c)::INTEGER FROM (SELECT count(*) AS c FROM answers GROUP BY seq)) AS most,
+      (SELECT count(*)::INTEGER FROM answers a JOIN enrichments f USING (seq) WHERE f.intent IS NOT NULL) AS needless
+     FROM enrichments n`,
+  );
+  expect(rows).toEqual([{ frames: sent, seqs: sent, last: sent, most: 1, needless: 0 }]);
+  // In each conversation, in order of receipt.
+  for (const { seqs } of await duckRows(
+    db,
+    "SELECT list(e.seq ORDER BY frame_id)::INTEGER[] AS seqs FROM enrichments n JOIN events e USING (seq) GROUP BY conversation_id",
+  )) {
+    const order = [...(seqs as { items: number[] }).items];
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+  }
 });
 
 test("a budget is kept over a restart; when it is used up, frames go out without", async () => {
