@@ -382,6 +382,7 @@ describe("replies", () => {
     expect(found('<think>{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
     expect(found('<THINK >{"intent":"No"}</Think>{"intent":"A"}')).toBe("A");
     expect(found('<think><think>{"intent":"No"}</think>{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
+    expect(found('<think>{"intent":"No"}<think>x</think></think>{"intent":"A"}')).toBe("A");
     expect(found('{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
     expect(found('{"intent":"No"}</think>{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
     expect(found('<think>{"intent":"No"}</think> I cannot say.')).toBeNull();

@@ -110,6 +110,17 @@ describe("answers", () => {
     expect(journal.pruned()).toEqual({ seq: 2, frameId: 2, answerId: 3 });
   });
 
+  test("an answer stays with a frame that stays, also where a later event has left before", async () => {
+    using journal = openJournal();
+    await journal.append([event("a"), event("b"), event("c")], { source: "", receivedUs: 1 });
+    // The first two waited for the model, so that the third was decided before them.
+    await journal.decide([said(3), said(1), said(2)]);
+    expect(journal.prune({ seq: 3, frameId: 1, answerId: 0 })).toBe(1);
+    await journal.answer([said(1), said(3)]);
+    expect(journal.pruneAnswers(2)).toBe(1);
+    expect([journal.answerOf(1)?.answerId, journal.answerOf(3)]).toEqual([1, null]);
+  });
+
   test("a temporary journal keeps an answer on an event that it has dropped, within its bound", async () => {
     const path = join(root, `${files++}.journal`);
     using journal = openJournal(path, { ephemeral: { limitBytes: 8 * 1024 * 1024 } });
