@@ -7,6 +7,7 @@ import { basename, dirname, join } from "node:path";
 import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
+import { Brain, openLlm } from "./src/brain.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
@@ -242,6 +243,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const journal = stack.use(openJournal(config, home));
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
+  const brain = openBrain(config, journal, log);
   const pipeline = new Pipeline({
     version: VERSION,
     journal,
@@ -266,6 +268,10 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
         newest,
       ),
     openEmbedder: () => openEmbedder(config, journal, log),
+    brain,
+    schemas: null,
+    frameWaitMs: config.frameWaitMs,
+    reembed: config.reembed,
     maxBacklogEvents: config.maxBacklogEvents,
     freeDiskBytes: () => freeDiskBytes(home.journalPath),
     nowUs,
@@ -301,6 +307,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     "info",
     `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`,
   );
+  brain.llm.start();
   pipeline.start();
   if (command.name === "demo") void playDemo(server, config, log);
   const exitCode = await ended.promise;
@@ -308,9 +315,34 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   server.drain();
   await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
   await server.stop();
+  await brain.llm[Symbol.asyncDispose]();
   await pipeline.close();
   await hashing[Symbol.asyncDispose]();
   return exitCode;
+}
+
+/** The brain with the endpoint of --llm-base-url, which is looked for once the gateway listens. */
+function openBrain(config: Config, journal: Journal, log: Log): Brain {
+  const llm = openLlm({
+    baseUrl: config.llmBaseUrl,
+    apiKey: config.llmApiKey,
+    model: config.llmModel,
+    budgetCalls: config.llmBudgetCalls,
+    kept: { read: () => journal.meta("llm.budget"), write: (text) => journal.setMeta("llm.budget", text) },
+    nowUs,
+    log,
+  });
+  return new Brain({
+    llm,
+    deadlineMs: config.llmTimeoutMs,
+    fingerprint: null,
+    shapes: {
+      load: () => journal.remembered("shape"),
+      put: (key, value) => journal.remember("shape", key, value),
+      delete: (key) => journal.forget("shape", key),
+    },
+    answered: null,
+  });
 }
 
 /** The embedder that --embedder, the journal's record and what is there now lead to. */

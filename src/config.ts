@@ -20,9 +20,19 @@ export interface Config {
   /** Base URL of an OpenAI-compatible endpoint; null: off. */
   readonly llmBaseUrl: string | null;
   readonly llmApiKey: string | null;
+  /** Null: the endpoint's first chat model. */
+  readonly llmModel: string | null;
+  /** How long one answer of the language model may take. */
+  readonly llmTimeoutMs: number;
+  /** Calls a day (UTC); null: no limit. */
+  readonly llmBudgetCalls: number | null;
+  /** How long a frame waits for the language model. */
+  readonly frameWaitMs: number;
   readonly embedder: EmbedderChoice;
   /** Null: the default of the embedder that is chosen. */
   readonly embeddingModel: string | null;
+  /** Older events get vectors of the embedder in use. */
+  readonly reembed: boolean;
   readonly modelsDir: string;
   readonly ringPath: string;
   /** Frames; null: the default, or less where /dev/shm is small. */
@@ -126,6 +136,34 @@ const ROWS = {
     "OpenAI-compatible endpoint (LM Studio's default); off disables",
   ),
   llmApiKey: row("--llm-api-key", "KEY", "LLM_API_KEY", "none", "key of that endpoint"),
+  llmModel: row(
+    "--llm-model",
+    "NAME",
+    "LLM_MODEL",
+    "the endpoint's first chat model",
+    "language model to ask",
+  ),
+  llmTimeout: row(
+    "--llm-timeout",
+    "DURATION",
+    "LLM_TIMEOUT",
+    "60s",
+    "how long one answer of it may take, a thinking model's thoughts included",
+  ),
+  llmBudget: row(
+    "--llm-budget",
+    "CALLS",
+    "LLM_BUDGET",
+    "none",
+    "calls of the language model a day (UTC) at most",
+  ),
+  frameWait: row(
+    "--frame-wait",
+    "DURATION",
+    "FRAME_WAIT",
+    "2s",
+    "how long a frame waits for the language model at most; what comes later is added to the event; 0 never waits",
+  ),
   embedder: row(
     "--embedder",
     "NAME",
@@ -139,6 +177,13 @@ const ROWS = {
     "EMBEDDING_MODEL",
     "bge-m3, or text-embedding-bge-m3@f16 at an endpoint",
     "embedding model to use",
+  ),
+  reembed: row(
+    "--reembed",
+    null,
+    null,
+    "",
+    "compute vectors of the embedder in use for older events, in the background",
   ),
   modelsDir: row(
     "--models-dir",
@@ -415,8 +460,28 @@ function readConfig(
     maxBodyBytes: read("maxBody", 64 * 1024 ** 2, parseSizeBytes, "a size such as 64MiB"),
     llmBaseUrl: base === "off" ? null : readUrl(base, given("llmBaseUrl")?.from ?? "--llm-base-url"),
     llmApiKey: text("llmApiKey"),
+    llmModel: text("llmModel"),
+    llmTimeoutMs: read(
+      "llmTimeout",
+      60_000,
+      (value) => boundedMs(value, 10, HOUR_MS),
+      "a duration from 10ms to 1h, such as 30s",
+    ),
+    llmBudgetCalls: read<number | null>(
+      "llmBudget",
+      null,
+      (value) => wholeNumber(value, 0, 1_000_000_000),
+      "a number of calls from 0 to 1000000000",
+    ),
+    frameWaitMs: read(
+      "frameWait",
+      2000,
+      (value) => boundedMs(value, 0, 60_000),
+      "a duration from 0 to 60s, such as 2s or 500ms",
+    ),
     embedder: oneOf("embedder", ["auto", "local", "remote", "hashing", "off"], "auto"),
     embeddingModel: text("embeddingModel"),
+    reembed: flags.has("--reembed"),
     modelsDir: resolve(sources.workingDir, text("modelsDir") ?? join(sources.executableDir, "models")),
     ringPath: ringPathOf(sources, text("ringPath")),
     ringCapacity: read<number | null>(
@@ -481,6 +546,21 @@ function wholeNumber(value: string, min: number, max: number): number | null {
   if (!/^\d{1,10}$/.test(value)) return null;
   const parsed = Number(value);
   return parsed >= min && parsed <= max ? parsed : null;
+}
+
+const HOUR_MS = 3_600_000;
+
+/** "2s", "500ms", "1.5m", "1h", "0" → ms; null where it is no duration. A bare number is seconds. */
+export function parseDurationMs(value: string): number | null {
+  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|h)?$/i.exec(value.trim());
+  if (match === null) return null;
+  const unitMs = { ms: 1, s: 1000, m: 60_000, h: HOUR_MS }[(match[2] ?? "s").toLowerCase()] ?? 1000;
+  return Math.round(Number(match[1]) * unitMs);
+}
+
+function boundedMs(value: string, min: number, max: number): number | null {
+  const ms = parseDurationMs(value);
+  return ms !== null && ms >= min && ms <= max ? ms : null;
 }
 
 /** "64MiB", "150MB", "1GB", "4096" → bytes; null where it is no size. Decimal and binary units. */

@@ -98,6 +98,7 @@ const STATUS: Readonly<Record<ErrorCode, readonly [status: number, title: string
   journal_failed: [503, "The journal cannot be written now"],
   store_failed: [503, "The store cannot answer now"],
   embedder_unavailable: [503, "The embedder cannot answer now"],
+  llm_unavailable: [503, "The language model cannot answer now"],
   internal: [500, "The gateway made a mistake"],
   ...failures([
     "usage",

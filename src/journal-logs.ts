@@ -12,6 +12,8 @@ import {
   type Row,
 } from "./journal-file.ts";
 import {
+  ANSWER_READ,
+  answerOf,
   type ConversationMotion,
   type DecidedFrame,
   EVENT_READ,
@@ -20,6 +22,7 @@ import {
   frameOf,
   type JournalCursors,
   type JournalEvent,
+  type StoredAnswer,
   type StoredFrame,
 } from "./journal-rows.ts";
 
@@ -36,6 +39,7 @@ class Generation {
   bytes = 0;
   readonly insertEvents: Inserter;
   readonly insertFrames: Inserter;
+  readonly insertAnswers: Inserter;
   readonly suffix: string;
   readonly #database: Database;
   readonly #statements = new Map<string, PreparedStatement>();
@@ -45,6 +49,7 @@ class Generation {
     this.suffix = suffix;
     this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
     this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_READ})`, 8);
+    this.insertAnswers = new Inserter(database, `INSERT INTO answers${suffix}(${ANSWER_READ})`, 8);
   }
 
   /** `sql` with `{events}`, `{frames}` and `{answers}` as the tables of this generation, prepared once. */
@@ -69,6 +74,7 @@ export interface Leaving extends JournalCursors {
 export interface Heads {
   headSeq: number;
   headFrameId: number;
+  headAnswerId: number;
   /** The newest event that ever got a frame and still has it. */
   framedMax: number;
 }
@@ -104,14 +110,16 @@ export class Logs {
 
   /** What SQLite's own sequences say, which never go back. */
   heads(): Heads {
-    const heads = { headSeq: 0, headFrameId: 0, framedMax: 0 };
+    const heads = { headSeq: 0, headFrameId: 0, headAnswerId: 0, framedMax: 0 };
     const sql = `SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events' || ?1) AS events,
       (SELECT seq FROM sqlite_sequence WHERE name = 'frames' || ?1) AS frames,
+      (SELECT seq FROM sqlite_sequence WHERE name = 'answers' || ?1) AS answers,
       (SELECT max(seq) FROM {frames}) AS framed`;
     for (const generation of this.#generations) {
       const row = generation.query(sql).get(generation.suffix);
       heads.headSeq = Math.max(heads.headSeq, (row?.events as number | null) ?? 0);
       heads.headFrameId = Math.max(heads.headFrameId, (row?.frames as number | null) ?? 0);
+      heads.headAnswerId = Math.max(heads.headAnswerId, (row?.answers as number | null) ?? 0);
       heads.framedMax = Math.max(heads.framedMax, (row?.framed as number | null) ?? 0);
     }
     return heads;
@@ -126,16 +134,60 @@ export class Logs {
   insertFrames(frames: readonly DecidedFrame[], frameId: number): void {
     const cells = new Map<Generation, SQLQueryBindings[]>();
     let next = frameId;
-    for (const { seq, decidedUs, physics, vector, eventType, intent, provenance } of frames) {
-      const generation = this.of(seq);
-      if (generation === undefined) throw new Error(`journal: event ${seq} has no generation`);
+    for (const frame of frames) {
+      const generation = this.of(frame.seq);
+      if (generation === undefined) throw new Error(`journal: event ${frame.seq} has no generation`);
       const rows = cells.get(generation) ?? [];
-      const blob =
-        vector === null ? null : new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
-      rows.push(next++, seq, decidedUs, physics, blob, eventType, intent, provenance);
+      rows.push(next++, ...cellsOf(frame));
       cells.set(generation, rows);
     }
     for (const [generation, rows] of cells) generation.insertFrames.insert(rows);
+  }
+
+  /** Stores answers beside their events, or among the newest rows where the event has gone. */
+  insertAnswers(answers: readonly DecidedFrame[], answerId: number): void {
+    answers.forEach((answer, index) => {
+      const generation = this.of(answer.seq) ?? this.current;
+      generation.insertAnswers.insert([answerId + index, ...cellsOf(answer)]);
+    });
+  }
+
+  answerOf(seq: number): StoredAnswer | null {
+    const sql = `SELECT ${ANSWER_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
+    const rows = this.#each((generation) => generation.query(sql).all(seq));
+    const [newest] = rows.sort((a, b) => (b.answer_id as number) - (a.answer_id as number));
+    return newest === undefined ? null : answerOf(newest);
+  }
+
+  /** Answers up to `answerId` on events up to `seq` that have no frame here, ascending. */
+  lonelyAnswers(seq: number, answerId: number, limit: number): number[] {
+    const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id <= ?
+      AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = a.seq) ORDER BY answer_id LIMIT ?`;
+    const rows = this.#each((generation) => generation.query(sql).all(seq, answerId, limit));
+    const ids = rows.map((row) => row.answer_id as number);
+    return ids.sort((a, b) => a - b).slice(0, limit);
+  }
+
+  removeAnswers(ids: readonly number[]): void {
+    const sql = "DELETE FROM {answers} WHERE answer_id IN (SELECT value FROM json_each(?))";
+    for (const generation of this.#generations) generation.query(sql).run(JSON.stringify(ids));
+  }
+
+  /**
+   * What a language model could add to a frame is its provenance that is null: intent and sentiment of a message, the type of
+   * another event.
+   */
+  unanswered(fromFrameId: number, toFrameId: number): number[] {
+    const sql = `SELECT f.frame_id, f.seq AS seq FROM {frames} f JOIN {events} e ON e.seq = f.seq
+      WHERE f.frame_id >= ? AND f.frame_id < ? AND CASE WHEN e.message IS NULL
+        THEN json_extract(f.provenance, '$.type') IS NULL
+        ELSE json_extract(f.provenance, '$.intent') IS NULL OR json_extract(f.provenance, '$.sentiment') IS NULL END
+      AND NOT EXISTS (SELECT 1 FROM {answers} a WHERE a.seq = f.seq)`;
+    const rows = this.#each((generation) => generation.query(sql).all(fromFrameId, toFrameId));
+    return rows
+      .sort(byFrameId)
+      .reverse()
+      .map((row) => row.seq as number);
   }
 
   /** The id that event `seq` was given; undefined where it has left. */
@@ -270,6 +322,20 @@ export class Logs {
     this.#generations.push(...this.#generations.splice(0, 1));
     return { events, unframed, oldestSeq: next.firstSeq };
   }
+}
+
+/** What a frame and an answer have in common, in the order of FRAME_READ and ANSWER_READ. */
+function cellsOf({
+  seq,
+  decidedUs,
+  physics,
+  vector,
+  eventType,
+  intent,
+  provenance,
+}: DecidedFrame): SQLQueryBindings[] {
+  const blob = vector === null ? null : new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
+  return [seq, decidedUs, physics, blob, eventType, intent, provenance];
 }
 
 function byFrameId(a: Row, b: Row): number {

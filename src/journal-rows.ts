@@ -48,6 +48,12 @@ export interface StoredFrame extends DecidedFrame {
   readonly frameId: number;
 }
 
+/** What is said of an event after its frame; its physics are those of the frame but for what is said anew. */
+export interface StoredAnswer extends DecidedFrame {
+  /** From 1; never used again. */
+  readonly answerId: number;
+}
+
 export interface Label {
   readonly kind: "intent" | "type" | "model";
   readonly id: number;
@@ -136,9 +142,19 @@ export function eventOf(row: Row): JournalEvent {
 export const FRAME_READ = "frame_id, seq, decided_us, physics, vector, event_type, intent, provenance";
 
 export function frameOf(row: Row): StoredFrame {
+  return { frameId: row.frame_id as number, ...decidedOf(row) };
+}
+
+/** The columns that {@link answerOf} reads: all of an answer. */
+export const ANSWER_READ = "answer_id, seq, decided_us, physics, vector, event_type, intent, provenance";
+
+export function answerOf(row: Row): StoredAnswer {
+  return { answerId: row.answer_id as number, ...decidedOf(row) };
+}
+
+function decidedOf(row: Row): DecidedFrame {
   const vector = row.vector as Uint8Array | null;
   return {
-    frameId: row.frame_id as number,
     seq: row.seq as number,
     decidedUs: row.decided_us as number,
     physics: row.physics as Uint8Array,

@@ -32,6 +32,7 @@ import {
 } from "./journal-file.ts";
 import { KEYS_SCHEMA_SQL, Keys } from "./journal-keys.ts";
 import { type Heads, Logs } from "./journal-logs.ts";
+import { Memory, type Remembered } from "./journal-memory.ts";
 import {
   type AppendResult,
   type ConversationMotion,
@@ -43,6 +44,7 @@ import {
   type JournalCursors,
   type JournalEvent,
   type Label,
+  type StoredAnswer,
   type StoredFrame,
 } from "./journal-rows.ts";
 
@@ -53,6 +55,7 @@ export type {
   JournalCursors,
   JournalEvent,
   Label,
+  StoredAnswer,
   StoredFrame,
 } from "./journal-rows.ts";
 export { EventsGone, eventId } from "./journal-rows.ts";
@@ -105,12 +108,13 @@ interface AppendCall {
   readonly settle: PromiseWithResolvers<AppendResult[]>;
 }
 
+/** Rows of frames or of answers. */
 interface DecideCall {
-  readonly kind: "decide";
+  readonly kind: "decide" | "answer";
   readonly frames: readonly DecidedFrame[];
   readonly rows: number;
   readonly bytes: number;
-  firstFrameId: number;
+  firstId: number;
   failure: unknown;
   readonly settle: PromiseWithResolvers<number>;
 }
@@ -141,6 +145,7 @@ export class Journal implements Disposable {
   } | null;
   readonly #logs: Logs;
   readonly #keys: Keys;
+  readonly #memory: Memory;
   readonly #begin: PreparedStatement;
   readonly #commit: PreparedStatement;
   readonly #rollback: PreparedStatement;
@@ -196,6 +201,7 @@ export class Journal implements Disposable {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
       });
+      this.#memory = new Memory(database);
       this.journalId = Number(this.meta("journal.id"));
       this.sameBoot = this.meta("journal.boot") === o.bootId;
       if (!this.sameBoot) this.setMeta("journal.boot", o.bootId);
@@ -254,6 +260,20 @@ export class Journal implements Disposable {
    *   already, which is a bug: then nothing of this call was stored.
    */
   decide(frames: readonly DecidedFrame[]): Promise<number> {
+    return this.#enqueueDecided("decide", frames);
+  }
+
+  /**
+   * Stores answers, which say anew, each as a whole, what is known of an event that has its frame; both may have left the
+   * journal. Ids follow one another in the order of answers and of calls.
+   * @returns the id of the first, after the commit. Rejects with GatewayError disk_full or journal_failed: then
+   *   nothing of this call was stored.
+   */
+  answer(answers: readonly DecidedFrame[]): Promise<number> {
+    return this.#enqueueDecided("answer", answers);
+  }
+
+  #enqueueDecided(kind: DecideCall["kind"], frames: readonly DecidedFrame[]): Promise<number> {
     let bytes = 0;
     for (const { physics, vector } of frames) {
       if (physics.byteLength !== PHYSICS_BYTES)
@@ -262,11 +282,11 @@ export class Journal implements Disposable {
     }
     const settle = Promise.withResolvers<number>();
     this.#enqueue({
-      kind: "decide",
+      kind,
       frames,
       rows: frames.length,
       bytes,
-      firstFrameId: 0,
+      firstId: 0,
       failure: undefined,
       settle,
     });
@@ -301,7 +321,7 @@ export class Journal implements Disposable {
       for (const call of group) {
         if (call.failure !== undefined) call.settle.reject(call.failure);
         else if (call.kind === "append") call.settle.resolve(call.results);
-        else call.settle.resolve(call.firstFrameId);
+        else call.settle.resolve(call.firstId);
       }
     }
   }
@@ -321,14 +341,14 @@ export class Journal implements Disposable {
   #store(group: readonly Call[]): void {
     this.#makeRoom(group);
     const appends = group.filter((call) => call.kind === "append");
-    const decides = group.filter((call) => call.kind === "decide");
+    const decides = group.filter((call): call is DecideCall => call.kind === "decide");
     this.#keys.reserve(appends.reduce((sum, call) => sum + call.rows, 0));
     try {
-      this.#transact(() => this.#storeCalls(appends, decides, this.#counters));
+      this.#transact(() => this.#storeCalls(group, this.#counters));
     } catch (error) {
       if (isFileFailure(error)) throw error;
       // A row was refused. Now each call stands for itself, and only that row's call fails.
-      this.#transact(() => this.#storeOneByOne([...appends, ...decides]));
+      this.#transact(() => this.#storeOneByOne(group));
     }
     const { current } = this.#logs;
     for (const call of appends) {
@@ -347,17 +367,14 @@ export class Journal implements Disposable {
     }
   }
 
-  #storeOneByOne(calls: readonly Call[]): Counters {
+  #storeOneByOne(group: readonly Call[]): Counters {
     let counters = this.#counters;
-    for (const call of calls) {
+    const order = ["append", "decide", "answer"] as const;
+    for (const call of order.flatMap((kind) => group.filter((one) => one.kind === kind))) {
       const mark = this.#keys.mark;
       this.#database.run("SAVEPOINT one_call");
       try {
-        counters = this.#storeCalls(
-          call.kind === "append" ? [call] : [],
-          call.kind === "decide" ? [call] : [],
-          counters,
-        );
+        counters = this.#storeCalls([call], counters);
       } catch (error) {
         if (isFileFailure(error)) throw error;
         call.failure = rowFailure(call.kind, error);
@@ -409,11 +426,19 @@ export class Journal implements Disposable {
     }
   }
 
-  /** Events first, then frames. */
-  #storeCalls(appends: readonly AppendCall[], decides: readonly DecideCall[], before: Counters): Counters {
+  /** Events first, then frames, then answers. */
+  #storeCalls(calls: readonly Call[], before: Counters): Counters {
     const counters = { ...before };
+    const appends = calls.filter((call) => call.kind === "append");
+    const decides = calls.filter((call): call is DecideCall => call.kind === "decide");
     if (appends.length > 0) this.#storeEvents(appends, counters);
     if (decides.length > 0) this.#storeFrames(decides, counters);
+    for (const call of calls) {
+      if (call.kind !== "answer") continue;
+      call.firstId = counters.headAnswerId + 1;
+      this.#logs.insertAnswers(call.frames, call.firstId);
+      counters.headAnswerId += call.frames.length;
+    }
     return counters;
   }
 
@@ -464,7 +489,7 @@ export class Journal implements Disposable {
     for (const call of calls) {
       const gone = this.#logs.missing(call.frames.map(({ seq }) => seq));
       if (gone.length > 0) throw new EventsGone(this.path, gone);
-      call.firstFrameId = counters.headFrameId + 1;
+      call.firstId = counters.headFrameId + 1;
       counters.headFrameId += call.frames.length;
     }
     const frames = calls.flatMap((call) => call.frames);
@@ -546,6 +571,24 @@ export class Journal implements Disposable {
     return this.#reading(() => this.#logs.frameOf(seq));
   }
 
+  /** The newest answer on event `seq` that is still here; null where there is none. */
+  answerOf(seq: number): StoredAnswer | null {
+    return this.#reading(() => this.#logs.answerOf(seq));
+  }
+
+  /** The id of the newest answer that was ever stored; 0 where there never was one. */
+  headAnswerId(): number {
+    return this.#counters.headAnswerId;
+  }
+
+  /**
+   * Events whose frame says less than a language model could tell, and that no answer followed: of the frames from
+   * `fromFrameId` to before `toFrameId` those that are still here, the newest first.
+   */
+  unanswered(fromFrameId: number, toFrameId: number): number[] {
+    return this.#reading(() => this.#logs.unanswered(fromFrameId, toFrameId));
+  }
+
   /**
    * How conversations moved, ascending by frame: the newest `limit` of them, or, with `afterFrameId`, the
    * first `limit` above it.
@@ -611,6 +654,25 @@ export class Journal implements Disposable {
     this.#gone = events;
     this.#pruned = pruned;
     return leaving.length;
+  }
+
+  /**
+   * Lets answers go whose event and frame have gone before, up to `answerId`.
+   * @returns how many left, at most `max`.
+   * @throws GatewayError disk_full, journal_failed
+   */
+  pruneAnswers(answerId: number, max = PRUNE_EVENTS_MAX): number {
+    const limit = Math.min(Math.max(1, max), PRUNE_EVENTS_MAX);
+    const ids = this.#reading(() => this.#logs.lonelyAnswers(this.#pruned.seq, answerId, limit));
+    const newest = ids.at(-1);
+    if (newest === undefined) return 0;
+    const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
+    this.#change("prune answers", () => {
+      this.#logs.removeAnswers(ids);
+      this.#putMeta.run("journal.pruned", JSON.stringify({ ...pruned, events: this.#gone }));
+    });
+    this.#pruned = pruned;
+    return ids.length;
   }
 
   /** Up to which row of each log something has left by `prune`; 0: nothing. */
@@ -685,6 +747,24 @@ export class Journal implements Disposable {
       );
       for (const { kind, id, label, dim } of labels) insert.run(kind, id, label, dim);
     });
+  }
+
+  /** What was remembered of a kind, in the order in which it was last remembered. */
+  remembered(kind: string): Remembered[] {
+    return this.#reading(() => this.#memory.of(kind));
+  }
+
+  /**
+   * Remembers a text by kind and key; durable when it returns. How many there may be is the caller's bound.
+   * @throws GatewayError disk_full, journal_failed
+   */
+  remember(kind: string, key: string, value: string): void {
+    this.#change("remember", () => this.#memory.put(kind, key, value));
+  }
+
+  /** @throws GatewayError disk_full, journal_failed */
+  forget(kind: string, key: string): void {
+    this.#change("forget", () => this.#memory.delete(kind, key));
   }
 
   /** Commits what waits and closes the file. A second time it does nothing. */

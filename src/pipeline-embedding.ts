@@ -2,6 +2,7 @@
  * Embedding with patience: an embedder that is away, slow or lying delays frames for a while and then costs them
  * their vectors, but never an event.
  */
+import type { Nearest } from "./brain.ts";
 import type { Embedder } from "./embed.ts";
 import { GatewayError, messageOf } from "./errors.ts";
 import type { JournalEvent } from "./journal.ts";
@@ -22,6 +23,22 @@ export interface Embedded {
   readonly rows: Float32Array;
   /** Whether the event has a vector. */
   readonly present: readonly boolean[];
+  /** By event: what labelled examples and answers so far say of its vector; null: nobody looked. */
+  readonly nearest: readonly (Nearest | null)[] | null;
+}
+
+/** The vector of one event. */
+export interface EventVector {
+  readonly embedder: Embedder;
+  /** `dim` floats. */
+  readonly row: Float32Array;
+}
+
+/** The vector of event `index` of a batch, as a view of its rows; null: none. */
+export function vectorOf(embedded: Embedded | null, index: number): EventVector | null {
+  if (embedded?.present[index] !== true) return null;
+  const { embedder, dim, rows } = embedded;
+  return { embedder, row: rows.subarray(index * dim, (index + 1) * dim) };
 }
 
 export interface PatientEmbedderOptions {
@@ -160,7 +177,7 @@ export class PatientEmbedder {
       spread.set(row, index * dim);
       return true;
     });
-    return { embedder: this.#embedder, dim, rows: spread, present };
+    return { embedder: this.#embedder, dim, rows: spread, present, nearest: null };
   }
 }
 

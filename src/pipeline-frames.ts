@@ -1,5 +1,6 @@
 /** How a frame is made of an event, its vector and the motion of its conversation; and the labels that frames use. */
 import type { Ring, RingLabels } from "../collider.ts";
+import type { Known, Understanding } from "./brain.ts";
 import {
   decodePhysics,
   encodePhysics,
@@ -14,7 +15,7 @@ import {
 import type { DecidedFrame, Journal, JournalEvent, Label } from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
 import type { Enrichment } from "./pipeline.ts";
-import type { Embedded } from "./pipeline-embedding.ts";
+import type { Embedded, EventVector } from "./pipeline-embedding.ts";
 
 const LABELS_PER_KIND_MAX = 10_000;
 
@@ -26,6 +27,13 @@ export interface Entry {
   readonly vector: Float32Array | null;
   readonly eventType: string | null;
   readonly intent: string | null;
+}
+
+/** An event on its way to its frame. */
+export interface Item {
+  readonly event: JournalEvent;
+  readonly vector: EventVector | null;
+  readonly known: Known;
 }
 
 /** A frame before its row is committed. */
@@ -41,28 +49,26 @@ export interface FrameMakerOptions {
   /** Whether frames carry a checksum: where readers on this machine need one. */
   readonly checksums: boolean;
   readonly nowUs: () => number;
+  /** What the traffic of a type looks like, and how much of it an event fills; null: nobody looks. */
+  readonly schemas: { observe(type: string, body: Uint8Array): { readonly fillRate: number } } | null;
 }
 
-/** Makes the frame of event `index` of a batch. Conversations move on: call it once an event, in order of receipt. */
-export function makeFrame(
-  event: JournalEvent,
-  embedded: Embedded | null,
-  index: number,
-  o: FrameMakerOptions,
-): Draft {
+/** Makes the frame of an event. Conversations move on: call it once an event, in their order. */
+export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMakerOptions): Draft {
+  const { understanding } = known;
+  const { type, intent, sentiment, confidence } = understanding;
+  const fillRate = o.schemas?.observe(type ?? UNKNOWN_EVENT, event.body).fillRate ?? 0;
   const timestampUs = event.timestampUs ?? event.receivedUs;
   const { conversationId, receivedUs } = event;
   const motion = o.kinetics.observe({ conversationId, timestampUs, receivedUs });
   const decidedUs = o.nowUs();
   if (conversationId !== null) o.kinetics.decided(conversationId, decidedUs);
-  const has = embedded?.present[index] === true ? embedded : null;
-  const vector = has === null ? null : has.rows.subarray(index * has.dim, (index + 1) * has.dim);
+  const vector = embedded?.row ?? null;
   const given = event.fields ?? {};
-  const intent = given.intent ?? null;
   let flags = 0;
-  if (has !== null) flags |= FLAG.semantic;
+  if (vector !== null) flags |= FLAG.semantic;
   if (intent !== null) flags |= FLAG.intent;
-  if (given.sentiment !== undefined) flags |= FLAG.sentiment;
+  if (sentiment !== null) flags |= FLAG.sentiment;
   if (conversationId !== null) flags |= FLAG.conversation;
   if (motion.first) flags |= FLAG.first;
   const physics = encodePhysics({
@@ -75,38 +81,103 @@ export function makeFrame(
     workflow_node: given.workflow_node ?? -1,
     case_status: given.case_status ?? 0,
     lead_status: given.lead_status ?? 0,
-    fill_rate: 0,
+    fill_rate: fillRate,
     actor_type: given.actor ?? (event.message === null ? 0 : 1),
     intent_id: intent === null ? -1 : labelId(intent),
-    sentiment: given.sentiment ?? 0,
-    confidence: intent === null ? 0 : 1,
+    sentiment: sentiment ?? 0,
+    confidence: intent === null ? 0 : confidence,
     spin: o.spin(vector),
     event_seq: event.seq,
-    semantic_dim: has?.dim ?? 0,
+    semantic_dim: vector?.length ?? 0,
     flags,
-    model_id: has?.embedder.modelId ?? 0,
-    type_id: event.type === null || event.type === UNKNOWN_EVENT ? -1 : labelId(event.type),
+    model_id: embedded?.embedder.modelId ?? 0,
+    type_id: typeId(type),
     journal_id: o.journalId,
     checksum: 0n,
   });
   if (o.checksums) fillChecksum(physics, vector);
-  const provenance = JSON.stringify({
-    type: event.type === null ? null : "given",
-    intent: intent === null ? null : "given",
-    sentiment: given.sentiment === undefined ? null : "given",
-    embedder: has?.embedder.name ?? null,
-  });
-  const kept = has === null || has.embedder.recomputed ? null : vector;
+  const kept = embedded === null || embedded.embedder.recomputed ? null : vector;
   const decided = {
     seq: event.seq,
     decidedUs,
     physics,
     vector: kept,
-    eventType: event.type,
+    eventType: type,
     intent,
-    provenance,
+    provenance: provenanceOf(understanding, embedded?.embedder.name ?? null),
   };
   return { decided, vector };
+}
+
+function typeId(type: string | null): number {
+  return type === null || type === UNKNOWN_EVENT ? -1 : labelId(type);
+}
+
+function provenanceOf(
+  { typeFrom, intentFrom, sentimentFrom }: Understanding,
+  embedder: string | null,
+): string {
+  return JSON.stringify({ type: typeFrom, intent: intentFrom, sentiment: sentimentFrom, embedder });
+}
+
+/** What a row says is known of its event. */
+export function understandingOf({ physics, eventType, intent, provenance }: DecidedFrame): Understanding {
+  const { flags, sentiment, confidence } = decodePhysics(physics);
+  // The JSON is this program's own.
+  const from = JSON.parse(provenance) as Partial<
+    Record<"type" | "intent" | "sentiment", Understanding["typeFrom"]>
+  >;
+  return {
+    type: eventType,
+    typeFrom: from.type ?? null,
+    intent,
+    intentFrom: from.intent ?? null,
+    confidence,
+    sentiment: (flags & FLAG.sentiment) === 0 ? null : sentiment,
+    sentimentFrom: from.sentiment ?? null,
+  };
+}
+
+/** Says anew what a row said: how the event moved stays, what is known of it changes. */
+export function withUnderstanding(
+  row: DecidedFrame,
+  understanding: Understanding,
+  decidedUs: number,
+): DecidedFrame {
+  const before = decodePhysics(row.physics);
+  const { type, intent, sentiment, confidence } = understanding;
+  let flags = before.flags & ~(FLAG.intent | FLAG.sentiment);
+  if (intent !== null) flags |= FLAG.intent;
+  if (sentiment !== null) flags |= FLAG.sentiment;
+  const physics = encodePhysics({
+    ...before,
+    flags,
+    intent_id: intent === null ? -1 : labelId(intent),
+    sentiment: sentiment ?? 0,
+    confidence: intent === null ? 0 : confidence,
+    type_id: typeId(type),
+  });
+  const { embedder } = JSON.parse(row.provenance) as { embedder?: string | null };
+  const provenance = provenanceOf(understanding, embedder ?? null);
+  return { ...row, decidedUs, physics, eventType: type, intent, provenance };
+}
+
+/** Says anew what a row said, with a vector of another embedder. */
+export function withVector(
+  row: DecidedFrame,
+  { embedder, row: vector }: EventVector,
+  o: Pick<FrameMakerOptions, "spin" | "nowUs">,
+): DecidedFrame {
+  const before = decodePhysics(row.physics);
+  const physics = encodePhysics({
+    ...before,
+    flags: before.flags | FLAG.semantic,
+    spin: o.spin(vector),
+    semantic_dim: vector.length,
+    model_id: embedder.modelId,
+  });
+  const provenance = JSON.stringify({ ...JSON.parse(row.provenance), embedder: embedder.name });
+  return { ...row, decidedUs: o.nowUs(), physics, vector, provenance };
 }
 
 /** What is said of an event by its frame; unknown values are null. */
@@ -136,6 +207,11 @@ export function vectorsToOffer(entries: readonly Entry[], recomputed: number): F
   return rows;
 }
 
+export function physicsFlags(physics: Uint8Array): number {
+  const at = OFFSET.flags - PHYSICS_OFFSET;
+  return new DataView(physics.buffer, physics.byteOffset, physics.byteLength).getUint16(at, true);
+}
+
 function modelOf(physics: Uint8Array): number {
   const at = OFFSET.model_id - PHYSICS_OFFSET;
   return new DataView(physics.buffer, physics.byteOffset, physics.byteLength).getUint32(at, true);
@@ -157,7 +233,7 @@ export class Labels {
     }
   }
 
-  noteModel({ embedder, dim }: Embedded): void {
+  noteModel({ embedder, dim }: Pick<Embedded, "embedder" | "dim">): void {
     if (this.#models.has(embedder.modelId)) return;
     this.#models.set(embedder.modelId, { name: embedder.name, dim });
     this.#journal.addLabels([{ kind: "model", id: embedder.modelId, label: embedder.name, dim }]);

@@ -8,20 +8,25 @@
  * below the ring's head.
  */
 import type { Ring, RingLabels } from "../collider.ts";
+import type { Brain, LlmState } from "./brain.ts";
 import type { Embedder } from "./embed.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
 import type { EventsGone, Journal, JournalCursors, JournalEvent, StoredFrame } from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
-import { type Embedded, PatientEmbedder, textToEmbed } from "./pipeline-embedding.ts";
+import { Answers } from "./pipeline-answers.ts";
+import { Asks } from "./pipeline-asks.ts";
+import { type Embedded, PatientEmbedder, textToEmbed, vectorOf } from "./pipeline-embedding.ts";
 import {
   type Draft,
   type Entry,
-  enrichmentOf,
+  type FrameMakerOptions,
+  type Item,
   Labels,
   makeFrame,
   vectorsToOffer,
 } from "./pipeline-frames.ts";
+import { Reembed } from "./pipeline-reembed.ts";
 import type { Store } from "./store.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
@@ -65,7 +70,7 @@ export interface PartState {
   readonly detail: string;
 }
 
-export type PartName = "journal" | "store" | "ring" | "embedder";
+export type PartName = "journal" | "store" | "ring" | "embedder" | "llm";
 
 /** What the gateway knows about itself at one instant. Counters only grow; gauges go both ways. */
 export interface Snapshot {
@@ -120,6 +125,12 @@ export interface PipelineOptions {
   readonly openStore: () => Promise<Store>;
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly openEmbedder: () => Promise<Embedder>;
+  readonly brain: Brain;
+  readonly schemas: FrameMakerOptions["schemas"];
+  /** How long a frame waits for the language model. */
+  readonly frameWaitMs: number;
+  /** Older events are to have vectors of the embedder in use. */
+  readonly reembed: boolean;
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
@@ -133,7 +144,8 @@ export interface PipelineOptions {
 
 interface Batch {
   readonly events: readonly JournalEvent[];
-  readonly embedded: Promise<Embedded | null>;
+  /** undefined: not yet. */
+  embedded: Embedded | null | undefined;
 }
 
 export class Pipeline {
@@ -143,7 +155,11 @@ export class Pipeline {
   #store: Store | null = null;
   #ring: Ring | null = null;
   #embedder: PatientEmbedder | null = null;
-  #states: Record<Exclude<PartName, "embedder">, PartState> = {
+  #openedEmbedder: Embedder | null = null;
+  readonly #answers: Answers;
+  readonly #asks: Asks;
+  #reembed: Reembed | null = null;
+  #states: Record<Exclude<PartName, "embedder" | "llm">, PartState> = {
     journal: { state: "ok", detail: "" },
     store: { state: "starting", detail: "DuckDB is being opened" },
     ring: { state: "starting", detail: "the ring is being prepared" },
@@ -163,7 +179,9 @@ export class Pipeline {
   #intakeBytes = 0;
   /** All events up to this seq are framed, in the intake or under way. */
   #taken = 0;
+  /** Being embedded. */
   #underWay = 0;
+  #deciding = 0;
   #wake: (() => void) | null = null;
   /** How busy ingest is: events since a moment, and the rate of the window before. */
   readonly #arrivals = { events: 0, sinceMs: 0, perSecond: 0 };
@@ -183,7 +201,6 @@ export class Pipeline {
   #draining = false;
   #stopped = false;
   #disk: Refusal | null = null;
-  readonly #waiters = new Map<number, Set<(enrichment: Enrichment) => void>>();
   #timers: Timer[] = [];
 
   constructor(options: PipelineOptions) {
@@ -193,6 +210,11 @@ export class Pipeline {
     this.#labels = new Labels(journal);
     this.#next = journal.nextFrameId();
     journal.onCommitted = (batch) => this.#onCommitted(batch.events);
+    const { hashing, textOf, log, brain, frameWaitMs, nowUs } = options;
+    const store = (): Store | null => this.#store;
+    this.#answers = new Answers({ journal, store, hashing, textOf, log, stopped: () => this.#stopped });
+    const onReady = (): void => this.#wakeUp();
+    this.#asks = new Asks({ brain, journal, answers: this.#answers, frameWaitMs, nowUs, log, onReady });
   }
 
   /** Starts everything that works behind the acknowledgement. Returns at once. */
@@ -200,6 +222,7 @@ export class Pipeline {
     void this.#openStore();
     void this.#openRing();
     void this.#frameAll();
+    void this.#asks.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
     this.#lookAtDisk();
     this.#timers = [
       setInterval(() => this.#beat(), HEARTBEAT_MS),
@@ -254,35 +277,53 @@ export class Pipeline {
     const events = this.#intake.splice(0, embedder.maxBatch);
     for (const event of events) this.#intakeBytes -= event.body.byteLength;
     this.#underWay += events.length;
-    return { events, embedded: embedder.embed(events) };
+    const batch: Batch = { events, embedded: undefined };
+    void embedder.embed(events).then((embedded) => {
+      batch.embedded = embedded;
+      this.#wakeUp();
+    });
+    return batch;
   }
 
   // ----------------------------------------------------------------------------------------- framing
 
-  /** Embeds ahead, and decides in order of receipt. */
+  /** Embeds ahead, and decides in order of receipt what does not wait for the language model. */
   async #frameAll(): Promise<void> {
     await this.#restoreKinetics();
     const embedder = await this.#openEmbedder();
     const ahead: Batch[] = [];
+    if (embedder !== null && this.#o.reembed) this.#beginReembed();
     while (embedder !== null && !this.#stopped) {
       while (ahead.length < BATCHES_AHEAD) {
         const batch = this.#nextBatch(embedder);
         if (batch === null) break;
         ahead.push(batch);
       }
-      const batch = ahead.shift();
-      if (batch === undefined) {
+      const [batch] = ahead;
+      if (batch?.embedded !== undefined) {
+        ahead.shift();
+        this.#understand(batch.events, batch.embedded);
+      }
+      const items = this.#asks.waiting.take();
+      if (items.length === 0 && ahead[0]?.embedded === undefined) {
         await new Promise<void>((wake) => {
           this.#wake = wake;
         });
         continue;
       }
-      const embedded = await batch.embedded;
-      if (this.#stopped) return;
-      await this.#decide(batch.events, embedded);
-      this.#underWay -= batch.events.length;
-      await this.#yieldToIngest();
+      await this.#decide(items);
+      if (batch?.embedded !== undefined) await this.#yieldToIngest();
     }
+  }
+
+  /** Takes what is known of each event, and asks for the rest. */
+  #understand(events: readonly JournalEvent[], embedded: Embedded | null): void {
+    if (embedded !== null) this.#labels.noteModel(embedded);
+    events.forEach((event, index) => {
+      const known = this.#o.brain.known(event, embedded?.nearest?.[index] ?? null);
+      this.#asks.admit({ event, vector: vectorOf(embedded, index), known });
+    });
+    this.#underWay -= events.length;
   }
 
   /**
@@ -323,19 +364,35 @@ export class Pipeline {
   async #openEmbedder(): Promise<PatientEmbedder | null> {
     const { textOf, log } = this.#o;
     try {
-      this.#embedder = new PatientEmbedder(await this.#o.openEmbedder(), { textOf, log });
+      this.#openedEmbedder = await this.#o.openEmbedder();
+      this.#embedder = new PatientEmbedder(this.#openedEmbedder, { textOf, log });
     } catch (error) {
       this.#fail(error, "embedder_unavailable", "embed: open");
     }
     return this.#embedder;
   }
 
-  /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
-  async #decide(events: readonly JournalEvent[], embedded: Embedded | null): Promise<void> {
-    const { journal, kinetics, spin, nowUs, checksums } = this.#o;
-    const o = { kinetics, spin, nowUs, checksums, journalId: journal.journalId };
-    let drafts = events.map((event, index) => makeFrame(event, embedded, index, o));
-    if (embedded !== null) this.#labels.noteModel(embedded);
+  #beginReembed(): void {
+    const { journal, textOf, spin, nowUs, log } = this.#o;
+    const embedder = this.#openedEmbedder;
+    if (embedder === null) return;
+    this.#reembed = new Reembed({
+      ...{ journal, embedder, answers: this.#answers, textOf, spin, nowUs, log },
+      store: () => this.#store,
+      busy: () => this.#unframed() > 0,
+      onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
+      stopped: () => this.#stopped || this.#draining,
+    });
+    void this.#reembed.run();
+  }
+
+  /** Commits frames, then publishes and offers them. Retries for as long as the journal cannot write. */
+  async #decide(items: readonly Item[]): Promise<void> {
+    const { journal, kinetics, spin, nowUs, schemas, checksums } = this.#o;
+    const o = { kinetics, spin, nowUs, schemas, checksums, journalId: journal.journalId };
+    let decided = items;
+    let drafts = items.map((item) => makeFrame(item, o));
+    this.#deciding = items.length;
     if (this.#o.mutation === "publish-before-row") {
       this.#publishEarly(drafts);
       await Bun.sleep(50);
@@ -344,12 +401,16 @@ export class Pipeline {
       try {
         const firstFrameId = await journal.decide(drafts.map((draft) => draft.decided));
         this.#states.journal = { state: "ok", detail: "" };
+        this.#deciding = 0;
         this.#decided(firstFrameId, drafts);
+        for (const item of decided) if (!this.#asks.framed(item)) this.#answers.tell(item.event.seq);
         return;
       } catch (error) {
         if (isEventsGone(error)) {
           // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
           const gone = new Set(error.seqs);
+          for (const seq of error.seqs) this.#asks.gone(seq);
+          decided = decided.filter(({ event }) => !gone.has(event.seq));
           drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
           continue;
         }
@@ -359,6 +420,7 @@ export class Pipeline {
         waitMs = Math.min(2 * waitMs, 2000);
       }
     }
+    this.#deciding = 0;
   }
 
   #decided(firstFrameId: number, drafts: readonly Draft[]): void {
@@ -369,10 +431,6 @@ export class Pipeline {
       const frameId = firstFrameId + index;
       this.#recent.push({ frameId, physics, vector, eventType, intent });
       if (vector === null) this.#counters.frames_without_vector_total += 1;
-      const waiters = this.#waiters.get(decided.seq);
-      if (waiters === undefined) return;
-      const enrichment = enrichmentOf(frameId, decided);
-      for (const tell of waiters) tell(enrichment);
     });
     this.#forget();
     void this.#publish();
@@ -616,6 +674,7 @@ export class Pipeline {
       this.#store = store;
       this.#states.store = { state: "ok", detail: "" };
       store.head(this.#o.journal.headSeq());
+      store.answers(this.#o.journal.headAnswerId());
       void this.#feed();
       this.#lookAtDisk();
     } catch (error) {
@@ -684,6 +743,8 @@ export class Pipeline {
         this.#counters.pruned_events_total += removed;
         await Bun.sleep(PRUNE_PAUSE_MS);
       }
+      while (!this.#stopped && journal.pruneAnswers(this.#checkpointed.answerId, PRUNE_STEP_EVENTS) > 0)
+        await Bun.sleep(PRUNE_PAUSE_MS);
       const before = nowUs() - DEDUP_WINDOW_US;
       while (!this.#stopped && journal.pruneDedup(before, PRUNE_STEP_EVENTS) > 0)
         await Bun.sleep(PRUNE_PAUSE_MS);
@@ -727,6 +788,7 @@ export class Pipeline {
   beginDrain(): void {
     this.#draining = true;
     this.#embedder?.hurry();
+    this.#asks.hurry();
   }
 
   /** Waits, for at most 10 s, until everything received is framed, shown and given to the store. */
@@ -761,29 +823,18 @@ export class Pipeline {
   }
 
   #unframed(): number {
-    return Math.max(0, this.#o.journal.headSeq() - this.#taken) + this.#intake.length + this.#underWay;
+    const unread = Math.max(0, this.#o.journal.headSeq() - this.#taken);
+    return unread + this.#intake.length + this.#underWay + this.#asks.waiting.held + this.#deciding;
   }
 
   // ----------------------------------------------------------------------------------------- answers
 
-  /** The brain's last word on event `seq`; null where it is not known within `timeoutMs`. */
+  /** The brain's last word on event `seq`, or what is known within `timeoutMs`; null where that is nothing. */
   async enrichedWithin(seq: number, timeoutMs: number): Promise<Enrichment | null> {
-    const { journal } = this.#o;
-    const stored = journal.frameOf(seq);
-    if (stored !== null) return enrichmentOf(stored.frameId, stored);
-    if (journal.eventsAt([seq])[0] === null) return this.#enrichedInStore(seq);
-    return new Promise((resolve) => {
-      const waiters = this.#waiters.get(seq) ?? new Set();
-      this.#waiters.set(seq, waiters);
-      const settle = (enrichment: Enrichment | null): void => {
-        clearTimeout(timer);
-        waiters.delete(settle);
-        if (waiters.size === 0) this.#waiters.delete(seq);
-        resolve(enrichment);
-      };
-      const timer = setTimeout(() => settle(null), timeoutMs);
-      waiters.add(settle);
-    });
+    const known = this.#answers.known(seq);
+    if (known !== null && !this.#asks.expects(seq)) return known;
+    if (known === null && this.#o.journal.eventsAt([seq])[0] === null) return this.#enrichedInStore(seq);
+    return this.#answers.wait(seq, timeoutMs);
   }
 
   /** Of an event that has left the journal, as a repeat asks for. */
@@ -810,8 +861,19 @@ export class Pipeline {
       startedUs: this.#startedUs,
       nowUs: nowUs(),
       embedderName: embedder?.name ?? null,
-      parts: { ...this.#states, embedder: embedder?.state ?? choosing },
-      counters: { ...this.#counters, ...embedder?.counters, dropped_events_total: journal.dropped() },
+      parts: {
+        ...this.#states,
+        embedder: embedder?.state ?? choosing,
+        llm: partOf(this.#o.brain.llm.state),
+      },
+      counters: {
+        ...this.#counters,
+        ...embedder?.counters,
+        ...this.#o.brain.llm.counters,
+        ...this.#asks.counters,
+        answers_total: this.#answers.written,
+        dropped_events_total: journal.dropped(),
+      },
       gauges: {
         journal_backlog_events: backlog.events,
         journal_bytes: backlog.bytes,
@@ -824,6 +886,11 @@ export class Pipeline {
         ring_head_frame_id: ring?.head() ?? 0,
         ring_tail_frame_id: ring?.tail() ?? 0,
         embed_batch_ms: embedder?.batchMs ?? 0,
+        ...this.#o.brain.llm.gauges,
+        llm_waiting_frames: this.#asks.waiting.frames,
+        llm_late_events: this.#asks.late,
+        remembered_shapes: this.#o.brain.shapes,
+        ...this.#reembed?.gauges,
         conversations: kinetics.size,
         resident_bytes: process.memoryUsage.rss(),
       },
@@ -833,6 +900,20 @@ export class Pipeline {
 
 const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
+
+const LLM_PART: Readonly<Record<LlmState["name"], PartState["state"]>> = {
+  off: "off",
+  unknown: "starting",
+  away: "down",
+  ok: "ok",
+  open: "degraded",
+  "half-open": "degraded",
+  budget: "degraded",
+};
+
+function partOf({ name, detail }: LlmState): PartState {
+  return { state: LLM_PART[name], detail };
+}
 
 /** By shape: the journal's class is a value of another room. */
 function isEventsGone(error: unknown): error is EventsGone {

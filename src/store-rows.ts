@@ -237,10 +237,11 @@ function copyStrided(
   }
 }
 
+/** The columns of `enrichments`; those of `answers` differ in the name of the first alone. */
 const FRAME_TABLE_COLUMNS = [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS];
 const columnIndex = (name: string): number => FRAME_TABLE_COLUMNS.findIndex((column) => column.name === name);
 
-/** Moves frames from the journal (and offered vectors) into DuckDB. */
+/** Moves frames from the journal (and offered vectors), or answers, into DuckDB. */
 export class FrameWriter {
   #chunk = chunkOf(FRAME_TABLE_COLUMNS);
   #physics = new ArrayBuffer(CHUNK_ROWS * PHYSICS_BYTES);
@@ -249,11 +250,12 @@ export class FrameWriter {
   #withVector: Statement<unknown, [number, number]>;
   #withoutVector: Statement<unknown, [number, number]>;
 
-  constructor(journal: Journal) {
+  constructor(journal: Journal, log: "frames" | "answers") {
+    const id = log === "frames" ? "frame_id" : "answer_id";
     const select = (vector: string): Statement<unknown, [number, number]> =>
       journal.prepare(
-        `SELECT frame_id, seq, decided_us, event_type, intent, provenance, physics, ${vector}
-         FROM frames WHERE frame_id >= ? AND frame_id < ? ORDER BY frame_id`,
+        `SELECT ${id}, seq, decided_us, event_type, intent, provenance, physics, ${vector}
+         FROM ${log} WHERE ${id} >= ? AND ${id} < ? ORDER BY ${id}`,
       );
     this.#withVector = select("vector");
     this.#withoutVector = select("NULL");

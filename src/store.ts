@@ -6,6 +6,7 @@
  */
 
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
+import type { Physics } from "./frame.ts";
 
 /** Up to which seq, frame_id and answer_id something reaches, each included; 0: nothing yet. */
 export interface StoreCursors {
@@ -59,6 +60,39 @@ export interface StoreStats {
   checkpoints: number;
 }
 
+/** Which events' newest words are asked for. */
+export type DecidedQuery =
+  | { readonly seqs: readonly number[] }
+  /** Some above `afterSeq`, up to `toSeq` and `limit` of them, whose vector is of another model than `notModel`, or none. */
+  | {
+      readonly afterSeq: number;
+      readonly toSeq: number;
+      readonly limit: number;
+      readonly notModel: number;
+    };
+
+/** What was last said of an event, by its newest answer, else by its frame. */
+export interface DecidedRow {
+  readonly seq: number;
+  readonly message: string | null;
+  /** The body as it came, as text; empty where there is a message. */
+  readonly payload: string;
+  readonly eventType: string | null;
+  readonly intent: string | null;
+  readonly provenance: string;
+  /** Its fields by their names; a negative zero may have lost its sign. */
+  readonly physics: Physics;
+  /** The leading `semantic_dim` floats; null: none. */
+  readonly vector: Float32Array | null;
+}
+
+export interface DecidedReply {
+  /** Ascending by seq. */
+  readonly rows: DecidedRow[];
+  /** Of a query from `afterSeq` on: up to where it has looked. */
+  readonly reachedSeq: number;
+}
+
 /** What the worker's calls take and give; {@link StoreCall} is derived from it. */
 export interface StoreCalls {
   open: [StoreOpen, StoreCursors];
@@ -68,6 +102,7 @@ export interface StoreCalls {
     { afterFrameId: number; limit: number; capacity: number },
     { bytes: ArrayBuffer; count: number; oldest: number },
   ];
+  decided: [DecidedQuery, DecidedReply];
   checkpoint: [Record<never, never>, null];
   stats: [Record<never, never>, StoreStats];
   flush: [{ headSeq: number }, null];
@@ -83,6 +118,7 @@ export type StoreCall = {
 export type ToWorker =
   | StoreCall
   | { call: "head"; seq: number }
+  | { call: "answers"; answerId: number }
   | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
 
 /** A GatewayError on its way between threads. */
@@ -167,6 +203,11 @@ export class Store implements AsyncDisposable {
     this.#post({ call: "head", seq });
   }
 
+  /** Tells the journal's newest committed answer; the worker reads the rows up to it. */
+  answers(answerId: number): void {
+    this.#post({ call: "answers", answerId });
+  }
+
   /**
    * Offers frames that the journal has committed, in order of frame_id without gaps from
    * cursors.frameId + 1.
@@ -205,6 +246,14 @@ export class Store implements AsyncDisposable {
     capacity: number,
   ): Promise<{ bytes: ArrayBuffer; count: number; oldest: number }> {
     return this.#call("frames", { afterFrameId, limit, capacity });
+  }
+
+  /**
+   * What was last said of events, ascending by seq; events without a frame here are left out. Does not wait for the
+   * journal's head. @throws GatewayError store_unavailable, overloaded
+   */
+  decided(query: DecidedQuery): Promise<DecidedReply> {
+    return this.#call("decided", query);
   }
 
   /** @throws GatewayError disk_full where it would not be safe, store_failed */

@@ -13,7 +13,15 @@ import { dirname } from "node:path";
 import { GatewayError } from "./errors.ts";
 import { FRAME_BYTES } from "./frame.ts";
 import { lowerThreadPriority } from "./native/libc.ts";
-import type { FromWorker, StoreCall, StoreCalls, StoreCursors, StoreOpen, ToWorker } from "./store.ts";
+import type {
+  DecidedReply,
+  FromWorker,
+  StoreCall,
+  StoreCalls,
+  StoreCursors,
+  StoreOpen,
+  ToWorker,
+} from "./store.ts";
 import {
   appenderFor,
   checkpointDatabase,
@@ -30,6 +38,7 @@ import {
   rowsOf,
   tableName,
 } from "./store-database.ts";
+import { decidedRows } from "./store-decided.ts";
 import { eventJson, eventsPage } from "./store-events.ts";
 import {
   CHUNK_ROWS,
@@ -52,6 +61,7 @@ const COMMIT_DELAY_MS = 60;
 const COMMIT_EVENTS_MAX = 16_384;
 /** Frames are wide: with a whole row group in one transaction, compressing it would make the commit twice as long. */
 const COMMIT_FRAMES_MAX = 4096;
+const ANSWERS_A_COMMIT = CHUNK_ROWS;
 const COMMIT_BYTES_MAX = 48 * 1024 * 1024;
 
 const CHECKPOINT_LOG_BYTES = 64 * 1024 * 1024;
@@ -83,13 +93,15 @@ function post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
 interface Appenders {
   readonly events: duckdb.DuckDBAppender;
   readonly enrichments: duckdb.DuckDBAppender;
+  readonly answers: duckdb.DuckDBAppender;
   readonly cursors: duckdb.DuckDBAppender;
 }
 
 interface Waiter {
   readonly headSeq: number;
-  /** A flush also waits for every run offered before it. */
+  /** A flush also waits for every run offered, and every answer told of, before it. */
   readonly frameId: number;
+  readonly answerId: number;
   readonly resolve: () => void;
   readonly reject: (error: GatewayError) => void;
 }
@@ -100,6 +112,8 @@ class StoreThread {
   readonly #journal: Journal;
   readonly #eventWriter: EventWriter;
   readonly #frameWriter: FrameWriter;
+  /** Made with the first answer. */
+  #answerWriter: FrameWriter | null = null;
   readonly #cursorWriter = new CursorWriter();
 
   /** null while it is being opened again. */
@@ -107,6 +121,7 @@ class StoreThread {
   #appenders: Appenders | null = null;
   #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
   #headSeq = 0;
+  #headAnswerId = 0;
   #runs: Run[] = [];
   #reofferAsked = false;
   #minSeq: number | null = null;
@@ -153,7 +168,7 @@ class StoreThread {
     this.#journal = new Journal(open.journalPath, { readonly: true });
     this.#journal.run("PRAGMA busy_timeout = 5000");
     this.#eventWriter = new EventWriter(this.#journal, this.#commitBytesMax);
-    this.#frameWriter = new FrameWriter(this.#journal);
+    this.#frameWriter = new FrameWriter(this.#journal, "frames");
   }
 
   async start(): Promise<StoreCursors> {
@@ -194,6 +209,7 @@ class StoreThread {
     return {
       events: await appenderFor(database.writes, tableName("events", events.at(-1) ?? null)),
       enrichments: await appenderFor(database.writes, tableName("enrichments", enrichments.at(-1) ?? null)),
+      answers: await appenderFor(database.writes, tableName("answers", enrichments.at(-1) ?? null)),
       cursors: await appenderFor(database.writes, "cursors"),
     };
   }
@@ -218,6 +234,13 @@ class StoreThread {
   head(seq: number): void {
     if (seq <= this.#headSeq) return;
     this.#headSeq = seq;
+    this.#schedule();
+  }
+
+  /** Answers are read from the journal like events: their rows have their vectors. */
+  answers(answerId: number): void {
+    if (answerId <= this.#headAnswerId) return;
+    this.#headAnswerId = answerId;
     this.#schedule();
   }
 
@@ -250,7 +273,9 @@ class StoreThread {
   // --------------------------------------------------------------------------------------- writing
 
   #pendingRows(): number {
-    return Math.max(0, this.#headSeq - this.#cursors.seq) + (this.#nextOffered() - 1 - this.#cursors.frameId);
+    const events = Math.max(0, this.#headSeq - this.#cursors.seq);
+    const answers = Math.max(0, this.#headAnswerId - this.#cursors.answerId);
+    return events + answers + (this.#nextOffered() - 1 - this.#cursors.frameId);
   }
 
   #schedule(): void {
@@ -314,7 +339,8 @@ class StoreThread {
       await new Promise((resolve) => setImmediate(resolve));
     }
     appenders.events.flushSync();
-    const frameBytes = await this.#appendFrames(appenders.enrichments, next);
+    const frameBytes =
+      (await this.#appendFrames(appenders.enrichments, next)) + this.#appendAnswers(appenders.answers, next);
     this.#cursorWriter.append(appenders.cursors, this.#open.journalId, next);
     appenders.cursors.flushSync();
     await database.writes.run("COMMIT");
@@ -352,6 +378,20 @@ class StoreThread {
       }
     }
     appender.flushSync();
+    return bytes;
+  }
+
+  /** A chunk of answers; what is left comes with the next commit. */
+  #appendAnswers(appender: duckdb.DuckDBAppender, next: StoreCursors): number {
+    const count = Math.min(this.#headAnswerId - next.answerId, ANSWERS_A_COMMIT);
+    if (count <= 0) return 0;
+    this.#answerWriter ??= new FrameWriter(this.#journal, "answers");
+    const firstFrameId = next.answerId + 1;
+    const run = { firstFrameId, count, vectors: null };
+    // Those that are missing left the journal with an event that a temporary one dropped.
+    const { bytes } = this.#answerWriter.append(appender, run, { firstFrameId, count, gapsAllowed: true });
+    appender.flushSync();
+    next.answerId += count;
     return bytes;
   }
 
@@ -504,25 +544,27 @@ class StoreThread {
 
   #wakeWaiters(): void {
     this.#waiters = this.#waiters.filter((waiter) => {
-      if (this.#cursors.seq < waiter.headSeq || this.#cursors.frameId < waiter.frameId) return true;
+      const { seq, frameId, answerId } = this.#cursors;
+      if (seq < waiter.headSeq || frameId < waiter.frameId || answerId < waiter.answerId) return true;
       waiter.resolve();
       return false;
     });
   }
 
   /** Until the cursors hold what is asked for; every wait hastens the commit. Rejects at a failure. */
-  #reached(headSeq: number, frameId: number): Promise<void> {
+  #reached(headSeq: number, frameId: number, answerId: number): Promise<void> {
     this.#headSeq = Math.max(this.#headSeq, headSeq);
-    if (this.#cursors.seq >= headSeq && this.#cursors.frameId >= frameId) return Promise.resolve();
+    const { seq, frameId: storedFrameId, answerId: storedAnswerId } = this.#cursors;
+    if (seq >= headSeq && storedFrameId >= frameId && storedAnswerId >= answerId) return Promise.resolve();
     return new Promise((resolve, reject) => {
-      this.#waiters.push({ headSeq, frameId, resolve, reject });
+      this.#waiters.push({ headSeq, frameId, answerId, resolve, reject });
       this.#schedule();
     });
   }
 
   /** A read sees what the journal had when it came, or waits 2 s and says by how much it lags. */
   async #caughtUp(headSeq: number): Promise<number> {
-    const waited = this.#reached(headSeq, 0).catch(() => {});
+    const waited = this.#reached(headSeq, 0, 0).catch(() => {});
     await within(waited, READ_WAIT_MS_MAX);
     return Math.max(0, headSeq - this.#cursors.seq);
   }
@@ -577,6 +619,10 @@ class StoreThread {
   async event({ seq, headSeq }: StoreCalls["event"][0]): Promise<StoreCalls["event"][1]> {
     const lag = await this.#caughtUp(Math.min(seq, headSeq));
     return { json: await this.#read((connection) => eventJson(connection, seq)), lag };
+  }
+
+  decided(query: StoreCalls["decided"][0]): Promise<DecidedReply> {
+    return this.#read((connection) => decidedRows(connection, query));
   }
 
   async #oldestSeq(connection: duckdb.DuckDBConnection): Promise<number> {
@@ -643,7 +689,7 @@ class StoreThread {
   }
 
   async flush({ headSeq }: StoreCalls["flush"][0]): Promise<null> {
-    await this.#reached(headSeq, this.#nextOffered() - 1);
+    await this.#reached(headSeq, this.#nextOffered() - 1, this.#headAnswerId);
     return null;
   }
 
@@ -694,6 +740,8 @@ async function answer(message: StoreCall): Promise<unknown> {
       return thread.event(message.args);
     case "frames":
       return thread.frames(message.args);
+    case "decided":
+      return thread.decided(message.args);
     case "checkpoint":
       return thread.checkpoint();
     case "stats":
@@ -708,6 +756,10 @@ async function answer(message: StoreCall): Promise<unknown> {
 async function receive(message: ToWorker): Promise<void> {
   if (message.call === "head") {
     thread?.head(message.seq);
+    return;
+  }
+  if (message.call === "answers") {
+    thread?.answers(message.answerId);
     return;
   }
   if (message.call === "offer") {

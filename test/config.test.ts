@@ -152,6 +152,53 @@ const CASES: readonly OptionCase[] = [
     bad: [],
   },
   {
+    flag: "--llm-model",
+    field: "llmModel",
+    byDefault: null,
+    good: [
+      ["qwen3-4b", "qwen3-4b"],
+      ["owner/name", "owner/name"],
+      ["m:latest", "m:latest"],
+    ],
+    bad: [],
+  },
+  {
+    flag: "--llm-timeout",
+    field: "llmTimeoutMs",
+    byDefault: 60_000,
+    good: [
+      ["30s", 30_000],
+      ["2m", 120_000],
+      ["1h", 3_600_000],
+      ["10ms", 10],
+      ["90", 90_000],
+    ],
+    bad: ["0", "5ms", "2h", "soon", "-1s", "1 week", "1e3s"],
+  },
+  {
+    flag: "--llm-budget",
+    field: "llmBudgetCalls",
+    byDefault: null,
+    good: [
+      ["1000", 1000],
+      ["0", 0],
+      ["1000000000", 1_000_000_000],
+    ],
+    bad: ["-1", "none", "1.5", "1000000001"],
+  },
+  {
+    flag: "--frame-wait",
+    field: "frameWaitMs",
+    byDefault: 2000,
+    good: [
+      ["500ms", 500],
+      ["0", 0],
+      ["1.5s", 1500],
+      ["1m", 60_000],
+    ],
+    bad: ["61s", "-2s", "two", "2 s s"],
+  },
+  {
     flag: "--embedder",
     field: "embedder",
     byDefault: "auto",
@@ -267,7 +314,7 @@ const CASES: readonly OptionCase[] = [
 ];
 
 /** Those without a variable, or with a value that is no field of its own; each has a test below. */
-const SPECIAL = ["--token-file", "--no-tui", "--insecure"];
+const SPECIAL = ["--token-file", "--no-tui", "--insecure", "--reembed"];
 
 const envOf = (flag: string): string => {
   const env = OPTIONS.find((option) => option.flag === flag)?.env;
@@ -357,6 +404,10 @@ describe("the rest of the command line", () => {
     expect(configOf({ stdoutIsTty: true }).tui).toBe(true);
     expect(configOf({ stdoutIsTty: true, args: ["--no-tui"] }).tui).toBe(false);
     expect(refusal({ args: ["--no-tui=yes"] })).toContain("takes no value");
+  });
+
+  test("--reembed is asked for by its flag alone", () => {
+    expect([configOf().reembed, configOf({ args: ["--reembed"] }).reembed]).toEqual([false, true]);
   });
 
   test("another host than loopback needs a token or --insecure", () => {

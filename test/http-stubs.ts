@@ -108,6 +108,7 @@ export class StubPipeline {
         store: { state: "starting", detail: "DuckDB is being opened" },
         ring: ok,
         embedder: ok,
+        llm: ok,
       },
       counters: { frames_total: 7, ignored_fields_total: 0 },
       gauges: { head_seq: 12, store_lag_events: 3 },

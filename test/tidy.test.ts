@@ -73,7 +73,7 @@ const FACES: readonly string[] = [
     "src/config.ts",
   ],
   ...["src/event.ts", "src/journal.ts", "src/store.ts", "src/embed.ts", "src/physics.ts", "src/pipeline.ts"],
-  ...["src/http.ts", "src/ring-tool.ts"],
+  ...["src/brain.ts", "src/http.ts", "src/ring-tool.ts"],
 ];
 
 /** Neighbours that do not bear their room's name: docs/decisions/0003-rooms-and-their-neighbours.md. */
@@ -121,8 +121,8 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "src/native/duckdb.ts": ["src/store", "src/selftest.ts"],
   "src/native/onnx.ts": ["src/embed.worker.ts", "src/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/selftest.ts"],
-  openai: ["src/embed.ts", "src/brain.ts"],
-  valibot: ["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain.ts"],
+  openai: ["src/embed.ts", "src/brain"],
+  valibot: ["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain"],
 };
 
 /** The package of a specifier: `@scope/name/file` is `@scope/name`. */

@@ -64,6 +64,11 @@ for (const version of ["v1"]) {
       }
       expect(await (await gateway.post({ message: "a próxima" })).json()).toMatchObject({ seq: count + 1 });
       await until("framed", () => (ringHead(folder.ring)?.head ?? 0) === count + 2);
+      // Stopped before DuckDB is open, it would leave the newest event to the next start.
+      await until("DuckDB is open", async () => {
+        const { parts } = await gateway.json<{ parts: { store: { state: string } } }>("/ready");
+        return parts.store.state === "ok";
+      });
       expect(await gateway.stop()).toBe(0);
 
       const rows = await duckRows(db, "SELECT seq, payload FROM events ORDER BY seq");

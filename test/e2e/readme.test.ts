@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { BINARY, bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
+import { LlmStub } from "./llm-stub.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
 setDefaultTimeout(60_000);
@@ -56,11 +57,11 @@ afterAll(async () => {
   folder[Symbol.dispose]();
 });
 
-async function runBlock(name: string): Promise<string> {
+async function runBlock(name: string, at = gateway): Promise<string> {
   const block = BLOCKS.find((candidate) => candidate.name === name);
   if (block === undefined) throw new Error(`README.md has no block "run: ${name}"`);
   const code = block.code
-    .replaceAll("localhost:9382", new URL(gateway.url).host)
+    .replaceAll("localhost:9382", new URL(at.url).host)
     .replaceAll("./one_file_gateway", BINARY);
   const command =
     block.language === "sh" ? ["sh", "-e", "-c", code] : [join(ROOT, ".venv/bin/python"), "-c", code];
@@ -76,7 +77,7 @@ async function runBlock(name: string): Promise<string> {
 describe("README", () => {
   test("every block is run, or there is a reason why not", () => {
     const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
-    expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring"]);
+    expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring", "enriched"]);
     const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
     expect(without.filter((code) => !NOT_RUN.some(([start]) => code.startsWith(start)))).toEqual([]);
     for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
@@ -114,6 +115,20 @@ describe("README", () => {
     expect(out).toContain("frames     10,004 of 20,000 (50%)\n");
     expect(out).toContain("  #10004  ");
     expect(out).toEndWith(": 10,004 frames: 10,004 whole, 0 damaged\n");
+  });
+
+  test("a message is understood as shown, by a model at --llm-base-url", async () => {
+    await using stub = await LlmStub.start();
+    stub.mode = "thinking";
+    using own = new TempFolder();
+    const args = ["--token", "secret", "--llm-base-url", stub.baseUrl, "--embedder", "hashing"];
+    await using asking = await Gateway.start(own, { args });
+    const shown = /reads as follows[\s\S]*?```json\n([\s\S]*?)```/.exec(README)?.[1] ?? "";
+    const { id: _, seq: __, enrichment, ...expected } = JSON.parse(shown);
+    const { frame_id: ___, confidence, ...understood } = enrichment;
+    const got = JSON.parse(await runBlock("enriched", asking));
+    expect(got).toMatchObject({ ...expected, enrichment: understood });
+    expect(got.enrichment.confidence).toBeCloseTo(confidence);
   });
 
   test("every file that it links to is there", () => {

@@ -1,0 +1,479 @@
+/** The brain through the executable: the example of its issue, waiting and not waiting, faults, restarts, --reembed. */
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import {
+  apiFrames,
+  duckRows,
+  Gateway,
+  ringFrames,
+  ringHead,
+  seededRandom,
+  TempFolder,
+  until,
+} from "./gateway.ts";
+import { LlmStub, type Mode } from "./llm-stub.ts";
+
+// Processes are started and waited for: on a busy machine that takes its time.
+setDefaultTimeout(120_000);
+
+let folder = new TempFolder();
+const open: AsyncDisposable[] = [];
+afterEach(async () => {
+  for (const thing of open.splice(0).reverse()) await thing[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
+  folder = new TempFolder();
+});
+
+async function stubIn(mode: Mode, port = 0): Promise<LlmStub> {
+  const stub = await LlmStub.start(port);
+  stub.mode = mode;
+  open.push(stub);
+  return stub;
+}
+
+async function gatewayWith(baseUrl: string, args: readonly string[] = []): Promise<Gateway> {
+  const gateway = await Gateway.start(folder, {
+    args: ["--llm-base-url", baseUrl, "--embedder", "hashing", ...args],
+  });
+  open.push(gateway);
+  return gateway;
+}
+
+interface Enriched {
+  seq: number;
+  event_type: string;
+  enrichment: null | {
+    frame_id: number;
+    intent: string | null;
+    sentiment: number | null;
+    confidence: number | null;
+    provenance: Record<string, string | null>;
+  };
+}
+
+async function enriched(gateway: Gateway, event: object): Promise<Enriched> {
+  const response = await gateway.fetch("/ingest?wait=enriched", {
+    method: "POST",
+    body: JSON.stringify(event),
+    headers: { "content-type": "application/json" },
+  });
+  expect(response.status).toBe(200);
+  return (await response.json()) as Enriched;
+}
+
+async function llmState(gateway: Gateway): Promise<{ state: string; detail: string }> {
+  const { parts } = await gateway.json<{ parts: { llm: { state: string; detail: string } } }>("/ready");
+  return parts.llm;
+}
+
+const CAR = "Quero fazer um seguro pro meu carro";
+const CANCEL = "Quero cancelar meu plano";
+
+test("a thinking model: two messages of one shape get the types that their writers want, in frame and database", async () => {
+  const stub = await stubIn("thinking");
+  const db = folder.file("events.duckdb");
+  const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db]);
+  const car = await enriched(gateway, { message: CAR, conversation_id: "c" });
+  expect(car).toEqual({
+    ...{
+      status: "received",
+      seq: 1,
+      id: expect.any(String),
+      duplicate: false,
+      event_type: "CarInsuranceRequest",
+    },
+    enrichment: {
+      ...{ frame_id: 1, intent: "CarInsuranceRequest", sentiment: 0.25, confidence: expect.closeTo(0.9) },
+      provenance: { type: "llm", intent: "llm", sentiment: "llm", embedder: "hashing-1024-v1" },
+    },
+  } as never);
+  const cancel = await enriched(gateway, { message: CANCEL, conversation_id: "c" });
+  expect([cancel.event_type, cancel.enrichment?.sentiment]).toEqual(["PlanCancellation", -0.5]);
+  // In the frame itself: the model was faster than --frame-wait.
+  await until("both frames are in the ring", () => ringHead(folder.ring)?.head === 3);
+  const frames = ringFrames(folder.ring);
+  const types = JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")).types as Record<string, string>;
+  expect(frames.map(({ bytes }) => types[new DataView(bytes.buffer).getInt32(4208, true)])).toEqual([
+    "CarInsuranceRequest",
+    "PlanCancellation",
+  ]);
+  expect(frames.map(({ flags }) => flags & 6)).toEqual([6, 6]);
+  const page = await gateway.json<{ events: Enriched[] }>("/api/events?type=CarInsuranceRequest");
+  expect(page.events.map(({ seq }) => seq)).toEqual([1]);
+  await gateway.stop();
+  expect(await duckRows(db, "SELECT event_type, intent FROM enriched_events ORDER BY seq")).toEqual([
+    { event_type: "CarInsuranceRequest", intent: "CarInsuranceRequest" },
+    { event_type: "PlanCancellation", intent: "PlanCancellation" },
+  ]);
+});
+
+test("a model slower than --frame-wait: the frame goes out without, its answer comes later, once, and a waiter has it", async () => {
+  const stub = await stubIn("well");
+  stub.delayMs = 700;
+  const db = folder.file("events.duckdb");
+  const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "100ms"]);
+  const waited = enriched(gateway, { message: CAR });
+  await until("its frame is in the ring", () => ringHead(folder.ring)?.head === 2);
+  const [frame] = ringFrames(folder.ring);
+  expect((frame?.flags ?? 0) & 6).toBe(0);
+  expect(await waited).toMatchObject({
+    event_type: "CarInsuranceRequest",
+    enrichment: { frame_id: 1, sentiment: 0.25 },
+  });
+  await until("the answer is in DuckDB", async () => {
+    const event = await gateway.json<Enriched>("/api/events/1");
+    return event.event_type === "CarInsuranceRequest" && event.enrichment?.intent === "CarInsuranceRequest";
+  });
+  // What was framed stays as it was framed.
+  const [kept] = await apiFrames(gateway);
+  expect(Buffer.compare(kept ?? new Uint8Array(), frame?.bytes ?? new Uint8Array())).toBe(0);
+  expect(await gateway.metrics()).toMatchObject({
+    ...{ gateway_late_answers_total: 1, gateway_frame_waits_in_vain_total: 1, gateway_llm_calls_total: 1 },
+  });
+  await gateway.kill();
+  // After a kill: not asked again, and still there once.
+  const again = await gatewayWith(stub.baseUrl, ["--db-path", db]);
+  expect((await again.json<Enriched>("/api/events/1")).enrichment?.intent).toBe("CarInsuranceRequest");
+  expect((await enriched(again, { message: CANCEL })).event_type).toBe("PlanCancellation");
+  expect(stub.calls).toBe(2);
+  await again.stop();
+  expect(await duckRows(db, "SELECT seq, intent, semantic IS NULL AS bare FROM answers")).toEqual([
+    { seq: 1n, intent: "CarInsuranceRequest", bare: false },
+  ]);
+});
+
+test("an event that waits holds back its conversation, in order, and nobody else", async () => {
+  const stub = await stubIn("hang");
+  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "3s", "--llm-timeout", "20s"]);
+  await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
+  const startedMs = performance.now();
+  await gateway.post({ message: "slow", conversation_id: "a" });
+  await gateway.post({ type: "Given", conversation_id: "a" });
+  await gateway.post({ type: "Given", conversation_id: "b" });
+  await gateway.post({ type: "Given" });
+  await until("the others have their frames", () => (ringHead(folder.ring)?.head ?? 1) >= 3);
+  const seqs = (): number[] => ringFrames(folder.ring).map(({ eventSeq }) => eventSeq);
+  if (performance.now() - startedMs < 2500) expect(seqs()).toEqual([3, 4]);
+  await until("all have", () => ringHead(folder.ring)?.head === 5);
+  expect(performance.now() - startedMs).toBeGreaterThan(2900);
+  expect(seqs()).toEqual([3, 4, 1, 2]);
+});
+
+test("of many at once, 64 wait at most, and those that do not are answered later", async () => {
+  const stub = await stubIn("well");
+  stub.delayMs = 20;
+  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "30s"]);
+  await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
+  const lines = Array.from({ length: 200 }, (_, n) => JSON.stringify({ message: `${CAR} ${n}` })).join("\n");
+  expect((await gateway.postLines(lines)).status).toBe(200);
+  let mostWaiting = 0;
+  await until("all have their frames", async () => {
+    mostWaiting = Math.max(mostWaiting, (await gateway.metrics()).gateway_llm_waiting_frames ?? 0);
+    return ringHead(folder.ring)?.head === 201;
+  });
+  expect(mostWaiting).toBeLessThanOrEqual(64);
+  const first = ringFrames(folder.ring).filter(({ flags }) => (flags & 6) === 6).length;
+  expect(first).toBe(64);
+  await until(
+    "the rest is answered",
+    async () => (await gateway.metrics()).gateway_late_answers_total === 136,
+  );
+  await until("DuckDB has it all", async () => {
+    const { events } = await gateway.json<{ events: Enriched[] }>(
+      "/api/events?limit=1000&intent=CarInsuranceRequest",
+    );
+    return events.length === 200;
+  });
+  expect(stub.atOnceMax).toBe(2);
+});
+
+test("types of events without a message are asked once a shape", async () => {
+  const stub = await stubIn("well");
+  const gateway = await gatewayWith(stub.baseUrl);
+  const push = await enriched(gateway, { pusher: { name: "ana" }, ref: "main" });
+  expect(push).toMatchObject({
+    event_type: "GitHubPush",
+    enrichment: { intent: null, provenance: { type: "llm" } },
+  });
+  expect((await enriched(gateway, { type: "Mine", paid: 3 })).event_type).toBe("Mine");
+  expect((await enriched(gateway, { odd: 3 })).event_type).toBe("UnknownEvent");
+  expect(stub.calls).toBe(2);
+});
+
+describe("in every fault events, frames and memory are fine, and it is over when it is over", () => {
+  const faults: readonly Mode[] = [
+    ...(["hang", "drip", "reset", "html", "half-json", "empty", "nan", "out-of-range", "no-name"] as const),
+    ...(["storm", "unauthorized", "rate-limit", "huge"] as const),
+  ];
+  for (const mode of faults) {
+    test(mode, async () => {
+      const stub = await stubIn(mode);
+      const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "50ms", "--llm-timeout", "300ms"]);
+      await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
+      const before = (await gateway.metrics()).gateway_resident_bytes ?? 0;
+      let sent = 0;
+      const send = async (): Promise<void> => {
+        const lines = Array.from({ length: 20 }, () =>
+          JSON.stringify({ message: `oi ${sent++}`, conversation_id: "c" }),
+        );
+        expect((await gateway.postLines(lines.join("\n"))).status).toBe(200);
+      };
+      await send();
+      await until("the breaker opens", async () => {
+        if (sent < 400) await send();
+        return ((await gateway.metrics()).gateway_llm_breaker_opened_total ?? 0) > 0;
+      });
+      expect((await llmState(gateway)).state).toMatch(/degraded|down/);
+      await until("every event has its frame", () => ringHead(folder.ring)?.head === sent + 1);
+      const seqs = ringFrames(folder.ring).map(({ eventSeq }) => eventSeq);
+      expect(seqs).toEqual(Array.from({ length: sent }, (_, index) => index + 1));
+      const held = (await gateway.metrics()).gateway_resident_bytes ?? 0;
+      expect(held - before).toBeLessThan(250_000_000);
+      stub.mode = "well";
+      await until("the breaker closes", async () => (await llmState(gateway)).state === "ok", 60_000);
+      expect(await enriched(gateway, { message: CAR, conversation_id: "c" })).toMatchObject({
+        event_type: "CarInsuranceRequest",
+        enrichment: { intent: "CarInsuranceRequest" },
+      });
+    });
+  }
+});
+
+test("without an endpoint nothing waits; one that appears later is found, and asked about what it missed", async () => {
+  const gone = await LlmStub.start();
+  const { port } = gone;
+  await gone[Symbol.asyncDispose]();
+  const gateway = await gatewayWith(`http://127.0.0.1:${port}/v1`, ["--frame-wait", "60s"]);
+  await until("it is known to be away", async () => (await llmState(gateway)).state === "down");
+  const reply = await enriched(gateway, { message: CAR });
+  expect(reply).toMatchObject({
+    event_type: "UnknownEvent",
+    enrichment: { frame_id: 1, intent: null, sentiment: null },
+  });
+  await stubIn("well", port);
+  await until("it is found, and has answered", async () => {
+    return (await gateway.json<Enriched>("/api/events/1")).event_type === "CarInsuranceRequest";
+  });
+});
+
+test("what was not answered before a kill is asked after the restart", async () => {
+  const stub = await stubIn("hang");
+  const db = folder.file("events.duckdb");
+  const args = ["--db-path", db, "--frame-wait", "10ms"];
+  const first = await gatewayWith(stub.baseUrl, args);
+  for (const message of [CAR, CANCEL]) await first.post({ message });
+  await until("both have their frames", () => ringHead(folder.ring)?.head === 3);
+  await first.kill();
+  stub.mode = "well";
+  const second = await gatewayWith(stub.baseUrl, args);
+  await until("both are answered", async () => {
+    const { events } = await second.json<{ events: Enriched[] }>("/api/events");
+    return events.map(({ event_type }) => event_type).join() === "PlanCancellation,CarInsuranceRequest";
+  });
+  await second.stop();
+  expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM answers")).toEqual([{ n: 2 }]);
+});
+
+test("events that have left the journal are asked about all the same, once the endpoint is there", async () => {
+  const gone = await LlmStub.start();
+  const { port } = gone;
+  await gone[Symbol.asyncDispose]();
+  const db = folder.file("events.duckdb");
+  // Half of the backlog asks for a checkpoint, which lets events go.
+  const gateway = await gatewayWith(`http://127.0.0.1:${port}/v1`, ["--db-path", db, "--max-backlog", "40"]);
+  for (let n = 0; n < 30; n++) {
+    const event = n % 2 === 0 ? { message: `${CAR} ${n}`, conversation_id: "c" } : { pusher: `u${n}`, n };
+    expect((await gateway.post(event)).status).toBe(200);
+  }
+  await until(
+    "some have left",
+    async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) >= 20,
+  );
+  await stubIn("well", port);
+  await until("all are answered", async () => {
+    const { events } = await gateway.json<{ events: Enriched[] }>("/api/events?limit=100");
+    return events.every(
+      ({ event_type, seq }) => event_type === (seq % 2 === 1 ? "CarInsuranceRequest" : "GitHubPush"),
+    );
+  });
+  await gateway.stop();
+  // The answer has the frame's vector and motion, and says more.
+  const same = `SELECT count(*)::INTEGER AS n FROM answers a JOIN enrichments n USING (seq)
+    WHERE a.semantic = n.semantic AND a.velocity = n.velocity AND a.spin = n.spin AND a.timestamp_us = n.timestamp_us
+      AND a.conversation_hash = n.conversation_hash AND a.type_id <> n.type_id AND a.event_seq = n.seq`;
+  expect(await duckRows(db, same)).toEqual([{ n: 30 }]);
+});
+
+test("killed again and again while answers come late: each event has one frame and one answer at most", async () => {
+  const { below } = seededRandom("kills with late answers");
+  const stub = await stubIn("well");
+  stub.delayMs = 30;
+  const db = folder.file("events.duckdb");
+  const args = ["--db-path", db, "--frame-wait", "40ms"];
+  let sent = 0;
+  for (let round = 0; round < 5; round++) {
+    const gateway = await gatewayWith(stub.baseUrl, args);
+    for (let n = 0; n < 15; n++) {
+      const reply = await gateway.post({ message: `${CAR} ${sent}`, conversation_id: `c${sent % 3}` });
+      expect(((await reply.json()) as Enriched).seq).toBe(++sent);
+    }
+    await Bun.sleep(below(400));
+    await gateway.kill();
+  }
+  const last = await gatewayWith(stub.baseUrl, args);
+  await until("all is answered", async () => {
+    const { events } = await last.json<{ events: Enriched[] }>("/api/events?limit=1000");
+    return events.length === sent && events.every(({ event_type }) => event_type === "CarInsuranceRequest");
+  });
+  await last.stop();
+  const rows = await duckRows(
+    db,
+    `SELECT count(*)::INTEGER AS frames, count(DISTINCT n.seq)::INTEGER AS seqs, max(frame_id)::INTEGER AS last,
+      (SELECT max(c)::INTEGER FROM (SELECT count(*) AS c FROM answers GROUP BY seq)) AS most,
+      (SELECT count(*)::INTEGER FROM answers a JOIN enrichments f USING (seq) WHERE f.intent IS NOT NULL) AS needless
+     FROM enrichments n`,
+  );
+  expect(rows).toEqual([{ frames: sent, seqs: sent, last: sent, most: 1, needless: 0 }]);
+  // In each conversation, in order of receipt.
+  for (const { seqs } of await duckRows(
+    db,
+    "SELECT list(e.seq ORDER BY frame_id)::INTEGER[] AS seqs FROM enrichments n JOIN events e USING (seq) GROUP BY conversation_id",
+  )) {
+    const order = [...(seqs as { items: number[] }).items];
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+  }
+});
+
+test("a budget is kept over a restart; when it is used up, frames go out without", async () => {
+  const stub = await stubIn("well");
+  const args = ["--db-path", folder.file("events.duckdb"), "--llm-budget", "2"];
+  const first = await gatewayWith(stub.baseUrl, args);
+  expect((await enriched(first, { message: CAR })).event_type).toBe("CarInsuranceRequest");
+  await first.kill();
+  const second = await gatewayWith(stub.baseUrl, args);
+  expect((await enriched(second, { message: `${CAR}!` })).event_type).toBe("CarInsuranceRequest");
+  expect((await enriched(second, { message: CANCEL })).event_type).toBe("UnknownEvent");
+  expect(await llmState(second)).toMatchObject({
+    state: "degraded",
+    detail: expect.stringContaining("--llm-budget"),
+  });
+  expect((await second.metrics()).gateway_llm_budget_left_calls).toBe(0);
+  expect(stub.calls).toBe(2);
+});
+
+describe("--reembed", () => {
+  const DIM = 8;
+  let paused = false;
+
+  /** An embedding endpoint, which may be paused. */
+  function embedder(): Bun.Server<undefined> {
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      routes: {
+        "/v1/models": () => Response.json({ data: [{ id: "embed-stub" }] }),
+        "/v1/embeddings": async (request: Request) => {
+          const { input } = (await request.json()) as { input: string[] };
+          if (paused) return new Response("later", { status: 503 });
+          const data = input.map((text, index) => ({
+            index,
+            embedding: Array.from({ length: DIM }, (_, at) => text.length + at),
+          }));
+          return Response.json({ data });
+        },
+      },
+    });
+    open.push({ [Symbol.asyncDispose]: async () => server.stop(true) });
+    return server;
+  }
+
+  const counted = async (gateway: Gateway, name: string): Promise<number> =>
+    (await gateway.metrics())[`gateway_${name}`] ?? -1;
+
+  test("gives every older event a vector of the new model, over kills, once each; frames stay as they were framed", async () => {
+    paused = false;
+    const server = embedder();
+    const db = folder.file("events.duckdb");
+    const args = ["--db-path", db, "--llm-model", "none"];
+    const first = await gatewayWith("off", args);
+    const lines = Array.from({ length: 600 }, (_, n) =>
+      JSON.stringify(
+        n % 3 === 0
+          ? { order: { name: `item ${n}` } }
+          : n === 1
+            ? { number: 1 }
+            : { message: `mensagem ${n}` },
+      ),
+    );
+    await first.postLines(lines.join("\n"));
+    await until("all have their frames", () => ringHead(folder.ring)?.head === 601);
+    const framed = await apiFrames(first);
+    await first.stop();
+
+    const endpoint = `http://127.0.0.1:${server.port}/v1`;
+    const remote = ["--llm-base-url", endpoint, "--embedder", "remote", "--embedding-model", "embed-stub"];
+    const reembed = [...args, ...remote, "--reembed"];
+    for (const least of [30, 300]) {
+      const killed = await gatewayWith("off", reembed);
+      await until(`${least} are done`, async () => (await counted(killed, "reembed_done_seq")) >= least);
+      await killed.kill();
+    }
+    const last = await gatewayWith("off", reembed);
+    await until("it is down to nothing", async () => (await counted(last, "reembed_running")) === 0);
+    expect(await counted(last, "reembed_done_seq")).toBe(600);
+    expect((await last.post({ message: "new" })).status).toBe(200);
+    await until("the newest has its frame", () => ringHead(folder.ring)?.head === 602);
+    const after = await apiFrames(last);
+    framed.forEach((frame, index) => {
+      expect(Buffer.compare(frame.subarray(8), (after[index] ?? new Uint8Array(8)).subarray(8))).toBe(0);
+    });
+    await last.stop();
+
+    const models = await duckRows(
+      db,
+      "SELECT model_id, count(*)::INTEGER AS n FROM enriched_events GROUP BY ALL ORDER BY n",
+    );
+    // The event without any text has no vector of any model.
+    expect(models.map(({ n }) => n)).toEqual([1, 600]);
+    const answers =
+      "SELECT count(*)::INTEGER AS n, count(DISTINCT seq)::INTEGER AS seqs, count(semantic)::INTEGER AS v FROM answers";
+    expect(await duckRows(db, answers)).toEqual([{ n: 599, seqs: 599, v: 599 }]);
+    expect(await duckRows(db, "SELECT DISTINCT semantic_dim::INTEGER AS d FROM answers")).toEqual([
+      { d: DIM },
+    ]);
+  });
+
+  test("an embedder that is away holds it up, with a word why, and events go on", async () => {
+    paused = false;
+    const server = embedder();
+    const db = folder.file("events.duckdb");
+    const first = await gatewayWith("off", ["--db-path", db]);
+    for (let n = 0; n < 20; n++) await first.post({ message: `mensagem ${n}` });
+    await until("all have their frames", () => ringHead(folder.ring)?.head === 21);
+    await first.stop();
+    const remote = ["--embedder", "remote", "--embedding-model", "embed-stub", "--reembed", "--db-path", db];
+    paused = true;
+    const second = await gatewayWith(`http://127.0.0.1:${server.port}/v1`, remote);
+    await until("it says what is wrong", () => /reembed: .*503/.test(second.log));
+    expect((await second.post({ n: 1 })).status).toBe(200);
+    await until("an event without text has its frame", () => ringHead(folder.ring)?.head === 22);
+    paused = false;
+    await until("it is done", async () => (await counted(second, "reembed_running")) === 0);
+    expect(await counted(second, "reembed_written_events")).toBe(20);
+  });
+});
+
+test("a drain does not wait for the model", async () => {
+  const stub = await stubIn("hang");
+  const db = folder.file("events.duckdb");
+  const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "60s"]);
+  await until("all parts are there", async () => {
+    const { parts } = await gateway.json<{ parts: Record<string, { state: string }> }>("/ready");
+    return Object.values(parts).every(({ state }) => state === "ok");
+  });
+  for (let n = 0; n < 3; n++) await gateway.post({ message: `m${n}`, conversation_id: "c" });
+  const startedMs = performance.now();
+  expect(await gateway.stop()).toBe(0);
+  expect(performance.now() - startedMs).toBeLessThan(9000);
+  expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM enrichments")).toEqual([{ n: 3 }]);
+});

@@ -1,0 +1,300 @@
+/**
+ * An OpenAI-compatible endpoint that behaves as recorded: well, as a thinking model, and with each fault that LM Studio,
+ * llama.cpp, Ollama, vLLM and a bad network were seen to have. Raw enough to break off in the middle of a body.
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+
+/** How the endpoint answers a completion; `models` stays well unless it says otherwise. */
+export type Mode =
+  | "well"
+  /** A model that thinks aloud before its answer. */
+  | "thinking"
+  | "nested-thoughts"
+  | "unclosed-thought"
+  | "orphan-thought"
+  | "reasoning"
+  | "reasoning-content"
+  | "fenced"
+  /** LM Studio: response_format is refused, whichever it is not made for. */
+  | "format-refused"
+  /** Ollama: a schema silences a thinking model. */
+  | "schema-silences"
+  /** llama.cpp: a grammar that cannot be parsed. */
+  | "grammar-fails"
+  /** Models that know no such turn, and newer ones that count tokens by another name. */
+  | "system-refused"
+  | "max-tokens-refused"
+  | "empty"
+  | "nan"
+  | "out-of-range"
+  | "no-name"
+  /** The first answer is useless, the second, after the correction, is right. */
+  | "right-when-corrected"
+  | "html"
+  | "half-json"
+  | "hang"
+  | "drip"
+  | "reset"
+  | "huge"
+  | "rate-limit"
+  | "storm"
+  | "unauthorized"
+  /** A text that obeys whatever the message orders. */
+  | "obedient";
+
+export interface Asked {
+  readonly body: {
+    model: string;
+    messages: { role: string; content: string }[];
+    response_format?: { type: string };
+    max_tokens?: number;
+    max_completion_tokens?: number;
+    stream?: boolean;
+  };
+  /** The data that the question is about. */
+  readonly data: string;
+}
+
+const HUGE_BYTES = 1024 ** 3;
+
+export class LlmStub implements AsyncDisposable {
+  mode: Mode = "well";
+  /** Before each completion. */
+  delayMs = 0;
+  models: string[] = ["text-embedding-bge-m3@f16", "stub-7b-instruct"];
+  retryAfterSeconds = 1;
+  /** Every completion that was asked for, while `keep` is set. */
+  asked: Asked[] = [];
+  keep = true;
+  calls = 0;
+  /** Of the newest request. */
+  authorization = "";
+  looks = 0;
+  /** Bytes of a huge body that left this side. */
+  hugeBytes = 0;
+  atOnce = 0;
+  atOnceMax = 0;
+  readonly #server: Server;
+  #port = 0;
+
+  private constructor() {
+    this.#server = createServer((req, res) => void this.#take(req, res).catch(() => res.destroy()));
+  }
+
+  /** @param port where to listen; 0 takes a free one. */
+  static async start(port = 0): Promise<LlmStub> {
+    const stub = new LlmStub();
+    await new Promise<void>((done) => stub.#server.listen(port, "127.0.0.1", done));
+    stub.#port = (stub.#server.address() as AddressInfo).port;
+    return stub;
+  }
+
+  get port(): number {
+    return this.#port;
+  }
+
+  get baseUrl(): string {
+    return `http://127.0.0.1:${this.#port}/v1`;
+  }
+
+  async #take(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    this.authorization = req.headers.authorization ?? "";
+    const chunks: Buffer[] = [];
+    for await (const chunk of req) chunks.push(chunk as Buffer);
+    if (req.url?.endsWith("/models")) {
+      this.looks++;
+      const data = this.models.map((id) => ({ id, object: "model" }));
+      return json(res, 200, { object: "list", data });
+    }
+    if (!req.url?.endsWith("/chat/completions"))
+      return json(res, 404, { error: { message: "no such route" } });
+    const body = JSON.parse(Buffer.concat(chunks).toString("utf8")) as Asked["body"];
+    const asked = { body, data: dataOf(body.messages) };
+    this.calls++;
+    if (this.keep) this.asked.push(asked);
+    this.atOnce++;
+    this.atOnceMax = Math.max(this.atOnceMax, this.atOnce);
+    res.once("close", () => {
+      this.atOnce--;
+    });
+    if (this.delayMs > 0) await Bun.sleep(this.delayMs);
+    return body.stream === true ? this.#stream(res) : this.#complete(asked, res);
+  }
+
+  #complete({ body, data }: Asked, res: ServerResponse): Promise<void> | void {
+    const answer = JSON.stringify(answerTo(data, systemOf(body.messages)));
+    const say = (content: unknown, beside: object = {}, finish = "stop"): void =>
+      completion(res, content, beside, finish);
+    const refuse = (status: number, message: string): void =>
+      json(res, status, { error: { message, type: "invalid_request_error" } });
+    switch (this.mode) {
+      case "well":
+        return say(answer);
+      case "thinking":
+        return say(
+          `<think>\nA customer writes. {"intent": "NotThis"} would be wrong.\n</think>\n\n${answer}`,
+        );
+      case "nested-thoughts":
+        return say(`<THINK>one <Think>two {"a":1}</tHink> three</THINK>${answer}`);
+      case "unclosed-thought":
+        return say(`<think>\n${answer}`, {}, "length");
+      case "orphan-thought":
+        return say(`The user wants {"intent": 3}, so\n</think>\n${answer}`);
+      case "reasoning":
+        return say("", { reasoning: `Let me see. ${answer}` });
+      case "reasoning-content":
+        return say(null, { reasoning_content: answer });
+      case "fenced":
+        return say(`Sure! Here it is:\n\`\`\`json\n${answer}\n\`\`\`\nAnything else {I} can do?`);
+      case "format-refused":
+        if (body.response_format === undefined) return say(answer);
+        return refuse(400, "'response_format.type' must be 'text'");
+      case "schema-silences":
+        return say(body.response_format === undefined ? `<think>hm</think>${answer}` : "");
+      case "grammar-fails":
+        if (body.response_format === undefined) return say(answer);
+        return refuse(500, "failed to parse grammar");
+      case "system-refused":
+        if (body.messages.every(({ role }) => role !== "system")) return say(answer);
+        return refuse(400, "System role not supported by this template");
+      case "max-tokens-refused":
+        if (body.max_tokens === undefined) return say(answer);
+        return refuse(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.");
+      case "empty":
+        return say("");
+      case "nan":
+        return say(
+          '{"intent": "CarInsuranceRequest", "sentiment": NaN, "event_type": "GitHubPush", "confidence": NaN}',
+        );
+      case "out-of-range":
+        return say(
+          '{"intent": "CarInsuranceRequest", "sentiment": 7, "event_type": "GitHubPush", "confidence": 95}',
+        );
+      case "no-name":
+        return say('{"intent": "he wants $$$!", "sentiment": 0, "event_type": "<b>", "confidence": 1}');
+      case "right-when-corrected":
+        return say(body.messages.length > 2 ? answer : '{"intent": "car!", "sentiment": "good"}');
+      case "obedient": {
+        const order = /answer (?:with )?(\{.*?\}|[\w!; ]+)/i.exec(data)?.[1] ?? answer;
+        return say(
+          order.startsWith("{") ? order : JSON.stringify({ intent: order, sentiment: 0, confidence: 1 }),
+        );
+      }
+      case "unauthorized":
+        return refuse(401, `Incorrect API key provided: ${this.authorization}`);
+      case "storm":
+        return refuse(500, "Internal Server Error");
+      case "rate-limit":
+        res.setHeader("retry-after", String(this.retryAfterSeconds));
+        return refuse(429, "Rate limit reached");
+      case "html":
+        res.setHeader("content-type", "text/html");
+        res.end("<!doctype html><title>Sign in</title><p>Please sign in to the network.");
+        return;
+      case "half-json":
+        res.setHeader("content-type", "application/json");
+        res.end('{"choices":[{"message":{"content":"{\\"intent\\":');
+        return;
+      case "hang":
+        return;
+      case "drip":
+        return this.#drip(res);
+      case "reset":
+        res.setHeader("content-type", "application/json");
+        res.setHeader("content-length", "5000");
+        res.write('{"choices":[{"message":');
+        setTimeout(() => res.socket?.resetAndDestroy(), 20);
+        return;
+      case "huge":
+        return this.#huge(res);
+    }
+  }
+
+  /** One byte a second, for ever. */
+  #drip(res: ServerResponse): void {
+    res.setHeader("content-type", "application/json");
+    res.write(" ");
+    const timer = setInterval(() => res.write(" "), 1000);
+    res.once("close", () => clearInterval(timer));
+  }
+
+  async #huge(res: ServerResponse): Promise<void> {
+    res.setHeader("content-type", "application/json");
+    let closed = false;
+    const gone = new Promise<void>((done) => res.once("close", done)).then(() => {
+      closed = true;
+    });
+    const chunk = Buffer.alloc(256 * 1024, " ");
+    for (let sent = 0; sent < HUGE_BYTES && !closed; sent += chunk.byteLength) {
+      this.hugeBytes += chunk.byteLength;
+      if (!res.write(chunk)) await Promise.race([new Promise((done) => res.once("drain", done)), gone]);
+    }
+    res.end();
+  }
+
+  async #stream(res: ServerResponse): Promise<void> {
+    const pieces =
+      this.mode === "thinking"
+        ? ["<th", "ink>Let me", " see</", "think>", "Good", " day <3"]
+        : ["Good", " day", " to you"];
+    if (this.mode === "storm") return json(res, 500, { error: { message: "Internal Server Error" } });
+    res.setHeader("content-type", "text/event-stream");
+    for (const content of pieces) {
+      const chunk = { object: "chat.completion.chunk", choices: [{ index: 0, delta: { content } }] };
+      res.write(`data: ${JSON.stringify(chunk)}\n\n`);
+      if (this.mode === "reset") return void setTimeout(() => res.socket?.resetAndDestroy(), 20);
+      if (this.mode === "hang") return;
+      await Bun.sleep(1);
+    }
+    res.end("data: [DONE]\n\n");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise<void>((done) => this.#server.close(() => done()));
+  }
+}
+
+function json(res: ServerResponse, status: number, body: unknown): void {
+  res.statusCode = status;
+  res.setHeader("content-type", "application/json");
+  res.end(JSON.stringify(body));
+}
+
+function completion(res: ServerResponse, content: unknown, beside: object, finish: string): void {
+  const message = { role: "assistant", content, ...beside };
+  json(res, 200, {
+    id: "chatcmpl-1",
+    object: "chat.completion",
+    choices: [{ index: 0, message, finish_reason: finish }],
+    usage: { prompt_tokens: 1, completion_tokens: 1, total_tokens: 2 },
+  });
+}
+
+function systemOf(messages: Asked["body"]["messages"]): string {
+  return messages[0]?.content ?? "";
+}
+
+/** The JSON string in the first user turn. */
+function dataOf(messages: Asked["body"]["messages"]): string {
+  const turn = messages.find(({ role }) => role === "user")?.content ?? "";
+  const quoted = /The data:\n("(?:[^"\\]|\\.)*")/.exec(turn)?.[1];
+  return quoted === undefined ? turn : (JSON.parse(quoted) as string);
+}
+
+/** What a good model would say; unknown keys are there to be ignored. */
+function answerTo(data: string, system: string): object {
+  if (system.includes("event_type")) {
+    const event_type = data.includes('"pusher"')
+      ? "GitHubPush"
+      : data.includes('"paid"')
+        ? "InvoicePaid"
+        : "Unknown";
+    return { event_type, confidence: 0.9, remark: "ignored" };
+  }
+  if (/seguro/i.test(data))
+    return { intent: "CarInsuranceRequest", sentiment: 0.25, confidence: 0.9, remark: "ignored" };
+  if (/cancelar/i.test(data)) return { intent: "PlanCancellation", sentiment: -0.5, confidence: 0.8 };
+  return { intent: "GeneralQuestion", sentiment: 0, confidence: 0.5 };
+}
