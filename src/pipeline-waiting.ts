@@ -13,6 +13,8 @@ const HELD_BYTES_MAX = 16 * 1024 * 1024;
 
 /** Frames whose time is up within so much of each other go out together, in one commit. */
 const GROUP_MS = 20;
+/** The same for those whose answers come so close together, unless other frames are made before. */
+const READY_MS = 5;
 
 interface Entry {
   item: Item;
@@ -38,6 +40,7 @@ export class Waiting {
   #clock: Entry[] = [];
   #timer: Timer | null = null;
   #ready: Item[] = [];
+  #announcing: Timer | null = null;
   #frames = 0;
   #heldBytes = 0;
 
@@ -132,7 +135,10 @@ export class Waiting {
       this.#ready.push(item);
     }
     if (line.length === 0) this.#lines.delete(entry.line);
-    this.#o.onReady();
+    this.#announcing ??= setTimeout(() => {
+      this.#announcing = null;
+      this.#o.onReady();
+    }, READY_MS);
   }
 
   /** Those that can be decided now, each conversation's in order. */
