@@ -7,6 +7,7 @@ import { basename, dirname, join } from "node:path";
 import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
+import { Chat } from "./src/brain-chat.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
@@ -17,6 +18,7 @@ import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
 import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
+import { Schemas } from "./src/schemas.ts";
 import { Store } from "./src/store.ts";
 
 const VERSION = packageJson.version;
@@ -237,6 +239,18 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
   const journal = stack.use(openJournal(config, home));
+  // A temporary journal ends with the process, and so does what was learned from it.
+  const schemas = stack.use(
+    new Schemas({ table: config.dbPath === null ? null : journal.table("schemas"), log }),
+  );
+  const chat = new Chat({
+    llm: null,
+    knownTypes: (limit, also) => schemas.mostFrequent(limit, also),
+    labels: () => [],
+    envelope: events.FIELD_NAMES,
+    nowMs: () => performance.now(),
+    newSessionId: () => crypto.randomUUID(),
+  });
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
   const pipeline = new Pipeline({
@@ -244,6 +258,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     journal,
     kinetics: new Kinetics({}),
     spin,
+    schemas,
     textOf: events.textOf,
     hashing,
     openStore: () => openStore(config, home, journal, log),
@@ -290,6 +305,8 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     events,
     store: () => pipeline.store(),
     pipeline,
+    schemas,
+    chat,
     nowUs,
     log,
   });

@@ -21,6 +21,7 @@ export const ERROR_CODES = [
   "draining",
   "disk_full",
   "store_unavailable",
+  "llm_unavailable",
   "internal",
   // Start-up and operation.
   "usage",

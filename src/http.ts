@@ -10,7 +10,9 @@ import { hostname } from "node:os";
 import type { Config } from "./config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { FRAME_BYTES, FRAME_FIELDS, type LayoutField, OFFSET } from "./frame.ts";
+import { ChatRoutes, type ChatRoutesOptions } from "./http-chat.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
+import { allSchemas, oneSchema, type ShownSchemas } from "./http-schemas.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
 
@@ -56,6 +58,8 @@ export interface HttpOptions {
     snapshot(): Snapshot;
     frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }>;
   };
+  readonly schemas: ShownSchemas;
+  readonly chat: ChatRoutesOptions["chat"];
   /** Unix µs. */
   readonly nowUs: () => number;
   readonly log: Log;
@@ -92,6 +96,7 @@ const STATUS: Readonly<Record<ErrorCode, readonly [status: number, title: string
   journal_failed: [503, "The journal cannot be written now"],
   store_failed: [503, "The store cannot answer now"],
   embedder_unavailable: [503, "The embedder cannot answer now"],
+  llm_unavailable: [503, "The language model cannot answer now"],
   internal: [500, "The gateway made a mistake"],
   ...failures([
     "usage",
@@ -211,6 +216,8 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/ingest", "POST, OPTIONS"),
     route("/api/events"),
     route("/api/frames"),
+    route("/api/schemas"),
+    route("/api/chat", "POST, OPTIONS"),
     route("/api/config"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
@@ -219,9 +226,14 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
 );
 const EVENT_ROUTE = route("/api/events/SEQ");
 const EVENT_PREFIX = "/api/events/";
+const SCHEMA_ROUTE = route("/api/schemas/NAME");
+const SCHEMA_PREFIX = "/api/schemas/";
 
 function routeOf(path: string): Route | null {
-  return ROUTES.get(path) ?? (path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null);
+  const known = ROUTES.get(path);
+  if (known !== undefined) return known;
+  if (path.startsWith(SCHEMA_PREFIX)) return SCHEMA_ROUTE;
+  return path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null;
 }
 
 /** Path and query of a request's URL; Bun gives the bare path where the Host makes no URL. */
@@ -386,6 +398,7 @@ class Gateway implements GatewayServer {
   readonly #o: HttpOptions;
   readonly #guard: Guard;
   readonly #ingest: Ingest;
+  readonly #chat: ChatRoutes;
   readonly #server: Bun.Server<undefined>;
   readonly #requestIdPrefix = crypto.randomUUID().slice(0, 8);
   #requests = 0;
@@ -398,6 +411,11 @@ class Gateway implements GatewayServer {
     this.#o = options;
     this.#guard = config.token === null ? hostGuard(config) : tokenGuard(config.token);
     this.#ingest = new Ingest({ ...options, maxBodyBytes: config.maxBodyBytes }, this.metrics);
+    this.#chat = new ChatRoutes({
+      chat: options.chat,
+      problem: (refused) => problemText(refused),
+      failed: (thrown) => this.#mistake(thrown, this.#newRequestId()),
+    });
     this.#server = listen({
       hostname: config.host,
       port: config.port,
@@ -417,6 +435,7 @@ class Gateway implements GatewayServer {
 
   drain(): void {
     this.#ingest.drain();
+    this.#chat.drain();
   }
 
   async stop(): Promise<void> {
@@ -508,6 +527,11 @@ class Gateway implements GatewayServer {
         return this.#event(asked);
       case "/api/frames":
         return this.#frames(asked);
+      case "/api/schemas":
+      case "/api/schemas/NAME":
+        return this.#schemas(route.name, asked);
+      case "/api/chat":
+        return this.#chat.take(req, (seconds) => this.#server.timeout(req, seconds));
       case "/api/config":
         return { body: JSON.stringify(this.#o.describeConfig()) };
       case "/health":
@@ -579,6 +603,14 @@ class Gateway implements GatewayServer {
     return raw ? { type: RAW_FRAMES_TYPE, headers, body: bytes } : { headers, body: framesJson(bytes) };
   }
 
+  #schemas(name: RouteName, { path, query }: Asked): Reply | Refused {
+    const parameters = parametersOf(query, ["format"]);
+    if ("code" in parameters) return parameters;
+    const { schemas } = this.#o;
+    if (name === "/api/schemas") return allSchemas(schemas, parameters);
+    return oneSchema(schemas, path.slice(SCHEMA_PREFIX.length), parameters);
+  }
+
   /** Ready means that an event would be taken now; what works behind it is told, part by part. */
   #ready(): Reply {
     const { parts } = this.#o.pipeline.snapshot();
@@ -594,7 +626,7 @@ class Gateway implements GatewayServer {
   }
 
   #metricsReply(accept: string): Reply {
-    const snapshot = this.#o.pipeline.snapshot();
+    const snapshot = this.#snapshot();
     const gauges = {
       http_bodies_in_flight_bytes: this.#ingest.bodiesInFlightBytes,
       http_pending_requests: this.#server.pendingRequests,
@@ -605,10 +637,21 @@ class Gateway implements GatewayServer {
     return { headers, type, body: prometheusText(snapshot, this.metrics, gauges) };
   }
 
+  /** The pipeline's, with what is counted on this side of it. */
+  #snapshot(): Snapshot {
+    const { chat, pipeline } = this.#o;
+    const snapshot = pipeline.snapshot();
+    return {
+      ...snapshot,
+      counters: { ...snapshot.counters, ...chat.counters },
+      gauges: { ...snapshot.gauges, ...chat.gauges },
+    };
+  }
+
   // -------------------------------------------------------------------------------------------- errors
 
   #refuse(index: number, refused: Refused, requestId: string, allow?: string): Response {
-    const [status, title] = STATUS[refused.code];
+    const [status] = STATUS[refused.code];
     this.metrics.request(index, status);
     this.metrics.refusal(refused.code);
     if (status >= 500 && refused.code !== "internal") this.#warn(refused);
@@ -619,16 +662,7 @@ class Gateway implements GatewayServer {
     if (status === 401) headers["www-authenticate"] = 'Bearer realm="one_file_gateway"';
     if (status === 405 && allow !== undefined) headers.allow = allow;
     if (status === 503) headers["retry-after"] = String(refused.retryAfterSeconds ?? RETRY_AFTER_SECONDS);
-    const body = JSON.stringify({
-      type: `urn:one-file-gateway:problem:${refused.code}`,
-      title,
-      status,
-      code: refused.code,
-      detail: refused.detail,
-      hint: refused.hint ?? null,
-      ...refused.members,
-    });
-    return new Response(body, { status, headers });
+    return new Response(problemText(refused), { status, headers });
   }
 
   #warn({ code, detail }: Refused): void {
@@ -648,11 +682,22 @@ class Gateway implements GatewayServer {
       return new Response(null, { status: 400 });
     }
     if (thrown instanceof GatewayError) return this.#refuse(index, refusedBy(thrown), requestId);
+    return this.#refuse(index, this.#mistake(thrown, requestId), requestId);
+  }
+
+  /** Logs what nobody expected, and says of it only where to look. */
+  #mistake(thrown: unknown, requestId: string): Refused {
     const trace = thrown instanceof Error ? (thrown.stack ?? messageOf(thrown)) : messageOf(thrown);
     this.#o.log("error", `http: request ${requestId}: ${trace}`);
-    const detail = `the log says more under request ${requestId}`;
-    return this.#refuse(index, { code: "internal", detail }, requestId);
+    return { code: "internal", detail: `the log says more under request ${requestId}` };
   }
+}
+
+/** The body of a refusal, by RFC 9457. */
+function problemText({ code, detail, hint, members }: Refused): string {
+  const [status, title] = STATUS[code];
+  const type = `urn:one-file-gateway:problem:${code}`;
+  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? null, ...members });
 }
 
 function lagHeaders(lag: number): Record<string, string> {

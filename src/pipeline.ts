@@ -22,6 +22,7 @@ import {
   makeFrame,
   vectorsToOffer,
 } from "./pipeline-frames.ts";
+import type { Drift, Schemas } from "./schemas.ts";
 import type { Store } from "./store.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
@@ -74,6 +75,8 @@ export interface Snapshot {
   readonly parts: Readonly<Record<PartName, PartState>>;
   readonly counters: Readonly<Record<string, number>>;
   readonly gauges: Readonly<Record<string, number>>;
+  /** The newest changes in what the traffic looks like, the newest last. */
+  readonly drift: readonly Drift[];
 }
 
 /** What the brain said of one event; unknown values are null. */
@@ -103,6 +106,7 @@ export interface PipelineOptions {
   readonly journal: Journal;
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
+  readonly schemas: Pick<Schemas, "observe" | "counters" | "gauges" | "drift">;
   /** What is embedded of an event: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   /** Embeds by the hashing embedder, whichever embedder is in use: old frames may be its. */
@@ -322,8 +326,9 @@ export class Pipeline {
 
   /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
   async #decide(events: readonly JournalEvent[], embedded: Embedded | null): Promise<void> {
-    const { journal, kinetics, spin, nowUs } = this.#o;
-    const o = { kinetics, spin, nowUs, journalId: journal.journalId };
+    const { journal, kinetics, schemas, spin, nowUs } = this.#o;
+    const observe: Schemas["observe"] = (type, body, receivedUs) => schemas.observe(type, body, receivedUs);
+    const o = { kinetics, spin, nowUs, observe, journalId: journal.journalId };
     let drafts = events.map((event, index) => makeFrame(event, embedded, index, o));
     if (embedded !== null) this.#labels.noteModel(embedded);
     if (this.#o.mutation === "publish-before-row") {
@@ -749,7 +754,7 @@ export class Pipeline {
   }
 
   snapshot(): Snapshot {
-    const { journal, version, nowUs, kinetics } = this.#o;
+    const { journal, version, nowUs, kinetics, schemas } = this.#o;
     const backlog = journal.backlog();
     const ring = this.#ring;
     const headSeq = journal.headSeq();
@@ -762,7 +767,12 @@ export class Pipeline {
       nowUs: nowUs(),
       embedderName: embedder?.name ?? null,
       parts: { ...this.#states, embedder: embedder?.state ?? choosing },
-      counters: { ...this.#counters, ...embedder?.counters, dropped_events_total: journal.dropped() },
+      counters: {
+        ...this.#counters,
+        ...embedder?.counters,
+        ...schemas.counters,
+        dropped_events_total: journal.dropped(),
+      },
       gauges: {
         journal_backlog_events: backlog.events,
         journal_bytes: backlog.bytes,
@@ -776,8 +786,10 @@ export class Pipeline {
         ring_tail_frame_id: ring?.tail() ?? 0,
         embed_batch_ms: embedder?.batchMs ?? 0,
         conversations: kinetics.size,
+        ...schemas.gauges,
         resident_bytes: process.memoryUsage.rss(),
       },
+      drift: schemas.drift,
     };
   }
 }
