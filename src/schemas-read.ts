@@ -114,7 +114,6 @@ export function condensed(body: Uint8Array): Uint8Array {
       commas[level] = (commas[level] as number) + 1;
       if (skipDepth > 0) continue;
       safeBytes = outBytes;
-      safeDepth = open.length;
       if (open[level] === CLOSE_ARRAY && (commas[level] as number) >= ARRAY_ELEMENTS_MAX) {
         skipDepth = open.length;
         continue;

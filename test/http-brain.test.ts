@@ -1,6 +1,7 @@
 /** The routes of what the gateway has understood: /api/schemas and /api/chat. */
 import { describe, expect, test } from "bun:test";
 import { GatewayError } from "../src/errors.ts";
+import { ChatRoutes } from "../src/http-chat.ts";
 import { type Harness, start, until } from "./http-stubs.ts";
 
 async function problem(answer: Response, status: number, code: string): Promise<Record<string, unknown>> {
@@ -240,6 +241,34 @@ describe("/api/chat", () => {
     http.model.hold = Promise.withResolvers<void>().promise;
     second.abort();
     await until("the second stream to end", () => http.model.ended === 2);
+  });
+
+  test("a stream that is cancelled ends the turn, whether it waits for the model or for its reader", async () => {
+    await using http = start();
+    const routes = new ChatRoutes({
+      chat: http.chat,
+      problem: () => "",
+      failed: () => ({ code: "internal", detail: "" }),
+    });
+    const headers = { "content-type": "application/json", ...STREAM };
+    for (const hold of [null, Promise.withResolvers<void>().promise]) {
+      http.model.pieces = Array(10).fill("mais ");
+      http.model.hold = null;
+      const ended = http.model.ended + 1;
+      const request = new Request("http://x/api/chat", { method: "POST", body: '{"msg":"Oi"}', headers });
+      const reply = await routes.take(request, () => {});
+      if (!("body" in reply) || typeof reply.body === "string") throw new Error("expected a stream");
+      const reader = reply.body.getReader();
+      http.model.hold = hold;
+      await reader.read();
+      // The first piece is there already; the next one is what the model is waited for.
+      const held = http.model.held + (hold === null ? 0 : 1);
+      if (hold !== null) await reader.read();
+      await until("the model to be waited for", () => http.model.held === held);
+      await reader.cancel();
+      await until("the stream of the model to end", () => http.model.ended === ended);
+      await until("the turn to end", () => http.chat.gauges.chat_busy_turns === 0);
+    }
   });
 
   test("is refused with a problem where the request is none", async () => {

@@ -135,6 +135,8 @@ export class StubModel implements ChatModel {
   hold: Promise<void> | null = null;
   readonly asked: Omit<Asked, "schema">[] = [];
   readonly streamed: Streamed[] = [];
+  /** How often a piece was held back. */
+  held = 0;
   /** Streams that were ended by their reader or by their signal. */
   ended = 0;
 
@@ -156,6 +158,7 @@ export class StubModel implements ChatModel {
     });
     try {
       for (const piece of this.pieces) {
+        if (this.hold !== null) this.held += 1;
         if (this.hold !== null) await Promise.race([this.hold, aborted]);
         if (request.signal?.aborted === true)
           throw new GatewayError({
@@ -180,6 +183,7 @@ export interface Harness extends AsyncDisposable {
   readonly pipeline: StubPipeline;
   readonly schemas: Schemas;
   readonly model: StubModel;
+  readonly chat: Chat;
   store: StubStore | null;
   readonly logged: string[];
   post(
@@ -234,6 +238,7 @@ export function start(
     pipeline,
     schemas,
     model,
+    chat,
     store: new StubStore(),
     logged,
     post: (body, { path = "/ingest", headers = {} } = {}) =>

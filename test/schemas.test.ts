@@ -206,6 +206,8 @@ describe("the fill rate of an event", () => {
     learner.repeat(126, "T", () => ({ a: 1 }));
     expect(learner.see("T", { a: 1 })).toEqual([0.5]);
     expect(learner.see("T", { a: 1 })).toEqual([1]);
+    // Nor does it begin to expect one that so few fill.
+    expect(learner.see("T", { a: 1, once: 1 }, { a: 1 })).toEqual([1, 1]);
   });
 
   test("speaks of the newest events, so that a field of long ago fades and a new one counts", () => {
@@ -305,9 +307,10 @@ describe("drift", () => {
 
   test("is not seen in a field that comes as rarely as before", () => {
     const learner = new Learner();
-    learner.repeat(5000, "T", (n) => (n % 90 === 0 ? { a: 1, rare: 1 } : { a: 1 }));
+    learner.repeat(5001, "T", (n) => (n % 200 === 0 ? { a: 1, rare: 1 } : { a: 1 }));
+    learner.repeat(1500, "T", () => ({ a: 1 }));
     expect(learner.drift()).toEqual([]);
-    learner.repeat(900, "T", () => ({ a: 1 }));
+    learner.repeat(200, "T", () => ({ a: 1 }));
     expect(learner.drift()).toEqual(["gone T rare"]);
   });
 
@@ -362,6 +365,8 @@ describe("bounds", () => {
     expect(learner.counter("schema_skipped_fields_total")).toBe(88);
     learner.see("Deep", `${'{"a":'.repeat(127)}1${"}".repeat(127)}`);
     expect(learner.shown("Deep").fields).toHaveLength(16);
+    learner.see("LongArray", { a: [...Array(32).fill(1), "x"] });
+    expect(learner.field("LongArray", "a[]").types).toEqual(["integer"]);
     learner.see("DeepArray", `{"a":${"[".repeat(126)}${"]".repeat(126)}}`);
     expect(learner.shown("DeepArray").fields).toHaveLength(16);
   });
@@ -482,6 +487,7 @@ describe("a large body", () => {
       `{${" ".repeat(many)}"a":1}`,
       `{"a":[${'"x",'.repeat(many)}0],"b":1}`,
       `{${Array.from({ length: 50_000 }, (_, n) => `"${n}":{}`).join(",")}}`,
+      `{"a":"${"ab\\u0001".repeat(many)}","b":1}`,
       `{"${"k".repeat(many)}":1,"b":{"${"\\u00e9".repeat(many)}":2}}`,
     ];
     for (const body of bodies) {
