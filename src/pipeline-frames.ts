@@ -12,8 +12,9 @@ import {
 } from "./frame.ts";
 import type { DecidedFrame, Journal, JournalEvent, Label } from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
-import type { Enrichment, PipelineOptions } from "./pipeline.ts";
+import type { Enrichment } from "./pipeline.ts";
 import type { Embedded } from "./pipeline-embedding.ts";
+import type { Schemas } from "./schemas.ts";
 
 const LABELS_PER_KIND_MAX = 10_000;
 
@@ -36,10 +37,10 @@ export interface Draft {
 export interface FrameMakerOptions {
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
-  /** Learns from an event, and says how much of its type's fields it fills. */
-  readonly observe: PipelineOptions["schemas"]["observe"];
   readonly journalId: number;
   readonly nowUs: () => number;
+  /** Learns from an event, and says how much of its type's fields it fills. */
+  readonly schemas: Pick<Schemas, "observe">;
 }
 
 /** Makes the frame of event `index` of a batch. Conversations and schemas move on: call it once an event, in order of receipt. */
@@ -74,7 +75,7 @@ export function makeFrame(
     workflow_node: given.workflow_node ?? -1,
     case_status: given.case_status ?? 0,
     lead_status: given.lead_status ?? 0,
-    fill_rate: o.observe(event.type, event.body, receivedUs).fillRate,
+    fill_rate: o.schemas.observe(event.type, event.body, receivedUs).fillRate,
     actor_type: given.actor ?? (event.message === null ? 0 : 1),
     intent_id: intent === null ? -1 : labelId(intent),
     sentiment: given.sentiment ?? 0,

@@ -327,8 +327,7 @@ export class Pipeline {
   /** Commits the frames of a batch, then publishes and offers them. Retries for as long as the journal cannot write. */
   async #decide(events: readonly JournalEvent[], embedded: Embedded | null): Promise<void> {
     const { journal, kinetics, schemas, spin, nowUs } = this.#o;
-    const observe: Schemas["observe"] = (type, body, receivedUs) => schemas.observe(type, body, receivedUs);
-    const o = { kinetics, spin, nowUs, observe, journalId: journal.journalId };
+    const o = { kinetics, spin, nowUs, schemas, journalId: journal.journalId };
     let drafts = events.map((event, index) => makeFrame(event, embedded, index, o));
     if (embedded !== null) this.#labels.noteModel(embedded);
     if (this.#o.mutation === "publish-before-row") {
