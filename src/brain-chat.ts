@@ -162,15 +162,25 @@ function isSaneName(name: string): boolean {
   return name.length <= NAME_CHARS_MAX && SANE_NAME.test(name);
 }
 
-function unavailable(detail: string, retryAfterMs?: number): GatewayError {
+function unavailable(detail: string, cause?: GatewayError): GatewayError {
   return new GatewayError({
     code: "llm_unavailable",
     operation: "chat: ask",
     object: "the language model",
     detail,
     hint: "start LM Studio, Ollama or another OpenAI-compatible server, load a chat model, and name its address with --llm-base-url",
-    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    cause,
   });
+}
+
+/** The same pieces; where they fail, it is said what to start. */
+async function* helpful(pieces: AsyncIterable<string>): AsyncGenerator<string> {
+  try {
+    yield* pieces;
+  } catch (thrown) {
+    const away = thrown instanceof GatewayError && thrown.code === "llm_unavailable";
+    throw away ? unavailable(thrown.detail, thrown) : thrown;
+  }
 }
 
 function busy(detail: string, hint: string): GatewayError {
@@ -386,7 +396,7 @@ export class Chat {
     });
     const plain = new PlainText();
     let leftChars = CONTENT_CHARS_MAX;
-    for await (const piece of pieces) {
+    for await (const piece of helpful(pieces)) {
       const text = plain.push(piece).slice(0, leftChars);
       leftChars -= text.length;
       if (text !== "") yield text;

@@ -275,7 +275,8 @@ describe("without a model", () => {
     expect((await failure(talk.say("Oi"))).detail).toBe("--llm-base-url off");
     talk.model.refusal = null;
     talk.model.pieces = ["half", new GatewayError({ ...UNAVAILABLE, detail: "reset" })];
-    expect((await failure(talk.say("Oi"))).detail).toBe("reset");
+    const reset = await failure(talk.say("Oi"));
+    expect([reset.detail, reset.hint]).toEqual(["reset", expect.stringContaining("LM Studio")]);
     talk.model.pieces = [" ", "<br>"];
     expect((await failure(talk.say("Oi"))).detail).toContain("nothing");
   });
