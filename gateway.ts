@@ -8,6 +8,7 @@ import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
 import { Brain, openLlm } from "./src/brain.ts";
+import { Chat } from "./src/brain-chat.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
@@ -19,6 +20,7 @@ import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts
 import { Kinetics, spin } from "./src/physics.ts";
 import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { type RingCommand, ringTool } from "./src/ring-tool.ts";
+import { Schemas } from "./src/schemas.ts";
 import { Store } from "./src/store.ts";
 
 const VERSION = packageJson.version;
@@ -241,15 +243,28 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
   const journal = stack.use(openJournal(config, home));
+  // A temporary journal ends with the process, and so does what was learned from it.
+  const schemas = stack.use(
+    new Schemas({ table: config.dbPath === null ? null : journal.table("schemas"), log }),
+  );
+  const brain = openBrain(config, journal, schemas, log);
+  const chat = new Chat({
+    llm: brain.llm,
+    knownTypes: (limit, also) => schemas.mostFrequent(limit, also),
+    labels: () => [],
+    envelope: events.FIELD_NAMES,
+    nowMs: () => performance.now(),
+    newSessionId: () => crypto.randomUUID(),
+  });
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
-  const brain = openBrain(config, journal, log);
   const pipeline = new Pipeline({
     version: VERSION,
     journal,
     kinetics: new Kinetics({}),
     spin,
     checksums: CHECKSUMS,
+    schemas,
     textOf: events.textOf,
     hashing,
     openStore: () => openStore(config, home, journal, log),
@@ -269,7 +284,6 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
       ),
     openEmbedder: () => openEmbedder(config, journal, log),
     brain,
-    schemas: null,
     frameWaitMs: config.frameWaitMs,
     reembed: config.reembed,
     maxBacklogEvents: config.maxBacklogEvents,
@@ -300,6 +314,8 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     events,
     store: () => pipeline.store(),
     pipeline,
+    schemas,
+    chat,
     nowUs,
     log,
   });
@@ -322,7 +338,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
 }
 
 /** The brain with the endpoint of --llm-base-url, which is looked for once the gateway listens. */
-function openBrain(config: Config, journal: Journal, log: Log): Brain {
+function openBrain(config: Config, journal: Journal, schemas: Schemas, log: Log): Brain {
   const llm = openLlm({
     baseUrl: config.llmBaseUrl,
     apiKey: config.llmApiKey,
@@ -335,7 +351,7 @@ function openBrain(config: Config, journal: Journal, log: Log): Brain {
   return new Brain({
     llm,
     deadlineMs: config.llmTimeoutMs,
-    fingerprint: null,
+    fingerprint: (body) => schemas.fingerprint(body),
     shapes: {
       load: () => journal.remembered("shape"),
       put: (key, value) => journal.remember("shape", key, value),

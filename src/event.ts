@@ -36,7 +36,7 @@ import {
 } from "./event-scan.ts";
 
 export type { EventFields, ParsedEvent };
-export { LIMITS };
+export { FIELD_NAMES, LIMITS };
 
 export interface Refusal {
   readonly code: "malformed" | "not_an_event" | "too_deep" | "too_large";

@@ -86,7 +86,7 @@ const NDJSON_TYPES: ReadonlySet<string> = new Set([
 ]);
 
 /** The form of a body by its Content-Type; absent counts as JSON, null is none that is taken. */
-function formOf(contentType: string | null): Form | null {
+export function formOf(contentType: string | null): Form | null {
   if (contentType === null || contentType === "application/json") return "json";
   const [mime = "", ...parameters] = contentType.toLowerCase().split(";");
   for (const parameter of parameters) {

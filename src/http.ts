@@ -10,7 +10,9 @@ import { hostname } from "node:os";
 import type { Config } from "./config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { FRAME_BYTES, frameJson, OFFSET } from "./frame.ts";
+import { ChatRoutes, type ChatRoutesOptions } from "./http-chat.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
+import { allSchemas, oneSchema, type ShownSchemas } from "./http-schemas.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
 
@@ -62,6 +64,8 @@ export interface HttpOptions {
     /** What the file beside the ring holds. */
     labels(): unknown;
   };
+  readonly schemas: ShownSchemas;
+  readonly chat: ChatRoutesOptions["chat"];
   /** Unix µs. */
   readonly nowUs: () => number;
   readonly log: Log;
@@ -219,6 +223,8 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/api/events"),
     route("/api/frames"),
     route("/api/labels"),
+    route("/api/schemas"),
+    route("/api/chat", "POST, OPTIONS"),
     route("/api/config"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
@@ -227,9 +233,14 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
 );
 const EVENT_ROUTE = route("/api/events/SEQ");
 const EVENT_PREFIX = "/api/events/";
+const SCHEMA_ROUTE = route("/api/schemas/NAME");
+const SCHEMA_PREFIX = "/api/schemas/";
 
 function routeOf(path: string): Route | null {
-  return ROUTES.get(path) ?? (path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null);
+  const known = ROUTES.get(path);
+  if (known !== undefined) return known;
+  if (path.startsWith(SCHEMA_PREFIX)) return SCHEMA_ROUTE;
+  return path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null;
 }
 
 /** Path and query of a request's URL; Bun gives the bare path where the Host makes no URL. */
@@ -395,6 +406,7 @@ class Gateway implements GatewayServer {
   readonly #o: HttpOptions;
   readonly #guard: Guard;
   readonly #ingest: Ingest;
+  readonly #chat: ChatRoutes;
   readonly #server: Bun.Server<undefined>;
   readonly #requestIdPrefix = crypto.randomUUID().slice(0, 8);
   #requests = 0;
@@ -407,6 +419,11 @@ class Gateway implements GatewayServer {
     this.#o = options;
     this.#guard = config.token === null ? hostGuard(config) : tokenGuard(config.token);
     this.#ingest = new Ingest({ ...options, maxBodyBytes: config.maxBodyBytes }, this.metrics);
+    this.#chat = new ChatRoutes({
+      chat: options.chat,
+      problem: (refused) => problemText(refused),
+      failed: (thrown) => this.#mistake(thrown, this.#newRequestId()),
+    });
     this.#server = listen({
       hostname: config.host,
       port: config.port,
@@ -426,6 +443,7 @@ class Gateway implements GatewayServer {
 
   drain(): void {
     this.#ingest.drain();
+    this.#chat.drain();
   }
 
   async stop(): Promise<void> {
@@ -519,6 +537,11 @@ class Gateway implements GatewayServer {
         return this.#frames(asked);
       case "/api/labels":
         return this.#labels(asked.query);
+      case "/api/schemas":
+      case "/api/schemas/NAME":
+        return this.#schemas(route.name, asked);
+      case "/api/chat":
+        return this.#chat.take(req, (seconds) => this.#server.timeout(req, seconds));
       case "/api/config":
         return { body: JSON.stringify(this.#o.describeConfig()) };
       case "/health":
@@ -599,6 +622,14 @@ class Gateway implements GatewayServer {
     return "code" in parameters ? parameters : { body: JSON.stringify(this.#o.pipeline.labels()) };
   }
 
+  #schemas(name: RouteName, { path, query }: Asked): Reply | Refused {
+    const parameters = parametersOf(query, ["format"]);
+    if ("code" in parameters) return parameters;
+    const { schemas } = this.#o;
+    if (name === "/api/schemas") return allSchemas(schemas, parameters);
+    return oneSchema(schemas, path.slice(SCHEMA_PREFIX.length), parameters);
+  }
+
   /** Ready means that an event would be taken now; what works behind it is told, part by part. */
   #ready(): Reply {
     const { parts } = this.#o.pipeline.snapshot();
@@ -614,7 +645,7 @@ class Gateway implements GatewayServer {
   }
 
   #metricsReply(accept: string): Reply {
-    const snapshot = this.#o.pipeline.snapshot();
+    const snapshot = this.#snapshot();
     const gauges = {
       http_bodies_in_flight_bytes: this.#ingest.bodiesInFlightBytes,
       http_pending_requests: this.#server.pendingRequests,
@@ -625,10 +656,21 @@ class Gateway implements GatewayServer {
     return { headers, type, body: prometheusText(snapshot, this.metrics, gauges) };
   }
 
+  /** The pipeline's, with what is counted on this side of it. */
+  #snapshot(): Snapshot {
+    const { chat, pipeline } = this.#o;
+    const snapshot = pipeline.snapshot();
+    return {
+      ...snapshot,
+      counters: { ...snapshot.counters, ...chat.counters },
+      gauges: { ...snapshot.gauges, ...chat.gauges },
+    };
+  }
+
   // -------------------------------------------------------------------------------------------- errors
 
   #refuse(index: number, refused: Refused, requestId: string, allow?: string): Response {
-    const [status, title] = STATUS[refused.code];
+    const [status] = STATUS[refused.code];
     this.metrics.request(index, status);
     this.metrics.refusal(refused.code);
     if (status >= 500 && refused.code !== "internal") this.#warn(refused);
@@ -639,16 +681,7 @@ class Gateway implements GatewayServer {
     if (status === 401) headers["www-authenticate"] = 'Bearer realm="one_file_gateway"';
     if (status === 405 && allow !== undefined) headers.allow = allow;
     if (status === 503) headers["retry-after"] = String(refused.retryAfterSeconds ?? RETRY_AFTER_SECONDS);
-    const body = JSON.stringify({
-      type: `urn:one-file-gateway:problem:${refused.code}`,
-      title,
-      status,
-      code: refused.code,
-      detail: refused.detail,
-      hint: refused.hint ?? null,
-      ...refused.members,
-    });
-    return new Response(body, { status, headers });
+    return new Response(problemText(refused), { status, headers });
   }
 
   #warn({ code, detail }: Refused): void {
@@ -668,11 +701,22 @@ class Gateway implements GatewayServer {
       return new Response(null, { status: 400 });
     }
     if (thrown instanceof GatewayError) return this.#refuse(index, refusedBy(thrown), requestId);
+    return this.#refuse(index, this.#mistake(thrown, requestId), requestId);
+  }
+
+  /** Logs what nobody expected, and says of it only where to look. */
+  #mistake(thrown: unknown, requestId: string): Refused {
     const trace = thrown instanceof Error ? (thrown.stack ?? messageOf(thrown)) : messageOf(thrown);
     this.#o.log("error", `http: request ${requestId}: ${trace}`);
-    const detail = `the log says more under request ${requestId}`;
-    return this.#refuse(index, { code: "internal", detail }, requestId);
+    return { code: "internal", detail: `the log says more under request ${requestId}` };
   }
+}
+
+/** The body of a refusal, by RFC 9457. */
+function problemText({ code, detail, hint, members }: Refused): string {
+  const [status, title] = STATUS[code];
+  const type = `urn:one-file-gateway:problem:${code}`;
+  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? null, ...members });
 }
 
 function lagHeaders(lag: number): Record<string, string> {

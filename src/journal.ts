@@ -47,6 +47,7 @@ import {
   type StoredAnswer,
   type StoredFrame,
 } from "./journal-rows.ts";
+import { openTable, type SmallTable, type SmallTableName } from "./journal-tables.ts";
 
 export type {
   AppendResult,
@@ -59,6 +60,7 @@ export type {
   StoredFrame,
 } from "./journal-rows.ts";
 export { EventsGone, eventId } from "./journal-rows.ts";
+export type { SmallTable } from "./journal-tables.ts";
 
 export interface JournalOptions {
   /** PATH.journal. */
@@ -720,6 +722,15 @@ export class Journal implements Disposable {
    */
   setMeta(key: string, value: string): void {
     this.#change("write a setting", () => this.#putMeta.run(key, value));
+  }
+
+  /** A table for what is small and changes. @throws GatewayError disk_full, journal_failed */
+  table(name: SmallTableName): SmallTable {
+    return openTable(name, {
+      database: this.#database,
+      reading: (read) => this.#reading(read),
+      change: (operation, change) => this.#change(operation, change),
+    });
   }
 
   /** All labels, in the order of kind and id. */

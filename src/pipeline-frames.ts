@@ -16,6 +16,7 @@ import type { DecidedFrame, Journal, JournalEvent, Label } from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
 import type { Enrichment } from "./pipeline.ts";
 import type { Embedded, EventVector } from "./pipeline-embedding.ts";
+import type { Schemas } from "./schemas.ts";
 
 const LABELS_PER_KIND_MAX = 10_000;
 
@@ -49,15 +50,15 @@ export interface FrameMakerOptions {
   /** Whether frames carry a checksum: where readers on this machine need one. */
   readonly checksums: boolean;
   readonly nowUs: () => number;
-  /** What the traffic of a type looks like, and how much of it an event fills; null: nobody looks. */
-  readonly schemas: { observe(type: string, body: Uint8Array): { readonly fillRate: number } } | null;
+  /** Learns from an event, and says how much of its type's fields it fills. */
+  readonly schemas: Pick<Schemas, "observe">;
 }
 
-/** Makes the frame of an event. Conversations move on: call it once an event, in their order. */
+/** Makes the frame of an event. Conversations and schemas move on: call it once an event, in their order. */
 export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMakerOptions): Draft {
   const { understanding } = known;
   const { type, intent, sentiment, confidence } = understanding;
-  const fillRate = o.schemas?.observe(type ?? UNKNOWN_EVENT, event.body).fillRate ?? 0;
+  const fillRate = o.schemas.observe(type, event.body, event.receivedUs).fillRate;
   const timestampUs = event.timestampUs ?? event.receivedUs;
   const { conversationId, receivedUs } = event;
   const motion = o.kinetics.observe({ conversationId, timestampUs, receivedUs });

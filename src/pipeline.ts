@@ -17,16 +17,9 @@ import type { Kinetics } from "./physics.ts";
 import { Answers } from "./pipeline-answers.ts";
 import { Asks } from "./pipeline-asks.ts";
 import { type Embedded, PatientEmbedder, textToEmbed, vectorOf } from "./pipeline-embedding.ts";
-import {
-  type Draft,
-  type Entry,
-  type FrameMakerOptions,
-  type Item,
-  Labels,
-  makeFrame,
-  vectorsToOffer,
-} from "./pipeline-frames.ts";
+import { type Draft, type Entry, type Item, Labels, makeFrame, vectorsToOffer } from "./pipeline-frames.ts";
 import { Reembed } from "./pipeline-reembed.ts";
+import type { Drift, Schemas } from "./schemas.ts";
 import type { Store } from "./store.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
@@ -81,6 +74,8 @@ export interface Snapshot {
   readonly parts: Readonly<Record<PartName, PartState>>;
   readonly counters: Readonly<Record<string, number>>;
   readonly gauges: Readonly<Record<string, number>>;
+  /** The newest changes in what the traffic looks like, the newest last. */
+  readonly drift: readonly Drift[];
 }
 
 /** What the brain said of one event; unknown values are null. */
@@ -118,6 +113,7 @@ export interface PipelineOptions {
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   /** Whether frames carry a checksum: where a reader on this machine may need one. */
   readonly checksums: boolean;
+  readonly schemas: Pick<Schemas, "observe" | "counters" | "gauges" | "drift">;
   /** What is embedded of an event: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   /** Embeds by the hashing embedder, whichever embedder is in use: old frames may be its. */
@@ -126,7 +122,6 @@ export interface PipelineOptions {
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly openEmbedder: () => Promise<Embedder>;
   readonly brain: Brain;
-  readonly schemas: FrameMakerOptions["schemas"];
   /** How long a frame waits for the language model. */
   readonly frameWaitMs: number;
   /** Older events are to have vectors of the embedder in use. */
@@ -849,7 +844,7 @@ export class Pipeline {
   }
 
   snapshot(): Snapshot {
-    const { journal, version, nowUs, kinetics } = this.#o;
+    const { journal, version, nowUs, kinetics, schemas } = this.#o;
     const backlog = journal.backlog();
     const ring = this.#ring;
     const headSeq = journal.headSeq();
@@ -872,6 +867,7 @@ export class Pipeline {
         ...this.#o.brain.llm.counters,
         ...this.#asks.counters,
         answers_total: this.#answers.written,
+        ...schemas.counters,
         dropped_events_total: journal.dropped(),
       },
       gauges: {
@@ -892,8 +888,10 @@ export class Pipeline {
         remembered_shapes: this.#o.brain.shapes,
         ...this.#reembed?.gauges,
         conversations: kinetics.size,
+        ...schemas.gauges,
         resident_bytes: process.memoryUsage.rss(),
       },
+      drift: schemas.drift,
     };
   }
 }

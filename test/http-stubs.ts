@@ -1,10 +1,13 @@
 /** What the tests of `http` put around it: a journal in memory, a pipeline without parts, and bare sockets. */
 import { connect } from "node:net";
+import * as v from "valibot";
+import { Chat, type ChatModel } from "../src/brain-chat.ts";
 import { GatewayError } from "../src/errors.ts";
 import type { ParsedEvent } from "../src/event.ts";
 import * as events from "../src/event.ts";
 import { type EventsQuery, type GatewayServer, type HttpOptions, serve } from "../src/http.ts";
 import type { Enrichment, Refusal, Snapshot } from "../src/pipeline.ts";
+import { Schemas } from "../src/schemas.ts";
 
 export interface Kept {
   seq: number;
@@ -112,6 +115,7 @@ export class StubPipeline {
       },
       counters: { frames_total: 7, ignored_fields_total: 0 },
       gauges: { head_seq: 12, store_lag_events: 3 },
+      drift: [{ kind: "new_field", type: "Order", path: "late", at_us: 1_700_000_000_500_000 }],
     };
   }
 }
@@ -132,11 +136,70 @@ export class StubStore {
   }
 }
 
+type Asked = Parameters<ChatModel["ask"]>[0];
+type Streamed = Parameters<ChatModel["stream"]>[0];
+
+/** A language model that says what the test wants; its answers are checked by the schema that it is given. */
+export class StubModel implements ChatModel {
+  state = { name: "ok", detail: "" };
+  /** What is answered to `ask`: unchecked JSON, or a refusal's word. */
+  found: unknown = { intent: null, slots: [] };
+  refusal: { reason: string; retryable: boolean } | null = null;
+  /** What is answered to `stream`, piece by piece; an error is thrown in its place. */
+  pieces: (string | Error)[] = ["Certo."];
+  /** While set, streams wait for it before each piece. */
+  hold: Promise<void> | null = null;
+  readonly asked: Omit<Asked, "schema">[] = [];
+  readonly streamed: Streamed[] = [];
+  /** How often a piece was held back. */
+  held = 0;
+  /** Streams that were ended by their reader or by their signal. */
+  ended = 0;
+
+  async ask<T>(
+    request: Parameters<ChatModel["ask"]>[0] & { schema: v.GenericSchema<unknown, T> },
+  ): Promise<{ ok: true; value: T } | { ok: false; reason: string; retryable: boolean }> {
+    this.asked.push(request);
+    if (this.refusal !== null) return { ok: false, ...this.refusal };
+    const checked = v.safeParse(request.schema, this.found);
+    return checked.success
+      ? { ok: true, value: checked.output }
+      : { ok: false, reason: "invalid", retryable: false };
+  }
+
+  async *stream(request: Streamed): AsyncGenerator<string> {
+    this.streamed.push(request);
+    const aborted = new Promise<void>((resolve) => {
+      request.signal?.addEventListener("abort", () => resolve());
+    });
+    try {
+      for (const piece of this.pieces) {
+        if (this.hold !== null) this.held += 1;
+        if (this.hold !== null) await Promise.race([this.hold, aborted]);
+        if (request.signal?.aborted === true)
+          throw new GatewayError({
+            code: "llm_unavailable",
+            operation: "llm: ask",
+            object: "stub",
+            detail: "aborted",
+          });
+        if (piece instanceof Error) throw piece;
+        yield piece;
+      }
+    } finally {
+      this.ended += 1;
+    }
+  }
+}
+
 export interface Harness extends AsyncDisposable {
   readonly server: GatewayServer;
   readonly url: string;
   readonly journal: MemoryJournal;
   readonly pipeline: StubPipeline;
+  readonly schemas: Schemas;
+  readonly model: StubModel;
+  readonly chat: Chat;
   store: StubStore | null;
   readonly logged: string[];
   post(
@@ -146,10 +209,24 @@ export interface Harness extends AsyncDisposable {
   postLines(body: BodyInit | null, headers?: Record<string, string>): Promise<Response>;
 }
 
-export function start(config: Partial<HttpOptions["config"]> = {}): Harness {
+export function start(
+  config: Partial<HttpOptions["config"]> = {},
+  o: { readonly noModel?: boolean } = {},
+): Harness {
   const journal = new MemoryJournal();
   const pipeline = new StubPipeline();
   const logged: string[] = [];
+  const schemas = new Schemas({ table: null, log: () => {} });
+  const model = new StubModel();
+  let sessions = 0;
+  const chat = new Chat({
+    llm: o.noModel === true ? null : model,
+    knownTypes: (limit, also) => schemas.mostFrequent(limit, also),
+    labels: () => [],
+    envelope: events.FIELD_NAMES,
+    nowMs: () => performance.now(),
+    newSessionId: () => `session-${++sessions}`,
+  });
   const server = serve({
     config: {
       host: "127.0.0.1",
@@ -165,6 +242,8 @@ export function start(config: Partial<HttpOptions["config"]> = {}): Harness {
     events,
     store: () => harness.store,
     pipeline,
+    schemas,
+    chat,
     nowUs: () => Date.now() * 1000,
     log: (level, message) => logged.push(`${level} ${message}`),
   });
@@ -173,6 +252,9 @@ export function start(config: Partial<HttpOptions["config"]> = {}): Harness {
     url: server.url,
     journal,
     pipeline,
+    schemas,
+    model,
+    chat,
     store: new StubStore(),
     logged,
     post: (body, { path = "/ingest", headers = {} } = {}) =>

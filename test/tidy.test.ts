@@ -73,7 +73,7 @@ const FACES: readonly string[] = [
     "src/config.ts",
   ],
   ...["src/event.ts", "src/journal.ts", "src/store.ts", "src/embed.ts", "src/physics.ts", "src/pipeline.ts"],
-  ...["src/brain.ts", "src/http.ts", "src/ring-tool.ts"],
+  ...["src/brain.ts", "src/brain-chat.ts", "src/schemas.ts", "src/http.ts", "src/ring-tool.ts"],
 ];
 
 /** Neighbours that do not bear their room's name: docs/decisions/0003-rooms-and-their-neighbours.md. */
@@ -122,7 +122,10 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "src/native/onnx.ts": ["src/embed.worker.ts", "src/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/selftest.ts"],
   openai: ["src/embed.ts", "src/brain"],
-  valibot: ["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain"],
+  valibot: [
+    ...["src/config.ts", "src/event", "src/embed.ts", "src/models.ts", "src/http", "src/brain"],
+    "src/schemas-pack.ts",
+  ],
 };
 
 /** The package of a specifier: `@scope/name/file` is `@scope/name`. */

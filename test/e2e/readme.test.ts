@@ -98,6 +98,7 @@ describe("README", () => {
     const out = await runBlock("look");
     expect(out).toContain("Quero cancelar meu plano");
     expect(out).toContain('"semantic"');
+    expect(out).toContain('"$schema":"https://json-schema.org/draft/2020-12/schema","title":"UserMessage"');
     expect(out).toContain("gateway_frames_total 10004");
     expect(out).toContain('"status":"ready"');
   });

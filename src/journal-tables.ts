@@ -1,0 +1,51 @@
+/**
+ * Small tables of the journal for what is learned and may change: a text by its key. How many rows there may be is
+ * their owner's bound. Part of the journal.
+ */
+import type { Database } from "bun:sqlite";
+import type { PreparedStatement, Row } from "./journal-file.ts";
+
+/** Tables that exist; a later one is made when an older journal is opened, which older gateways do not mind. */
+const SMALL_TABLES = ["schemas"] as const;
+export type SmallTableName = (typeof SMALL_TABLES)[number];
+
+export interface SmallTable {
+  /** All rows, by key. @throws GatewayError journal_failed */
+  all(): { key: string; value: string }[];
+  /** Puts rows, or removes those whose value is null, in one commit. @throws GatewayError disk_full, journal_failed */
+  write(rows: readonly { readonly key: string; readonly value: string | null }[]): void;
+}
+
+/** How the journal reads and changes its file. */
+export interface TableAccess {
+  readonly database: Database;
+  readonly reading: <T>(read: () => T) => T;
+  readonly change: <T>(operation: string, change: () => T) => T;
+}
+
+export function openTable(name: SmallTableName, { database, reading, change }: TableAccess): SmallTable {
+  change(`make the table ${name}`, () =>
+    database.run(
+      `CREATE TABLE IF NOT EXISTS ${name}(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID`,
+    ),
+  );
+  const prepare = (sql: string): PreparedStatement =>
+    database.prepare<Row, string[]>(sql) as PreparedStatement;
+  const all = prepare(`SELECT key, value FROM ${name} ORDER BY key`);
+  const put = prepare(
+    `INSERT INTO ${name}(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value`,
+  );
+  const remove = prepare(`DELETE FROM ${name} WHERE key = ?`);
+  return {
+    all: () =>
+      reading(() => all.all().map(({ key, value }) => ({ key: key as string, value: value as string }))),
+    write: (rows) => {
+      change(`write ${name}`, () => {
+        for (const { key, value } of rows) {
+          if (value === null) remove.run(key);
+          else put.run(key, value);
+        }
+      });
+    },
+  };
+}

@@ -1,0 +1,112 @@
+/** Chat of the executable, through the client of the brain, with an OpenAI-compatible endpoint that thinks aloud. */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { Gateway, TempFolder, until } from "./gateway.ts";
+
+setDefaultTimeout(60_000);
+
+interface Completion {
+  messages: { role: string; content: string }[];
+  stream?: boolean;
+  response_format?: {
+    type: string;
+    json_schema?: { schema: { properties: { intent: { enum: unknown[] } } } };
+  };
+}
+
+/** Answers what chat asks, with thoughts around it; keeps what it was asked. */
+function endpoint(): { url: string; asked: Completion[]; understood: unknown; stop(): Promise<void> } {
+  const asked: Completion[] = [];
+  const state = { understood: {} as unknown };
+  const server = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    fetch: async (req) => {
+      if (new URL(req.url).pathname.endsWith("/models"))
+        return Response.json({ object: "list", data: [{ id: "stub-chat", object: "model" }] });
+      const body = (await req.json()) as Completion;
+      asked.push(body);
+      if (body.stream === true) {
+        const pieces = ["<thi", "nk>The person said </b>", "</think>", "De que ", "<b>ano</b> é?"];
+        const lines = pieces.map(
+          (content) =>
+            `data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", choices: [{ index: 0, delta: { content } }] })}\n\n`,
+        );
+        return new Response(`${lines.join("")}data: [DONE]\n\n`, {
+          headers: { "content-type": "text/event-stream" },
+        });
+      }
+      const content = `<think>{"intent":"Wrong"}</think>\n\`\`\`json\n${JSON.stringify(state.understood)}\n\`\`\``;
+      return Response.json({
+        id: "x",
+        object: "chat.completion",
+        choices: [{ index: 0, finish_reason: "stop", message: { role: "assistant", content } }],
+      });
+    },
+  });
+  return {
+    url: `http://127.0.0.1:${server.port}/v1`,
+    asked,
+    get understood() {
+      return state.understood;
+    },
+    set understood(value: unknown) {
+      state.understood = value;
+    },
+    stop: () => server.stop(true),
+  };
+}
+
+describe("chat of the executable", () => {
+  test("understands, asks for what is missing, and streams without thoughts and HTML", async () => {
+    using folder = new TempFolder();
+    const model = endpoint();
+    try {
+      await using gateway = await Gateway.start(folder, { args: ["--llm-base-url", model.url] });
+      const event = { type: "CarInsuranceRequest", car: { model: "Gol", year: 2019 } };
+      await gateway.postLines(`${Array(3).fill(JSON.stringify(event)).join("\n")}\n`);
+      await until("the schema is learned", async () => (await gateway.metrics()).gateway_schema_types === 1);
+      await until("the model is found", async () =>
+        (await (await gateway.fetch("/metrics")).text()).includes('part="llm",state="ok"'),
+      );
+      const chat = (body: object, accept = "application/json"): Promise<Response> =>
+        gateway.fetch("/api/chat", {
+          method: "POST",
+          headers: { "content-type": "application/json", accept },
+          body: JSON.stringify(body),
+        });
+      model.understood = {
+        intent: "CarInsuranceRequest",
+        slots: [
+          { name: "car.model", value: "Uno" },
+          { name: "car.year", value: 1999 },
+        ],
+      };
+      const first = await chat({ msg: "Quero um seguro pro meu Uno" });
+      expect(await first.json()).toEqual({
+        role: "assistant",
+        content: "De que ano é?",
+        session_id: expect.any(String),
+        intent: "CarInsuranceRequest",
+        slots: { "car.model": "Uno" },
+        missing: ["car.year"],
+        complete: false,
+      });
+      const question = model.asked.find(({ stream }) => stream !== true);
+      expect(question?.response_format?.json_schema?.schema.properties.intent.enum).toEqual([
+        "CarInsuranceRequest",
+        null,
+      ]);
+      model.understood = { intent: null, slots: { "car.year": "2015" } };
+      const text = await (await chat({ msg: "2015", session_id: "b" }, "text/event-stream")).text();
+      expect(text).toContain('event: text\ndata: {"content":"ano é?"}');
+      expect(text).toContain("event: done\n");
+      expect(text).not.toContain("think");
+      await model.stop();
+      const away = await chat({ msg: "Oi", session_id: "c" });
+      expect(away.status).toBe(503);
+      expect(await away.json()).toMatchObject({ code: "llm_unavailable", hint: expect.any(String) });
+    } finally {
+      await model.stop();
+    }
+  });
+});
