@@ -12,6 +12,7 @@ import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from ".
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
 import { type GatewayServer, serve } from "./src/http.ts";
+import { INTENT_LIMITS, Intents } from "./src/intents.ts";
 import { Journal } from "./src/journal.ts";
 import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
@@ -239,6 +240,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const journal = stack.use(openJournal(config, home));
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
+  const intents = new Intents({ rows: journal.intents, log });
   const pipeline = new Pipeline({
     version: VERSION,
     journal,
@@ -261,7 +263,12 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
         },
         newest,
       ),
-    openEmbedder: () => openEmbedder(config, journal, log),
+    openEmbedder: async () => {
+      const embedder = await openEmbedder(config, journal, log);
+      intents.attach(embedder);
+      return embedder;
+    },
+    otherMetrics: () => intents.metrics(),
     maxBacklogEvents: config.maxBacklogEvents,
     freeDiskBytes: () => freeDiskBytes(home.journalPath),
     nowUs,
@@ -290,6 +297,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     events,
     store: () => pipeline.store(),
     pipeline,
+    intents: { limits: INTENT_LIMITS, examples: intents },
     nowUs,
     log,
   });
@@ -304,6 +312,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   server.drain();
   await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
   await server.stop();
+  intents.stop();
   await pipeline.close();
   await hashing[Symbol.asyncDispose]();
   return exitCode;

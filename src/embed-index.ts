@@ -21,6 +21,12 @@ const STRANGER_WEIGHT = 0.1;
 const LABEL_FROM = 1 / 3;
 /** Without two examples of a label nothing can be learned: then only what is nearly an example itself. */
 const UNLEARNED_THRESHOLD = 0.95;
+/**
+ * What a text that has nothing to do with any example may reach: measured up to 0.2 with MiniLM and hashing, 0.3
+ * with multilingual-e5-small. Trials of a few examples know no such text: it stands for UNRELATED_TRIALS of them.
+ */
+const UNRELATED_SCORE = 0.2;
+const UNRELATED_TRIALS = 3;
 /** Examples that are asked: beyond, every second, third … one. */
 const CALIBRATION_ROWS_MAX = 1024;
 /** Rows are int8, queries finer: |sums| stay below 1,024 × 127 × 2,047 < 2³¹. */
@@ -68,6 +74,8 @@ export interface Trial {
 
 export class ExampleIndex {
   readonly calibration: Calibration;
+  /** What it was learned from, in the order of examples. */
+  readonly trials: readonly Trial[];
   readonly #table: Table;
   readonly #labels: readonly string[];
   readonly #confidence: (score: number) => number;
@@ -80,6 +88,7 @@ export class ExampleIndex {
     const share = (of: (trial: { score: number; right: boolean }) => boolean): number | null =>
       own.length === 0 ? null : own.filter(of).length / own.length;
     this.#confidence = confidence;
+    this.trials = trials;
     this.calibration = {
       threshold,
       accuracy: share(({ right }) => right),
@@ -295,9 +304,11 @@ class Table {
       for (let at = 0; at < asked.length; at += QUERIES) {
         const part = asked.slice(at, at + QUERIES);
         this.#compare(this.#spread(part));
-        for (let index = 0; index < part.length; index++)
+        for (let index = 0; index < part.length; index++) {
           trials.push(this.#trial(part[index] as number, index, group, mean));
-        await pause();
+          // Nobody else uses this table's memory before it is built.
+          await pause();
+        }
       }
     }
     return trials;
@@ -456,12 +467,15 @@ export function learn(trials: readonly Trial[]): Lesson {
   const line = logistic([
     ...own.map(({ score, right }) => ({ score, right: right ? 1 : 0, weight: 1 })),
     ...strangers.map((score) => ({ score, right: 0, weight })),
+    { score: UNRELATED_SCORE, right: 0, weight: UNRELATED_TRIALS },
   ]);
-  if (line !== null) {
+  // With one label alone nothing was ever wrong or a stranger.
+  const learned = strangers.length > 0 || own.some(({ right }) => !right);
+  if (learned && line !== null) {
     const { slope, offset } = line;
     return {
       confidence: (score) => 1 / (1 + Math.exp(-(slope * score + offset))),
-      threshold: Math.min(UNLEARNED_THRESHOLD, Math.max(-1, (LEAST_LOG_ODDS - offset) / slope)),
+      threshold: Math.min(UNLEARNED_THRESHOLD, Math.max(UNRELATED_SCORE, (LEAST_LOG_ODDS - offset) / slope)),
     };
   }
   const confidence = (score: number): number => Math.min(1, Math.max(0, score));
@@ -471,7 +485,7 @@ export function learn(trials: readonly Trial[]): Lesson {
   }
   // One label alone: nothing says how near other messages come. What is as near as the nearer half of its own.
   const scores = own.map(({ score }) => score).sort((a, b) => a - b);
-  return { confidence, threshold: scores[scores.length >> 1] as number };
+  return { confidence, threshold: Math.min(UNLEARNED_THRESHOLD, scores[scores.length >> 1] as number) };
 }
 
 /** Log odds of LABEL_FROM. */

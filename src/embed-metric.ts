@@ -40,7 +40,7 @@ export async function learnMetric(groups: Groups, pause: Pause): Promise<Metric>
   const { dim, starts } = groups;
   const labels = starts.length - 1;
   const count = starts[labels] as number;
-  const means = groupMeans(groups);
+  const means = await groupMeans(groups, pause);
   const mean = new Float32Array(dim);
   for (let label = 0; label < labels; label++) {
     for (let at = 0; at < dim; at++)
@@ -62,7 +62,7 @@ export async function learnMetric(groups: Groups, pause: Pause): Promise<Metric>
 }
 
 /** labels × dim. */
-function groupMeans({ dim, starts, rows }: Groups): Float64Array {
+async function groupMeans({ dim, starts, rows }: Groups, pause: Pause): Promise<Float64Array> {
   const means = new Float64Array((starts.length - 1) * dim);
   for (let label = 0; label + 1 < starts.length; label++) {
     const [from, to] = [starts[label] as number, starts[label + 1] as number];
@@ -72,12 +72,15 @@ function groupMeans({ dim, starts, rows }: Groups): Float64Array {
           (means[label * dim + at] as number) + (rows[row * dim + at] as number) / (to - from);
       }
     }
+    await pause();
   }
   return means;
 }
 
 /** Rows added up at once: each is a pass over the whole matrix. */
 const ROWS_A_PASS = 4;
+/** Lines of the matrix between two looks at the clock. */
+const LINES_A_LOOK = 64;
 
 /** Σ (x − mean of its label)(x − mean of its label)ᵀ, the lower half, over every `stride`th row. */
 async function scatterWithin(
@@ -90,7 +93,7 @@ async function scatterWithin(
   const rest = Array.from({ length: ROWS_A_PASS }, () => new Float64Array(dim));
   const [a, b, c, d] = rest as [Float64Array, Float64Array, Float64Array, Float64Array];
   let filled = 0;
-  const addUp = (): void => {
+  const addUp = async (): Promise<void> => {
     for (let i = 0; i < dim; i++) {
       const [ai, bi, ci, di] = [a[i] as number, b[i] as number, c[i] as number, d[i] as number];
       const line = i * dim;
@@ -102,6 +105,8 @@ async function scatterWithin(
           ci * (c[j] as number) +
           di * (d[j] as number);
       }
+      // Before the code is compiled well, a pass over a large matrix takes 100 ms.
+      if (i % LINES_A_LOOK === LINES_A_LOOK - 1) await pause();
     }
     for (const vector of rest) vector.fill(0);
     filled = 0;
@@ -113,11 +118,10 @@ async function scatterWithin(
       for (let at = 0; at < dim; at++)
         vector[at] = (rows[row * dim + at] as number) - (means[label * dim + at] as number);
       if (filled < ROWS_A_PASS) continue;
-      addUp();
-      await pause();
+      await addUp();
     }
   }
-  addUp();
+  await addUp();
   return scatter;
 }
 

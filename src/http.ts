@@ -11,6 +11,7 @@ import type { Config } from "./config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { FRAME_BYTES, FRAME_FIELDS, type LayoutField, OFFSET } from "./frame.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
+import { type IntentsOptions, IntentsRoutes } from "./http-intents.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
 
@@ -56,6 +57,7 @@ export interface HttpOptions {
     snapshot(): Snapshot;
     frames(after: number | null, limit: number): Promise<{ bytes: Uint8Array; count: number }>;
   };
+  readonly intents: IntentsOptions;
   /** Unix µs. */
   readonly nowUs: () => number;
   readonly log: Log;
@@ -80,6 +82,7 @@ const STATUS: Readonly<Record<ErrorCode, readonly [status: number, title: string
   too_large: [413, "The body is too large"],
   unsupported_media_type: [415, "The media type is not supported"],
   bad_parameter: [400, "A parameter is wrong"],
+  invalid_body: [422, "The body does not say what this route takes"],
   unauthorized: [401, "A valid token is needed"],
   forbidden_host: [403, "The host is not allowed"],
   forbidden_origin: [403, "The origin is not allowed"],
@@ -212,6 +215,7 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/api/events"),
     route("/api/frames"),
     route("/api/config"),
+    route("/api/intents"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
     route("/metrics"),
@@ -219,9 +223,14 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
 );
 const EVENT_ROUTE = route("/api/events/SEQ");
 const EVENT_PREFIX = "/api/events/";
+const INTENT_ROUTE = route("/api/intents/LABEL", "GET, HEAD, PUT, DELETE, OPTIONS");
+const INTENT_PREFIX = "/api/intents/";
 
 function routeOf(path: string): Route | null {
-  return ROUTES.get(path) ?? (path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null);
+  const known = ROUTES.get(path);
+  if (known !== undefined) return known;
+  if (path.startsWith(EVENT_PREFIX)) return EVENT_ROUTE;
+  return path.startsWith(INTENT_PREFIX) ? INTENT_ROUTE : null;
 }
 
 /** Path and query of a request's URL; Bun gives the bare path where the Host makes no URL. */
@@ -263,6 +272,12 @@ function parametersOf(query: string, known: readonly string[]): Map<string, stri
     if (value !== "") found.set(name, value);
   }
   return found;
+}
+
+/** Refuses any parameter. */
+function parameterless(query: string): Refused | null {
+  const parameters = parametersOf(query, []);
+  return "code" in parameters ? parameters : null;
 }
 
 /** The integer of a parameter; undefined where it is absent. */
@@ -386,6 +401,7 @@ class Gateway implements GatewayServer {
   readonly #o: HttpOptions;
   readonly #guard: Guard;
   readonly #ingest: Ingest;
+  readonly #intents: IntentsRoutes;
   readonly #server: Bun.Server<undefined>;
   readonly #requestIdPrefix = crypto.randomUUID().slice(0, 8);
   #requests = 0;
@@ -398,6 +414,7 @@ class Gateway implements GatewayServer {
     this.#o = options;
     this.#guard = config.token === null ? hostGuard(config) : tokenGuard(config.token);
     this.#ingest = new Ingest({ ...options, maxBodyBytes: config.maxBodyBytes }, this.metrics);
+    this.#intents = new IntentsRoutes(options.intents);
     this.#server = listen({
       hostname: config.host,
       port: config.port,
@@ -508,6 +525,10 @@ class Gateway implements GatewayServer {
         return this.#event(asked);
       case "/api/frames":
         return this.#frames(asked);
+      case "/api/intents":
+        return parameterless(asked.query) ?? { body: this.#intents.list() };
+      case "/api/intents/LABEL":
+        return parameterless(asked.query) ?? this.#intent(req, asked.path);
       case "/api/config":
         return { body: JSON.stringify(this.#o.describeConfig()) };
       case "/health":
@@ -520,6 +541,15 @@ class Gateway implements GatewayServer {
         // A POST whose target is spelt in a way that Bun's router does not take for /ingest.
         return { code: "not_found", detail: "the target has to be /ingest, as it is" };
     }
+  }
+
+  #intent(req: Request, path: string): Promise<Reply | Refused> | Refused {
+    const { method, headers, body } = req;
+    // What changes examples is written to the journal.
+    const refused = method === "GET" || method === "HEAD" ? null : this.#ingest.admission();
+    if (refused !== null) return refused;
+    const label = path.slice(INTENT_PREFIX.length);
+    return this.#intents.answer({ method, label, contentType: headers.get("content-type"), body });
   }
 
   async #events(query: string): Promise<Reply | Refused> {

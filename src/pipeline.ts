@@ -110,6 +110,8 @@ export interface PipelineOptions {
   readonly openStore: () => Promise<Store>;
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly openEmbedder: () => Promise<Embedder>;
+  /** What parts count that the pipeline does not know, for the Snapshot. */
+  readonly otherMetrics: () => Pick<Snapshot, "counters" | "gauges">;
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
@@ -755,6 +757,7 @@ export class Pipeline {
     const headSeq = journal.headSeq();
     const stored = this.#store?.cursors ?? { seq: 0, frameId: 0 };
     const embedder = this.#embedder;
+    const others = this.#o.otherMetrics();
     const choosing: PartState = { state: "starting", detail: "the embedder is being chosen" };
     return {
       version,
@@ -762,7 +765,12 @@ export class Pipeline {
       nowUs: nowUs(),
       embedderName: embedder?.name ?? null,
       parts: { ...this.#states, embedder: embedder?.state ?? choosing },
-      counters: { ...this.#counters, ...embedder?.counters, dropped_events_total: journal.dropped() },
+      counters: {
+        ...this.#counters,
+        ...embedder?.counters,
+        ...others.counters,
+        dropped_events_total: journal.dropped(),
+      },
       gauges: {
         journal_backlog_events: backlog.events,
         journal_bytes: backlog.bytes,
@@ -777,6 +785,7 @@ export class Pipeline {
         embed_batch_ms: embedder?.batchMs ?? 0,
         conversations: kinetics.size,
         resident_bytes: process.memoryUsage.rss(),
+        ...others.gauges,
       },
     };
   }

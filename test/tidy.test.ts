@@ -73,7 +73,7 @@ const FACES: readonly string[] = [
     "src/config.ts",
   ],
   ...["src/event.ts", "src/journal.ts", "src/store.ts", "src/embed.ts", "src/physics.ts", "src/pipeline.ts"],
-  "src/http.ts",
+  ...["src/http.ts", "src/intents.ts"],
 ];
 
 /** Neighbours that do not bear their room's name: docs/decisions/0003-rooms-and-their-neighbours.md. */
