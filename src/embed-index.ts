@@ -96,13 +96,17 @@ export class ExampleIndex {
     };
   }
 
-  /** Learns from examples, in slices of a few ms. Labels without examples are left out. */
-  static async build(examples: LabelledVectors): Promise<ExampleIndex> {
+  /**
+   * Learns from examples, in slices of a few ms. Labels without examples are left out.
+   * @param isWanted asked between slices.
+   * @throws Outdated where it is not wanted any more.
+   */
+  static async build(examples: LabelledVectors, isWanted = () => true): Promise<ExampleIndex> {
     const present = examples.labels.filter(({ count }) => count > 0);
     const starts = [0];
     for (const { count } of present) starts.push((starts.at(-1) as number) + count);
     const groups: Groups = { dim: examples.dim, starts, rows: examples.rows };
-    const pause = slices();
+    const pause = slices(isWanted);
     const table = new Table(groups, await learnMetric(groups, pause));
     await table.fill(groups.rows, pause);
     return new ExampleIndex(
@@ -136,15 +140,19 @@ export class ExampleIndex {
   }
 }
 
+/** Other examples have come: these are not learned any further. */
+export class Outdated extends Error {}
+
 /** Gives the thread back whenever a slice of time is used up. */
-function slices(): Pause {
+function slices(isWanted: () => boolean): Pause {
   let endMs = performance.now() + SLICE_MS;
   return () => {
     if (performance.now() < endMs) return null;
-    return new Promise((resume) =>
+    return new Promise((resume, stop) =>
       setTimeout(() => {
         endMs = performance.now() + SLICE_MS;
-        resume();
+        if (isWanted()) resume();
+        else stop(new Outdated("embed: other examples have come"));
       }, 0),
     );
   };

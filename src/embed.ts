@@ -45,7 +45,7 @@ export interface Embedder extends AsyncDisposable {
   embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts>;
   /**
    * Replaces the labelled examples. Their vectors must be of this embedder; their memory is taken over.
-   * @returns what was learned from them; null where there are none.
+   * @returns what was learned from them; null where there are none, or others were set meanwhile.
    * @throws GatewayError embedder_unavailable where the Worker is gone.
    */
   setExamples(examples: LabelledVectors): Promise<Calibration | null>;

@@ -6,7 +6,13 @@
  * lower priority, so that under load ingest stays fast and vectors catch up; the runtime's own
  * threads are started from here and inherit that.
  */
-import { type Calibration, ExampleIndex, type LabelledVectors, type Nearest } from "./embed-index.ts";
+import {
+  type Calibration,
+  ExampleIndex,
+  type LabelledVectors,
+  type Nearest,
+  Outdated,
+} from "./embed-index.ts";
 import { RecentVectors } from "./embed-recent.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { SEMANTIC_DIM_MAX } from "./frame.ts";
@@ -101,7 +107,7 @@ interface Run {
 
 const models = new Map<number, LoadedModel>();
 const indexes = new Map<number, ExampleIndex>();
-/** The newest request to build an index, of each: an older one that ends later is dropped. */
+/** The newest request to build each index: one before it is not built any further. */
 const building = new Map<number, number>();
 
 declare const self: Worker;
@@ -155,15 +161,23 @@ function ask(rows: Float32Array, { index, wanted }: Asked): readonly (Nearest | 
   return indexes.get(index)?.nearest(rows, wanted) ?? wanted.map(() => null);
 }
 
+/** Null where there are no examples, or others have come before these were learned. */
 async function learn(index: number, request: number, examples: LabelledVectors): Promise<Calibration | null> {
   building.set(index, request);
-  const learned = examples.labels.length === 0 ? null : await ExampleIndex.build(examples);
-  // Somebody has changed the examples meanwhile: theirs is the index to come.
-  if (building.get(index) !== request) return learned?.calibration ?? null;
-  building.delete(index);
-  if (learned === null) indexes.delete(index);
-  else indexes.set(index, learned);
-  return learned?.calibration ?? null;
+  const isWanted = (): boolean => building.get(index) === request;
+  if (examples.labels.length === 0) {
+    indexes.delete(index);
+    return null;
+  }
+  try {
+    const learned = await ExampleIndex.build(examples, isWanted);
+    if (!isWanted()) return null;
+    indexes.set(index, learned);
+    return learned.calibration;
+  } catch (error) {
+    if (error instanceof Outdated) return null;
+    throw error;
+  }
 }
 
 function failureOf(error: unknown): WorkerFailure {

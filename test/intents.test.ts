@@ -6,7 +6,8 @@ import { type Embedder, openHashing } from "../src/embed.ts";
 import { GatewayError } from "../src/errors.ts";
 import { INTENT_LIMITS, Intents } from "../src/intents.ts";
 import { RememberedAnswers, sameWords } from "../src/intents-answers.ts";
-import { Journal } from "../src/journal.ts";
+import { Journal, type JournalEvent } from "../src/journal.ts";
+import { PatientEmbedder } from "../src/pipeline-embedding.ts";
 import { until } from "./http-stubs.ts";
 
 const WORKER = new URL("../src/embed.worker.ts", import.meta.url);
@@ -194,6 +195,35 @@ describe("labelled examples", () => {
     expect(await intents.put("one more", ["t"])).toEqual({ refused: "there are 1000 labels already" });
     intents.stop();
   }, 20_000);
+});
+
+test("the pipeline hears of the nearest examples with the vectors of a batch, where nobody said the intent", async () => {
+  using journal = openJournal();
+  const { intents } = open(journal);
+  const embedder = new Named("model");
+  intents.attach(embedder);
+  await intents.put("Cancel", CANCEL);
+  await intents.put("Card", CARD);
+  const textOf = (message: string | null) => message ?? "note: quero cancelar meu plano";
+  const patient = new PatientEmbedder(embedder, { textOf, log: () => {} });
+  const event = (message: string | null, fields: JournalEvent["fields"] = null) =>
+    ({ message, fields, body: new Uint8Array(0) }) as JournalEvent;
+  const events = [
+    event("quero cancelar o plano"),
+    event(""),
+    event("quero cancelar o plano", { intent: "Given" }),
+    event(null),
+    event("meu cartão não chegou ainda"),
+  ];
+  const embedded = await patient.embed(events);
+  expect(embedded?.present).toEqual([true, false, true, true, true]);
+  expect(embedded?.nearest.map((one) => one?.label ?? null)).toEqual(["Cancel", null, null, null, "Card"]);
+  for (const one of embedded?.nearest ?? []) {
+    if (one === null) continue;
+    expect(one.score).toBeGreaterThan(intents.state.calibration?.threshold ?? 1);
+    expect(one.confidence).toBeGreaterThan(0.5);
+  }
+  intents.stop();
 });
 
 describe("what the LLM said", () => {
