@@ -29,7 +29,7 @@ export interface RememberedAnswer {
 interface Entry {
   readonly key: Uint8Array;
   readonly answer: RememberedAnswer;
-  used: number;
+  readonly said: number;
 }
 
 const DIACRITICS = /[̀-ͯ]/g;
@@ -48,7 +48,7 @@ export function sameWords(text: string): string {
 export class RememberedAnswers {
   readonly #rows: Pick<IntentRows, "answers" | "changeAnswers">;
   readonly #failed: (error: unknown) => void;
-  /** The least recently used first. */
+  /** The least recently used first; after a restart, in the order in which they were said. */
   readonly #entries = new Map<string, Entry>();
   readonly #unsaved = new Map<string, Entry | Uint8Array>();
   #clock = 0;
@@ -59,9 +59,9 @@ export class RememberedAnswers {
   constructor(rows: Pick<IntentRows, "answers" | "changeAnswers">, failed: (error: unknown) => void) {
     this.#rows = rows;
     this.#failed = failed;
-    for (const { key, used, answer } of rows.answers()) {
-      this.#entries.set(hexOf(key), { key, used, answer: JSON.parse(answer) as RememberedAnswer });
-      this.#clock = Math.max(this.#clock, used);
+    for (const { key, said, answer } of rows.answers()) {
+      this.#entries.set(hexOf(key), { key, said, answer: JSON.parse(answer) as RememberedAnswer });
+      this.#clock = Math.max(this.#clock, said);
     }
   }
 
@@ -78,7 +78,6 @@ export class RememberedAnswers {
       return null;
     }
     this.counters.remembered_answers_hits_total += 1;
-    entry.used = ++this.#clock;
     this.#entries.delete(hex);
     this.#entries.set(hex, entry);
     return entry.answer;
@@ -87,7 +86,7 @@ export class RememberedAnswers {
   remember(text: string, answer: RememberedAnswer): void {
     const key = keyOf(text);
     const hex = hexOf(key);
-    const entry = { key, answer, used: ++this.#clock };
+    const entry = { key, answer, said: ++this.#clock };
     this.#entries.delete(hex);
     this.#entries.set(hex, entry);
     this.#unsaved.set(hex, entry);
@@ -125,7 +124,7 @@ export class RememberedAnswers {
     const dropped: Uint8Array[] = [];
     for (const change of this.#unsaved.values()) {
       if (change instanceof Uint8Array) dropped.push(change);
-      else put.push({ key: change.key, used: change.used, answer: JSON.stringify(change.answer) });
+      else put.push({ key: change.key, said: change.said, answer: JSON.stringify(change.answer) });
     }
     try {
       this.#rows.changeAnswers(put, dropped);

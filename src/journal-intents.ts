@@ -9,7 +9,7 @@ import type { PreparedStatement, Row } from "./journal-file.ts";
 export const INTENTS_SCHEMA_SQL = `
   CREATE TABLE IF NOT EXISTS intent_examples(label TEXT NOT NULL, position INTEGER NOT NULL, text TEXT NOT NULL,
     model TEXT, vector BLOB, PRIMARY KEY(label, position)) WITHOUT ROWID;
-  CREATE TABLE IF NOT EXISTS remembered_answers(key BLOB PRIMARY KEY, used INTEGER NOT NULL, answer TEXT NOT NULL)
+  CREATE TABLE IF NOT EXISTS remembered_answers(key BLOB PRIMARY KEY, said INTEGER NOT NULL, answer TEXT NOT NULL)
     WITHOUT ROWID;`;
 
 export interface StoredExample {
@@ -24,8 +24,8 @@ export interface StoredExample {
 export interface StoredAnswer {
   /** 16 bytes. */
   readonly key: Uint8Array;
-  /** Grows with each use. */
-  readonly used: number;
+  /** Grows from one answer to the next. */
+  readonly said: number;
   readonly answer: string;
 }
 
@@ -56,10 +56,10 @@ export class IntentRows {
     this.#setVector = prepare(
       "UPDATE intent_examples SET model = ?, vector = ? WHERE label = ? AND position = ? AND text = ?",
     );
-    this.#answers = prepare("SELECT key, used, answer FROM remembered_answers ORDER BY used");
+    this.#answers = prepare("SELECT key, said, answer FROM remembered_answers ORDER BY said");
     this.#putAnswer = prepare(
-      `INSERT INTO remembered_answers(key, used, answer) VALUES (?, ?, ?)
-       ON CONFLICT(key) DO UPDATE SET used = excluded.used, answer = excluded.answer`,
+      `INSERT INTO remembered_answers(key, said, answer) VALUES (?, ?, ?)
+       ON CONFLICT(key) DO UPDATE SET said = excluded.said, answer = excluded.answer`,
     );
     this.#dropAnswer = prepare("DELETE FROM remembered_answers WHERE key = ?");
   }
@@ -105,11 +105,11 @@ export class IntentRows {
     });
   }
 
-  /** The least recently used first. */
+  /** In the order in which they were said. */
   answers(): StoredAnswer[] {
-    return this.#answers.all().map(({ key, used, answer }) => ({
+    return this.#answers.all().map(({ key, said, answer }) => ({
       key: key as Uint8Array,
-      used: used as number,
+      said: said as number,
       answer: answer as string,
     }));
   }
@@ -117,7 +117,7 @@ export class IntentRows {
   changeAnswers(put: readonly StoredAnswer[], dropped: readonly Uint8Array[]): void {
     this.#change("remember answers", () => {
       for (const key of dropped) this.#dropAnswer.run(key);
-      for (const { key, used, answer } of put) this.#putAnswer.run(key, used, answer);
+      for (const { key, said, answer } of put) this.#putAnswer.run(key, said, answer);
     });
   }
 }

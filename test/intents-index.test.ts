@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { ExampleIndex, type LabelledVectors, learn, type Trial } from "../src/embed-index.ts";
+import { ExampleIndex, type LabelledVectors, learn, Outdated, type Trial } from "../src/embed-index.ts";
 import { openSimd, padded, QUERIES } from "../src/embed-simd.ts";
 
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
@@ -220,6 +220,17 @@ describe("an index of examples", () => {
   });
 });
 
+test("an index that nobody wants any more is not learned to its end", async () => {
+  const set = groups(SEED, { labels: 50, each: 20, dim: 128, spread: 0.15 });
+  let looks = 0;
+  const building = ExampleIndex.build(vectorsOf(set), () => {
+    looks += 1;
+    return looks < 2;
+  });
+  expect(await building.catch((error: unknown) => error)).toBeInstanceOf(Outdated);
+  expect(looks).toBe(2);
+});
+
 describe("what trials teach", () => {
   const own = (score: number, right: boolean): Trial => ({ own: { score, right }, stranger: null });
   const stranger = (score: number): Trial => ({ own: null, stranger: score });
@@ -247,6 +258,12 @@ describe("what trials teach", () => {
     const { confidence } = learn(trials);
     for (const score of [0.2, 0.4, 0.6])
       expect(Math.abs(confidence(score) - chance(score))).toBeLessThan(0.06);
+  });
+
+  test("a few examples that are far apart do not make anything near", () => {
+    const near = [0.41, 0.44, 0.32, 0.58, 0.23, 0.44].map((score) => own(score, true));
+    const far = [-0.27, -0.4, -0.34, -0.38, -0.3, -0.34].map(stranger);
+    expect(learn([...near, ...far]).threshold).toBeGreaterThanOrEqual(0.2);
   });
 
   test("where nothing can be learned, only what is nearly an example itself has a label", () => {
