@@ -157,6 +157,26 @@ async function banking(embedder: Embedder): Promise<Scores> {
   );
 }
 
+/**
+ * Whether a high cosine could stand for "the same was said": the share of messages whose cosine with their own
+ * negation reaches 0.99 (docs/decisions/0006-near-identical-texts.md).
+ */
+async function negation(embedder: Embedder): Promise<number> {
+  const path = join(ROOT, "test", "fixtures", "banking77.csv");
+  const verb = /\b(is|can|has|have|was|will|am|does|did|should|could)\b(?! not|n't)/;
+  const texts = shuffled(readCsv(path, ","), randomOf(SEED))
+    .map(([text = ""]) => text)
+    .filter((text) => verb.test(text))
+    .slice(0, 500);
+  const negated = texts.map((text) => text.replace(verb, "$1 not"));
+  const vectors = await embedAll(embedder, [...texts, ...negated]);
+  const cosine = (a: string, b: string): number => {
+    const [one, other] = [vectors.get(a) as Float32Array, vectors.get(b) as Float32Array];
+    return one.reduce((sum, value, at) => sum + value * (other[at] as number), 0);
+  };
+  return texts.filter((text, at) => cosine(text, negated[at] as string) >= 0.99).length / texts.length;
+}
+
 /** Null where the data is not there. */
 async function credsystem(embedder: Embedder): Promise<Scores | null> {
   const path = join(DATA_DIR, "credsystem-pt", "intents.csv");
@@ -196,6 +216,13 @@ async function measure(embedder: Embedder): Promise<void> {
         baseline: null,
       });
   }
+  const alike = await negation(embedder);
+  print({
+    name: `intents/negation/${embedder.name}/cosine-0.99`,
+    value: alike,
+    unit: "of 1",
+    baseline: null,
+  });
 }
 
 // --- time ---------------------------------------------------------------------------------------------
