@@ -14,6 +14,7 @@ import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from ".
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
 import { type GatewayServer, serve } from "./src/http.ts";
+import { INTENT_LIMITS, Intents } from "./src/intents.ts";
 import { Journal } from "./src/journal.ts";
 import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
@@ -247,11 +248,12 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const schemas = stack.use(
     new Schemas({ table: config.dbPath === null ? null : journal.table("schemas"), log }),
   );
-  const brain = openBrain(config, journal, schemas, log);
+  const intents = new Intents({ rows: journal.intents, log });
+  const brain = openBrain(config, journal, { schemas, intents }, log);
   const chat = new Chat({
     llm: brain.llm,
     knownTypes: (limit, also) => schemas.mostFrequent(limit, also),
-    labels: () => [],
+    labels: () => intents.list().map(({ label }) => label),
     envelope: events.FIELD_NAMES,
     nowMs: () => performance.now(),
     newSessionId: () => crypto.randomUUID(),
@@ -282,7 +284,12 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
         },
         newest,
       ),
-    openEmbedder: () => openEmbedder(config, journal, log),
+    openEmbedder: async () => {
+      const embedder = await openEmbedder(config, journal, log);
+      intents.attach(embedder);
+      return embedder;
+    },
+    otherMetrics: () => intents.metrics(),
     brain,
     frameWaitMs: config.frameWaitMs,
     reembed: config.reembed,
@@ -316,6 +323,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     pipeline,
     schemas,
     chat,
+    intents: { limits: INTENT_LIMITS, examples: intents },
     nowUs,
     log,
   });
@@ -332,13 +340,19 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
   await server.stop();
   await brain.llm[Symbol.asyncDispose]();
+  intents.stop();
   await pipeline.close();
   await hashing[Symbol.asyncDispose]();
   return exitCode;
 }
 
 /** The brain with the endpoint of --llm-base-url, which is looked for once the gateway listens. */
-function openBrain(config: Config, journal: Journal, schemas: Schemas, log: Log): Brain {
+function openBrain(
+  config: Config,
+  journal: Journal,
+  { schemas, intents }: { schemas: Schemas; intents: Intents },
+  log: Log,
+): Brain {
   const llm = openLlm({
     baseUrl: config.llmBaseUrl,
     apiKey: config.llmApiKey,
@@ -348,6 +362,7 @@ function openBrain(config: Config, journal: Journal, schemas: Schemas, log: Log)
     nowUs,
     log,
   });
+  let lastModel: string | null = null;
   return new Brain({
     llm,
     deadlineMs: config.llmTimeoutMs,
@@ -357,7 +372,15 @@ function openBrain(config: Config, journal: Journal, schemas: Schemas, log: Log)
       put: (key, value) => journal.remember("shape", key, value),
       delete: (key) => journal.forget("shape", key),
     },
-    answered: null,
+    answers: {
+      recall: (text) => intents.answers.recall(text),
+      remember: (text, answer) => {
+        const model = llm.state.model ?? "";
+        if (model !== lastModel) intents.answers.keepOnly(model);
+        lastModel = model;
+        intents.answers.remember(text, { ...answer, model });
+      },
+    },
   });
 }
 

@@ -1,9 +1,14 @@
 /**
- * Embedders: the hashing function alone and through its Worker, and a local model (the tests' small one).
+ * Embedders: the hashing function alone and through its Worker, and a local model (the tests' small one, or FOLDER)
+ * on real messages. With PYTHON, an interpreter that has onnxruntime and tokenizers, the baseline is Python with
+ * the same model file, batch and threads. And the longest stall of the main thread meanwhile.
  *
- *     bun bench/embed.ts [--json]
+ *     bun bench/embed.ts [--json] [--model FOLDER] [--python PYTHON]
  */
-import { join } from "node:path";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
 import { type Embedder, openHashing, openModel } from "../src/embed.ts";
 import { HASHING_DIM, hashingEmbed } from "../src/hashing.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
@@ -11,7 +16,10 @@ import { type Line, print } from "./support/load.ts";
 
 const MESSAGE = "Não consigo ver a fatura do meu cartão, pode me ajudar hoje?";
 const LONG = MESSAGE.concat(" ").repeat(140).slice(0, 8192);
-const MODEL = join(import.meta.dir, "..", "test", "fixtures", "tiny-xlmr");
+const ROOT = join(import.meta.dir, "..");
+const ROUNDS = 5;
+/** Messages of a round; every round has others, since what came a moment ago is not embedded again. */
+const MESSAGES = 1024;
 
 /** Best of seven: the least disturbed by what else runs. */
 function bestUs(calls: number, call: (index: number) => void): number {
@@ -24,55 +32,113 @@ function bestUs(calls: number, call: (index: number) => void): number {
   return best;
 }
 
-async function bestPerSecond(embedder: Embedder, texts: readonly string[]): Promise<number> {
+interface Speed {
+  readonly perSecond: number;
+  /** Longest time in which this thread answered nobody. */
+  readonly stallMs: number;
+}
+
+async function speedOf(embedder: Embedder, rounds: readonly (readonly string[])[]): Promise<Speed> {
   let best = 0;
-  for (let round = 0; round < 5; round++) {
+  let stallMs = 0;
+  let lastMs = performance.now();
+  let running = true;
+  const beat = (): void => {
+    const nowMs = performance.now();
+    stallMs = Math.max(stallMs, nowMs - lastMs);
+    lastMs = nowMs;
+    if (running) setTimeout(beat, 1);
+  };
+  await embedder.embed([LONG]);
+  lastMs = performance.now();
+  beat();
+  for (const texts of rounds) {
     const startedMs = performance.now();
     const calls: Promise<Float32Array>[] = [];
     for (let from = 0; from < texts.length; from += embedder.maxBatch) {
+      // Two batches ahead, as the pipeline does.
+      if (calls.length >= 2) await calls[calls.length - 2];
       calls.push(embedder.embed(texts.slice(from, from + embedder.maxBatch)));
     }
     await Promise.all(calls);
     best = Math.max(best, (1000 * texts.length) / (performance.now() - startedMs));
   }
-  return best;
+  running = false;
+  return { perSecond: best, stallMs };
 }
 
-async function measure(): Promise<Line[]> {
+/** Messages of banking77 as they come, without repetition. */
+function realMessages(): string[][] {
+  const lines = readFileSync(join(ROOT, "test", "fixtures", "banking77.csv"), "utf8")
+    .split("\n")
+    .slice(1);
+  const texts = lines.map((line) => line.slice(0, line.lastIndexOf(","))).filter((text) => text !== "");
+  // Labels stand together in the file: a stride mixes lengths and topics.
+  const mixed = Array.from({ length: ROUNDS * MESSAGES }, (_, at) => `${texts[(at * 7919) % texts.length]} `);
+  const distinct = mixed.map((text, at) => (mixed.indexOf(text) === at ? text : `${text}${at}`));
+  return Array.from({ length: ROUNDS }, (_, round) =>
+    distinct.slice(round * MESSAGES, (round + 1) * MESSAGES),
+  );
+}
+
+/** Texts a second in Python; null where nobody named an interpreter. */
+async function python(
+  interpreter: string | undefined,
+  folder: string,
+  texts: readonly string[],
+  batch: number,
+) {
+  if (interpreter === undefined) return null;
+  const temporary = mkdtempSync(join(tmpdir(), "gateway-bench-embed-"));
+  try {
+    const path = join(temporary, "texts.json");
+    writeFileSync(path, JSON.stringify(texts));
+    const script = join(import.meta.dir, "support", "embed_baseline.py");
+    const threads = String(availableParallelism());
+    const command = [interpreter, script, folder, path, String(batch), threads];
+    const child = Bun.spawn(command, { stdout: "pipe", stderr: "inherit" });
+    const said = await new Response(child.stdout).text();
+    if ((await child.exited) !== 0) throw new Error(`embed: ${interpreter} could not embed`);
+    return Number(said);
+  } finally {
+    rmSync(temporary, { recursive: true, force: true });
+  }
+}
+
+async function* measure(model: string, interpreter: string | undefined): AsyncGenerator<Line> {
   const target = new Float32Array(HASHING_DIM);
   const messages = Array.from({ length: 10 }, (_, at) => MESSAGE.replace("hoje", `dia ${at}`));
   const longs = Array.from({ length: 4 }, (_, at) => `${at}${LONG.slice(1)}`);
+  yield {
+    name: "embed/hashing",
+    value: bestUs(5000, (at) => hashingEmbed(messages[at % 10] as string, target, 0)),
+    unit: "µs/message",
+    baseline: null,
+  };
+  yield {
+    name: "embed/hashing-8192",
+    value: bestUs(100, (at) => hashingEmbed(longs[at % 4] as string, target, 0)),
+    unit: "µs/message",
+    baseline: null,
+  };
   const url = workerUrl("embed");
   await using hashing = openHashing(url);
-  await using local = await openModel(MODEL, url);
-  const many = Array.from({ length: 4096 }, (_, at) => `${MESSAGE} ${at}`);
-  return [
-    {
-      name: "embed/hashing",
-      value: bestUs(5000, (at) => hashingEmbed(messages[at % 10] as string, target, 0)),
-      unit: "µs/message",
-      baseline: null,
-    },
-    {
-      name: "embed/hashing-8192",
-      value: bestUs(100, (at) => hashingEmbed(longs[at % 4] as string, target, 0)),
-      unit: "µs/message",
-      baseline: null,
-    },
-    {
-      name: "embed/hashing-worker",
-      value: await bestPerSecond(hashing, many),
-      unit: "messages/s",
-      baseline: null,
-    },
-    {
-      name: "embed/local-tiny",
-      value: await bestPerSecond(local, many.slice(0, 256)),
-      unit: "messages/s",
-      baseline: null,
-    },
-  ];
+  const rounds = realMessages();
+  const hashed = await speedOf(hashing, rounds);
+  yield { name: "embed/hashing-worker", value: hashed.perSecond, unit: "messages/s", baseline: null };
+  await using local = await openModel(model, url);
+  const baseline = await python(interpreter, model, rounds[0] as string[], local.maxBatch);
+  const embedded = await speedOf(local, rounds);
+  yield { name: `embed/${local.name}`, value: embedded.perSecond, unit: "messages/s", baseline };
+  yield { name: `embed/${local.name}/stall`, value: embedded.stallMs, unit: "ms at most", baseline: null };
 }
 
-for (const line of await measure()) print(line);
+const { values } = parseArgs({
+  options: {
+    json: { type: "boolean", default: false },
+    model: { type: "string", default: join(ROOT, "test", "fixtures", "tiny-xlmr") },
+    python: { type: "string" },
+  },
+});
+for await (const line of measure(resolve(values.model), values.python)) print(line);
 process.exit(0);

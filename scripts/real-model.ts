@@ -45,7 +45,7 @@ async function ask(embedder: Embedder): Promise<number> {
 }
 
 /** The least cosine with Python's vectors, or null where there are none. */
-async function leastCosine(embedder: Embedder, folder: string): Promise<number | null> {
+async function leastCosine(model: string, url: URL, folder: string): Promise<number | null> {
   const path = join(folder, "reference.json");
   if (!existsSync(path)) return null;
   const { texts, batches }: { texts: string[]; batches: number[][] } = await Bun.file(path).json();
@@ -53,6 +53,8 @@ async function leastCosine(embedder: Embedder, folder: string): Promise<number |
   let least = 1;
   let from = 0;
   for (const batch of batches) {
+    // Opened anew for each: int8 rounds by the batch, and a text that came before would not be embedded again.
+    await using embedder = await openModel(model, url);
     const rows = await embedder.embed(batch.map((index) => texts[index] as string));
     for (let at = 0; at < batch.length; at++) {
       const row = rows.subarray(at * embedder.dim, (at + 1) * embedder.dim);
@@ -98,7 +100,8 @@ async function main(): Promise<number> {
       progress: print,
     };
     const startedMs = performance.now();
-    await using embedder = await openModel(await pullModel(common), url);
+    const model = await pullModel(common);
+    await using embedder = await openModel(model, url);
     print(
       `${embedder.name}: ${embedder.dim} dimensions, installed and open in ${Math.round(performance.now() - startedMs)} ms`,
     );
@@ -106,7 +109,7 @@ async function main(): Promise<number> {
     print(`${right} of ${QUESTIONS.length} paraphrases nearer`);
     await using hashing = openHashing(url);
     print(`for comparison, ${hashing.name}: ${await ask(hashing)} of ${QUESTIONS.length}`);
-    const least = await leastCosine(embedder, from);
+    const least = await leastCosine(model, url, from);
     print(
       least === null
         ? "no reference vectors in the folder"

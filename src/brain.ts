@@ -12,6 +12,7 @@ import {
   MESSAGE_QUESTION,
   type MessageAnswer,
 } from "./brain-prompts.ts";
+import type { Nearest } from "./embed.ts";
 import { UNKNOWN_EVENT } from "./frame.ts";
 import type { JournalEvent } from "./journal.ts";
 
@@ -127,18 +128,11 @@ export interface Understanding {
   readonly sentimentFrom: Source | null;
 }
 
-/** An answer of the model to a near-identical text. */
+/** An answer of the model, as it is remembered for texts that are nearly the same. */
 export interface CachedAnswer {
   readonly intent: string | null;
   readonly sentiment: number | null;
   readonly confidence: number;
-}
-
-/** What the embedding of a text says: the label of the nearest examples, and the nearest text that was answered. */
-export interface Nearest {
-  readonly label: string | null;
-  readonly score: number;
-  readonly cache: CachedAnswer | null;
 }
 
 /** A small map that is kept over restarts. */
@@ -156,8 +150,11 @@ export interface BrainOptions {
   /** Of key paths, types and discriminators of a body; null: shapes are not known, so types are not remembered. */
   readonly fingerprint: ((body: Uint8Array) => string) | null;
   readonly shapes: KeptMap;
-  /** Told each answer of the model on a message, for texts that are nearly the same. */
-  readonly answered: ((text: string, answer: CachedAnswer) => void) | null;
+  /** The model's answers on messages, for texts that are nearly the same. */
+  readonly answers: {
+    recall(text: string): CachedAnswer | null;
+    remember(text: string, answer: CachedAnswer): void;
+  };
 }
 
 export interface Known {
@@ -192,7 +189,11 @@ export class Brain {
 
   /** What is known of an event without asking. */
   known(event: JournalEvent, nearest: Nearest | null): Known {
-    return this.completed(event, event.message === null ? ofFields(event) : ofMessage(event, nearest));
+    const { message } = event;
+    if (message === null) return this.completed(event, ofFields(event));
+    const said = withExample(ofFields(event), nearest);
+    const open = said.intent === null || said.sentiment === null;
+    return this.completed(event, withRemembered(said, open ? this.#o.answers.recall(message) : null));
   }
 
   /** What is known by now of an event of which something was said before. */
@@ -225,7 +226,7 @@ export class Brain {
       this.llm.ask({ ...MESSAGE_QUESTION, data: text, ...this.#limits(signal) }),
     );
     if (!asked.ok) return asked;
-    this.#o.answered?.(event.message ?? "", asked.value);
+    this.#o.answers.remember(event.message ?? "", asked.value);
     return { ok: true, value: withAnswer(known.understanding, asked.value) };
   }
 
@@ -298,28 +299,22 @@ function typed(understanding: Understanding): Understanding {
     : { ...understanding, type: intent, typeFrom: intentFrom };
 }
 
-function ofMessage(event: JournalEvent, nearest: Nearest | null): Understanding {
-  let understanding = ofFields(event);
-  const { label, score, cache } = nearest ?? { label: null, score: 0, cache: null };
-  if (understanding.intent === null && label !== null) {
-    const confidence = Math.min(1, Math.max(0, score));
-    understanding = { ...understanding, intent: label, intentFrom: "examples", confidence };
+/** The label of the nearest examples, where nobody said the intent. */
+function withExample(said: Understanding, nearest: Nearest | null): Understanding {
+  if (said.intent !== null || nearest === null || nearest.label === null) return said;
+  return { ...said, intent: nearest.label, intentFrom: "examples", confidence: nearest.confidence };
+}
+
+/** What was answered on nearly the same text. What that answer left open stays open. */
+function withRemembered(said: Understanding, answer: CachedAnswer | null): Understanding {
+  if (answer === null) return typed(said);
+  let full = said;
+  if (full.intent === null) {
+    const { intent, confidence } = answer;
+    full = { ...full, intent, intentFrom: "cache", confidence: intent === null ? 0 : confidence };
   }
-  if (cache === null) return typed(understanding);
-  // Nearly the same text was answered before: what that answer left open stays open.
-  if (understanding.intent === null) {
-    const { intent, confidence } = cache;
-    understanding = {
-      ...understanding,
-      intent,
-      intentFrom: "cache",
-      confidence: intent === null ? 0 : confidence,
-    };
-  }
-  if (understanding.sentiment === null) {
-    understanding = { ...understanding, sentiment: cache.sentiment, sentimentFrom: "cache" };
-  }
-  return typed(understanding);
+  if (full.sentiment === null) full = { ...full, sentiment: answer.sentiment, sentimentFrom: "cache" };
+  return typed(full);
 }
 
 function withAnswer(understanding: Understanding, answer: MessageAnswer): Understanding {

@@ -5,11 +5,16 @@
 import { basename } from "node:path";
 import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from "openai";
 import * as v from "valibot";
-import type { WorkerReply, WorkerRequest } from "./embed.worker.ts";
+import type { Calibration, LabelledVectors } from "./embed-index.ts";
+import { RecentVectors } from "./embed-recent.ts";
+import { type EmbeddedTexts, type EmbedWorker, Examples, embeddedOf, workerOf } from "./embed-thread.ts";
 import { GatewayError, messageOf } from "./errors.ts";
 import { modelId, SEMANTIC_DIM_MAX } from "./frame.ts";
 import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
 import { findModel, type PullOptions, pullModel as pull } from "./models.ts";
+
+export type { Calibration, LabelledVectors, Nearest } from "./embed-index.ts";
+export type { EmbeddedTexts } from "./embed-thread.ts";
 
 export type EmbedderKind = "local" | "remote" | "hashing" | "off";
 
@@ -33,6 +38,17 @@ export interface Embedder extends AsyncDisposable {
    *   embedder_invalid (the answer cannot be right: count, dimension, NaN).
    */
   embed(texts: readonly string[]): Promise<Float32Array>;
+  /**
+   * Like `embed`; and for the texts that are `wanted` the nearest label of the examples that were set last.
+   * @throws GatewayError as `embed`.
+   */
+  embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts>;
+  /**
+   * Replaces the labelled examples. Their vectors must be of this embedder; their memory is taken over.
+   * @returns what was learned from them; null where there are none, or others were set meanwhile.
+   * @throws GatewayError embedder_unavailable where the Worker is gone.
+   */
+  setExamples(examples: LabelledVectors): Promise<Calibration | null>;
 }
 
 /** What the journal keeps of the choice. */
@@ -228,6 +244,8 @@ async function probe(remote: RemoteEmbedder, o: ChooseOptions): Promise<GatewayE
   }
 }
 
+const NO_TEXTS: EmbeddedTexts = { rows: new Float32Array(0), nearest: [] };
+
 // --- off and hashing --------------------------------------------------------------------------
 
 class OffEmbedder implements Embedder {
@@ -242,6 +260,14 @@ class OffEmbedder implements Embedder {
     return new Float32Array(0);
   }
 
+  async embedNearest(texts: readonly string[]): Promise<EmbeddedTexts> {
+    return { rows: new Float32Array(0), nearest: texts.map(() => null) };
+  }
+
+  async setExamples(): Promise<null> {
+    return null;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 
@@ -253,14 +279,25 @@ class HashingEmbedder implements Embedder {
   readonly recomputed = true;
   readonly maxBatch = 256;
   readonly #worker: EmbedWorker;
+  readonly #examples: Examples;
 
   constructor(worker: EmbedWorker) {
     this.#worker = worker;
+    this.#examples = new Examples(() => worker);
   }
 
   async embed(texts: readonly string[]): Promise<Float32Array> {
-    if (texts.length === 0) return new Float32Array(0);
-    return rowsOf(await this.#worker.ask({ kind: "hash", texts }));
+    return (await this.embedNearest(texts, [])).rows;
+  }
+
+  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
+    if (texts.length === 0) return NO_TEXTS;
+    const asked = this.#examples.asked(wanted);
+    return embeddedOf(await this.#worker.ask({ kind: "hash", texts, asked }), texts);
+  }
+
+  setExamples(examples: LabelledVectors): Promise<Calibration | null> {
+    return this.#examples.set(examples);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {}
@@ -280,6 +317,7 @@ class LocalEmbedder implements Embedder {
   readonly maxBatch = 32;
   readonly #worker: EmbedWorker;
   readonly #source: LocalSource;
+  readonly #examples: Examples;
   readonly #model: number;
   #name: string;
   #dim: number;
@@ -290,7 +328,8 @@ class LocalEmbedder implements Embedder {
     this.#source = source;
     this.#name = source.name;
     this.#dim = source.dim;
-    this.#model = worker.nextModel();
+    this.#examples = new Examples(() => worker);
+    this.#model = worker.nextNumber();
   }
 
   get name(): string {
@@ -324,7 +363,15 @@ class LocalEmbedder implements Embedder {
   }
 
   async embed(texts: readonly string[]): Promise<Float32Array> {
-    if (texts.length === 0) return new Float32Array(0);
+    return (await this.embedNearest(texts, [])).rows;
+  }
+
+  setExamples(examples: LabelledVectors): Promise<Calibration | null> {
+    return this.#examples.set(examples);
+  }
+
+  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
+    if (texts.length === 0) return NO_TEXTS;
     try {
       await this.load();
     } catch (error) {
@@ -333,7 +380,8 @@ class LocalEmbedder implements Embedder {
         ? this.#unavailable(error.detail, error)
         : error;
     }
-    return rowsOf(await this.#worker.ask({ kind: "embed", model: this.#model, texts }));
+    const asked = this.#examples.asked(wanted);
+    return embeddedOf(await this.#worker.ask({ kind: "embed", model: this.#model, texts, asked }), texts);
   }
 
   #unavailable(detail: string, cause?: unknown): GatewayError {
@@ -350,91 +398,6 @@ class LocalEmbedder implements Embedder {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#loading !== null) await this.#worker.ask({ kind: "unload", model: this.#model });
   }
-}
-
-// --- the worker -------------------------------------------------------------------------------
-
-type Question = WorkerRequest extends infer R ? (R extends WorkerRequest ? Omit<R, "id"> : never) : never;
-
-interface Waiting {
-  readonly resolve: (reply: WorkerReply) => void;
-  readonly reject: (error: Error) => void;
-}
-
-/**
- * The Workers of this process by their file: started at the first use and never ended. The runtime
- * does not survive being loaded by two, so every embedder shares one.
- */
-const workers = new Map<string, EmbedWorker>();
-
-function workerOf(url: string | URL): EmbedWorker {
-  const key = String(url);
-  const known = workers.get(key);
-  if (known !== undefined) return known;
-  const started = new EmbedWorker(url);
-  workers.set(key, started);
-  return started;
-}
-
-class EmbedWorker {
-  readonly #worker: Worker;
-  readonly #waiting = new Map<number, Waiting>();
-  #nextId = 1;
-  #nextModel = 1;
-  #dead: string | null = null;
-
-  constructor(url: string | URL) {
-    this.#worker = new Worker(url);
-    // It keeps the process alive only while an answer is awaited.
-    this.#worker.unref();
-    this.#worker.onmessage = (event: MessageEvent<WorkerReply>) => this.#settle(event.data);
-    this.#worker.onerror = (event: ErrorEvent) => this.#die(event.message);
-    this.#worker.addEventListener("close", () => this.#die("it ended"));
-  }
-
-  nextModel(): number {
-    return this.#nextModel++;
-  }
-
-  ask(question: Question): Promise<WorkerReply> {
-    if (this.#dead !== null) return Promise.reject(this.#deadError(this.#dead));
-    const id = this.#nextId++;
-    return new Promise((resolve, reject) => {
-      if (this.#waiting.size === 0) this.#worker.ref();
-      this.#waiting.set(id, { resolve, reject });
-      this.#worker.postMessage({ ...question, id } as WorkerRequest);
-    });
-  }
-
-  #settle(reply: WorkerReply): void {
-    const waiting = this.#waiting.get(reply.id);
-    if (waiting === undefined) return;
-    this.#waiting.delete(reply.id);
-    if (this.#waiting.size === 0) this.#worker.unref();
-    if (reply.kind === "failed") waiting.reject(new GatewayError(reply.failure));
-    else waiting.resolve(reply);
-  }
-
-  #die(detail: string): void {
-    this.#dead ??= detail;
-    for (const { reject } of this.#waiting.values()) reject(this.#deadError(detail));
-    this.#waiting.clear();
-  }
-
-  #deadError(detail: string): GatewayError {
-    return new GatewayError({
-      code: "embedder_unavailable",
-      operation: "embed",
-      object: "in its worker",
-      detail,
-      hint: "restart the gateway; what waits is in the journal",
-    });
-  }
-}
-
-function rowsOf(reply: WorkerReply): Float32Array {
-  if (reply.kind !== "rows") throw new Error(`embed: the worker answered ${reply.kind}, rows were asked for`);
-  return reply.rows;
 }
 
 // --- remote -----------------------------------------------------------------------------------
@@ -509,6 +472,8 @@ class RemoteEmbedder implements Embedder {
   readonly #object: string;
   readonly #timeoutMs: number;
   readonly #stop = new AbortController();
+  readonly #examples: Examples;
+  readonly #recent = new RecentVectors();
   #dim: number;
 
   constructor(o: ChooseOptions, model: { name: string; dim: number }) {
@@ -516,6 +481,7 @@ class RemoteEmbedder implements Embedder {
     this.#client = baseURL === null ? null : clientOf(o, baseURL);
     this.#object = baseURL === null ? model.name : `${model.name} at ${shown(baseURL)}`;
     this.#timeoutMs = o.timeoutMs ?? TIMEOUT_MS;
+    this.#examples = new Examples(() => workerOf(o.workerUrl));
     this.name = model.name;
     this.modelId = modelId(model.name);
     this.#dim = model.dim;
@@ -529,8 +495,22 @@ class RemoteEmbedder implements Embedder {
     return this.embedWithin(texts, this.#timeoutMs);
   }
 
+  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
+    const rows = await this.embed(texts);
+    return { rows, nearest: await this.#examples.nearest(rows, wanted) };
+  }
+
+  setExamples(examples: LabelledVectors): Promise<Calibration | null> {
+    return this.#examples.set(examples);
+  }
+
   /** `timeoutMs` is for each request. */
-  async embedWithin(texts: readonly string[], timeoutMs: number): Promise<Float32Array> {
+  embedWithin(texts: readonly string[], timeoutMs: number): Promise<Float32Array> {
+    const dim = (): number => this.#dim;
+    return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, timeoutMs));
+  }
+
+  async #embedFresh(texts: readonly string[], timeoutMs: number): Promise<Float32Array<ArrayBuffer>> {
     // Endpoints refuse empty texts; there is nothing to embed in them.
     const present = texts.flatMap((text, at) => (text.trim() === "" ? [] : [at]));
     const batches: Float32Array[] = [];

@@ -6,17 +6,56 @@
  * lower priority, so that under load ingest stays fast and vectors catch up; the runtime's own
  * threads are started from here and inherit that.
  */
+import {
+  type Calibration,
+  ExampleIndex,
+  type LabelledVectors,
+  type Nearest,
+  Outdated,
+} from "./embed-index.ts";
+import { RecentVectors } from "./embed-recent.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { SEMANTIC_DIM_MAX } from "./frame.ts";
 import { HASHING_DIM, hashingEmbed } from "./hashing.ts";
 import { describeModel, type ModelDescription } from "./models.ts";
 import { lowerThreadPriority } from "./native/libc.ts";
 
+/** Texts that are to be compared with the examples of an index. */
+export interface Asked {
+  readonly index: number;
+  /** Which of the texts. */
+  readonly wanted: readonly boolean[];
+}
+
 export type WorkerRequest =
-  | { readonly id: number; readonly kind: "hash"; readonly texts: readonly string[] }
+  | {
+      readonly id: number;
+      readonly kind: "hash";
+      readonly texts: readonly string[];
+      readonly asked: Asked | null;
+    }
   | { readonly id: number; readonly kind: "load"; readonly model: number; readonly folder: string }
-  | { readonly id: number; readonly kind: "embed"; readonly model: number; readonly texts: readonly string[] }
-  | { readonly id: number; readonly kind: "unload"; readonly model: number };
+  | {
+      readonly id: number;
+      readonly kind: "embed";
+      readonly model: number;
+      readonly texts: readonly string[];
+      readonly asked: Asked | null;
+    }
+  | { readonly id: number; readonly kind: "unload"; readonly model: number }
+  /** Replaces an index once it is learned; until then the one before answers. No labels: it is dropped. */
+  | {
+      readonly id: number;
+      readonly kind: "index";
+      readonly index: number;
+      readonly examples: LabelledVectors;
+    }
+  | {
+      readonly id: number;
+      readonly kind: "nearest";
+      readonly rows: Float32Array<ArrayBuffer>;
+      readonly asked: Asked;
+    };
 
 /** A GatewayError as it crosses threads. */
 export interface WorkerFailure {
@@ -28,7 +67,15 @@ export interface WorkerFailure {
 }
 
 export type WorkerReply =
-  | { readonly id: number; readonly kind: "rows"; readonly rows: Float32Array<ArrayBuffer> }
+  | {
+      readonly id: number;
+      readonly kind: "rows";
+      readonly rows: Float32Array<ArrayBuffer>;
+      /** Null where nothing was asked. */
+      readonly nearest: readonly (Nearest | null)[] | null;
+    }
+  | { readonly id: number; readonly kind: "indexed"; readonly calibration: Calibration | null }
+  | { readonly id: number; readonly kind: "nearest"; readonly nearest: readonly (Nearest | null)[] }
   | { readonly id: number; readonly kind: "loaded"; readonly name: string; readonly dim: number }
   | { readonly id: number; readonly kind: "unloaded" }
   | { readonly id: number; readonly kind: "failed"; readonly failure: WorkerFailure };
@@ -49,6 +96,7 @@ interface LoadedModel {
   readonly padId: number;
   /** Special tokens after a text, which a cut has to keep. */
   readonly suffix: readonly number[];
+  readonly recent: RecentVectors;
 }
 
 interface Run {
@@ -58,6 +106,9 @@ interface Run {
 }
 
 const models = new Map<number, LoadedModel>();
+const indexes = new Map<number, ExampleIndex>();
+/** The newest request to build each index: one before it is not built any further. */
+const building = new Map<number, number>();
 
 declare const self: Worker;
 
@@ -67,7 +118,9 @@ if (!Bun.isMainThread) {
   let queue = Promise.resolve();
   self.onmessage = (event: MessageEvent<WorkerRequest>) => {
     // One after the other: loading is asynchronous, and what follows it must find the model.
-    queue = queue.then(() => handle(event.data));
+    // What is learned from examples takes seconds, in slices: it stands beside the queue.
+    if (event.data.kind === "index") void handle(event.data);
+    else queue = queue.then(() => handle(event.data));
   };
 }
 
@@ -82,7 +135,10 @@ async function handle(request: WorkerRequest): Promise<void> {
 
 async function answer(request: WorkerRequest): Promise<WorkerReply> {
   const { id } = request;
-  if (request.kind === "hash") return { id, kind: "rows", rows: hashAll(request.texts) };
+  if (request.kind === "hash") return withNearest(id, hashAll(request.texts), request.asked);
+  if (request.kind === "nearest") return { id, kind: "nearest", nearest: ask(request.rows, request.asked) };
+  if (request.kind === "index")
+    return { id, kind: "indexed", calibration: await learn(request.index, id, request.examples) };
   if (request.kind === "unload") {
     models.delete(request.model);
     return { id, kind: "unloaded" };
@@ -94,7 +150,34 @@ async function answer(request: WorkerRequest): Promise<WorkerReply> {
   }
   const model = models.get(request.model);
   if (model === undefined) throw new Error(`embed: model ${request.model} was not loaded`);
-  return { id, kind: "rows", rows: await embedAll(model, request.texts) };
+  return withNearest(id, await embedNew(model, request.texts), request.asked);
+}
+
+function withNearest(id: number, rows: Float32Array<ArrayBuffer>, asked: Asked | null): WorkerReply {
+  return { id, kind: "rows", rows, nearest: asked === null ? null : ask(rows, asked) };
+}
+
+function ask(rows: Float32Array, { index, wanted }: Asked): readonly (Nearest | null)[] {
+  return indexes.get(index)?.nearest(rows, wanted) ?? wanted.map(() => null);
+}
+
+/** Null where there are no examples, or others have come before these were learned. */
+async function learn(index: number, request: number, examples: LabelledVectors): Promise<Calibration | null> {
+  building.set(index, request);
+  const isWanted = (): boolean => building.get(index) === request;
+  if (examples.labels.length === 0) {
+    indexes.delete(index);
+    return null;
+  }
+  try {
+    const learned = await ExampleIndex.build(examples, isWanted);
+    if (!isWanted()) return null;
+    indexes.set(index, learned);
+    return learned.calibration;
+  } catch (error) {
+    if (error instanceof Outdated) return null;
+    throw error;
+  }
 }
 
 function failureOf(error: unknown): WorkerFailure {
@@ -138,7 +221,8 @@ async function load(folder: string): Promise<LoadedModel> {
       logSeverityLevel: 3,
     });
     const padId = Number(tokenizer.pad_token_id ?? 0);
-    const bare = { description, session, tokenize, padId, suffix: suffixOf(tokenize), dim: 0 };
+    const recent = new RecentVectors();
+    const bare = { description, session, tokenize, padId, suffix: suffixOf(tokenize), recent, dim: 0 };
     const probe = await runModel(bare, [tokenize("a")]);
     const dim = probe.length;
     if (dim > SEMANTIC_DIM_MAX) {
@@ -246,6 +330,15 @@ function cut(model: Omit<LoadedModel, "dim">, ids: number[]): number[] {
   const { maxTokens } = model.description;
   if (ids.length <= maxTokens) return ids;
   return [...ids.slice(0, maxTokens - model.suffix.length), ...model.suffix];
+}
+
+/** Rows of all texts; what was embedded a moment ago is not embedded again. */
+function embedNew(model: LoadedModel, texts: readonly string[]): Promise<Float32Array<ArrayBuffer>> {
+  return model.recent.fill(
+    texts,
+    () => model.dim,
+    (fresh) => embedAll(model, fresh),
+  );
 }
 
 /** A row a text in the order given; zeros for a text without anything but white space. */

@@ -11,6 +11,7 @@ export const ERROR_CODES = [
   "too_large",
   "unsupported_media_type",
   "bad_parameter",
+  "invalid_body",
   "unauthorized",
   "forbidden_host",
   "forbidden_origin",

@@ -12,6 +12,7 @@ import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { FRAME_BYTES, frameJson, OFFSET } from "./frame.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./http-chat.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./http-ingest.ts";
+import { type IntentsOptions, IntentsRoutes } from "./http-intents.ts";
 import { allSchemas, oneSchema, type ShownSchemas } from "./http-schemas.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import type { Log, Snapshot } from "./pipeline.ts";
@@ -64,6 +65,7 @@ export interface HttpOptions {
     /** What the file beside the ring holds. */
     labels(): unknown;
   };
+  readonly intents: IntentsOptions;
   readonly schemas: ShownSchemas;
   readonly chat: ChatRoutesOptions["chat"];
   /** Unix µs. */
@@ -90,6 +92,7 @@ const STATUS: Readonly<Record<ErrorCode, readonly [status: number, title: string
   too_large: [413, "The body is too large"],
   unsupported_media_type: [415, "The media type is not supported"],
   bad_parameter: [400, "A parameter is wrong"],
+  invalid_body: [422, "The body does not say what this route takes"],
   unauthorized: [401, "A valid token is needed"],
   forbidden_host: [403, "The host is not allowed"],
   forbidden_origin: [403, "The origin is not allowed"],
@@ -226,6 +229,7 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
     route("/api/schemas"),
     route("/api/chat", "POST, OPTIONS"),
     route("/api/config"),
+    route("/api/intents"),
     route("/health", "GET, HEAD, OPTIONS", true),
     route("/ready", "GET, HEAD, OPTIONS", true),
     route("/metrics"),
@@ -233,6 +237,8 @@ const ROUTES: ReadonlyMap<string, Route> = new Map(
 );
 const EVENT_ROUTE = route("/api/events/SEQ");
 const EVENT_PREFIX = "/api/events/";
+const INTENT_ROUTE = route("/api/intents/LABEL", "GET, HEAD, PUT, DELETE, OPTIONS");
+const INTENT_PREFIX = "/api/intents/";
 const SCHEMA_ROUTE = route("/api/schemas/NAME");
 const SCHEMA_PREFIX = "/api/schemas/";
 
@@ -240,7 +246,8 @@ function routeOf(path: string): Route | null {
   const known = ROUTES.get(path);
   if (known !== undefined) return known;
   if (path.startsWith(SCHEMA_PREFIX)) return SCHEMA_ROUTE;
-  return path.startsWith(EVENT_PREFIX) ? EVENT_ROUTE : null;
+  if (path.startsWith(EVENT_PREFIX)) return EVENT_ROUTE;
+  return path.startsWith(INTENT_PREFIX) ? INTENT_ROUTE : null;
 }
 
 /** Path and query of a request's URL; Bun gives the bare path where the Host makes no URL. */
@@ -282,6 +289,12 @@ function parametersOf(query: string, known: readonly string[]): Map<string, stri
     if (value !== "") found.set(name, value);
   }
   return found;
+}
+
+/** Refuses any parameter. */
+function parameterless(query: string): Refused | null {
+  const parameters = parametersOf(query, []);
+  return "code" in parameters ? parameters : null;
 }
 
 /** The integer of a parameter; undefined where it is absent. */
@@ -406,6 +419,7 @@ class Gateway implements GatewayServer {
   readonly #o: HttpOptions;
   readonly #guard: Guard;
   readonly #ingest: Ingest;
+  readonly #intents: IntentsRoutes;
   readonly #chat: ChatRoutes;
   readonly #server: Bun.Server<undefined>;
   readonly #requestIdPrefix = crypto.randomUUID().slice(0, 8);
@@ -419,6 +433,7 @@ class Gateway implements GatewayServer {
     this.#o = options;
     this.#guard = config.token === null ? hostGuard(config) : tokenGuard(config.token);
     this.#ingest = new Ingest({ ...options, maxBodyBytes: config.maxBodyBytes }, this.metrics);
+    this.#intents = new IntentsRoutes(options.intents);
     this.#chat = new ChatRoutes({
       chat: options.chat,
       problem: (refused) => problemText(refused),
@@ -535,6 +550,10 @@ class Gateway implements GatewayServer {
         return this.#event(asked);
       case "/api/frames":
         return this.#frames(asked);
+      case "/api/intents":
+        return parameterless(asked.query) ?? { body: this.#intents.list() };
+      case "/api/intents/LABEL":
+        return parameterless(asked.query) ?? this.#intent(req, asked.path);
       case "/api/labels":
         return this.#labels(asked.query);
       case "/api/schemas":
@@ -554,6 +573,15 @@ class Gateway implements GatewayServer {
         // A POST whose target is spelt in a way that Bun's router does not take for /ingest.
         return { code: "not_found", detail: "the target has to be /ingest, as it is" };
     }
+  }
+
+  #intent(req: Request, path: string): Promise<Reply | Refused> | Refused {
+    const { method, headers, body } = req;
+    // What changes examples is written to the journal.
+    const refused = method === "GET" || method === "HEAD" ? null : this.#ingest.admission();
+    if (refused !== null) return refused;
+    const label = path.slice(INTENT_PREFIX.length);
+    return this.#intents.answer({ method, label, contentType: headers.get("content-type"), body });
   }
 
   async #events(query: string): Promise<Reply | Refused> {

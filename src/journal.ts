@@ -30,6 +30,7 @@ import {
   type PreparedStatement,
   type Row,
 } from "./journal-file.ts";
+import { IntentRows } from "./journal-intents.ts";
 import { KEYS_SCHEMA_SQL, Keys } from "./journal-keys.ts";
 import { type Heads, Logs } from "./journal-logs.ts";
 import { Memory, type Remembered } from "./journal-memory.ts";
@@ -49,6 +50,7 @@ import {
 } from "./journal-rows.ts";
 import { openTable, type SmallTable, type SmallTableName } from "./journal-tables.ts";
 
+export type { IntentRows, RememberedRow, StoredExample } from "./journal-intents.ts";
 export type {
   AppendResult,
   ConversationMotion,
@@ -138,6 +140,9 @@ export class Journal implements Disposable {
   /** Called after each commit that held new events, in order of seq, before the promises resolve. */
   onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
 
+  /** Labelled examples, and remembered answers. */
+  readonly intents: IntentRows;
+
   readonly #database: Database;
   /** Of a temporary journal: what its tables, its WAL and a group may take. */
   readonly #bounds: {
@@ -198,6 +203,7 @@ export class Journal implements Disposable {
       this.#putMeta = prepare(
         "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
       );
+      this.intents = new IntentRows(database, (operation, change) => this.#change(operation, change));
       this.#logs = new Logs(database, kind);
       this.#keys = new Keys(database, {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),

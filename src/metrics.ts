@@ -16,6 +16,8 @@ export const ROUTE_NAMES = [
   "/api/schemas/NAME",
   "/api/chat",
   "/api/config",
+  "/api/intents",
+  "/api/intents/LABEL",
   "/health",
   "/ready",
   "/metrics",
@@ -160,6 +162,10 @@ const HELP: Readonly<Record<string, string>> = {
   schema_fields: "Fields of all of them.",
   head_seq: "Number of the newest acknowledged event.",
   next_frame_id: "The frame_id that is decided next.",
+  intent_examples: "Labelled examples of intents.",
+  intent_threshold: "Least score that gives a label, learned from the examples; 0 without any.",
+  remembered_answers: "Texts of which the LLM's answer is remembered.",
+  remembered_answers_hits_total: "Texts whose words the LLM had answered before.",
   resident_bytes: "Resident memory of the process, mapped pages of the ring included.",
 };
 

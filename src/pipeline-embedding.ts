@@ -2,8 +2,7 @@
  * Embedding with patience: an embedder that is away, slow or lying delays frames for a while and then costs them
  * their vectors, but never an event.
  */
-import type { Nearest } from "./brain.ts";
-import type { Embedder } from "./embed.ts";
+import type { Embedder, Nearest } from "./embed.ts";
 import { GatewayError, messageOf } from "./errors.ts";
 import type { JournalEvent } from "./journal.ts";
 import type { Log, PartState } from "./pipeline.ts";
@@ -23,8 +22,8 @@ export interface Embedded {
   readonly rows: Float32Array;
   /** Whether the event has a vector. */
   readonly present: readonly boolean[];
-  /** By event: what labelled examples and answers so far say of its vector; null: nobody looked. */
-  readonly nearest: readonly (Nearest | null)[] | null;
+  /** The nearest labelled examples; null where it was not asked (no message, or an intent given), or there are none. */
+  readonly nearest: readonly (Nearest | null)[];
 }
 
 /** The vector of one event. */
@@ -39,6 +38,12 @@ export function vectorOf(embedded: Embedded | null, index: number): EventVector 
   if (embedded?.present[index] !== true) return null;
   const { embedder, dim, rows } = embedded;
   return { embedder, row: rows.subarray(index * dim, (index + 1) * dim) };
+}
+
+/** Of one text: its vector, and what is nearest to it. */
+interface Answer {
+  readonly row: Float32Array;
+  readonly nearest: Nearest | null;
 }
 
 export interface PatientEmbedderOptions {
@@ -92,15 +97,18 @@ export class PatientEmbedder {
   async embed(events: readonly JournalEvent[]): Promise<Embedded | null> {
     if (this.#embedder.kind === "off") return null;
     const texts = events.map((event) => textToEmbed(this.#o.textOf(event.message, event.body)));
+    // Who said what it is, and what nobody said, needs no example.
+    const wants = events.map(({ message, fields }) => message !== null && fields?.intent === undefined);
     const asked = texts.filter((text) => text !== "");
+    const wanted = wants.filter((_, index) => texts[index] !== "");
     if (asked.length === 0) return null;
     for (let waitMs = RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       const givenUp = this.#givenUp();
       if (givenUp && performance.now() < this.#nextTryMs) return null;
       try {
-        const rows = await this.#ask(asked);
+        const answers = await this.#ask(asked, wanted);
         this.#works();
-        return this.#spread(rows, texts);
+        return this.#spread(answers, texts);
       } catch (error) {
         this.#fails(error);
         if (givenUp) return null;
@@ -116,30 +124,38 @@ export class PatientEmbedder {
   }
 
   /**
-   * One row a text, null for a text that the embedder refuses while it takes others of the same batch.
+   * One answer a text, null for a text that the embedder refuses while it takes others of the same batch.
    * @throws what the embedder threw, where it took none.
    */
-  async #ask(texts: readonly string[]): Promise<(Float32Array | null)[]> {
+  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(Answer | null)[]> {
     const startedMs = performance.now();
     try {
-      const packed = await this.#embedder.embed(texts);
+      const { rows, nearest } = await this.#embedder.embedNearest(texts, wanted);
       this.batchMs = performance.now() - startedMs;
       this.counters.embed_batches_total += 1;
       const { dim } = this.#embedder;
-      return texts.map((_, index) => packed.subarray(index * dim, (index + 1) * dim));
+      return texts.map((_, index) => {
+        return { row: rows.subarray(index * dim, (index + 1) * dim), nearest: nearest[index] ?? null };
+      });
     } catch (error) {
       const splittable =
         error instanceof GatewayError && error.code === "embedder_invalid" && texts.length > 1;
       if (!splittable) throw error;
-      return this.#askHalves(texts, error);
+      return this.#askHalves(texts, wanted, error);
     }
   }
 
-  async #askHalves(texts: readonly string[], refusal: unknown): Promise<(Float32Array | null)[]> {
+  async #askHalves(
+    texts: readonly string[],
+    wanted: readonly boolean[],
+    refusal: unknown,
+  ): Promise<(Answer | null)[]> {
     const middle = texts.length >> 1;
     const halves = [texts.slice(0, middle), texts.slice(middle)];
+    const wantedHalves = [wanted.slice(0, middle), wanted.slice(middle)];
     const answers = [];
-    for (const half of halves) answers.push(await this.#ask(half).catch(() => null));
+    for (const [index, half] of halves.entries())
+      answers.push(await this.#ask(half, wantedHalves[index] ?? []).catch(() => null));
     if (answers.every((answer) => answer === null)) throw refusal;
     return answers.flatMap((answer, index) => {
       if (answer !== null) return answer;
@@ -167,17 +183,19 @@ export class PatientEmbedder {
   }
 
   /** Puts the rows of the texts where their events stand. A row of zeros has no direction: that is no vector. */
-  #spread(rows: readonly (Float32Array | null)[], texts: readonly string[]): Embedded {
+  #spread(answers: readonly (Answer | null)[], texts: readonly string[]): Embedded {
     const { dim } = this.#embedder;
-    const spread = new Float32Array(texts.length * dim);
+    const rows = new Float32Array(texts.length * dim);
+    const nearest = new Array<Nearest | null>(texts.length).fill(null);
     let next = 0;
     const present = texts.map((text, index) => {
-      const row = text === "" ? null : (rows[next++] ?? null);
-      if (row === null || row.every((value) => value === 0)) return false;
-      spread.set(row, index * dim);
+      const answer = text === "" ? null : (answers[next++] ?? null);
+      if (answer === null || answer.row.every((value) => value === 0)) return false;
+      rows.set(answer.row, index * dim);
+      nearest[index] = answer.nearest;
       return true;
     });
-    return { embedder: this.#embedder, dim, rows: spread, present, nearest: null };
+    return { embedder: this.#embedder, dim, rows, present, nearest };
   }
 }
 

@@ -126,6 +126,8 @@ export interface PipelineOptions {
   readonly frameWaitMs: number;
   /** Older events are to have vectors of the embedder in use. */
   readonly reembed: boolean;
+  /** What parts count that the pipeline does not know, for the Snapshot. */
+  readonly otherMetrics: () => Pick<Snapshot, "counters" | "gauges">;
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
@@ -315,7 +317,7 @@ export class Pipeline {
   #understand(events: readonly JournalEvent[], embedded: Embedded | null): void {
     if (embedded !== null) this.#labels.noteModel(embedded);
     events.forEach((event, index) => {
-      const known = this.#o.brain.known(event, embedded?.nearest?.[index] ?? null);
+      const known = this.#o.brain.known(event, embedded?.nearest[index] ?? null);
       this.#asks.admit({ event, vector: vectorOf(embedded, index), known });
     });
     this.#underWay -= events.length;
@@ -850,6 +852,7 @@ export class Pipeline {
     const headSeq = journal.headSeq();
     const stored = this.#store?.cursors ?? { seq: 0, frameId: 0 };
     const embedder = this.#embedder;
+    const others = this.#o.otherMetrics();
     const choosing: PartState = { state: "starting", detail: "the embedder is being chosen" };
     return {
       version,
@@ -868,6 +871,7 @@ export class Pipeline {
         ...this.#asks.counters,
         answers_total: this.#answers.written,
         ...schemas.counters,
+        ...others.counters,
         dropped_events_total: journal.dropped(),
       },
       gauges: {
@@ -890,6 +894,7 @@ export class Pipeline {
         conversations: kinetics.size,
         ...schemas.gauges,
         resident_bytes: process.memoryUsage.rss(),
+        ...others.gauges,
       },
       drift: schemas.drift,
     };

@@ -2,10 +2,18 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import * as v from "valibot";
-import { Brain, type Known, type LlmClient, type LlmOptions, openLlm } from "../src/brain.ts";
+import {
+  Brain,
+  type CachedAnswer,
+  type Known,
+  type LlmClient,
+  type LlmOptions,
+  openLlm,
+} from "../src/brain.ts";
 import { Breaker, Budget } from "../src/brain-breaker.ts";
 import { MESSAGE_QUESTION, pascalCase } from "../src/brain-prompts.ts";
 import { firstValid, saidOf, ThoughtFilter, withoutThoughts } from "../src/brain-reply.ts";
+import type { Nearest } from "../src/embed.ts";
 import type { JournalEvent } from "../src/journal.ts";
 import { LlmStub, type Mode } from "./e2e/llm-stub.ts";
 
@@ -518,7 +526,11 @@ function eventOf(fields: Partial<JournalEvent> & { json?: object } = {}): Journa
   };
 }
 
-function brainAt(stub: LlmStub, shapes = new Map<string, string>()) {
+function brainAt(
+  stub: LlmStub,
+  shapes = new Map<string, string>(),
+  recall: (text: string) => CachedAnswer | null = () => null,
+) {
   const answered: unknown[] = [];
   const brain = new Brain({
     llm: llmAt(stub.baseUrl),
@@ -529,7 +541,7 @@ function brainAt(stub: LlmStub, shapes = new Map<string, string>()) {
       put: (key, value) => void shapes.set(key, value),
       delete: (key) => void shapes.delete(key),
     },
-    answered: (text, answer) => answered.push([text, answer]),
+    answers: { recall, remember: (text, answer) => void answered.push([text, answer]) },
   });
   return { brain, answered };
 }
@@ -540,11 +552,12 @@ async function learn(brain: Brain, event: JournalEvent, known: Known): Promise<u
 }
 
 describe("understanding", () => {
-  const near = { label: "Refund", score: 0.8, cache: { intent: "Other", sentiment: -0.25, confidence: 0.5 } };
+  const near: Nearest = { label: "Refund", best: "Refund", score: 0.9, confidence: 0.8 };
+  const remembered: CachedAnswer = { intent: "Other", sentiment: -0.25, confidence: 0.5 };
 
   test("given comes before examples, examples before the cache, and the cache before the model", async () => {
     const stub = await stubIn("well");
-    const { brain, answered } = brainAt(stub);
+    const { brain } = brainAt(stub, new Map(), (text) => (text === CAR ? remembered : null));
     const given = eventOf({ message: CAR, type: "Chat", fields: { intent: "Mine", sentiment: 0.5 } });
     expect(brain.known(given, near)).toEqual({
       question: null,
@@ -570,9 +583,10 @@ describe("understanding", () => {
     expect(brain.known(message, { ...near, label: null }).understanding).toMatchObject({
       ...{ type: "Other", typeFrom: "cache", intentFrom: "cache", confidence: 0.5 },
     });
-    const open = brain.known(message, { ...near, cache: null });
+    const { brain: fresh, answered } = brainAt(stub);
+    const open = fresh.known(message, near);
     expect(open.question).toBe("message");
-    expect(await learn(brain, message, open)).toMatchObject({
+    expect(await learn(fresh, message, open)).toMatchObject({
       ...{ intent: "Refund", intentFrom: "examples", sentiment: 0.25, sentimentFrom: "llm" },
     });
     expect(answered).toEqual([[CAR, CAR_ANSWER]]);

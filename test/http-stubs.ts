@@ -6,6 +6,7 @@ import { GatewayError } from "../src/errors.ts";
 import type { ParsedEvent } from "../src/event.ts";
 import * as events from "../src/event.ts";
 import { type EventsQuery, type GatewayServer, type HttpOptions, serve } from "../src/http.ts";
+import type { Changed, IntentExamples, IntentsState } from "../src/intents.ts";
 import type { Enrichment, Refusal, Snapshot } from "../src/pipeline.ts";
 import { Schemas } from "../src/schemas.ts";
 
@@ -120,6 +121,49 @@ export class StubPipeline {
   }
 }
 
+/** Examples in memory; in force at once, or not. */
+export class StubIntents {
+  readonly kept = new Map<string, readonly string[]>();
+  inForce = true;
+  refusal: string | null = null;
+  failWith: GatewayError | null = null;
+  readonly limits = {
+    labelsMax: 10,
+    labelCharsMax: 128,
+    examplesPerLabelMax: 20,
+    examplesMax: 100,
+    exampleCharsMax: 200,
+  } as unknown as HttpOptions["intents"]["limits"];
+  state: IntentsState = {
+    state: "ready",
+    detail: "",
+    calibration: { threshold: 0.4, accuracy: 0.9, answered: 0.8 },
+    labels: 0,
+    examples: 0,
+    withoutVector: 0,
+  };
+
+  list(): IntentExamples[] {
+    return [...this.kept].map(([label, examples]) => ({ label, examples }));
+  }
+
+  get(label: string): IntentExamples | null {
+    const examples = this.kept.get(label);
+    return examples === undefined ? null : { label, examples };
+  }
+
+  async put(label: string, examples: readonly string[]): Promise<Changed> {
+    if (this.failWith !== null) throw this.failWith;
+    if (this.refusal !== null) return { refused: this.refusal };
+    this.kept.set(label, examples);
+    return { inForce: this.inForce };
+  }
+
+  async delete(label: string): Promise<{ inForce: boolean } | null> {
+    return this.kept.delete(label) ? { inForce: this.inForce } : null;
+  }
+}
+
 export class StubStore {
   queries: EventsQuery[] = [];
   lag = 0;
@@ -200,6 +244,7 @@ export interface Harness extends AsyncDisposable {
   readonly schemas: Schemas;
   readonly model: StubModel;
   readonly chat: Chat;
+  readonly intents: StubIntents;
   store: StubStore | null;
   readonly logged: string[];
   post(
@@ -215,6 +260,7 @@ export function start(
 ): Harness {
   const journal = new MemoryJournal();
   const pipeline = new StubPipeline();
+  const intents = new StubIntents();
   const logged: string[] = [];
   const schemas = new Schemas({ table: null, log: () => {} });
   const model = new StubModel();
@@ -244,6 +290,7 @@ export function start(
     pipeline,
     schemas,
     chat,
+    intents: { limits: intents.limits, examples: intents },
     nowUs: () => Date.now() * 1000,
     log: (level, message) => logged.push(`${level} ${message}`),
   });
@@ -255,6 +302,7 @@ export function start(
     schemas,
     model,
     chat,
+    intents,
     store: new StubStore(),
     logged,
     post: (body, { path = "/ingest", headers = {} } = {}) =>

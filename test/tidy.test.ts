@@ -73,7 +73,8 @@ const FACES: readonly string[] = [
     "src/config.ts",
   ],
   ...["src/event.ts", "src/journal.ts", "src/store.ts", "src/embed.ts", "src/physics.ts", "src/pipeline.ts"],
-  ...["src/brain.ts", "src/brain-chat.ts", "src/schemas.ts", "src/http.ts", "src/ring-tool.ts"],
+  ...["src/brain.ts", "src/brain-chat.ts", "src/schemas.ts", "src/intents.ts"],
+  ...["src/http.ts", "src/ring-tool.ts"],
 ];
 
 /** Neighbours that do not bear their room's name: docs/decisions/0003-rooms-and-their-neighbours.md. */

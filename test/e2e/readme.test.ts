@@ -77,7 +77,7 @@ async function runBlock(name: string, at = gateway): Promise<string> {
 describe("README", () => {
   test("every block is run, or there is a reason why not", () => {
     const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
-    expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring", "enriched"]);
+    expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring", "intents", "enriched"]);
     const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
     expect(without.filter((code) => !NOT_RUN.some(([start]) => code.startsWith(start)))).toEqual([]);
     for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
@@ -105,6 +105,12 @@ describe("README", () => {
 
   test("python reads a batch of tensors", async () => {
     expect(await runBlock("python")).toMatch(/^\(100, 1024\) \d/);
+  });
+
+  test("intents takes the examples and has learned them", async () => {
+    const said = JSON.parse(await runBlock("intents"));
+    expect(said).toMatchObject({ label: "CancelPlan", examples: 3, in_force: true });
+    expect(said.threshold).toBeGreaterThan(0);
   });
 
   test("dataset gives each frame to one of the workers", async () => {

@@ -1,0 +1,54 @@
+"""Embeds the texts of a file with Python's onnxruntime, for bench/embed.ts to compare with.
+
+    python embed_baseline.py MODEL_FOLDER TEXTS.json BATCH THREADS
+
+Prints texts a second, the best of five rounds; each batch is padded to its longest text.
+Needs onnxruntime, numpy and tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+
+
+def main() -> None:
+    """Measures what the command line names."""
+    import numpy as np
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    folder, texts_path, batch, threads = (
+        pathlib.Path(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+    )
+    texts = json.loads(pathlib.Path(texts_path).read_text())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
+    tokenizer.enable_padding()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    graph = str(folder / "onnx" / "model_quantized.onnx")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = {value.name for value in session.get_inputs()}
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        for at in range(0, len(texts), batch):
+            encoded = tokenizer.encode_batch(texts[at : at + batch])
+            ids = np.array([one.ids for one in encoded], np.int64)
+            mask = np.array([one.attention_mask for one in encoded], np.int64)
+            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            hidden = session.run(None, {name: value for name, value in feeds.items() if name in names})[0]
+            rows = (hidden * mask[:, :, None]).sum(1)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        best = max(best, len(texts) / (time.perf_counter() - started))
+    print(best)
+
+
+if __name__ == "__main__":
+    main()
