@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 import { type Embedder, openHashing, openModel } from "../src/embed.ts";
 import { HASHING_DIM, hashingEmbed } from "../src/hashing.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
-import { type Line, print } from "./support/load.ts";
+import { type Line, median, print } from "./support/load.ts";
 
 const MESSAGE = "Não consigo ver a fatura do meu cartão, pode me ajudar hoje?";
 const LONG = MESSAGE.concat(" ").repeat(140).slice(0, 8192);
@@ -33,13 +33,14 @@ function bestUs(calls: number, call: (index: number) => void): number {
 }
 
 interface Speed {
+  /** The median of the rounds. */
   readonly perSecond: number;
   /** Longest time in which this thread answered nobody. */
   readonly stallMs: number;
 }
 
 async function speedOf(embedder: Embedder, rounds: readonly (readonly string[])[]): Promise<Speed> {
-  let best = 0;
+  const speeds: number[] = [];
   let stallMs = 0;
   let lastMs = performance.now();
   let running = true;
@@ -61,10 +62,10 @@ async function speedOf(embedder: Embedder, rounds: readonly (readonly string[])[
       calls.push(embedder.embed(texts.slice(from, from + embedder.maxBatch)));
     }
     await Promise.all(calls);
-    best = Math.max(best, (1000 * texts.length) / (performance.now() - startedMs));
+    speeds.push((1000 * texts.length) / (performance.now() - startedMs));
   }
   running = false;
-  return { perSecond: best, stallMs };
+  return { perSecond: median(speeds), stallMs };
 }
 
 /** Messages of banking77 as they come, without repetition. */
@@ -81,18 +82,18 @@ function realMessages(): string[][] {
   );
 }
 
-/** Texts a second in Python; null where nobody named an interpreter. */
+/** Texts a second in Python, the median of the same rounds; null where nobody named an interpreter. */
 async function python(
   interpreter: string | undefined,
   folder: string,
-  texts: readonly string[],
+  rounds: readonly (readonly string[])[],
   batch: number,
 ) {
   if (interpreter === undefined) return null;
   const temporary = mkdtempSync(join(tmpdir(), "gateway-bench-embed-"));
   try {
-    const path = join(temporary, "texts.json");
-    writeFileSync(path, JSON.stringify(texts));
+    const path = join(temporary, "rounds.json");
+    writeFileSync(path, JSON.stringify(rounds));
     const script = join(import.meta.dir, "support", "embed_baseline.py");
     const threads = String(availableParallelism());
     const command = [interpreter, script, folder, path, String(batch), threads];
@@ -127,7 +128,7 @@ async function* measure(model: string, interpreter: string | undefined): AsyncGe
   const hashed = await speedOf(hashing, rounds);
   yield { name: "embed/hashing-worker", value: hashed.perSecond, unit: "messages/s", baseline: null };
   await using local = await openModel(model, url);
-  const baseline = await python(interpreter, model, rounds[0] as string[], local.maxBatch);
+  const baseline = await python(interpreter, model, rounds, local.maxBatch);
   const embedded = await speedOf(local, rounds);
   yield { name: `embed/${local.name}`, value: embedded.perSecond, unit: "messages/s", baseline };
   yield { name: `embed/${local.name}/stall`, value: embedded.stallMs, unit: "ms at most", baseline: null };

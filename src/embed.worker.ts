@@ -82,6 +82,12 @@ export type WorkerReply =
 
 /** Padded tokens of one run: bounds its memory and, on int8, how much one long text disturbs others. */
 const RUN_TOKENS_MAX = 2048;
+/**
+ * A text that is longer than the shortest of a run by this begins the next one, once the run has RUN_TEXTS_MIN: on
+ * messages of banking77 two thirds of a batch of 32 would be padding, and this doubles the speed.
+ */
+const RUN_STRETCH_MAX = 1.5;
+const RUN_TEXTS_MIN = 4;
 const NICE = 10;
 
 type Onnx = typeof import("./native/onnx.ts");
@@ -365,7 +371,10 @@ function plan(model: LoadedModel, texts: readonly string[]): Run[] {
   const runs: Run[] = [];
   let run: Run = { at: [], ids: [] };
   for (const { at, ids } of entries) {
-    if (run.at.length > 0 && (run.at.length + 1) * ids.length > RUN_TOKENS_MAX) {
+    const shortest = run.ids[0]?.length ?? ids.length;
+    const isFull = run.at.length > 0 && (run.at.length + 1) * ids.length > RUN_TOKENS_MAX;
+    const isStretched = run.at.length >= RUN_TEXTS_MIN && ids.length > RUN_STRETCH_MAX * shortest;
+    if (isFull || isStretched) {
       runs.push(run);
       run = { at: [], ids: [] };
     }

