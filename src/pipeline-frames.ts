@@ -29,6 +29,7 @@ export interface Entry {
 
 /** A frame before its row is committed. */
 export interface Draft {
+  readonly event: JournalEvent;
   readonly decided: DecidedFrame;
   readonly vector: Float32Array | null;
 }
@@ -102,7 +103,7 @@ export function makeFrame(
     intent,
     provenance,
   };
-  return { decided, vector };
+  return { event, decided, vector };
 }
 
 /** What is said of an event by its frame; unknown values are null. */
