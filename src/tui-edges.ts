@@ -1,4 +1,5 @@
 /** What surrounds the tabs: header, footer, help, the drawer with the log, and what is said where the terminal is too small. */
+import { basename } from "node:path";
 import type { DashboardSnapshot, KeyRow, PartView, Tab, Ui } from "../tui.ts";
 import { type Area, keyLine, type Size, STYLE, type Style, spark } from "./tui-screen.ts";
 import { clock, count, cut, duration, fit, short, widthOf, wrap } from "./tui-text.ts";
@@ -44,7 +45,10 @@ export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs
       ["up ", STYLE.dim],
       [up, STYLE.plain],
     ],
-    [["db ", STYLE.dim], database === null ? ["none kept", STYLE.warn] : [cut(database, 32), STYLE.plain]],
+    [
+      ["db ", STYLE.dim],
+      database === null ? ["none kept", STYLE.warn] : [cut(basename(database), 32), STYLE.plain],
+    ],
     [["token ", STYLE.dim], tokenSet ? ["set", STYLE.good] : ["not set", STYLE.plain]],
   ]);
   const rates = metrics.series.ingest_rate(12);
@@ -140,7 +144,7 @@ export function viewFooter(area: Area, snapshot: DashboardSnapshot, ui: Ui, keys
 }
 
 /** A column of the help is at least so wide. */
-const HELP_COLUMNS = 56;
+const HELP_COLUMNS = 72;
 
 /** All keys: first those of the tab, then the others. Where they do not fit they scroll. */
 export function viewHelp(area: Area, keys: readonly KeyRow[], ui: Ui): void {

@@ -11,6 +11,8 @@ const YOUNG_US = 10e6;
 const OLD_US = 120e6;
 /** Conversations whose trails are drawn, the newest ones. */
 const TRAILS_MAX = 6;
+/** Of each so much, unless one is selected: then all of it. */
+const TRAIL_PARTICLES_MAX = 4;
 const OTHER = "others";
 const UNKNOWN = "unknown";
 /** Letters for categories where the terminal shows no colours. */
@@ -87,7 +89,7 @@ export function viewParticles(area: Area, snapshot: DashboardSnapshot, ui: Ui): 
   const title = [
     ["particles", STYLE.title],
     [`newest ${ui.window}`, STYLE.plain],
-    [`colour by ${by}`, STYLE.accent],
+    [`by ${by}`, STYLE.accent],
   ] as const;
   if (points.length === 0) {
     viewNothing(area.box(title), [none, "Frames without an embedding have no place"]);
@@ -161,7 +163,10 @@ function trails(points: readonly Particle[], selected: Particle | null): Particl
     const own = selected.conversation === null ? undefined : byConversation.get(selected.conversation);
     return own === undefined ? [] : [own];
   }
-  return [...byConversation.values()].filter((trail) => trail.length > 1).slice(-TRAILS_MAX);
+  return [...byConversation.values()]
+    .filter((trail) => trail.length > 1)
+    .slice(-TRAILS_MAX)
+    .map((trail) => trail.slice(-TRAIL_PARTICLES_MAX));
 }
 
 function drawSide(
@@ -198,7 +203,8 @@ function drawSide(
     "since last",
     shown.deltaSeconds === null ? "first" : `${shown.deltaSeconds.toFixed(1)} s`,
   );
-  y = fact(panel, y, "velocity", `${shown.velocity.toFixed(0)}/min${shown.interrupt ? ", interrupts" : ""}`);
+  y = fact(panel, y, "velocity", `${shown.velocity.toFixed(0)}/min`);
+  if (shown.interrupt) y = fact(panel, y, "interrupts", "the answer");
   for (const line of wrap(shown.message, panel.width, Math.max(0, panel.height - y - 1))) {
     y += 1;
     panel.put(0, y, line, STYLE.strong);

@@ -46,8 +46,9 @@ export interface TerminalOptions {
   readonly quit: () => void;
   /** The dashboard has failed and is closed; the gateway goes on. */
   readonly failed: (error: unknown) => void;
-  /** Of tests: a renderer over streams of theirs. */
+  /** Of tests: a renderer over streams of theirs, and what is written beside it. */
   readonly createRenderer?: (tui: OpenTui) => Promise<Renderer>;
+  readonly write?: (text: string) => void;
 }
 
 /** Why there can be no dashboard; null: there can. */
@@ -70,9 +71,9 @@ const RESTORE =
 const EXPLICIT_DIRECTION = "\x1b[8l";
 const IMPLICIT_DIRECTION = "\x1b[8h";
 
-function writeTo(descriptor: number, text: string): void {
+function writeOut(text: string): void {
   try {
-    writeSync(descriptor, text);
+    writeSync(1, text);
   } catch {
     // The terminal is gone; there is nobody to tell.
   }
@@ -109,6 +110,7 @@ export class Terminal implements AsyncDisposable {
   readonly #renderer: Renderer;
   readonly #colors = new Map<number | null, Color>();
   readonly #background: Color;
+  readonly #write: (text: string) => void;
   #ui: Ui;
   #screen: Screen | null = null;
   #due: Timer | null = null;
@@ -126,6 +128,7 @@ export class Terminal implements AsyncDisposable {
     this.#tui = tui;
     this.#renderer = renderer;
     this.#ui = face.firstUi(!options.noColor);
+    this.#write = options.write ?? writeOut;
     this.#background = tui.RGBA.defaultBackground();
     this.#signals = [
       ["SIGTSTP", () => void this.#suspend()],
@@ -150,7 +153,7 @@ export class Terminal implements AsyncDisposable {
     );
     renderer.on("resize", () => this.#changed());
     for (const [signal, handle] of this.#signals) process.on(signal, handle);
-    writeTo(1, EXPLICIT_DIRECTION);
+    this.#write(EXPLICIT_DIRECTION);
     options.feed.onChange = () => this.#changed();
     this.#changed();
   }
@@ -274,7 +277,7 @@ export class Terminal implements AsyncDisposable {
     this.#suspended = true;
     try {
       await this.#renderer.suspend();
-      writeTo(1, IMPLICIT_DIRECTION);
+      this.#write(IMPLICIT_DIRECTION);
     } finally {
       process.kill(process.pid, "SIGSTOP");
     }
@@ -289,7 +292,7 @@ export class Terminal implements AsyncDisposable {
         await this.#renderer.suspend();
       }
       await this.#renderer.resume();
-      writeTo(1, EXPLICIT_DIRECTION);
+      this.#write(EXPLICIT_DIRECTION);
       this.#suspended = false;
       this.#redraw();
       this.#changed();
@@ -316,12 +319,12 @@ export class Terminal implements AsyncDisposable {
       () => false,
     );
     if (!(await Promise.race([closed, Bun.sleep(CLOSE_MS_MAX).then(() => false)]))) this.restoreNow();
-    writeTo(1, IMPLICIT_DIRECTION);
+    this.#write(IMPLICIT_DIRECTION);
   }
 
   /** For an end that waits for nobody. */
   restoreNow(): void {
-    writeTo(1, RESTORE + IMPLICIT_DIRECTION);
+    this.#write(RESTORE + IMPLICIT_DIRECTION);
     try {
       process.stdin.setRawMode?.(false);
     } catch {

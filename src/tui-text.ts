@@ -10,7 +10,7 @@ const MARKS_MAX = 2;
 
 /** Nothing to be done: printable ASCII, most of Latin, and what the dashboard itself draws with (rules, blocks, braille, arrows). */
 const HARMLESS =
-  /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25ff\u2800-\u28ff]*$/;
+  /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25fc\u2800-\u28ff]*$/;
 const ASCII = /^[\x20-\x7e]*$/;
 
 /** Zero-width joiner, variation selectors, skin tones, enclosing marks: terminals disagree on their width, and nothing is lost. */
@@ -60,7 +60,7 @@ export function safeLines(text: string): string[] {
 const LETTERS = /\P{M}\p{M}*/gu;
 /** Scripts of which every terminal knows the width. */
 const CERTAIN =
-  /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25ff\u2800-\u28ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]*$/;
+  /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25fc\u2800-\u28ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]*$/;
 
 /** Columns of one letter with its marks: 1 or 2. */
 function letterWidth(letter: string): number {
