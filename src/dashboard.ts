@@ -28,7 +28,7 @@ import {
   Tail,
 } from "./dashboard-tail.ts";
 import { messageOf } from "./errors.ts";
-import { decodeFrame, decodePhysics, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
+import { decodeFrame, decodePhysics, FLAG, FRAME_BYTES, OFFSET, PHYSICS_OFFSET } from "./frame.ts";
 import type { JournalEvent } from "./journal.ts";
 import type { HttpMetrics } from "./metrics.ts";
 import type { Enrichment, RawFrames, Snapshot, Watch } from "./pipeline.ts";
@@ -36,12 +36,16 @@ import type { Enrichment, RawFrames, Snapshot, Watch } from "./pipeline.ts";
 /** How often what came is looked at. */
 const LOOK_MS = 100;
 const SAMPLE_MS = 1000;
+/** How often, while more comes than is looked at: then the acknowledgements need the thread more. */
+const LOOK_MS_BUSY = 500;
+/** Frames that become particles in one look. */
+const LOOK_PARTICLES_MAX = 64;
 /** Decided frames that are remembered between two looks. */
 const LOOK_FRAMES_MAX = 4096;
 const PARTICLES_MAX = 512;
 /** How often the plane of the particles is computed again while they are shown. */
 const PROJECT_MS = 1000;
-/** Events and frames of before the start that are shown first. */
+/** Events of before the start that are shown first. */
 const BEGIN_EVENTS = 100;
 const LOG_LINES_MAX = 500;
 const LOG_CHARS_MAX = 2000;
@@ -50,7 +54,6 @@ const CHAT_CHARS_MAX = 64_000;
 const DETAIL_LINES_MAX = 5000;
 /** How much of a payload is made pretty. */
 const DETAIL_CHARS_MAX = 256 * 1024;
-const MESSAGE_CHARS_MAX = 400;
 
 export interface ChatReply {
   readonly content: string;
@@ -115,6 +118,9 @@ export class Dashboard implements Watch, Disposable {
   #batchedEvents = 0;
   #decisions: Parameters<Watch["decided"]>[] = [];
   #decidedFrames = 0;
+  /** More has come since the last look than it will look at; and before it. */
+  #busy = false;
+  #wasBusy = false;
   #looking: Timer | null = null;
   #sampling: Timer | null = null;
   #begun = false;
@@ -181,6 +187,7 @@ export class Dashboard implements Watch, Disposable {
     // Whole batches go while what is left is enough to look at.
     for (let first = this.#batches[0]; first !== undefined; first = this.#batches[0]) {
       if (this.#batchedEvents - first.length < LOOK_EVENTS_MAX) break;
+      this.#busy = true;
       this.#batchedEvents -= first.length;
       this.#batches.shift();
     }
@@ -210,11 +217,13 @@ export class Dashboard implements Watch, Disposable {
   }
 
   #lookSoon(): void {
-    this.#looking ??= setTimeout(() => this.#look(), LOOK_MS);
+    this.#looking ??= setTimeout(() => this.#look(), this.#wasBusy ? LOOK_MS_BUSY : LOOK_MS);
   }
 
   #look(): void {
     this.#looking = null;
+    this.#wasBusy = this.#busy;
+    this.#busy = false;
     const batches = this.#batches;
     const decisions = this.#decisions;
     this.#batches = [];
@@ -222,29 +231,36 @@ export class Dashboard implements Watch, Disposable {
     this.#decisions = [];
     this.#decidedFrames = 0;
     this.#tail.add(newest(batches, LOOK_EVENTS_MAX).map(rowOf));
-    const { newestSeq } = this.#tail;
-    const oldestSeq = this.#tail.rows[0]?.seq ?? newestSeq;
-    const drafts = decisions.flatMap(([firstFrameId, all]) =>
-      all.map((draft, index) => ({ frameId: firstFrameId + index, draft })),
-    );
-    for (const { frameId, draft } of drafts) {
-      const { seq, physics, eventType, intent } = draft.decided;
-      if (seq < oldestSeq) continue;
-      const { flags, sentiment } = decodePhysics(physics);
-      const known = (flags & FLAG.sentiment) !== 0;
-      this.#tail.enrich(seq, { frameId, type: eventType, intent, sentiment: known ? sentiment : null });
+    const oldestSeq = this.#tail.rows[0]?.seq ?? this.#tail.newestSeq;
+    for (const [firstFrameId, drafts] of decisions) {
+      drafts.forEach(({ decided }, index) => {
+        const { seq, physics, eventType, intent } = decided;
+        if (seq < oldestSeq) return;
+        const sentiment = sentimentOf(physics);
+        this.#tail.enrich(seq, { frameId: firstFrameId + index, type: eventType, intent, sentiment });
+      });
     }
-    for (const { frameId, draft } of drafts.slice(-PARTICLES_MAX)) {
-      if (draft.vector === null) continue;
+    if (this.#particlesShown) this.#lookAtVectors(decisions);
+    this.onChange();
+  }
+
+  /** The newest frames with a vector, no more than an eye can follow. */
+  #lookAtVectors(decisions: readonly Parameters<Watch["decided"]>[]): void {
+    const drafts = decisions.map(([firstFrameId, all]) =>
+      all.slice(-LOOK_PARTICLES_MAX).map((draft, index, { length }) => ({
+        frameId: firstFrameId + all.length - length + index,
+        draft,
+      })),
+    );
+    for (const { frameId, draft } of newest(drafts, LOOK_PARTICLES_MAX)) {
+      if (draft.vector === null || frameId <= (this.#particles.at(-1)?.frameId ?? 0)) continue;
       const { event, decided } = draft;
-      const message = event.message ?? rowOf(event).message;
       this.#addParticle(frameId, decided.physics, draft.vector, {
         intent: decided.intent,
         conversation: event.conversationId,
-        message: message.slice(0, MESSAGE_CHARS_MAX),
+        message: rowOf(event).message,
       });
     }
-    this.onChange();
   }
 
   #addParticle(
@@ -254,6 +270,7 @@ export class Dashboard implements Watch, Disposable {
     of: Pick<Particle, "intent" | "conversation" | "message">,
   ): void {
     const p = decodePhysics(physics);
+    const spare = this.#particles.length < PARTICLES_MAX ? null : (this.#particles.shift()?.vector ?? null);
     this.#particles.push({
       frameId,
       seq: Number(p.event_seq),
@@ -263,14 +280,13 @@ export class Dashboard implements Watch, Disposable {
       velocity: p.velocity,
       deltaSeconds: (p.flags & FLAG.first) === 0 ? Math.exp(p.delta_time) : null,
       interrupt: p.interrupt !== 0,
-      // A copy: the vector is a part of its whole batch.
-      vector: vector.slice(),
+      // A copy, as the vector is a part of its whole batch; into memory of one that has gone, where there is one.
+      vector: copyInto(spare, vector),
       modelId: p.model_id,
       x: 0,
       y: 0,
       placed: -1,
     });
-    if (this.#particles.length > 2 * PARTICLES_MAX) this.#particles = this.#particles.slice(-PARTICLES_MAX);
     this.#particlesChanged = true;
   }
 
@@ -327,33 +343,38 @@ export class Dashboard implements Watch, Disposable {
 
   /** The newest of what was there before this process, so that a restart does not begin with an empty screen. */
   async #begin(): Promise<void> {
-    const {
-      next_frame_id: nextFrameId = 1,
-      ring_head_frame_id: ringHead = 0,
-      head_seq: headSeq = 0,
-    } = this.#sample.gauges;
+    const headSeq = this.#sample.gauges.head_seq ?? 0;
     const page = headSeq === 0 ? null : this.#o.storedEvents({ limit: BEGIN_EVENTS });
-    if (headSeq > 0 && (page === null || ringHead === 0)) return;
+    if (headSeq > 0 && page === null) return;
     this.#begun = true;
     if (page === null) return;
     try {
-      const rows = eventsOf(await page)
-        .map(rowOfStored)
-        .reverse();
-      this.#tail.begin(rows);
-      const { bytes, count } = await this.#o.frames(
-        Math.max(0, nextFrameId - 1 - PARTICLES_MAX),
-        PARTICLES_MAX,
+      this.#tail.begin(
+        eventsOf(await page)
+          .map(rowOfStored)
+          .reverse(),
       );
+    } catch (error) {
+      this.note("warn", `dashboard: what was there before could not be read: ${messageOf(error)}`);
+    }
+    this.onChange();
+  }
+
+  /** The newest frames there are, when somebody begins to look at particles: vectors are not kept for nobody. */
+  async #loadParticles(): Promise<void> {
+    const next = this.#o.snapshot().gauges.next_frame_id ?? 1;
+    try {
+      const { bytes, count } = await this.#o.frames(Math.max(0, next - 1 - PARTICLES_MAX), PARTICLES_MAX);
       const came = this.#particles;
       this.#particles = [];
-      const bySeq = new Map(rows.map((row) => [row.seq, row]));
       for (let index = 0; index < count; index++) {
         const at = index * FRAME_BYTES;
         const { frame_id, flags, semantic, semantic_dim, event_seq } = decodeFrame(bytes, at);
-        if ((flags & FLAG.semantic) === 0 || frame_id >= (came[0]?.frameId ?? Number.POSITIVE_INFINITY))
-          continue;
-        const row = bySeq.get(Number(event_seq));
+        const known = frame_id >= (came[0]?.frameId ?? Number.POSITIVE_INFINITY);
+        if ((flags & FLAG.semantic) === 0 || known) continue;
+        const seq = Number(event_seq);
+        const event = this.#tail.row(seq) === null ? this.#o.journalEvent(seq) : null;
+        const row = this.#tail.row(seq) ?? (event === null ? null : rowOf(event));
         this.#addParticle(
           frame_id,
           bytes.subarray(at + PHYSICS_OFFSET, at + FRAME_BYTES),
@@ -361,13 +382,14 @@ export class Dashboard implements Watch, Disposable {
           {
             intent: row?.intent ?? null,
             conversation: row?.conversation ?? null,
-            message: row?.message ?? "",
+            message: row?.message ?? "(its message is in the store: Enter)",
           },
         );
       }
       this.#particles.push(...came);
+      this.#particles.splice(0, this.#particles.length - PARTICLES_MAX);
     } catch (error) {
-      this.note("warn", `dashboard: what was there before could not be read: ${messageOf(error)}`);
+      this.note("warn", `dashboard: the newest frames could not be read: ${messageOf(error)}`);
     }
     this.onChange();
   }
@@ -386,7 +408,7 @@ export class Dashboard implements Watch, Disposable {
   act(action: Action): void {
     switch (action.kind) {
       case "show":
-        this.#particlesShown = action.tab === "particles";
+        this.#show(action.tab === "particles");
         break;
       case "hold":
         this.#tail.hold();
@@ -422,6 +444,12 @@ export class Dashboard implements Watch, Disposable {
         break;
     }
     this.onChange();
+  }
+
+  #show(particles: boolean): void {
+    if (particles && !this.#particlesShown) void this.#loadParticles();
+    if (!particles) this.#particles = [];
+    this.#particlesShown = particles;
   }
 
   async #loadOlder(filter: string): Promise<void> {
@@ -619,6 +647,19 @@ function noParticles(embedder: string, nextFrameId: number): string {
   if (embedder === "off") return "No embeddings: the gateway runs with --embedder off";
   if (nextFrameId <= 1) return "No frames yet";
   return embedder === "ok" ? "No frame with an embedding yet" : `No embeddings: the embedder is ${embedder}`;
+}
+
+/** Of PHYSICS_BYTES; null where it is unknown. Read by itself: this is done for each frame that comes. */
+function sentimentOf(physics: Uint8Array): number | null {
+  const view = new DataView(physics.buffer, physics.byteOffset, physics.byteLength);
+  if ((view.getUint16(OFFSET.flags - PHYSICS_OFFSET, true) & FLAG.sentiment) === 0) return null;
+  return view.getFloat32(OFFSET.sentiment - PHYSICS_OFFSET, true);
+}
+
+function copyInto(spare: Float32Array | null, vector: Float32Array): Float32Array {
+  if (spare?.length !== vector.length) return vector.slice();
+  spare.set(vector);
+  return spare;
 }
 
 /** The last so many of lists, in their order. */

@@ -15,6 +15,9 @@ type Color = InstanceType<OpenTui["RGBA"]>;
 const DRAW_MS_MIN = 1000 / 15;
 /** Drawing takes at most this share of the thread: where it is slow, it is done more rarely. */
 const DRAW_SHARE_MAX = 0.05;
+/** A timer that comes so late tells of a thread that is busy with what matters more; then it is drawn twice a second. */
+const LATE_MS = 8;
+const DRAW_MS_BUSY = 500;
 const WHEEL_ROWS = 3;
 /** A terminal that is gone takes no farewell: it is not waited for any longer. */
 const CLOSE_MS_MAX = 1500;
@@ -114,6 +117,8 @@ export class Terminal implements AsyncDisposable {
   #ui: Ui;
   #screen: Screen | null = null;
   #due: Timer | null = null;
+  #dueMs = 0;
+  #busy = false;
   #drawnMs = Number.NEGATIVE_INFINITY;
   #costMs = 0;
   #suspended = false;
@@ -212,8 +217,10 @@ export class Terminal implements AsyncDisposable {
 
   #changed(): void {
     if (this.#due !== null || this.#closing !== null || this.#suspended) return;
-    const pauseMs = Math.max(DRAW_MS_MIN, this.#costMs / DRAW_SHARE_MAX);
-    const waitMs = Math.max(0, this.#drawnMs + pauseMs - performance.now());
+    const nowMs = performance.now();
+    const pauseMs = Math.max(this.#busy ? DRAW_MS_BUSY : DRAW_MS_MIN, this.#costMs / DRAW_SHARE_MAX);
+    const waitMs = Math.max(0, this.#drawnMs + pauseMs - nowMs);
+    this.#dueMs = nowMs + waitMs;
     this.#due = setTimeout(() => this.#guard(() => this.#draw()), waitMs);
   }
 
@@ -221,6 +228,7 @@ export class Terminal implements AsyncDisposable {
     this.#due = null;
     if (this.#closing !== null || this.#suspended) return;
     const startedMs = performance.now();
+    this.#busy = startedMs - this.#dueMs > LATE_MS;
     const screen = this.#face.view(this.#o.feed.snapshot(), this.#size, this.#ui);
     this.#drawnMs = startedMs;
     const same = this.#screen !== null && Bun.deepEquals(this.#screen.ops, screen.ops);

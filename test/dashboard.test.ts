@@ -4,7 +4,7 @@ import { type Chat, Dashboard, type DashboardOptions } from "../src/dashboard.ts
 import { memberText, prettyJson } from "../src/dashboard-json.ts";
 import { Projection } from "../src/dashboard-projection.ts";
 import { quantileBetween, SeriesRing } from "../src/dashboard-series.ts";
-import { encodePhysics, FLAG, type Physics } from "../src/frame.ts";
+import { encodeFrame, encodePhysics, FLAG, FRAME_BYTES, type Physics } from "../src/frame.ts";
 import type { JournalEvent } from "../src/journal.ts";
 import { HttpMetrics } from "../src/metrics.ts";
 import type { Snapshot, Watch } from "../src/pipeline.ts";
@@ -444,33 +444,75 @@ describe("particles", () => {
     for (const value of line.place(new Float32Array(8).fill(3))) expect(Number.isFinite(value)).toBe(true);
   });
 
-  test("frames become particles with what was said, of the newest model alone, while they are shown", async () => {
-    using stage = play();
-    const { dashboard } = stage;
-    const vectors = cluster(randomOf(seed), 8, 2, 40);
-    const of = (from: number, model: number) =>
+  /** Raw frames as the ring has them, the first with frame id 1. */
+  function raw(drafts: readonly ReturnType<typeof draft>[]): { bytes: Uint8Array; count: number } {
+    const bytes = new Uint8Array(drafts.length * FRAME_BYTES);
+    drafts.forEach(({ decided, vector }, index) => {
+      const { physics } = decided;
+      encodeFrame(bytes, index * FRAME_BYTES, { frameId: index + 1, capacity: 1000, physics, vector });
+    });
+    return { bytes, count: drafts.length };
+  }
+
+  test("who begins to look at particles sees the newest frames there are, and then those that come", async () => {
+    const vectors = cluster(randomOf(seed), 8, 2, 60);
+    const of = (from: number, count: number, model: number) =>
       vectors
-        .slice(from, from + 20)
+        .slice(from, from + count)
         .map((vector, index) => draft(event(from + index + 1), vector, "compra", model));
-    dashboard.decided(1, of(0, 7));
-    dashboard.decided(21, of(20, 8));
+    const asked: number[] = [];
+    using stage = play({
+      frames: async (after) => {
+        asked.push(after);
+        return raw([...of(0, 20, 6), ...of(20, 20, 8)]);
+      },
+      journalEvent: (seq) => (seq < 30 ? event(seq) : null),
+    });
+    const { dashboard, world } = stage;
+    world.snapshot = snapshotOf({ gauges: { head_seq: 40, next_frame_id: 41 } });
+    dashboard.decided(40, of(39, 1, 8));
     dashboard.committed([event(40)]);
     await until("looked at", () => seqs(dashboard.snapshot()).length === 1);
     expect(dashboard.snapshot().particles.points).toEqual([]);
     dashboard.act({ kind: "show", tab: "particles" });
+    await until("particles", () => dashboard.snapshot().particles.points.length === 20);
+    expect(asked).toEqual([0]);
+    // Those of another model have no place in the same picture.
     const { points } = dashboard.snapshot().particles;
     expect(points.map(({ frameId }) => frameId)).toEqual(
       Array.from({ length: 20 }, (_, index) => 21 + index),
     );
-    expect(points[0]).toMatchObject({
-      seq: 21,
-      message: "mensagem 21",
-      intent: "compra",
-      velocity: 3,
-      conversation: "c-1",
-    });
+    expect(points[0]).toMatchObject({ seq: 21, message: "mensagem 21", velocity: 3, conversation: "c-1" });
+    expect(points.at(-2)?.message).toContain("in the store");
     expect(points[0]?.deltaSeconds).toBeCloseTo(2);
     expect(points.some(({ x, y }) => x !== 0 && y !== 0)).toBe(true);
+    dashboard.decided(41, of(40, 20, 8));
+    await until("more", () => dashboard.snapshot().particles.points.length === 40);
+    expect(dashboard.snapshot().particles.points.at(-1)).toMatchObject({ frameId: 60, intent: "compra" });
+    dashboard.act({ kind: "show", tab: "events" });
+    expect(dashboard.snapshot().particles.points).toEqual([]);
+  });
+
+  test("particles are bounded, and none has the vector of another", async () => {
+    using stage = play();
+    const { dashboard } = stage;
+    dashboard.act({ kind: "show", tab: "particles" });
+    const vectors = cluster(randomOf(seed + 3), 8, 3, 64);
+    for (let round = 0; round < 10; round++) {
+      const drafts = vectors.map((vector, index) => draft(event(round * 64 + index + 1), vector));
+      dashboard.decided(round * 64 + 1, drafts);
+      await until(
+        "looked at",
+        () => dashboard.snapshot().particles.points.at(-1)?.frameId === round * 64 + 64,
+      );
+    }
+    const { points } = dashboard.snapshot().particles;
+    expect(points.length).toBe(512);
+    // The same vectors came ten times over: whatever is at the same turn lies at the same place.
+    points.forEach((point, index) => {
+      expect([point.x, point.y]).toEqual([points[index % 64]?.x ?? 9, points[index % 64]?.y ?? 9]);
+    });
+    expect(new Set(points.slice(0, 64).map(({ x }) => x)).size).toBeGreaterThan(32);
   });
 });
 
