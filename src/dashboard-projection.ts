@@ -139,11 +139,16 @@ function orthonormal([a, b]: Basis): Basis {
   const rest = b.map((value, at) => value - shared * (first[at] as number));
   const lengthB = norm(rest);
   if (lengthB > 1e-12 * norm(b)) return [first, rest.map((value) => value / lengthB)];
-  // The second lies on the first: any direction at right angles will do, the same one each time.
-  const spare = new Float64Array(a.length);
-  const at = first[0] !== undefined && Math.abs(first[0]) < 0.9 ? 0 : 1;
-  spare[at] = 1;
-  return orthonormal([first, spare]);
+  return [first, perpendicular(first)];
+}
+
+/** Where the second direction lies on the first, any at right angles will do, the same one each time. */
+function perpendicular(first: Float64Array): Float64Array {
+  const axis = Math.abs(first[0] ?? 0) < 0.9 ? 0 : 1;
+  const shared = first[axis] ?? 0;
+  const rest = first.map((value, at) => (at === axis ? 1 : 0) - shared * value);
+  const length = norm(rest);
+  return rest.map((value) => value / length);
 }
 
 /** The same plane, turned (and mirrored where need be) to lie as near to the one before as it can (orthogonal Procrustes). */

@@ -460,8 +460,17 @@ describe("drawing", () => {
   test("nothing is drawn where nothing has changed", async () => {
     const stage = await open(busy());
     const { draws } = stage.terminal;
-    stage.feed.onChange();
-    stage.feed.onChange();
+    let looks = 0;
+    const { snapshot } = stage.feed;
+    stage.feed.snapshot = () => {
+      looks += 1;
+      return snapshot();
+    };
+    for (let change = 1; change <= 3; change++) {
+      stage.feed.onChange();
+      await waitFor(() => looks === change);
+    }
+    expect(stage.terminal.draws).toBe(draws);
     await stage.show({ ...stage.current, events: { ...stage.current.events, newer: 1, total: 1001 } });
     expect(stage.terminal.draws).toBe(draws + 1);
   });
