@@ -2,7 +2,7 @@
  * Records the dashboard from `one_file_gateway demo`: docs/dashboard.cast (asciicast v2; `asciinema play` shows it) and
  * docs/dashboard-TAB.svg, a picture of each tab. Takes two minutes; needs the built executable and tmux.
  *
- *   bun scripts/record.ts
+ *   bun scripts/record.ts [recording | pictures]
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -86,7 +86,10 @@ async function takePictures(): Promise<string> {
     await terminal.press(String(index + 1));
     // The particles find their places in a few updates.
     await Bun.sleep(tab === "particles" ? 4000 : 1500);
-    writeFileSync(join(ROOT, "docs", `dashboard-${tab}.svg`), svgOf(await terminal.screen(true), PICTURE));
+    writeFileSync(
+      join(ROOT, "docs", `dashboard-${tab}.svg`),
+      svgOf(await terminal.screen(true), PICTURE, `The dashboard: ${tab}`),
+    );
   }
   await terminal.press("q");
   await terminal.shows("ended with 0");
@@ -132,7 +135,7 @@ function apply(look: Look, sequence: string): void {
 }
 
 /** The screen as SVG: every run of letters at its own place, so that it stands right in any font. */
-function svgOf(screen: string, { width, height }: { width: number; height: number }): string {
+function svgOf(screen: string, { width, height }: { width: number; height: number }, title: string): string {
   const look: Look = { ink: INK, bold: false, dim: false, inverse: false };
   const parts: string[] = [];
   screen
@@ -143,7 +146,7 @@ function svgOf(screen: string, { width, height }: { width: number; height: numbe
       // biome-ignore lint/suspicious/noControlCharactersInRegex: this is how a terminal is told of colours
       for (const [, sequence, text] of line.matchAll(/\x1b\[([\d;]*)m|([^\x1b]+)/g)) {
         if (sequence !== undefined) apply(look, sequence);
-        for (const run of text?.match(/[\x20-\x7e]+|[^\x20-\x7e]/g) ?? []) {
+        for (const run of text?.match(/[\x20-\x7e]+|([^\x20-\x7e])\1*/gu) ?? []) {
           const columns = Bun.stringWidth(run);
           parts.push(runOf(run, { column, row, columns }, look));
           column += columns;
@@ -154,6 +157,7 @@ function svgOf(screen: string, { width, height }: { width: number; height: numbe
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${size[0]}" height="${size[1]}" viewBox="0 0 ${size[0]} ${size[1]}"`,
     ` font-family="ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace" font-size="14">\n`,
+    `<title>${title}</title>\n`,
     `<rect width="100%" height="100%" rx="8" fill="${PAPER}"/>\n`,
     parts.filter((part) => part !== "").join("\n"),
     "\n</svg>\n",
@@ -180,8 +184,9 @@ function runOf(text: string, at: { column: number; row: number; columns: number 
 
 if (import.meta.main) {
   try {
-    await step("recording", recordCast);
-    await step("pictures", takePictures);
+    const only = process.argv[2];
+    if (only !== "pictures") await step("recording", recordCast);
+    if (only !== "recording") await step("pictures", takePictures);
     process.exit(0);
   } catch (error) {
     fail(error);

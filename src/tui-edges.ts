@@ -138,9 +138,10 @@ export function viewFooter(area: Area, snapshot: DashboardSnapshot, ui: Ui, keys
   const rest = shown.filter((entry) => !fixed.includes(entry));
   const back: [string, string][] = ui.detail !== null || ui.help || ui.schemaOpen ? [["Esc", "back"]] : [];
   const name = (entry: KeyRow): [string, string] => [entry.label, entry.footer ?? ""];
-  keyLine(area, 1, 0, [...back, ...fixed.map(name), ...rest.map(name)]);
-  const time = clock(snapshot.nowUs);
-  if (area.width >= 100) area.put(area.width - time.length - 1, 0, time, STYLE.dim);
+  const time = area.width < 100 ? "" : ` ${clock(snapshot.nowUs)} `;
+  const keysArea = area.sub(0, 0, area.width - time.length);
+  keyLine(keysArea, 1, 0, [...back, ...fixed.map(name), ...rest.map(name)]);
+  area.put(area.width - time.length, 0, time, STYLE.dim);
 }
 
 /** A column of the help is at least so wide. */

@@ -129,10 +129,11 @@ function drawParticles(
     const age = nowUs - particle.timeUs;
     const style = { ...styleOf(particle), bold: age < YOUNG_US, dim: age > OLD_US };
     const { x, y } = place(particle);
-    dots.set(x, y, style, rank);
     // The young are larger.
-    if (age < YOUNG_US) dots.set(x ^ 1, y, style, rank);
-    if (age < YOUNG_US / 3) for (const side of [x, x ^ 1]) dots.set(side, y ^ 1, style, rank);
+    for (const side of [x, x ^ 1]) {
+      dots.set(side, y, style, rank);
+      if (age < YOUNG_US) dots.set(side, y ^ 1, style, rank);
+    }
     area.zone(Math.floor(x / 2), Math.floor(y / 4), 1, 1, { kind: "particle", frameId: particle.frameId });
   });
   dots.draw(area);

@@ -261,7 +261,7 @@ export class Dots {
   /** A straight line of dots between two places, the ends left out. */
   trail(from: { x: number; y: number }, to: { x: number; y: number }, style: Style, rank: number): void {
     const steps = Math.max(Math.abs(to.x - from.x), Math.abs(to.y - from.y));
-    for (let step = 2; step < steps - 1; step += 2) {
+    for (let step = 3; step < steps - 1; step += 3) {
       const share = step / steps;
       this.set(from.x + (to.x - from.x) * share, from.y + (to.y - from.y) * share, style, rank);
     }
@@ -289,7 +289,7 @@ export function keyLine(
   let at = x;
   for (const [key, meaning] of keys) {
     const columns = widthOf(key) + 1 + widthOf(meaning) + 2;
-    if (at + columns > area.width + 2) return;
+    if (at + columns > area.width + 1) return;
     at = area.put(at, y, key, STYLE.key);
     at = area.put(at, y, ` ${meaning}  `, STYLE.dim);
   }
