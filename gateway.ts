@@ -247,8 +247,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
   const headless = whyHeadless(config);
-  if (headless !== null) log("info", `headless: ${headless}`);
-  else
+  if (headless === null)
     desk = stack.use(
       new Desk({
         config,
@@ -320,6 +319,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     "info",
     `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`,
   );
+  if (headless !== null) log("info", `headless: ${headless}`);
   pipeline.start();
   if (command.name === "demo") void playDemo(server, config, log);
   if (desk !== null) {

@@ -92,12 +92,22 @@ async function throughput(): Promise<Record<"tui" | "headless", { answered: numb
       sums[name].answered += (await slice(gateway)).answered;
       sums[name].cpuSeconds += cpuSeconds(gateway.pid, true) - startedSeconds;
       // What is left to frame and to store is not to disturb the other's turn.
-      await Bun.sleep(300);
+      await settled(gateway.port);
     }
   }
   if (gateways.tui.written() - before < 10_000) throw new Error("tui: the dashboard drew nothing");
   for (const gateway of Object.values(gateways)) await gateway.stop();
   return sums;
+}
+
+async function settled(port: number): Promise<void> {
+  for (;;) {
+    const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    const behind = (name: string): number =>
+      Number(new RegExp(`^gateway_${name} (\\S+)$`, "m").exec(text)?.[1]);
+    if (behind("unframed_events") + behind("store_lag_frames") === 0) return;
+    await Bun.sleep(50);
+  }
 }
 
 /** Of one core, while `work` goes on. */

@@ -41,7 +41,7 @@ const LOOK_MS_BUSY = 500;
 /** Frames that become particles in one look. */
 const LOOK_PARTICLES_MAX = 64;
 /** Decided frames that are remembered between two looks. */
-const LOOK_FRAMES_MAX = 4096;
+const LOOK_FRAMES_MAX = 1024;
 const PARTICLES_MAX = 512;
 /** How often the plane of the particles is computed again while they are shown. */
 const PROJECT_MS = 1000;

@@ -316,8 +316,8 @@ describe("no dashboard", () => {
   test("where standard output is no terminal, a line says so and nothing is drawn", async () => {
     using folder = new TempFolder();
     await using gateway = await Gateway.start(folder);
-    expect(gateway.log).toContain("headless: standard output is no terminal");
     await gateway.stop();
+    expect(gateway.log).toContain("headless: standard output is no terminal");
     expect(gateway.out).toBe("");
   });
 });
