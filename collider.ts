@@ -182,6 +182,11 @@ export class Ring {
     return this.#head;
   }
 
+  /** Whether a reader sleeps until the next frame comes. */
+  readerWaits(): boolean {
+    return Atomics.load(this.#header, WAITERS_WORD) !== 0;
+  }
+
   /** The oldest frame_id that may be read. */
   tail(): number {
     return this.#tail;

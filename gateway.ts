@@ -10,6 +10,7 @@ import packageJson from "./package.json" with { type: "json" };
 import { Brain, openLlm } from "./src/brain.ts";
 import { Chat } from "./src/brain-chat.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
+import { Dashboard } from "./src/dashboard.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
@@ -23,6 +24,7 @@ import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { type RingCommand, ringTool } from "./src/ring-tool.ts";
 import { Schemas } from "./src/schemas.ts";
 import { Store } from "./src/store.ts";
+import { openTui, type Terminal, whyNoTerminal } from "./tui.ts";
 
 const VERSION = packageJson.version;
 /** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose, or as on another machine. */
@@ -33,9 +35,13 @@ const DRAIN_GRACE_MS = 200;
 const TEMP_PREFIX = "one_file_gateway-";
 const TEMP_LOCK_HINT = "set TMPDIR to another folder";
 
+/** What is printed of the warnings that came while the dashboard lay over the terminal. */
+const WITHHELD_LINES_MAX = 20;
+
 const nowUs = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000);
 
-function makeLog(config: Config): Log {
+/** @param desk where the dashboard is, once there is one: it keeps lines off the terminal that it lies over. */
+function makeLog(config: Config, desk: () => Desk | null): Log {
   const order: readonly LogLevel[] = ["debug", "info", "warn", "error"];
   const least = order.indexOf(config.logLevel);
   return (level, message) => {
@@ -45,7 +51,7 @@ function makeLog(config: Config): Log {
       config.logFormat === "json"
         ? JSON.stringify({ time, level, message })
         : `${time} ${level.padEnd(5)} ${message}`;
-    process.stderr.write(`${line}\n`);
+    if (desk()?.takes(level, message, line) !== true) process.stderr.write(`${line}\n`);
   };
 }
 
@@ -236,7 +242,8 @@ function freeDiskBytes(path: string): { freeBytes: number; neededBytes: number }
 
 async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise<number> {
   const { config, notes } = command;
-  const log = makeLog(config);
+  let desk: Desk | null = null;
+  const log = makeLog(config, () => desk);
   for (const note of notes) log("info", note);
   checkUnpackFolder();
   using stack = new DisposableStack();
@@ -260,8 +267,21 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   });
   const ended = Promise.withResolvers<number>();
   const hashing = openHashing(workerUrl("embed"));
-  const pipeline = new Pipeline({
+  const headless = whyHeadless(config);
+  if (headless === null)
+    desk = stack.use(
+      new Desk({
+        config,
+        journal,
+        pipeline: () => pipeline,
+        server: () => server,
+        quit: () => stop("q"),
+        log,
+      }),
+    );
+  const pipeline: Pipeline = new Pipeline({
     version: VERSION,
+    watch: desk?.dashboard ?? null,
     journal,
     kinetics: new Kinetics({}),
     spin,
@@ -305,6 +325,8 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   });
   let stopping = false;
   const stop = (signal: string): void => {
+    // A terminal that goes away may say so more than once.
+    if (stopping && signal === "SIGHUP") return;
     if (stopping) process.exit(130);
     stopping = true;
     log("info", `${signal}: finishing what was received; again to stop at once`);
@@ -313,7 +335,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   };
   process.on("SIGTERM", () => stop("SIGTERM"));
   process.on("SIGINT", () => stop("SIGINT"));
-  const server = serve({
+  const server: GatewayServer = serve({
     config,
     version: VERSION,
     describeConfig: () => describeConfig(config),
@@ -331,19 +353,141 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     "info",
     `listening on ${server.url}${config.dbPath === null ? "; nothing is kept without --db-path" : ""}`,
   );
+  if (headless !== null) log("info", `headless: ${headless}`);
   brain.llm.start();
   pipeline.start();
   if (command.name === "demo") void playDemo(server, config, log);
-  const exitCode = await ended.promise;
-  // For a moment the door still answers, with 503, so that whoever sends sees why.
-  server.drain();
-  await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
-  await server.stop();
-  await brain.llm[Symbol.asyncDispose]();
-  intents.stop();
-  await pipeline.close();
-  await hashing[Symbol.asyncDispose]();
-  return exitCode;
+  if (desk !== null) {
+    process.on("SIGHUP", () => stop("SIGHUP"));
+    await desk.open();
+  }
+  try {
+    const exitCode = await ended.promise;
+    // For a moment the door still answers, with 503, so that whoever sends sees why.
+    server.drain();
+    await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
+    await server.stop();
+    await brain.llm[Symbol.asyncDispose]();
+    intents.stop();
+    await pipeline.close();
+    await hashing[Symbol.asyncDispose]();
+    return exitCode;
+  } finally {
+    await desk?.close();
+  }
+}
+
+/** Why there is no dashboard; null: there is one. */
+function whyHeadless(config: Config): string | null {
+  const { stdin, stdout, env } = process;
+  const why = whyNoTerminal({ stdinIsTty: stdin.isTTY, stdoutIsTty: stdout.isTTY, term: env.TERM });
+  if (why !== null) return why;
+  return config.tui ? null : "--no-tui";
+}
+
+interface DeskOptions {
+  readonly config: Config;
+  readonly journal: Journal;
+  readonly pipeline: () => Pipeline;
+  readonly server: () => GatewayServer;
+  readonly quit: () => void;
+  readonly log: Log;
+}
+
+/** The dashboard with its terminal: what it is wired to, and that the terminal is given back whatever happens. */
+class Desk implements Disposable {
+  readonly dashboard: Dashboard;
+  readonly #o: DeskOptions;
+  #terminal: Terminal | null = null;
+  #closed = false;
+  /** Warnings and errors of the time in which the terminal was not to be written to. */
+  #withheld: string[] = [];
+
+  constructor(options: DeskOptions) {
+    this.#o = options;
+    const { config, journal, pipeline, server } = options;
+    this.dashboard = new Dashboard({
+      version: VERSION,
+      database: config.dbPath,
+      tokenSet: config.token !== null,
+      address: () => server().url,
+      snapshot: () => pipeline().snapshot(),
+      metrics: () => server().metrics,
+      draining: () => pipeline().draining,
+      journalEvent: (seq) => journal.eventsAt([seq])[0] ?? null,
+      enrichment: (seq) => pipeline().enrichedWithin(seq, 0),
+      storedEvent: async (seq) => (await pipeline().store()?.event(seq, 0))?.json ?? null,
+      storedEvents: (query) => {
+        const store = pipeline().store();
+        return store === null ? null : store.events(query, journal.headSeq()).then(({ json }) => json);
+      },
+      frames: (after, limit) => pipeline().frames(after, limit),
+      schemas: null,
+      llm: null,
+      chat: () => null,
+      chatAdvice: () => "This version does not talk to an LLM yet.",
+      nowUs,
+    });
+  }
+
+  /** Opens it over the terminal. Where that fails, the gateway goes on headless. */
+  async open(): Promise<void> {
+    this.dashboard.start();
+    try {
+      this.#terminal = await openTui({
+        feed: this.dashboard,
+        noColor: (process.env.NO_COLOR ?? "") !== "",
+        quit: this.#o.quit,
+        failed: (error) => this.#goHeadless(error),
+      });
+    } catch (error) {
+      this.#goHeadless(error);
+      return;
+    }
+    // OpenTUI takes these two for itself and would leave the terminal as it is.
+    for (const event of ["uncaughtException", "unhandledRejection"])
+      process.on(event, (error) => void this.#crash(error));
+    process.on("exit", () => {
+      if (!this.#closed) this.#terminal?.restoreNow();
+    });
+    if (MUTATION === "crash-under-the-dashboard")
+      setTimeout(() => {
+        throw new Error("a mutation of the tests");
+      }, 1000);
+  }
+
+  /** Whether this line must not be written to the terminal. Where standard error is a file, it goes there as well. */
+  takes(level: LogLevel, message: string, line: string): boolean {
+    this.dashboard.note(level, message);
+    if (this.#terminal === null || this.#closed || !process.stderr.isTTY) return false;
+    if (level === "warn" || level === "error")
+      this.#withheld = [...this.#withheld.slice(1 - WITHHELD_LINES_MAX), line];
+    return true;
+  }
+
+  #goHeadless(error: unknown): void {
+    this.#closed = true;
+    const trace = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    this.#o.log("error", `dashboard: ${trace}; the gateway goes on without it`);
+  }
+
+  async #crash(error: unknown): Promise<void> {
+    await this.close();
+    process.stderr.write(`one_file_gateway: ${error instanceof Error ? error.stack : messageOf(error)}\n`);
+    process.exit(1);
+  }
+
+  /** Gives the terminal back and prints what was withheld. */
+  async close(): Promise<void> {
+    await this.#terminal?.close();
+    this.#closed = true;
+    for (const line of this.#withheld) process.stderr.write(`${line}\n`);
+    this.#withheld = [];
+  }
+
+  [Symbol.dispose](): void {
+    this.dashboard[Symbol.dispose]();
+  }
 }
 
 /** The brain with the endpoint of --llm-base-url, which is looked for once the gateway listens. */

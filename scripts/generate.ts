@@ -5,6 +5,7 @@
  *   docs/FRAME.md                                             from src/frame.ts
  *   test/golden/frames.bin, test/golden/frames.json           from src/frame.ts
  *   README.md (the table of options), .env.example            from src/config.ts
+ *   README.md (the list of keys)                              from tui.ts
  *
  *   bun scripts/generate.ts           writes what has changed
  *   bun scripts/generate.ts --check   writes nothing; exit 1 where a file has drifted
@@ -33,6 +34,7 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../src/frame.ts";
+import { KEYS, TABS } from "../tui.ts";
 
 /** A file, or a block of one, that is derived. */
 interface Target {
@@ -410,6 +412,17 @@ function optionsTable(): string {
   return `| flag | environment | default | |\n|---|---|---|---|\n${rows.join("")}`;
 }
 
+const KEY_MARKERS = { start: "<!-- generated: keys -->", end: "<!-- /generated: keys -->" };
+
+function keysTable(): string {
+  const rows = [null, ...TABS].flatMap((tab) =>
+    KEYS.filter((key) => key.tab === tab && key.help !== "").map(
+      ({ label, help }) => `| ${tab ?? "everywhere"} | \`${label}\` | ${help} |\n`,
+    ),
+  );
+  return `| tab | key | |\n|---|---|---|\n${rows.join("")}`;
+}
+
 function envExample(): string {
   const entries = OPTIONS.flatMap(({ env, flag, defaultText, help }) =>
     env === null ? [] : [`# ${help} (${flag}; default: ${defaultText})\n#${env}=\n`],
@@ -423,7 +436,13 @@ function envExample(): string {
 const TARGETS: readonly Target[] = [
   {
     path: "README.md",
-    render: (current) => replaceBlock(current, "README.md", README_MARKERS, optionsTable()),
+    render: (current) =>
+      replaceBlock(
+        replaceBlock(current, "README.md", README_MARKERS, optionsTable()),
+        "README.md",
+        KEY_MARKERS,
+        keysTable(),
+      ),
   },
   { path: ".env.example", render: envExample },
   {

@@ -242,12 +242,32 @@ export async function installNumpy2(): Promise<void> {
   });
 }
 
+/** tmux is the terminal of the dashboard's end-to-end tests. Where it cannot be had they are skipped, by name. */
+export async function installTmux(): Promise<void> {
+  await step("tmux", async () => {
+    if (Bun.which("tmux") !== null) return "is there";
+    const prefix = await rootPrefix();
+    if (prefix === null) return "not installed: the dashboard's end-to-end tests will be skipped";
+    const options = { env: { DEBIAN_FRONTEND: "noninteractive" }, timeoutMs: 300_000 };
+    const install = [...prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "tmux"];
+    let result = await run(install, options);
+    if (result.code !== 0) {
+      await run([...prefix, "apt-get", "update", "-qq"], options);
+      result = await run(install, options);
+    }
+    return result.code === 0
+      ? undefined
+      : "could not be installed: the dashboard's end-to-end tests will be skipped";
+  });
+}
+
 /** Everything, in order. @throws StepError at the first step that fails. */
 export async function setup(): Promise<void> {
   await installPackages();
   await installPython();
   await installPythonTools();
   await installNumpy2();
+  await installTmux();
 }
 
 if (import.meta.main) {

@@ -8,7 +8,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { installNumpy2, installPackages, installPython, installPythonTools } from "./setup.ts";
+import { installNumpy2, installPackages, installPython, installPythonTools, installTmux } from "./setup.ts";
 import { bunPath, CACHE, elapsed, fail, must, ROOT, run, StepError } from "./steps.ts";
 
 type Kind = "tool" | "unit" | "python" | "e2e";
@@ -234,6 +234,7 @@ async function test(only: readonly string[]): Promise<boolean> {
     await installPythonTools();
   });
   const numpy2 = wanted.some((suite) => suite.name.includes("numpy2")) ? await attempt(installNumpy2) : null;
+  if (wanted.some((suite) => suite.name.includes("e2e/dashboard"))) await installTmux();
   const binary = wanted.some((suite) => suite.kind === "e2e")
     ? await attempt(() =>
         must("build", [bunPath(), "scripts/build.ts"], "read the message above", { show: true }),

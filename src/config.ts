@@ -241,7 +241,7 @@ export const OPTIONS: readonly OptionRow[] = Object.values(ROWS);
 type OptionName = keyof typeof ROWS;
 
 const USAGE_LINES = [
-  "one_file_gateway [options]                        run the gateway",
+  "one_file_gateway [options]                        run the gateway, with its dashboard where there is a terminal",
   "one_file_gateway demo [options]                   run it on bundled messages in Portuguese",
   "one_file_gateway pull-model [NAME] [--from DIR]   get a local embedding model, or install one from a folder",
   "one_file_gateway ring stat [--json]               look at the ring: header, fill, heartbeat, models",
@@ -269,7 +269,7 @@ export function helpText(version: string): string {
   lines.push(
     "",
     "A .env file in the working folder is read. Flags win over the environment, the environment over .env.",
-    "Exit codes: 0 after SIGTERM or SIGINT, 1 it failed (ring verify: damage), 2 wrong usage.",
+    "Exit codes: 0 after q, SIGTERM or SIGINT, 1 it failed (ring verify: damage), 2 wrong usage.",
   );
   return `${lines.join("\n")}\n`;
 }

@@ -59,6 +59,11 @@ export class LatencyHistogram {
     return 0;
   }
 
+  /** A copy of the buckets, to be compared with a later one. */
+  counts(): Float64Array {
+    return this.#counts.slice();
+  }
+
   /** The lines of a Prometheus histogram in seconds. */
   lines(name: string): string[] {
     const lines: string[] = [];
@@ -144,6 +149,7 @@ const HELP: Readonly<Record<string, string>> = {
   dropped_events_total: "Events dropped by the bound of the temporary folder (without --db-path only).",
   journal_backlog_events: "Events in the journal that are not pruned.",
   store_lag_events: "Events that are acknowledged and not yet committed in DuckDB.",
+  ring_reader_waiting: "1 while a reader of the ring sleeps until the next frame.",
   unframed_events: "Events that have no frame yet.",
   schema_events_total: "Events that schemas were learned from.",
   schema_unread_events_total: "Events whose body could not be read by the schemas: a mistake of the gateway.",

@@ -39,6 +39,7 @@ export interface Item {
 
 /** A frame before its row is committed. */
 export interface Draft {
+  readonly event: JournalEvent;
   readonly decided: DecidedFrame;
   readonly vector: Float32Array | null;
 }
@@ -107,7 +108,7 @@ export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMake
     intent,
     provenance: provenanceOf(understanding, embedded?.embedder.name ?? null),
   };
-  return { decided, vector };
+  return { event, decided, vector };
 }
 
 function typeId(type: string | null): number {

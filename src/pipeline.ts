@@ -78,6 +78,12 @@ export interface Snapshot {
   readonly drift: readonly Drift[];
 }
 
+/** Is told what happens, to show it. Must return at once: it stands on the path of every event. */
+export interface Watch {
+  committed(events: readonly JournalEvent[]): void;
+  decided(firstFrameId: number, drafts: readonly Draft[]): void;
+}
+
 /** What the brain said of one event; unknown values are null. */
 export interface Enrichment {
   readonly frame_id: number;
@@ -135,6 +141,7 @@ export interface PipelineOptions {
   readonly log: Log;
   /** A failure after which the gateway must not go on. */
   readonly fatal: (error: GatewayError) => void;
+  readonly watch?: Watch | null;
   /** Deliberately wrong builds of the tests; empty in the product. */
   readonly mutation: string;
 }
@@ -237,6 +244,7 @@ export class Pipeline {
 
   #onCommitted(events: readonly JournalEvent[]): void {
     this.#arrivals.events += events.length;
+    this.#o.watch?.committed(events);
     if (!this.#bursting()) this.#store?.head(this.#o.journal.headSeq());
     // A gap means that earlier events are still only in the journal: these are read from there too, in order.
     for (const event of events) {
@@ -423,6 +431,7 @@ export class Pipeline {
   #decided(firstFrameId: number, drafts: readonly Draft[]): void {
     this.#next = firstFrameId + drafts.length;
     this.#counters.frames_total += drafts.length;
+    this.#o.watch?.decided(firstFrameId, drafts);
     drafts.forEach(({ decided, vector }, index) => {
       const { physics, eventType, intent } = decided;
       const frameId = firstFrameId + index;
@@ -781,6 +790,10 @@ export class Pipeline {
     return { code: "overloaded", detail, retryAfterSeconds: 2 };
   }
 
+  get draining(): boolean {
+    return this.#draining;
+  }
+
   /** Readiness goes red and ingest is refused from here on. */
   beginDrain(): void {
     this.#draining = true;
@@ -885,6 +898,7 @@ export class Pipeline {
         ring_capacity_frames: ring?.capacity ?? 0,
         ring_head_frame_id: ring?.head() ?? 0,
         ring_tail_frame_id: ring?.tail() ?? 0,
+        ring_reader_waiting: ring?.readerWaits() === true ? 1 : 0,
         embed_batch_ms: embedder?.batchMs ?? 0,
         ...this.#o.brain.llm.gauges,
         llm_waiting_frames: this.#asks.waiting.frames,

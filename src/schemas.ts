@@ -57,6 +57,18 @@ export interface KnownType {
   readonly fields: readonly ShownField[];
 }
 
+/** One type, as a list of them shows it. */
+export interface ShownType {
+  readonly type: string;
+  readonly events: number;
+  /** Unix µs of receipt. */
+  readonly first_seen_us: number;
+  readonly last_seen_us: number;
+  readonly fields: readonly ShownField[];
+  /** JSON: a sample by path, of the fields that have one; null where none has. */
+  readonly sample: string | null;
+}
+
 export class Schemas implements Disposable {
   readonly #o: SchemasOptions;
   readonly #types = new Map<string, TypeSchema>();
@@ -208,6 +220,28 @@ export class Schemas implements Disposable {
   readonly dialect = JSON_SCHEMA_DIALECT;
 
   /** The types with the most events, at most `limit`, and those of `also`; the unknown type is none. */
+  /** The types with the most events, with all of their fields. */
+  shown(limit: number): ShownType[] {
+    return [...this.#types.values()]
+      .sort((a, b) => b.events - a.events)
+      .slice(0, limit)
+      .map((schema) => {
+        const fields = [...fieldsInOrder(schema.root)];
+        const samples = fields.filter(({ sample }) => sample !== null);
+        return {
+          type: schema.type,
+          events: schema.events,
+          first_seen_us: schema.firstUs,
+          last_seen_us: schema.lastUs,
+          fields: fields.map((field) => shownField(schema, field)),
+          sample:
+            samples.length === 0
+              ? null
+              : `{${samples.map((field) => `${JSON.stringify(pathOf(field))}:${field.sample}`).join(",")}}`,
+        };
+      });
+  }
+
   mostFrequent(limit: number, also: readonly string[]): KnownType[] {
     const named = new Set(also);
     return [...this.#types.values()]

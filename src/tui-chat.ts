@@ -1,0 +1,130 @@
+/** Tab 4: a conversation with the brain. */
+import type { ChatTurn, DashboardSnapshot, Ui } from "../tui.ts";
+import { viewNothing } from "./tui-edges.ts";
+import { type Area, STYLE, type Style } from "./tui-screen.ts";
+import { count, cut, fit, safe, widthOf, wrap } from "./tui-text.ts";
+
+const SIDE_COLUMNS = 30;
+const INPUT_ROWS_MAX = 6;
+/** Lines of one turn that are laid out. */
+const TURN_LINES_MAX = 400;
+
+export function viewChat(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
+  const { chat } = snapshot;
+  if (!chat.available && chat.turns.length === 0) {
+    viewNothing(area.box([["chat", STYLE.title]]), ["There is nobody to talk to", chat.advice]);
+    return;
+  }
+  const left = area.sub(0, 0, area.width - SIDE_COLUMNS);
+  const text = ui.input?.kind === "chat" ? ui.input.text : ui.chatDraft.text;
+  const inputLines = layInput(text, left.width - 6);
+  const inputRows = Math.min(INPUT_ROWS_MAX, Math.max(1, inputLines.length)) + 2;
+  viewTurns(left.sub(0, 0, left.width, left.height - inputRows), snapshot, ui);
+  viewInput(left.sub(0, left.height - inputRows), snapshot, ui, inputLines);
+  viewUnderstood(area.sub(area.width - SIDE_COLUMNS, 0), chat.turns);
+}
+
+function viewTurns(area: Area, { chat }: DashboardSnapshot, ui: Ui): void {
+  const inside = area
+    .box([["chat", STYLE.title]], ui.chatScroll > 0 ? "G goes to the newest" : "")
+    .sub(1, 0, area.width - 4);
+  const lines: (readonly [string, Style])[] = [];
+  for (const turn of chat.turns) {
+    if (lines.length > 0) lines.push(["", STYLE.plain]);
+    lines.push(turn.from === "you" ? ["you", STYLE.key] : ["gateway", STYLE.title]);
+    const style = turn.state === "failed" ? STYLE.bad : STYLE.plain;
+    const waiting = turn.state === "streaming";
+    const text = waiting ? `${turn.text}▌` : turn.text;
+    for (const line of wrap(text, inside.width, TURN_LINES_MAX)) lines.push([line, style]);
+  }
+  if (lines.length === 0) {
+    viewNothing(inside, ["Ask the gateway", "i or Enter begins to write"]);
+    return;
+  }
+  const scroll = Math.min(ui.chatScroll, Math.max(0, lines.length - inside.height));
+  const top = Math.max(0, lines.length - inside.height - scroll);
+  for (let y = 0; y < inside.height && top + y < lines.length; y++) {
+    const [text, style] = lines[top + y] ?? ["", STYLE.plain];
+    inside.put(0, y, text, style);
+  }
+}
+
+interface InputLine {
+  readonly text: string;
+  /** Where it begins in the input. */
+  readonly from: number;
+}
+
+const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+
+/** The input in lines that fit; every letter has its place, so that the cursor has one too. */
+function layInput(text: string, columns: number): InputLine[] {
+  const lines: InputLine[] = [];
+  let from = 0;
+  for (const paragraph of text.split("\n")) {
+    let line = "";
+    let start = from;
+    let width = 0;
+    for (const { segment, index } of segmenter.segment(paragraph)) {
+      const letterColumns = widthOf(safe(segment));
+      if (width + letterColumns > columns) {
+        lines.push({ text: line, from: start });
+        line = "";
+        width = 0;
+        start = from + index;
+      }
+      line += segment;
+      width += letterColumns;
+    }
+    lines.push({ text: line, from: start });
+    from += paragraph.length + 1;
+  }
+  return lines;
+}
+
+function viewInput(area: Area, { chat }: DashboardSnapshot, ui: Ui, lines: readonly InputLine[]): void {
+  const focused = ui.input?.kind === "chat";
+  const state = chat.answering ? "an answer is coming; x stops it" : focused ? "Enter sends" : "i writes";
+  const inside = area.box([["you", focused ? STYLE.key : STYLE.dim]], state, focused ? STYLE.key : STYLE.dim);
+  if (!chat.available) return void inside.put(1, 0, cut(chat.advice, inside.width - 2), STYLE.warn);
+  const cursor = ui.input?.cursor ?? 0;
+  let row = 0;
+  lines.forEach((line, index) => {
+    if (line.from <= cursor) row = index;
+  });
+  const top = Math.max(0, Math.min(row, lines.length - inside.height));
+  for (let y = 0; y < inside.height; y++) {
+    const line = lines[top + y];
+    if (line !== undefined) inside.put(2, y, line.text, focused ? STYLE.strong : STYLE.dim);
+  }
+  inside.put(0, 0, "›", STYLE.key);
+  const line = lines[row];
+  if (focused && line !== undefined)
+    inside.cursor(2 + widthOf(safe(line.text.slice(0, cursor - line.from))), row - top);
+}
+
+/** Intent and slots of the newest answer that had any. */
+function viewUnderstood(area: Area, turns: readonly ChatTurn[]): void {
+  const inside = area.box([["understood", STYLE.title]]).sub(1, 0, area.width - 3);
+  const turn = turns.findLast(
+    ({ from, intent, slots }) => from === "brain" && (intent !== null || Object.keys(slots).length > 0),
+  );
+  if (turn === undefined) return void inside.put(0, 0, "nothing yet", STYLE.dim);
+  let y = 0;
+  const put = (text: string, style: Style): void => {
+    inside.put(0, y, text, style);
+    y += 1;
+  };
+  put(fit(turn.intent ?? "no intent", inside.width), STYLE.accent);
+  const filled = Object.entries(turn.slots);
+  put("", STYLE.plain);
+  put(`slots filled ${count(filled.length)}`, STYLE.dim);
+  for (const [name, value] of filled) {
+    const text = typeof value === "string" ? value : (JSON.stringify(value) ?? "");
+    put(cut(`✓ ${name}: ${text}`, inside.width), STYLE.good);
+  }
+  if (turn.missing.length === 0) return;
+  put("", STYLE.plain);
+  put(`missing ${count(turn.missing.length)}`, STYLE.dim);
+  for (const name of turn.missing) put(cut(`○ ${name}`, inside.width), STYLE.warn);
+}

@@ -1,0 +1,323 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { bankingMessages, Gateway, TempFolder } from "./gateway.ts";
+import { TMUX, Tmux } from "./tmux.ts";
+
+const inTerminal = test.skipIf(TMUX === null);
+if (TMUX === null) console.log("dashboard: there is no tmux here; bun run setup installs it where it may");
+
+async function post(url: string, body: string): Promise<void> {
+  const headers = { "content-type": "application/x-ndjson" };
+  const response = await fetch(`${url}/ingest`, { method: "POST", body, headers });
+  expect(response.status).toBe(200);
+  await response.arrayBuffer();
+}
+
+const messages = bankingMessages();
+
+/** As they come in life: some at a time, of many conversations. */
+async function postMessages(url: string): Promise<void> {
+  for (let from = 0; from < messages.length; from += 1000) {
+    const lines = messages.slice(from, from + 1000).map(({ text, category }, index) =>
+      JSON.stringify({
+        type: "UserMessage",
+        conversation_id: `customer-${(from + index) % 300}`,
+        message: text,
+        intent: category,
+        sentiment: Math.sin(from + index),
+      }),
+    );
+    await post(url, lines.join("\n"));
+  }
+}
+
+/** That the terminal is as the shell had it. */
+async function expectRestored(terminal: Tmux): Promise<void> {
+  await terminal.until(
+    "the terminal is given back",
+    async () => (await terminal.says("alternate_on")) === "0" && (await terminal.says("cursor_flag")) === "1",
+  );
+  expect(await terminal.says("mouse_any_flag")).toBe("0");
+  await terminal.type(`stty -a | tr ' ;' '\\n\\n' | grep -Ex '.?(icanon|echo|isig)' | tr '\\n' ,`);
+  await terminal.press("Enter");
+  await terminal.shows("isig,icanon,echo,");
+}
+
+const settled = (text: string): RegExp => new RegExp(`${text} events`);
+
+describe("the dashboard in a terminal", () => {
+  inTerminal(
+    "10,003 real messages arrive, and every tab, filter, detail and size shows them; q drains and leaves",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
+      const empty = await terminal.shows("No events yet");
+      expect(empty).toContain("1 Events   2 Particles   3 Schemas   4 Chat   5 Metrics");
+      await postMessages(await terminal.url());
+      expect(messages.length).toBe(10_003);
+      const last = messages.at(-1)?.text ?? "";
+      const events = await terminal.until(
+        "all are counted and the newest is shown with its intent",
+        (screen) => settled("10,003").test(screen) && /country_support/.test(screen),
+      );
+      expect(events).toContain(last.slice(0, 20));
+      expect(events).toContain("following");
+
+      await terminal.press("2");
+      const particles = await terminal.shows("by intent");
+      expect(particles).toContain("% of the variance");
+      await terminal.shows(/[⠁-⣿].*\n(.*\n)*.*[⠁-⣿]/);
+      // All are framed, so that the newest stays the newest.
+      await terminal.shows(/newest.*frame 10003/);
+      await terminal.press("Left");
+      await terminal.press("Left");
+      await terminal.shows(/selected.*frame 10002/);
+
+      await terminal.press("3");
+      await terminal.shows("schemas");
+      await terminal.press("4");
+      await terminal.shows("There is nobody to talk to");
+      await terminal.press("5");
+      const metrics = await terminal.shows("refused, by code");
+      expect(metrics).toMatch(/journal\s+ok/);
+      await terminal.press("Right");
+      await terminal.shows("10 min");
+
+      await terminal.press("1", "/");
+      await terminal.type("contactless");
+      await terminal.press("Enter");
+      // Not among the newest: the store is asked.
+      const found = await terminal.shows(/contactless.*found/);
+      expect(found).toContain("paused");
+      await terminal.until(
+        "older messages are found",
+        (screen) => (screen.match(/contactless/g) ?? []).length > 5,
+      );
+      await terminal.press("j", "Enter");
+      const detail = await terminal.shows('"intent"');
+      expect(detail).toMatch(/sentiment\s+-?\d\.\d\d {2}\(given\)/);
+      await terminal.press("Escape");
+      await terminal.shows("paused");
+      await terminal.press("Escape");
+      await terminal.shows("following");
+
+      await terminal.resize(80, 24);
+      await terminal.until("it is drawn anew", (screen) => screen.split("\n")[22]?.startsWith("╰") === true);
+      await terminal.resize(70, 20);
+      await terminal.shows("needs 80×24");
+      await terminal.resize(150, 50);
+      await terminal.until("it is large", (screen) => screen.split("\n")[48]?.startsWith("╰") === true);
+      await terminal.press("?");
+      await terminal.shows("filter as you type");
+      // Esc and a letter at once would be Alt and that letter.
+      await terminal.press("Escape");
+      await terminal.until("the help has gone", (screen) => !screen.includes("filter as you type"));
+
+      await terminal.press("q");
+      await terminal.shows("ended with 0");
+      await expectRestored(terminal);
+    },
+    120_000,
+  );
+
+  inTerminal(
+    "a restart on the same database begins with what was there",
+    async () => {
+      using folder = new TempFolder();
+      {
+        await using first = await Gateway.start(folder, {
+          args: ["--db-path", folder.file("events.duckdb")],
+        });
+        await post(
+          first.url,
+          messages
+            .slice(0, 50)
+            .map(({ text }) => JSON.stringify({ message: text }))
+            .join("\n"),
+        );
+        await first.stop();
+      }
+      await using terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
+      await terminal.shows(messages[49]?.text.slice(0, 20) ?? "");
+      await terminal.press("2");
+      await terminal.shows("% of the variance");
+    },
+    60_000,
+  );
+
+  inTerminal(
+    "an event cannot write to the terminal",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder);
+      const url = await terminal.url();
+      await terminal.shows("No events yet");
+      const hostile = "\x1b]0;owned\x07\x1b[31mred\x1b[2J\x1b[8;1;1t\x9b31m \u202egnp.exe z\u200bw \x07";
+      const name = "mark\x1b]2;owned\x1b\\\x1b[6n";
+      const event = { type: name, message: hostile, conversation_id: name, intent: name, [name]: hostile };
+      await post(url, JSON.stringify(event));
+      await terminal.shows("␛]0;owned");
+      for (const key of ["Enter", "2", "3", "4", "5", "l", "1"]) {
+        await terminal.press(key);
+        await Bun.sleep(150);
+      }
+      const written = terminal.raw().toString("utf8");
+      const obeyed = [
+        "\x1b]0;owned",
+        "\x1b]2;owned",
+        "\x1b[8;1;1t",
+        "\x1b[31mred",
+        "\u202e",
+        "\u200b",
+        "\u009b",
+      ];
+      expect(obeyed.filter((sequence) => written.includes(sequence))).toEqual([]);
+      expect(await terminal.says("pane_title")).not.toContain("owned");
+    },
+    60_000,
+  );
+
+  inTerminal(
+    "a warning appears in the log and not over the screen, and is printed when the dashboard has gone",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder);
+      await terminal.shows("No events yet");
+      const pid = await terminal.pid();
+      await terminal.until("the ring is there", () => existsSync(folder.ring));
+      rmSync(folder.ring);
+      await terminal.shows(/▲ \d in the log/);
+      await terminal.press("l");
+      await terminal.shows("the file was removed or replaced");
+      await terminal.press("l");
+      process.kill(pid, "SIGTERM");
+      await terminal.shows("ended with 0");
+      expect(await terminal.screen()).toContain("the file was removed or replaced");
+      await expectRestored(terminal);
+    },
+    60_000,
+  );
+
+  inTerminal(
+    "Ctrl-Z gives the terminal back and fg goes on, and so do SIGTSTP and SIGCONT from outside",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder);
+      await terminal.shows("No events yet");
+      const pid = await terminal.pid();
+      await terminal.press("C-z");
+      await terminal.shows("Stopped");
+      expect(await terminal.says("alternate_on")).toBe("0");
+      await terminal.type("fg; echo ended with $?");
+      await terminal.press("Enter");
+      await terminal.shows("No events yet");
+      process.kill(pid, "SIGTSTP");
+      await terminal.shows("Stopped");
+      await terminal.type("fg; echo ended with $?");
+      await terminal.press("Enter");
+      const url = `http://${/127\.0\.0\.1:\d+/.exec(await terminal.shows("No events yet"))?.[0]}`;
+      await post(url, '{"message":"after the stop"}');
+      await terminal.shows("after the stop");
+      await terminal.press("q");
+      await terminal.shows("ended with 0");
+      await expectRestored(terminal);
+    },
+    60_000,
+  );
+
+  inTerminal(
+    "SIGINT by Ctrl-C drains and leaves, from an input too",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder);
+      await terminal.shows("No events yet");
+      await terminal.press("/");
+      await terminal.type("q");
+      await terminal.press("C-c");
+      await terminal.shows("ended with 0");
+      await expectRestored(terminal);
+    },
+    60_000,
+  );
+
+  inTerminal(
+    "a terminal that hangs up lets the gateway finish what was received",
+    async () => {
+      using folder = new TempFolder();
+      const terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
+      const url = await terminal.url();
+      const pid = await terminal.pid();
+      await post(url, '{"message":"the last one"}');
+      await terminal.hangUp();
+      const untilMs = performance.now() + 15_000;
+      const alive = (): boolean => {
+        try {
+          process.kill(pid, 0);
+          return true;
+        } catch {
+          return false;
+        }
+      };
+      while (alive()) {
+        if (performance.now() > untilMs)
+          throw new Error("the gateway is still there 15 s after its terminal has gone");
+        await Bun.sleep(50);
+      }
+      await using again = await Gateway.start(folder, { args: ["--db-path", folder.file("events.duckdb")] });
+      const page = (await (await fetch(`${again.url}/api/events`)).json()) as {
+        events: { message: string }[];
+      };
+      expect(page.events.map(({ message }) => message)).toEqual(["the last one"]);
+    },
+    60_000,
+  );
+
+  const crashing = join(import.meta.dir, "../../.cache", "gateway-crash-under-the-dashboard");
+  afterAll(() => rmSync(crashing, { force: true }));
+
+  inTerminal(
+    "a crash gives the terminal back and prints the error",
+    async () => {
+      const mutation = "crash-under-the-dashboard";
+      const command = [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", crashing];
+      const built = Bun.spawnSync(command, { cwd: join(import.meta.dir, "../..") });
+      expect({ code: built.exitCode, error: built.exitCode === 0 ? "" : built.stderr.toString() }).toEqual({
+        code: 0,
+        error: "",
+      });
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder, { binary: crashing });
+      const screen = await terminal.shows("ended with 1");
+      expect(screen).toContain("a mutation of the tests");
+      await expectRestored(terminal);
+    },
+    120_000,
+  );
+});
+
+describe("no dashboard", () => {
+  inTerminal(
+    "a dumb terminal gets a headless gateway and a line that says so",
+    async () => {
+      using folder = new TempFolder();
+      await using terminal = await Tmux.open(folder, {
+        binary: `TERM=dumb ${process.env.GATEWAY_BINARY ?? join(import.meta.dir, "../../one_file_gateway")}`,
+      });
+      await terminal.shows("headless: TERM is dumb");
+      await terminal.shows("listening on");
+      expect(await terminal.says("alternate_on")).toBe("0");
+      await terminal.press("C-c");
+      await terminal.shows("ended with 0");
+    },
+    60_000,
+  );
+
+  test("where standard output is no terminal, a line says so and nothing is drawn", async () => {
+    using folder = new TempFolder();
+    await using gateway = await Gateway.start(folder);
+    await gateway.stop();
+    expect(gateway.log).toContain("headless: standard output is no terminal");
+    expect(gateway.out).toBe("");
+  });
+});

@@ -1,0 +1,144 @@
+/** A real terminal for the dashboard: tmux, with a shell in it that starts the gateway as a user would. */
+import { readFileSync } from "node:fs";
+import { BINARY, type TempFolder } from "./gateway.ts";
+
+/** Null where tmux is not installed; `bun run setup` installs it where it may. */
+export const TMUX = Bun.which("tmux");
+
+export interface TmuxOptions {
+  readonly args?: readonly string[];
+  readonly width?: number;
+  readonly height?: number;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly binary?: string;
+}
+
+export class Tmux implements AsyncDisposable {
+  readonly #socket = `gateway-test-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  readonly #raw: string;
+  readonly #environment: Record<string, string>;
+
+  private constructor(
+    readonly folder: TempFolder,
+    env: Readonly<Record<string, string>>,
+  ) {
+    this.#raw = folder.file("raw");
+    this.#environment = {
+      PATH: process.env.PATH ?? "",
+      HOME: folder.path,
+      LANG: "C.UTF-8",
+      TZ: "UTC",
+      ...env,
+    };
+  }
+
+  /** Opens a terminal and types the gateway's command into its shell. */
+  static async open(folder: TempFolder, options: TmuxOptions = {}): Promise<Tmux> {
+    const { width = 120, height = 40, args = [], env = {}, binary = BINARY } = options;
+    const terminal = new Tmux(folder, env);
+    await terminal.#tmux(
+      ...["-f", "/dev/null", "new-session", "-d", "-x", String(width), "-y", String(height)],
+      ...["-c", folder.path, "bash --norc --noprofile -i"],
+    );
+    await terminal.#tmux("pipe-pane", `cat >> ${terminal.#raw}`);
+    const given = [
+      "--port",
+      "0",
+      "--ring-path",
+      folder.ring,
+      "--ring-capacity",
+      "20000",
+      "--llm-base-url",
+      "off",
+    ];
+    await terminal.type(`PS1='shell> '; clear; ${[binary, ...given, ...args].join(" ")}; echo ended with $?`);
+    await terminal.press("Enter");
+    return terminal;
+  }
+
+  async #tmux(...args: string[]): Promise<string> {
+    const child = Bun.spawn([TMUX ?? "tmux", "-L", this.#socket, ...args], {
+      env: this.#environment,
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [out, error] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    if ((await child.exited) !== 0) throw new Error(`tmux ${args.join(" ")}: ${error}`);
+    return out;
+  }
+
+  async type(text: string): Promise<void> {
+    await this.#tmux("send-keys", "-l", text);
+  }
+
+  /** Keys by tmux's names: "j", "Enter", "C-c", "BTab". */
+  async press(...keys: string[]): Promise<void> {
+    for (const key of keys) await this.#tmux("send-keys", key);
+  }
+
+  /** What stands on the screen; with `styled` with its colours, as escape sequences. */
+  screen(styled = false): Promise<string> {
+    return this.#tmux("capture-pane", "-p", ...(styled ? ["-e"] : []));
+  }
+
+  /** One of tmux's own words about the terminal, as "alternate_on". */
+  async says(variable: string): Promise<string> {
+    return (await this.#tmux("display-message", "-p", `#{${variable}}`)).trim();
+  }
+
+  async resize(width: number, height: number): Promise<void> {
+    await this.#tmux("resize-window", "-x", String(width), "-y", String(height));
+  }
+
+  /** Every byte that was written to the terminal so far. */
+  raw(): Buffer {
+    return readFileSync(this.#raw);
+  }
+
+  /** Waits until the screen is as it should be. */
+  async until(
+    what: string,
+    holds: (screen: string) => boolean | Promise<boolean>,
+    timeoutMs = 20_000,
+  ): Promise<string> {
+    const untilMs = performance.now() + timeoutMs;
+    for (;;) {
+      const screen = await this.screen();
+      if (await holds(screen)) return screen;
+      if (performance.now() > untilMs)
+        throw new Error(`${what}: not within ${timeoutMs} ms; the screen:\n${screen}`);
+      await Bun.sleep(50);
+    }
+  }
+
+  shows(text: string | RegExp): Promise<string> {
+    const found = (screen: string): boolean =>
+      typeof text === "string" ? screen.includes(text) : text.test(screen);
+    return this.until(`the screen shows ${text}`, found);
+  }
+
+  /** The gateway's address, from its header. */
+  async url(): Promise<string> {
+    const screen = await this.shows(/127\.0\.0\.1:\d+ /);
+    return `http://${/127\.0\.0\.1:\d+/.exec(screen)?.[0]}`;
+  }
+
+  /** The gateway's process: the shell's only child. */
+  async pid(): Promise<number> {
+    const shell = await this.says("pane_pid");
+    const children = readFileSync(`/proc/${shell}/task/${shell}/children`, "utf8").trim();
+    return Number(children.split(" ")[0]);
+  }
+
+  /** Ends the terminal as a closed window does: its programs get SIGHUP. */
+  async hangUp(): Promise<void> {
+    await this.#tmux("kill-server").catch(() => "");
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.hangUp();
+  }
+}
