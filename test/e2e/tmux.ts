@@ -1,5 +1,5 @@
 /** A real terminal for the dashboard: tmux, with a shell in it that starts the gateway as a user would. */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { BINARY, type TempFolder } from "./gateway.ts";
 
 /** Null where tmux is not installed; `bun run setup` installs it where it may. */
@@ -133,9 +133,18 @@ export class Tmux implements AsyncDisposable {
     return Number(children.split(" ")[0]);
   }
 
-  /** Ends the terminal as a closed window does: its programs get SIGHUP. */
+  /** Ends the terminal as a closed window does: its programs get SIGHUP. Waits until the gateway has gone. */
   async hangUp(): Promise<void> {
+    const pid = await this.pid().catch(() => 0);
     await this.#tmux("kill-server").catch(() => "");
+    const untilMs = performance.now() + 15_000;
+    while (pid !== 0 && existsSync(`/proc/${pid}`)) {
+      if (performance.now() > untilMs) {
+        process.kill(pid, "SIGKILL");
+        throw new Error("the gateway was still there 15 s after its terminal had gone");
+      }
+      await Bun.sleep(20);
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
