@@ -10,7 +10,7 @@ import packageJson from "./package.json" with { type: "json" };
 import { Brain, openLlm } from "./src/brain.ts";
 import { Chat } from "./src/brain-chat.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
-import { Dashboard } from "./src/dashboard.ts";
+import { type ChatReply, Dashboard, type Chat as DashboardChat, type LlmFigures } from "./src/dashboard.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
@@ -273,6 +273,9 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
       new Desk({
         config,
         journal,
+        schemas,
+        brain,
+        chat,
         pipeline: () => pipeline,
         server: () => server,
         quit: () => stop("q"),
@@ -377,6 +380,18 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   }
 }
 
+/** Figures of the model for the dashboard. */
+function llmFigures({ state, counters, gauges }: Brain["llm"], limit: number | null): LlmFigures {
+  const left = gauges.llm_budget_left_calls;
+  return {
+    model: state.model,
+    calls: counters.llm_calls_total ?? 0,
+    failures: counters.llm_failures_total ?? 0,
+    breaker: state.name === "open" || state.name === "half-open" ? state.name : "closed",
+    budget: { used: limit === null || left === undefined ? 0 : limit - left, limit },
+  };
+}
+
 /** Why there is no dashboard; null: there is one. */
 function whyHeadless(config: Config): string | null {
   const { stdin, stdout, env } = process;
@@ -388,6 +403,9 @@ function whyHeadless(config: Config): string | null {
 interface DeskOptions {
   readonly config: Config;
   readonly journal: Journal;
+  readonly schemas: Schemas;
+  readonly brain: Brain;
+  readonly chat: Chat;
   readonly pipeline: () => Pipeline;
   readonly server: () => GatewayServer;
   readonly quit: () => void;
@@ -400,12 +418,14 @@ class Desk implements Disposable {
   readonly #o: DeskOptions;
   #terminal: Terminal | null = null;
   #closed = false;
+  /** The one conversation of the dashboard; null before its first turn. */
+  #session: string | null = null;
   /** Warnings and errors of the time in which the terminal was not to be written to. */
   #withheld: string[] = [];
 
   constructor(options: DeskOptions) {
     this.#o = options;
-    const { config, journal, pipeline, server } = options;
+    const { config, journal, schemas, brain, pipeline, server } = options;
     this.dashboard = new Dashboard({
       version: VERSION,
       database: config.dbPath,
@@ -422,13 +442,29 @@ class Desk implements Disposable {
         return store === null ? null : store.events(query, journal.headSeq()).then(({ json }) => json);
       },
       frames: (after, limit) => pipeline().frames(after, limit),
-      schemas: null,
-      llm: null,
-      chat: () => null,
-      chatAdvice: () => "This version does not talk to an LLM yet.",
+      schemas,
+      llm: () => llmFigures(brain.llm, config.llmBudgetCalls),
+      chat: () => (brain.llm.usable ? this.#talk : null),
+      chatAdvice: () => brain.llm.state.detail || "Start a model at --llm-base-url, for example in LM Studio",
       nowUs,
     });
   }
+
+  /** A turn of the dashboard's conversation. */
+  readonly #talk: DashboardChat = async (message, onToken, signal) => {
+    let content = "";
+    let said: Omit<ChatReply, "content"> = { intent: null, slots: {}, missing: [] };
+    for await (const part of this.#o.chat.turn(message, this.#session, signal)) {
+      if (part.kind === "state") {
+        said = part.state;
+        this.#session = part.state.session_id;
+      } else {
+        content += part.text;
+        onToken(part.text);
+      }
+    }
+    return { ...said, content };
+  };
 
   /** Opens it over the terminal. Where that fails, the gateway goes on headless. */
   async open(): Promise<void> {

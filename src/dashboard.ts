@@ -12,12 +12,12 @@ import type {
   LlmView,
   LogLine,
   Particle,
-  SchemaView,
   SERIES,
   Series,
 } from "../tui.ts";
 import { memberText, prettyJson } from "./dashboard-json.ts";
 import { Projection } from "./dashboard-projection.ts";
+import { SchemaList, type SchemaSource } from "./dashboard-schemas.ts";
 import { quantileBetween, SeriesRing } from "./dashboard-series.ts";
 import {
   HISTORY_PAGE_ROWS,
@@ -31,7 +31,7 @@ import { messageOf } from "./errors.ts";
 import { decodeFrame, decodePhysics, FLAG, FRAME_BYTES, OFFSET, PHYSICS_OFFSET } from "./frame.ts";
 import type { JournalEvent } from "./journal.ts";
 import type { HttpMetrics } from "./metrics.ts";
-import type { Enrichment, RawFrames, Snapshot, Watch } from "./pipeline.ts";
+import type { Enrichment, FramesRun, Snapshot, Watch } from "./pipeline.ts";
 
 /** How often what came is looked at. */
 const LOOK_MS = 100;
@@ -69,6 +69,9 @@ export type Chat = (
   signal: AbortSignal,
 ) => Promise<ChatReply>;
 
+/** What is told of the model beside the state that it has in the Snapshot. */
+export type LlmFigures = Omit<LlmView, "state" | "detail">;
+
 export interface DashboardOptions {
   readonly version: string;
   readonly database: string | null;
@@ -85,11 +88,11 @@ export interface DashboardOptions {
   readonly storedEvent: (seq: number) => Promise<string | null>;
   /** A page as GET /api/events gives it, newest first; null while the store is not open. */
   readonly storedEvents: (query: { limit: number; before?: number; q?: string }) => Promise<string> | null;
-  readonly frames: (after: number, limit: number) => Promise<RawFrames>;
+  readonly frames: (after: number, limit: number) => Promise<FramesRun>;
   /** Null: this gateway learns no schemas. */
-  readonly schemas: (() => readonly SchemaView[] | null) | null;
+  readonly schemas: SchemaSource | null;
   /** Null: there is no brain. */
-  readonly llm: (() => LlmView) | null;
+  readonly llm: (() => LlmFigures) | null;
   /** Null where nobody answers, with what to do about it in `chatAdvice`. */
   readonly chat: () => Chat | null;
   readonly chatAdvice: () => string;
@@ -112,6 +115,7 @@ export class Dashboard implements Watch, Disposable {
   readonly #o: DashboardOptions;
   readonly #tail = new Tail();
   readonly #projection = new Projection();
+  readonly #schemas: SchemaList | null;
   readonly #series: Readonly<Record<SeriesName, SeriesRing>>;
   #particles: Held[] = [];
   #batches: (readonly JournalEvent[])[] = [];
@@ -147,6 +151,7 @@ export class Dashboard implements Watch, Disposable {
 
   constructor(options: DashboardOptions) {
     this.#o = options;
+    this.#schemas = options.schemas === null ? null : new SchemaList(options.schemas);
     const ring = (): SeriesRing => new SeriesRing();
     this.#series = {
       ingest_rate: ring(),
@@ -364,7 +369,8 @@ export class Dashboard implements Watch, Disposable {
   async #loadParticles(): Promise<void> {
     const next = this.#o.snapshot().gauges.next_frame_id ?? 1;
     try {
-      const { bytes, count } = await this.#o.frames(Math.max(0, next - 1 - PARTICLES_MAX), PARTICLES_MAX);
+      const { chunks, count } = await this.#o.frames(Math.max(0, next - 1 - PARTICLES_MAX), PARTICLES_MAX);
+      const bytes = new Uint8Array(Buffer.concat(chunks));
       const came = this.#particles;
       this.#particles = [];
       for (let index = 0; index < count; index++) {
@@ -575,10 +581,11 @@ export class Dashboard implements Watch, Disposable {
   }
 
   snapshot(): DashboardSnapshot {
-    const { version, database, tokenSet, address, draining, schemas, llm, chat, chatAdvice, metrics, nowUs } =
-      this.#o;
+    const { version, database, tokenSet, address, draining, llm, chat, chatAdvice, metrics, nowUs } = this.#o;
     const sample = this.#sample;
-    const { gauges, counters, parts, embedderName } = sample;
+    const { gauges, counters, embedderName } = sample;
+    // The model is shown with its figures, by itself.
+    const { llm: llmPart, ...parts } = sample.parts;
     const { rows, history, historyState, newestSeq } = this.#tail;
     const total = Math.max(gauges.head_seq ?? 0, newestSeq);
     const last = rows.at(-1);
@@ -599,7 +606,7 @@ export class Dashboard implements Watch, Disposable {
       draining: draining(),
       embedder: embedderName,
       parts,
-      llm: llm?.() ?? null,
+      llm: llm === null ? null : { ...llmPart, ...llm() },
       events: {
         rows,
         history,
@@ -614,7 +621,7 @@ export class Dashboard implements Watch, Disposable {
         none: noParticles(parts.embedder?.state ?? "starting", gauges.next_frame_id ?? 1),
         explained: this.#projection.explained,
       },
-      schemas: schemas?.() ?? null,
+      schemas: this.#schemas?.views(nowUs()) ?? null,
       chat: {
         available: chat() !== null,
         advice: chatAdvice(),
@@ -638,9 +645,11 @@ const STARTING: Snapshot = {
     store: { state: "starting", detail: "" },
     ring: { state: "starting", detail: "" },
     embedder: { state: "starting", detail: "" },
+    llm: { state: "starting", detail: "" },
   },
   counters: {},
   gauges: {},
+  drift: [],
 };
 
 function noParticles(embedder: string, nextFrameId: number): string {

@@ -27,6 +27,8 @@ export interface AnswersOptions {
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly stopped: () => boolean;
+  /** Told each answer when it is committed. */
+  readonly onWritten: (row: DecidedFrame) => void;
   readonly log: Log;
 }
 
@@ -81,6 +83,7 @@ export class Answers {
       }
     }
     this.written += rows.length;
+    for (const row of rows) this.#o.onWritten(row);
     this.#o.store()?.answers(this.#o.journal.headAnswerId());
   }
 

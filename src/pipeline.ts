@@ -12,12 +12,27 @@ import type { Brain, LlmState } from "./brain.ts";
 import type { Embedder } from "./embed.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
-import type { EventsGone, Journal, JournalCursors, JournalEvent, StoredFrame } from "./journal.ts";
+import type {
+  DecidedFrame,
+  EventsGone,
+  Journal,
+  JournalCursors,
+  JournalEvent,
+  StoredFrame,
+} from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
 import { Answers } from "./pipeline-answers.ts";
 import { Asks } from "./pipeline-asks.ts";
 import { type Embedded, PatientEmbedder, textToEmbed, vectorOf } from "./pipeline-embedding.ts";
-import { type Draft, type Entry, type Item, Labels, makeFrame, vectorsToOffer } from "./pipeline-frames.ts";
+import {
+  type Draft,
+  type Entry,
+  type Item,
+  Labels,
+  makeFrame,
+  understandingOf,
+  vectorsToOffer,
+} from "./pipeline-frames.ts";
 import { Reembed } from "./pipeline-reembed.ts";
 import type { Drift, Schemas } from "./schemas.ts";
 import type { Store } from "./store.ts";
@@ -82,6 +97,15 @@ export interface Snapshot {
 export interface Watch {
   committed(events: readonly JournalEvent[]): void;
   decided(firstFrameId: number, drafts: readonly Draft[]): void;
+  /** Later words on an event. */
+  answered(
+    seq: number,
+    answer: {
+      readonly type: string | null;
+      readonly intent: string | null;
+      readonly sentiment: number | null;
+    },
+  ): void;
 }
 
 /** What the brain said of one event; unknown values are null. */
@@ -216,7 +240,9 @@ export class Pipeline {
     journal.onCommitted = (batch) => this.#onCommitted(batch.events);
     const { hashing, textOf, log, brain, frameWaitMs, nowUs } = options;
     const store = (): Store | null => this.#store;
-    this.#answers = new Answers({ journal, store, hashing, textOf, log, stopped: () => this.#stopped });
+    const stopped = (): boolean => this.#stopped;
+    const onWritten = (row: DecidedFrame): void => options.watch?.answered(row.seq, understandingOf(row));
+    this.#answers = new Answers({ journal, store, hashing, textOf, log, stopped, onWritten });
     const onReady = (): void => this.#wakeUp();
     this.#asks = new Asks({ brain, journal, answers: this.#answers, frameWaitMs, nowUs, log, onReady });
   }

@@ -219,8 +219,7 @@ export class Schemas implements Disposable {
   /** What JSON Schema's `$schema` says here. */
   readonly dialect = JSON_SCHEMA_DIALECT;
 
-  /** The types with the most events, at most `limit`, and those of `also`; the unknown type is none. */
-  /** The types with the most events, with all of their fields. */
+  /** The types with the most events, at most `limit`, with all of their fields. */
   shown(limit: number): ShownType[] {
     return [...this.#types.values()]
       .sort((a, b) => b.events - a.events)
@@ -242,6 +241,7 @@ export class Schemas implements Disposable {
       });
   }
 
+  /** The types with the most events, at most `limit`, and those of `also`; the unknown type is none. */
   mostFrequent(limit: number, also: readonly string[]): KnownType[] {
     const named = new Set(also);
     return [...this.#types.values()]

@@ -8,6 +8,7 @@ import { encodeFrame, encodePhysics, FLAG, FRAME_BYTES, type Physics } from "../
 import type { JournalEvent } from "../src/journal.ts";
 import { HttpMetrics } from "../src/metrics.ts";
 import type { Snapshot, Watch } from "../src/pipeline.ts";
+import type { ShownType } from "../src/schemas.ts";
 import type { DashboardSnapshot } from "../tui.ts";
 
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
@@ -92,7 +93,8 @@ function snapshotOf(over: Partial<Snapshot> = {}): Snapshot {
     startedUs: NOW_US,
     nowUs: NOW_US,
     embedderName: "hashing",
-    parts: { journal: ok, store: ok, ring: ok, embedder: ok },
+    parts: { journal: ok, store: ok, ring: ok, embedder: ok, llm: ok },
+    drift: [],
     counters: {},
     gauges: { head_seq: 0, next_frame_id: 1 },
     ...over,
@@ -115,7 +117,7 @@ function play(over: Partial<DashboardOptions> = {}) {
     enrichment: async () => null,
     storedEvent: async () => null,
     storedEvents: () => null,
-    frames: async () => ({ bytes: new Uint8Array(0), count: 0 }),
+    frames: async () => ({ chunks: [], count: 0 }),
     schemas: null,
     llm: null,
     chat: () => null,
@@ -447,13 +449,13 @@ describe("particles", () => {
   });
 
   /** Raw frames as the ring has them, the first with frame id 1. */
-  function raw(drafts: readonly ReturnType<typeof draft>[]): { bytes: Uint8Array; count: number } {
+  function raw(drafts: readonly ReturnType<typeof draft>[]): { chunks: Uint8Array[]; count: number } {
     const bytes = new Uint8Array(drafts.length * FRAME_BYTES);
     drafts.forEach(({ decided, vector }, index) => {
       const { physics } = decided;
       encodeFrame(bytes, index * FRAME_BYTES, { frameId: index + 1, capacity: 1000, physics, vector });
     });
-    return { bytes, count: drafts.length };
+    return { chunks: [bytes], count: drafts.length };
   }
 
   test("who begins to look at particles sees the newest frames there are, and then those that come", async () => {
@@ -639,5 +641,58 @@ describe("chat", () => {
     expect(dashboard.snapshot().log.length).toBeLessThanOrEqual(500);
     expect(dashboard.snapshot().log.at(-1)?.message.length).toBe(2000);
     expect(dashboard.snapshot().unseen).toBe(0);
+  });
+});
+
+describe("schemas", () => {
+  const shown = (type: string, events: number): ShownType => ({
+    type,
+    events,
+    first_seen_us: NOW_US - 5e6,
+    last_seen_us: NOW_US,
+    fields: [
+      ...[{ path: "customer.name", types: ["string" as const], fill_rate: 0.75, drift: "gone" as const }],
+      ...[{ path: "total", types: ["number" as const, "string" as const], fill_rate: 1, drift: null }],
+    ].map((field) => ({ ...field, first_seen_us: NOW_US - 5e6, last_seen_us: NOW_US })),
+    sample: '{"total":3}',
+  });
+
+  test("are those that the traffic taught, with what changed, and with rates once they were counted twice", () => {
+    let events = 100;
+    const drift = [{ kind: "gone" as const, type: "Order", path: "customer.name", at_us: NOW_US }];
+    using stage = play({ schemas: { shown: () => [shown("Order", events), shown("Ping", 7)], drift } });
+    const { dashboard, world } = stage;
+    const [order, ping] = dashboard.snapshot().schemas ?? [];
+    expect(order).toEqual({
+      ...{ name: "Order", events: 100, perMinute: null, firstSeenUs: NOW_US - 5e6, lastSeenUs: NOW_US },
+      fields: [
+        { path: "customer.name", types: ["string"], fillRate: 0.75, drift: "stopped coming" },
+        { path: "total", types: ["number", "string"], fillRate: 1, drift: null },
+      ],
+      drift: ["customer.name: stopped coming"],
+      sample: '{"total":3}',
+    });
+    expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
+    events = 130;
+    // They are made anew once a second, not for every picture.
+    world.now = NOW_US + 500_000;
+    expect(dashboard.snapshot().schemas?.[0]?.events).toBe(100);
+    world.now = NOW_US + 30_000_000;
+    expect(dashboard.snapshot().schemas?.map(({ perMinute }) => perMinute)).toEqual([60, 0]);
+  });
+});
+
+describe("the model", () => {
+  test("is shown by its figures and the state of its part, and not among the parts a second time", async () => {
+    const figures = { model: "m", calls: 3, failures: 1, breaker: "closed", budget: { used: 3, limit: 9 } };
+    using stage = play({ llm: () => figures });
+    const { dashboard, world } = stage;
+    const ok = { state: "ok", detail: "" } as const;
+    const llm = { state: "degraded", detail: "m failed" } as const;
+    world.snapshot = snapshotOf({ parts: { journal: ok, store: ok, ring: ok, embedder: ok, llm } });
+    dashboard.start();
+    await until("sampled", () => dashboard.snapshot().llm?.state === "degraded");
+    expect(dashboard.snapshot().llm).toEqual({ ...figures, ...llm });
+    expect(Object.keys(dashboard.snapshot().parts)).toEqual(["journal", "store", "ring", "embedder"]);
   });
 });
