@@ -143,7 +143,8 @@ export function wrap(text: string, columns: number, linesMax = 1000): string[] {
 function wrapLine(text: string, columns: number, lines: string[]): void {
   let line = "";
   let width = 0;
-  for (const word of text.split(/(?<= )/)) {
+  // A mark after a space belongs to it.
+  for (const word of text.split(/(?<= )(?!\p{M})/u)) {
     const wordWidth = widthOf(word.trimEnd());
     if (width > 0 && width + wordWidth > columns) {
       lines.push(line.trimEnd());

@@ -73,6 +73,7 @@ test("wrapped lines fit, and together say everything but the spaces", () => {
       const words = (parts: readonly string[]): string => parts.join("").replaceAll(" ", "");
       expect(words(lines)).toBe(words(safeLines(text)));
     }),
+    { examples: [["\t\u0591", 4]] },
   );
 });
 
