@@ -309,7 +309,8 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
       ),
     openEmbedder: async () => {
       const embedder = await openEmbedder(config, journal, log);
-      intents.attach(embedder);
+      // Else what came before this start would be framed without them.
+      await intents.attach(embedder);
       return embedder;
     },
     otherMetrics: () => intents.metrics(),
@@ -369,9 +370,10 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     // For a moment the door still answers, with 503, so that whoever sends sees why.
     server.drain();
     await Promise.all([pipeline.settle(), Bun.sleep(DRAIN_GRACE_MS)]);
-    await server.stop();
+    // Whoever still waits for the model or for examples to be learned is answered, and does not hold up the door.
     await brain.llm[Symbol.asyncDispose]();
     intents.stop();
+    await server.stop();
     await pipeline.close();
     await hashing[Symbol.asyncDispose]();
     return exitCode;
@@ -542,25 +544,12 @@ function openBrain(
     nowUs,
     log,
   });
-  let lastModel: string | null = null;
   return new Brain({
     llm,
     deadlineMs: config.llmTimeoutMs,
     fingerprint: (body) => schemas.fingerprint(body),
-    shapes: {
-      load: () => journal.remembered("shape"),
-      put: (key, value) => journal.remember("shape", key, value),
-      delete: (key) => journal.forget("shape", key),
-    },
-    answers: {
-      recall: (text) => intents.answers.recall(text),
-      remember: (text, answer) => {
-        const model = llm.state.model ?? "";
-        if (model !== lastModel) intents.answers.keepOnly(model);
-        lastModel = model;
-        intents.answers.remember(text, { ...answer, model });
-      },
-    },
+    shapes: journal.table("shapes"),
+    answers: intents.answers,
   });
 }
 

@@ -8,6 +8,7 @@
  * these prompts, never an instruction.
  */
 import * as v from "valibot";
+import type { LlmClient } from "./brain.ts";
 import { GatewayError } from "./errors.ts";
 import type { KnownType, ShownField } from "./schemas.ts";
 
@@ -35,31 +36,8 @@ const UNDERSTAND_MS_MAX = 30_000;
 const ANSWER_MS_MAX = 60_000;
 
 /** The language model as a conversation needs it; the face of the brain has more. */
-export interface ChatModel {
+export interface ChatModel extends Pick<LlmClient, "ask" | "stream"> {
   readonly state: { readonly name: string; readonly detail: string };
-  ask<T>(request: {
-    readonly kind: string;
-    readonly system: string;
-    readonly data: string;
-    readonly schema: v.GenericSchema<unknown, T>;
-    readonly jsonSchema: object;
-    readonly maxTokens: number;
-    readonly deadlineMs: number;
-    readonly signal?: AbortSignal;
-  }): Promise<
-    | { readonly ok: true; readonly value: T }
-    | { readonly ok: false; readonly reason: string; readonly retryable: boolean }
-  >;
-  /** @throws GatewayError llm_unavailable */
-  stream(request: {
-    readonly messages: readonly {
-      readonly role: "system" | "user" | "assistant";
-      readonly content: string;
-    }[];
-    readonly maxTokens: number;
-    readonly deadlineMs: number;
-    readonly signal?: AbortSignal;
-  }): AsyncIterable<string>;
 }
 
 export interface ChatOptions {

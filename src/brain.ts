@@ -14,7 +14,8 @@ import {
 } from "./brain-prompts.ts";
 import type { Nearest } from "./embed.ts";
 import { UNKNOWN_EVENT } from "./frame.ts";
-import type { JournalEvent } from "./journal.ts";
+import type { RememberedAnswers } from "./intents-answers.ts";
+import type { JournalEvent, SmallTable } from "./journal.ts";
 
 /** Tokens of one answer, thoughts included. */
 const ANSWER_TOKENS_MAX = 2048;
@@ -128,33 +129,16 @@ export interface Understanding {
   readonly sentimentFrom: Source | null;
 }
 
-/** An answer of the model, as it is remembered for texts that are nearly the same. */
-export interface CachedAnswer {
-  readonly intent: string | null;
-  readonly sentiment: number | null;
-  readonly confidence: number;
-}
-
-/** A small map that is kept over restarts. */
-export interface KeptMap {
-  /** Oldest first. */
-  load(): readonly { readonly key: string; readonly value: string }[];
-  put(key: string, value: string): void;
-  delete(key: string): void;
-}
-
 export interface BrainOptions {
   readonly llm: LlmClient;
   /** How long one question may take. */
   readonly deadlineMs: number;
   /** Of key paths, types and discriminators of a body; null: shapes are not known, so types are not remembered. */
   readonly fingerprint: ((body: Uint8Array) => string) | null;
-  readonly shapes: KeptMap;
+  /** Where types by shape are kept. */
+  readonly shapes: SmallTable;
   /** The model's answers on messages, for texts that are nearly the same. */
-  readonly answers: {
-    recall(text: string): CachedAnswer | null;
-    remember(text: string, answer: CachedAnswer): void;
-  };
+  readonly answers: Pick<RememberedAnswers, "recall" | "remember" | "keepOnly">;
 }
 
 export interface Known {
@@ -175,11 +159,13 @@ export class Brain {
   readonly #types = new Map<string, string>();
   /** Questions on their way, so that the same is not asked twice at once. */
   readonly #asking = new Map<string, Promise<Asked<unknown>>>();
+  /** Whose answers are remembered; null: not known since the start. */
+  #answersOf: string | null = null;
 
   constructor(options: BrainOptions) {
     this.#o = options;
     this.llm = options.llm;
-    for (const { key, value } of options.shapes.load()) this.#types.set(key, value);
+    for (const { key, value } of options.shapes.all()) this.#types.set(key, value);
   }
 
   /** Types remembered by shape. */
@@ -189,23 +175,38 @@ export class Brain {
 
   /** What is known of an event without asking. */
   known(event: JournalEvent, nearest: Nearest | null): Known {
-    const { message } = event;
-    if (message === null) return this.completed(event, ofFields(event));
-    const said = withExample(ofFields(event), nearest);
-    const open = said.intent === null || said.sentiment === null;
-    return this.completed(event, withRemembered(said, open ? this.#o.answers.recall(message) : null));
+    const said = ofFields(event);
+    return this.completed(event, event.message === null ? said : withExample(said, nearest));
   }
 
   /** What is known by now of an event of which something was said before. */
   completed({ message, body }: Text, said: Understanding): Known {
-    const understanding = message === null && said.type === null ? this.#byShape(body, said) : said;
-    if (this.llm.state.name === "off") return { understanding, question: null };
-    const { type, typeFrom, intent, intentFrom, sentiment, sentimentFrom } = understanding;
+    const off = this.llm.state.name === "off";
     if (message === null) {
-      return { understanding, question: type === null && typeFrom === null ? "event" : null };
+      const understanding = said.type === null ? this.#byShape(body, said) : said;
+      const open = understanding.type === null && understanding.typeFrom === null;
+      return { understanding, question: open && !off ? "event" : null };
     }
-    const open = (intent === null && intentFrom === null) || (sentiment === null && sentimentFrom === null);
-    return { understanding, question: open ? "message" : null };
+    const answer = isOpen(said) ? this.#recall(message) : null;
+    const understanding = answer === null ? typed(said) : withAnswer(said, answer, "cache");
+    return { understanding, question: isOpen(understanding) && !off ? "message" : null };
+  }
+
+  /** What the model in use said of nearly this text; where none is there, what the last one said. */
+  #recall(message: string): MessageAnswer | null {
+    const answer = this.#o.answers.recall(dataOf(message));
+    const { model } = this.llm.state;
+    return answer === null || model === null || answer.model === model ? answer : null;
+  }
+
+  #rememberAnswer(data: string, answer: MessageAnswer): void {
+    const { answers } = this.#o;
+    const { model } = this.llm.state;
+    // Its endpoint has left while it answered: whose answer it is cannot be told any more.
+    if (model === null) return;
+    if (model !== this.#answersOf) answers.keepOnly(model);
+    this.#answersOf = model;
+    answers.remember(data, { ...answer, model });
   }
 
   #byShape(body: Uint8Array, said: Understanding): Understanding {
@@ -226,8 +227,8 @@ export class Brain {
       this.llm.ask({ ...MESSAGE_QUESTION, data: text, ...this.#limits(signal) }),
     );
     if (!asked.ok) return asked;
-    this.#o.answers.remember(event.message ?? "", asked.value);
-    return { ok: true, value: withAnswer(known.understanding, asked.value) };
+    this.#rememberAnswer(text, asked.value);
+    return { ok: true, value: withAnswer(known.understanding, asked.value, "llm") };
   }
 
   async #askType(
@@ -268,10 +269,11 @@ export class Brain {
     this.#types.set(fingerprint, type);
     const oldest = this.#types.size > SHAPES_MAX ? this.#types.keys().next().value : undefined;
     if (oldest !== undefined) this.#types.delete(oldest);
+    // What the model could not name it may name after the next start, or another model may.
+    const rows = type === UNKNOWN_EVENT ? [] : [{ key: fingerprint, value: type }];
+    const forgotten = oldest === undefined ? [] : [{ key: oldest, value: null }];
     try {
-      // What the model could not name it may name after the next start, or another model may.
-      if (type !== UNKNOWN_EVENT) this.#o.shapes.put(fingerprint, type);
-      if (oldest !== undefined) this.#o.shapes.delete(oldest);
+      if (rows.length + forgotten.length > 0) this.#o.shapes.write([...forgotten, ...rows]);
     } catch {
       // A full disk is the journal's affair; this shape is learned again after a restart.
     }
@@ -305,24 +307,18 @@ function withExample(said: Understanding, nearest: Nearest | null): Understandin
   return { ...said, intent: nearest.label, intentFrom: "examples", confidence: nearest.confidence };
 }
 
-/** What was answered on nearly the same text. What that answer left open stays open. */
-function withRemembered(said: Understanding, answer: CachedAnswer | null): Understanding {
-  if (answer === null) return typed(said);
+/** Whether the model could add something. A source without a value was asked already, and did not know. */
+function isOpen({ intent, intentFrom, sentiment, sentimentFrom }: Understanding): boolean {
+  return (intent === null && intentFrom === null) || (sentiment === null && sentimentFrom === null);
+}
+
+/** What the model says, or said, of a message fills what is open, and no more. */
+function withAnswer(said: Understanding, answer: MessageAnswer, from: "cache" | "llm"): Understanding {
   let full = said;
   if (full.intent === null) {
     const { intent, confidence } = answer;
-    full = { ...full, intent, intentFrom: "cache", confidence: intent === null ? 0 : confidence };
+    full = { ...full, intent, intentFrom: from, confidence: intent === null ? 0 : confidence };
   }
-  if (full.sentiment === null) full = { ...full, sentiment: answer.sentiment, sentimentFrom: "cache" };
-  return typed(full);
-}
-
-function withAnswer(understanding: Understanding, answer: MessageAnswer): Understanding {
-  let full = understanding;
-  if (full.intent === null) {
-    const { intent, confidence } = answer;
-    full = { ...full, intent, intentFrom: "llm", confidence: intent === null ? 0 : confidence };
-  }
-  if (full.sentiment === null) full = { ...full, sentiment: answer.sentiment, sentimentFrom: "llm" };
+  if (full.sentiment === null) full = { ...full, sentiment: answer.sentiment, sentimentFrom: from };
   return typed(full);
 }

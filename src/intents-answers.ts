@@ -18,8 +18,8 @@ const KEY_BYTES = 16;
 export interface RememberedAnswer {
   /** Null where it knew none. */
   readonly intent: string | null;
-  /** −1 to 1; null where it knew none. */
-  readonly sentiment: number | null;
+  /** −1 to 1. */
+  readonly sentiment: number;
   /** Of the intent, 0 to 1. */
   readonly confidence: number;
   /** The model that said it. */

@@ -19,7 +19,7 @@ export const INTENT_LIMITS = {
   exampleCharsMax: 2048,
 } as const;
 
-/** How long `put` and `delete` wait until what they changed is in force. */
+/** How long `put`, `delete` and `attach` wait until what they changed is in force. */
 const IN_FORCE_MS = 10_000;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 30_000;
@@ -153,8 +153,11 @@ export class Intents {
     return { inForce: await this.#inForce() };
   }
 
-  /** The embedder in use is this one: examples are learned for it. */
-  attach(embedder: Embedder): void {
+  /**
+   * The embedder in use is this one: examples are learned for it. Resolves when they are in force, or cannot be soon:
+   * the embedder fails, or IN_FORCE_MS are over.
+   */
+  async attach(embedder: Embedder): Promise<void> {
     this.#embedder = embedder;
     if (embedder.kind === "off") {
       this.#state = { state: "off", detail: "--embedder off: examples are kept and not used" };
@@ -162,6 +165,7 @@ export class Intents {
       return;
     }
     void this.#learnAll();
+    await this.#learnedIn(this.#version);
   }
 
   /** Writes what is not written yet and learns no more. */
@@ -185,6 +189,10 @@ export class Intents {
     const version = this.#version;
     if (this.#embedder === null || this.#embedder.kind === "off") return false;
     void this.#learnAll();
+    return this.#learnedIn(version);
+  }
+
+  async #learnedIn(version: number): Promise<boolean> {
     const untilMs = performance.now() + IN_FORCE_MS;
     while (this.#learned < version && !this.#stopped && this.#state.state !== "waiting") {
       const leftMs = untilMs - performance.now();

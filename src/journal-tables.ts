@@ -6,11 +6,11 @@ import type { Database } from "bun:sqlite";
 import type { PreparedStatement, Row } from "./journal-file.ts";
 
 /** Tables that exist; a later one is made when an older journal is opened, which older gateways do not mind. */
-const SMALL_TABLES = ["schemas"] as const;
+const SMALL_TABLES = ["schemas", "shapes"] as const;
 export type SmallTableName = (typeof SMALL_TABLES)[number];
 
 export interface SmallTable {
-  /** All rows, by key. @throws GatewayError journal_failed */
+  /** All rows, the one that was written longest ago first. @throws GatewayError journal_failed */
   all(): { key: string; value: string }[];
   /** Puts rows, or removes those whose value is null, in one commit. @throws GatewayError disk_full, journal_failed */
   write(rows: readonly { readonly key: string; readonly value: string | null }[]): void;
@@ -26,15 +26,14 @@ export interface TableAccess {
 export function openTable(name: SmallTableName, { database, reading, change }: TableAccess): SmallTable {
   change(`make the table ${name}`, () =>
     database.run(
-      `CREATE TABLE IF NOT EXISTS ${name}(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID`,
+      `CREATE TABLE IF NOT EXISTS ${name}(turn INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)`,
     ),
   );
   const prepare = (sql: string): PreparedStatement =>
     database.prepare<Row, string[]>(sql) as PreparedStatement;
-  const all = prepare(`SELECT key, value FROM ${name} ORDER BY key`);
-  const put = prepare(
-    `INSERT INTO ${name}(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value`,
-  );
+  const all = prepare(`SELECT key, value FROM ${name} ORDER BY turn`);
+  // A row that is replaced gets a turn after all others.
+  const put = prepare(`INSERT OR REPLACE INTO ${name}(key, value) VALUES(?, ?)`);
   const remove = prepare(`DELETE FROM ${name} WHERE key = ?`);
   return {
     all: () =>

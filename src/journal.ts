@@ -33,7 +33,6 @@ import {
 import { IntentRows } from "./journal-intents.ts";
 import { KEYS_SCHEMA_SQL, Keys } from "./journal-keys.ts";
 import { type Heads, Logs } from "./journal-logs.ts";
-import { Memory, type Remembered } from "./journal-memory.ts";
 import {
   type AppendResult,
   type ConversationMotion,
@@ -152,7 +151,6 @@ export class Journal implements Disposable {
   } | null;
   readonly #logs: Logs;
   readonly #keys: Keys;
-  readonly #memory: Memory;
   readonly #begin: PreparedStatement;
   readonly #commit: PreparedStatement;
   readonly #rollback: PreparedStatement;
@@ -209,7 +207,6 @@ export class Journal implements Disposable {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
       });
-      this.#memory = new Memory(database);
       this.journalId = Number(this.meta("journal.id"));
       this.sameBoot = this.meta("journal.boot") === o.bootId;
       if (!this.sameBoot) this.setMeta("journal.boot", o.bootId);
@@ -764,24 +761,6 @@ export class Journal implements Disposable {
       );
       for (const { kind, id, label, dim } of labels) insert.run(kind, id, label, dim);
     });
-  }
-
-  /** What was remembered of a kind, in the order in which it was last remembered. */
-  remembered(kind: string): Remembered[] {
-    return this.#reading(() => this.#memory.of(kind));
-  }
-
-  /**
-   * Remembers a text by kind and key; durable when it returns. How many there may be is the caller's bound.
-   * @throws GatewayError disk_full, journal_failed
-   */
-  remember(kind: string, key: string, value: string): void {
-    this.#change("remember", () => this.#memory.put(kind, key, value));
-  }
-
-  /** @throws GatewayError disk_full, journal_failed */
-  forget(kind: string, key: string): void {
-    this.#change("forget", () => this.#memory.delete(kind, key));
   }
 
   /** Commits what waits and closes the file. A second time it does nothing. */

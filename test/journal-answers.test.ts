@@ -173,34 +173,38 @@ describe("answers", () => {
   });
 });
 
-describe("memory", () => {
-  test("what is remembered survives a restart, in the order in which it was last remembered", () => {
+describe("small tables", () => {
+  test("keep texts over a restart, the one that was written longest ago first", () => {
     const path = join(root, `${files++}.journal`);
     {
       using journal = openJournal(path);
-      journal.remember("shape", "b", "1");
-      journal.remember("shape", "a", "2");
-      journal.remember("other", "a", "3");
-      journal.remember("shape", "b", "4");
-      journal.remember("shape", "c", "5");
-      journal.forget("shape", "c");
+      const shapes = journal.table("shapes");
+      journal.table("schemas").write([{ key: "a", value: "3" }]);
+      for (const [key, value] of [
+        ["b", "1"],
+        ["a", "2"],
+        ["b", "4"],
+        ["c", "5"],
+      ] as const)
+        shapes.write([{ key, value }]);
+      shapes.write([{ key: "c", value: null }]);
     }
     using journal = openJournal(path);
-    expect(journal.remembered("shape")).toEqual([
+    expect(journal.table("shapes").all()).toEqual([
       { key: "a", value: "2" },
       { key: "b", value: "4" },
     ]);
-    expect(journal.remembered("nothing")).toEqual([]);
+    expect(journal.table("schemas").all()).toEqual([{ key: "a", value: "3" }]);
   });
 
-  test("a journal of before is given its table when it is opened", () => {
+  test("a journal of before is given its table when it is asked for", () => {
     const path = join(root, `${files++}.journal`);
     openJournal(path)[Symbol.dispose]();
     const old = new Database(path);
-    old.run("DROP TABLE memory");
+    old.run("DROP TABLE IF EXISTS shapes");
     old.close(true);
     using journal = openJournal(path);
-    journal.remember("shape", "a", "1");
-    expect(journal.remembered("shape")).toHaveLength(1);
+    journal.table("shapes").write([{ key: "a", value: "1" }]);
+    expect(journal.table("shapes").all()).toHaveLength(1);
   });
 });
