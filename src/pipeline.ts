@@ -11,13 +11,13 @@ import type { Ring, RingLabels } from "../collider.ts";
 import type { Brain, LlmState } from "./brain.ts";
 import type { Embedder } from "./embed.ts";
 import { type ErrorCode, GatewayError, messageOf } from "./errors.ts";
-import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "./frame.ts";
-import type { EventsGone, Journal, JournalCursors, JournalEvent, StoredFrame } from "./journal.ts";
+import type { EventsGone, Journal, JournalCursors, JournalEvent } from "./journal.ts";
 import type { Kinetics } from "./physics.ts";
 import { Answers } from "./pipeline-answers.ts";
 import { Asks } from "./pipeline-asks.ts";
-import { type Embedded, PatientEmbedder, textToEmbed, vectorOf } from "./pipeline-embedding.ts";
-import { type Draft, type Entry, type Item, Labels, makeFrame, vectorsToOffer } from "./pipeline-frames.ts";
+import { DecidedFrames, nextTurn } from "./pipeline-decided.ts";
+import { type Embedded, PatientEmbedder, vectorOf } from "./pipeline-embedding.ts";
+import { type Draft, type Item, Labels, makeFrame, vectorsToOffer } from "./pipeline-frames.ts";
 import { Reembed } from "./pipeline-reembed.ts";
 import type { Drift, Schemas } from "./schemas.ts";
 import type { Store } from "./store.ts";
@@ -33,14 +33,10 @@ const BURST_EVENTS_PER_SECOND = 3000;
 const YIELD_MS_MAX = 100;
 const YIELD_BACKLOG_EVENTS = 500_000;
 const ARRIVALS_WINDOW_MS = 100;
-/** Decided frames with their vectors (4 KB each) kept for the ring and the store. */
-const RECENT_FRAMES_MAX = 8192;
 /** Frames offered to the store and not yet committed by it. */
 const OFFERED_FRAMES_MAX = 8192;
 const OFFER_FRAMES_MAX = 1024;
 const PUBLISH_SLICE_FRAMES = 256;
-/** Frames that /api/frames copies from ring or journal before other work has its turn: under 1 ms from the ring. */
-const READ_SLICE_FRAMES = 128;
 const PRUNE_STEP_EVENTS = 500;
 const PRUNE_PAUSE_MS = 5;
 /** A repeat of a key is known for so long. */
@@ -183,8 +179,7 @@ export class Pipeline {
   /** How busy ingest is: events since a moment, and the rate of the window before. */
   readonly #arrivals = { events: 0, sinceMs: 0, perSecond: 0 };
 
-  // Decided frames, ascending without gaps, up to the newest.
-  #recent: Entry[] = [];
+  readonly #frames: DecidedFrames;
   /** The frame_id after the newest frame whose row is known to be committed. */
   #next: number;
   #publishing = false;
@@ -208,6 +203,12 @@ export class Pipeline {
     this.#next = journal.nextFrameId();
     journal.onCommitted = (batch) => this.#onCommitted(batch.events);
     const { hashing, textOf, log, brain, frameWaitMs, nowUs } = options;
+    this.#frames = new DecidedFrames({
+      ...{ journal, hashing, textOf },
+      ring: () => this.#ring,
+      storeOpen: () => this.#storeOpen(),
+      nextFrameId: () => this.#next,
+    });
     const store = (): Store | null => this.#store;
     this.#answers = new Answers({ journal, store, hashing, textOf, log, stopped: () => this.#stopped });
     const onReady = (): void => this.#wakeUp();
@@ -426,7 +427,7 @@ export class Pipeline {
     drafts.forEach(({ decided, vector }, index) => {
       const { physics, eventType, intent } = decided;
       const frameId = firstFrameId + index;
-      this.#recent.push({ frameId, physics, vector, eventType, intent });
+      this.#frames.push({ frameId, physics, vector, eventType, intent });
       if (vector === null) this.#counters.frames_without_vector_total += 1;
     });
     this.#forget();
@@ -434,13 +435,9 @@ export class Pipeline {
     void this.#feed();
   }
 
-  /** Drops what ring and store have, and the oldest beyond the bound: the journal has those. */
+  /** Drops from memory what ring and store have. */
   #forget(): void {
-    const published = this.#ring?.head() ?? 0;
-    const first = this.#recent[0]?.frameId ?? 0;
-    const done = Math.min(published, this.#offered + 1) - first;
-    const count = Math.max(Math.min(done, this.#recent.length), this.#recent.length - RECENT_FRAMES_MAX);
-    if (count > 0) this.#recent.splice(0, count);
+    this.#frames.forgetBefore(Math.min(this.#ring?.head() ?? 0, this.#offered + 1));
   }
 
   /** A deliberately wrong build: readers see ids that no row backs yet. */
@@ -452,124 +449,13 @@ export class Pipeline {
 
   // ---------------------------------------------------------------------------------- decided frames
 
-  /** A contiguous run of decided frames from `start`, at most `limit`, from memory or else the journal. */
-  async #keptFrom(start: number, limit: number): Promise<Entry[]> {
-    const first = this.#recent[0]?.frameId;
-    if (first !== undefined && start >= first)
-      return this.#recent.slice(start - first, start - first + limit);
-    const rows = this.#o.journal.framesFrom(start, limit);
-    return rows[0]?.frameId === start ? this.#entriesOf(rows) : [];
-  }
-
-  /**
-   * A contiguous run of decided frames from `start`, at most `limit`: from memory, else the journal, else DuckDB.
-   * Empty where they are gone for good.
-   * @throws GatewayError store_unavailable where only DuckDB can have them and is not open yet.
-   */
-  async #entriesFrom(start: number, limit: number): Promise<Entry[]> {
-    const kept = await this.#keptFrom(start, limit);
-    if (kept.length > 0) return kept;
-    const { bytes, count } = await this.#storedFrom(start, limit);
-    return Array.from({ length: count }, (_, index) => {
-      const at = index * FRAME_BYTES;
-      const { frame_id: frameId, flags, semantic, semantic_dim } = decodeFrame(bytes, at);
-      const physics = bytes.subarray(at + PHYSICS_OFFSET, at + FRAME_BYTES);
-      const vector = (flags & FLAG.semantic) === 0 ? null : semantic.subarray(0, semantic_dim);
-      return { frameId, physics, vector, eventType: null, intent: null };
-    });
-  }
-
-  /** The run of rows from the first on; vectors that the journal does not keep are computed again. */
-  async #entriesOf(rows: readonly StoredFrame[]): Promise<Entry[]> {
-    const { journal, hashing, textOf } = this.#o;
-    const start = rows[0]?.frameId ?? 0;
-    const run = rows.filter(({ frameId }, index) => frameId === start + index);
-    const vectors = run.map(({ vector }) => vector);
-    const missing = run.flatMap(({ physics, vector }, index) =>
-      vector === null && (decodePhysics(physics).flags & FLAG.semantic) !== 0 ? [index] : [],
-    );
-    for (let from = 0; from < missing.length; from += hashing.maxBatch) {
-      const part = missing.slice(from, from + hashing.maxBatch);
-      const events = journal.eventsAt(part.map((index) => run[index]?.seq ?? 0));
-      const texts = events.map((event) =>
-        event === null ? "" : textToEmbed(textOf(event.message, event.body)),
-      );
-      const packed = await hashing.embed(texts);
-      part.forEach((index, row) => {
-        vectors[index] = packed.subarray(row * hashing.dim, (row + 1) * hashing.dim);
-      });
-    }
-    return run.map(({ frameId, physics, eventType, intent }, index) => {
-      return { frameId, physics, vector: vectors[index] ?? null, eventType, intent };
-    });
-  }
-
-  /** Raw frames as in the ring, from memory, the journal or DuckDB; see {@link #entriesFrom}. */
-  async #rawFrom(start: number, limit: number): Promise<RawFrames> {
-    return this.#raw(await this.#entriesFrom(start, limit));
-  }
-
-  #raw(entries: readonly Entry[]): RawFrames {
-    const capacity = this.#capacity();
-    const bytes = new Uint8Array(entries.length * FRAME_BYTES);
-    entries.forEach(({ frameId, physics, vector }, index) => {
-      encodeFrame(bytes, index * FRAME_BYTES, { frameId, capacity, physics, vector });
-    });
-    return { bytes, count: entries.length };
-  }
-
-  /** Frames that DuckDB holds from exactly `start`; none where it does not have that one. */
-  async #storedFrom(start: number, limit: number): Promise<RawFrames> {
-    const store = await this.#storeOpen();
-    if (start > store.cursors.frameId) return NO_FRAMES;
-    const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
-    const raw = new Uint8Array(bytes);
-    return count > 0 && decodeFrame(raw).frame_id === start ? { bytes: raw, count } : NO_FRAMES;
-  }
-
-  /** Of the ring; `sequence` of a frame that is in none is that of its first lap. */
-  #capacity(): number {
-    return this.#ring?.capacity ?? Number.MAX_SAFE_INTEGER;
-  }
-
   /**
    * Frames in order for /api/frames: a contiguous run of at most `limit` after frame `after`
    * (null: from the oldest that is kept). Other work has its turn between the slices it is read in.
    * @throws GatewayError store_unavailable where only DuckDB can have them and is not open.
    */
-  async frames(after: number | null, limit: number): Promise<FramesRun> {
-    const start = (after ?? 0) + 1;
-    const chunks: Uint8Array[] = [];
-    let count = 0;
-    let next = start;
-    while (count < limit && next < this.#next) {
-      let run = await this.#runFrom(next, limit - count);
-      if (run.count === 0 && count === 0) run = await this.#oldestAfter(start, limit);
-      if (run.count === 0) break;
-      chunks.push(run.bytes);
-      count += run.count;
-      next = decodeFrame(run.bytes, run.bytes.byteLength - FRAME_BYTES).frame_id + 1;
-      await nextTurn();
-    }
-    return { chunks, count };
-  }
-
-  /** Raw frames from exactly `start`, at most `limit`: a slice from ring, memory or journal, or what DuckDB has of them. */
-  async #runFrom(start: number, limit: number): Promise<RawFrames> {
-    const slice = Math.min(limit, READ_SLICE_FRAMES);
-    const inRing = this.#ring?.read(start, slice) ?? null;
-    if (inRing !== null) return { bytes: inRing, count: inRing.byteLength / FRAME_BYTES };
-    const kept = await this.#keptFrom(start, slice);
-    return kept.length > 0 ? this.#raw(kept) : this.#storedFrom(start, limit);
-  }
-
-  async #oldestAfter(start: number, limit: number): Promise<RawFrames> {
-    // Older ones are gone, as in a temporary folder at its bound: the oldest that are kept.
-    const store = await this.#storeOpen();
-    const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
-    if (count > 0) return { bytes: new Uint8Array(bytes), count };
-    const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#recent[0]?.frameId;
-    return oldest === undefined ? NO_FRAMES : this.#rawFrom(oldest, limit);
+  frames(after: number | null, limit: number): Promise<FramesRun> {
+    return this.#frames.run(after, limit);
   }
 
   /** The frame_id that is decided next: every frame below it is decided, and its row committed. */
@@ -579,7 +465,7 @@ export class Pipeline {
 
   /** The labels of all decided frames: what stands beside the ring, and of frames that are still on their way there. */
   labels(): RingLabels {
-    return this.#labels.all(this.#recent);
+    return this.#labels.all(this.#frames.recent);
   }
 
   // -------------------------------------------------------------------------------------------- ring
@@ -587,7 +473,7 @@ export class Pipeline {
   async #openRing(): Promise<void> {
     for (let waitMs = 500; !this.#stopped; waitMs = Math.min(2 * waitMs, 5000)) {
       try {
-        const ring = await this.#o.openRing((from, limit) => this.#rawFrom(from, limit));
+        const ring = await this.#o.openRing((from, limit) => this.#frames.rawFrom(from, limit));
         this.#ring = ring;
         this.#states.ring = { state: "ok", detail: "" };
         this.#counters.refilled_frames_total += ring.refilled;
@@ -610,7 +496,7 @@ export class Pipeline {
     try {
       for (let ring = this.#ring; ring !== null && !this.#stopped; ring = this.#ring) {
         if (ring.head() >= this.#next) return;
-        const entries = await this.#entriesFrom(ring.head(), PUBLISH_SLICE_FRAMES);
+        const entries = await this.#frames.from(ring.head(), PUBLISH_SLICE_FRAMES);
         if (ring !== this.#ring) continue;
         if (entries.length === 0) return this.#replaceRing("the next frame was dropped at the bound");
         this.#labels.show(entries, ring);
@@ -706,12 +592,12 @@ export class Pipeline {
         const start = this.#offered + 1;
         const room = OFFERED_FRAMES_MAX - (this.#offered - store.cursors.frameId);
         if (room < 1 || start >= this.#next) return;
-        const entries = await this.#entriesFrom(start, Math.min(room, OFFER_FRAMES_MAX));
+        const entries = await this.#frames.from(start, Math.min(room, OFFER_FRAMES_MAX));
         if (this.#offered + 1 !== start) continue;
         if (entries.length === 0) {
           // Frames that a temporary journal dropped at its bound are passed over.
           const kept = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#next;
-          this.#offered = Math.min(kept, this.#recent[0]?.frameId ?? this.#next) - 1;
+          this.#offered = Math.min(kept, this.#frames.recent[0]?.frameId ?? this.#next) - 1;
           continue;
         }
         const vectors = vectorsToOffer(entries, this.#o.hashing.modelId);
@@ -901,7 +787,6 @@ export class Pipeline {
   }
 }
 
-const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
 
 const LLM_PART: Readonly<Record<LlmState["name"], PartState["state"]>> = {
@@ -921,8 +806,4 @@ function partOf({ name, detail }: LlmState): PartState {
 /** By shape: the journal's class is a value of another room. */
 function isEventsGone(error: unknown): error is EventsGone {
   return error instanceof GatewayError && "seqs" in error;
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((done) => setImmediate(done));
 }

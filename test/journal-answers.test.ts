@@ -181,9 +181,9 @@ describe("small tables", () => {
       const shapes = journal.table("shapes");
       journal.table("schemas").write([{ key: "a", value: "3" }]);
       for (const [key, value] of [
-        ["b", "1"],
-        ["a", "2"],
-        ["b", "4"],
+        ["a", "1"],
+        ["b", "2"],
+        ["a", "4"],
         ["c", "5"],
       ] as const)
         shapes.write([{ key, value }]);
@@ -191,8 +191,8 @@ describe("small tables", () => {
     }
     using journal = openJournal(path);
     expect(journal.table("shapes").all()).toEqual([
-      { key: "a", value: "2" },
-      { key: "b", value: "4" },
+      { key: "b", value: "2" },
+      { key: "a", value: "4" },
     ]);
     expect(journal.table("schemas").all()).toEqual([{ key: "a", value: "3" }]);
   });
