@@ -244,7 +244,11 @@ test("a PUT of examples that an endpoint holds up does not hold up a drain", asy
     hostname: "127.0.0.1",
     routes: {
       "/v1/models": () => Response.json({ data: [{ id: "embed-stub" }] }),
-      "/v1/embeddings": async () => {
+      // The example is held for ever; what the gateway asks at its start is not.
+      "/v1/embeddings": async (request: Request) => {
+        const { input } = (await request.json()) as { input: string[] };
+        const data = input.map((_, index) => ({ index, embedding: [1, 2, 3] }));
+        if (!input.includes("held")) return Response.json({ data });
         held.resolve();
         await new Promise(() => {});
         return new Response();
@@ -260,12 +264,9 @@ test("a PUT of examples that an endpoint holds up does not hold up a drain", asy
   const put = gateway.fetch("/api/intents/A", {
     method: "PUT",
     headers: { "content-type": "application/json" },
-    body: '{"examples":["a"]}',
+    body: '{"examples":["held"]}',
   });
   await held.promise;
-  await until("it is kept", async () => {
-    return (await gateway.json<{ intents: unknown[] }>("/api/intents")).intents.length === 1;
-  });
   const startedMs = performance.now();
   expect(await gateway.stop()).toBe(0);
   const answer = await put;
