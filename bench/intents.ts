@@ -17,6 +17,7 @@ import { chooseEmbedder, type Embedder, openHashing, openModel, pullModel } from
 import { ExampleIndex, type LabelledVectors } from "../src/embed-index.ts";
 import { INTENT_LIMITS } from "../src/intents.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
+import { randomOf } from "../test/random.ts";
 import { median, print } from "./support/load.ts";
 
 const SEED = Number(process.env.SEED ?? 1);
@@ -40,17 +41,6 @@ interface Scores {
   readonly answered: number;
   /** Right labels, of those that were given. */
   readonly precision: number;
-}
-
-/** Mulberry32. */
-function randomOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 function shuffled<T>(items: readonly T[], random: () => number): T[] {

@@ -5,8 +5,8 @@
  * The observer looks at the ring's head every OBSERVE_MS by a timer, so that it leaves the processor to the gateway; a figure may
  * be that much too large, never too small.
  */
-import { closeSync, openSync, readSync, rmSync } from "node:fs";
-import { makeFolder, type Running, startGateway } from "./support/gateway-process.ts";
+import { closeSync, readSync, rmSync } from "node:fs";
+import { makeFolder, openRing, type Running, startGateway } from "./support/gateway-process.ts";
 import { median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 8);
@@ -81,17 +81,6 @@ async function ackToFrame(): Promise<void> {
   print({ name: "latency/ack-to-frame-max", value: at(1), unit: "ms", baseline: null });
   await gateway.stop();
   rmSync(folder, { recursive: true, force: true });
-}
-
-/** Once the gateway has made it. */
-async function openRing(path: string): Promise<number> {
-  for (;;) {
-    try {
-      return openSync(path, "r");
-    } catch {
-      await Bun.sleep(10);
-    }
-  }
 }
 
 async function ready(): Promise<void> {

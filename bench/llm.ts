@@ -6,10 +6,10 @@
  *
  * BENCH_MODES=storm,hang picks faults, BENCH_RUNS and BENCH_SECONDS shorten it.
  */
-import { closeSync, openSync, readSync, rmSync } from "node:fs";
+import { closeSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Mode } from "../test/e2e/llm-stub.ts";
-import { makeFolder, startGateway } from "./support/gateway-process.ts";
+import { makeFolder, openRing, startGateway } from "./support/gateway-process.ts";
 import { median, print } from "./support/load.ts";
 
 const RUNS = Number(process.env.BENCH_RUNS ?? 5);
@@ -66,16 +66,6 @@ class Observer {
   stop(): void {
     clearInterval(this.#timer);
     closeSync(this.#descriptor);
-  }
-}
-
-async function openRing(path: string): Promise<number> {
-  for (;;) {
-    try {
-      return openSync(path, "r");
-    } catch {
-      await Bun.sleep(10);
-    }
   }
 }
 

@@ -5,7 +5,8 @@
 import * as v from "valibot";
 import type { Chat, ChatState } from "./brain-chat.ts";
 import { GatewayError } from "./errors.ts";
-import { formOf, type Refused, refusedBy } from "./http-ingest.ts";
+import { type Refused, refusedBy } from "./http-ingest.ts";
+import { jsonOf } from "./http-json.ts";
 
 const BODY_BYTES_MAX = 64 * 1024;
 /** UTF-16 units of a message. */
@@ -13,6 +14,7 @@ const MESSAGE_CHARS_MAX = 4096;
 /** A turn asks the model twice, within 90 s; a connection is kept open a little longer. */
 const TURN_SECONDS_MAX = 120;
 const EVENT_STREAM = "text/event-stream";
+const HINT = 'send {"msg":"…","session_id":"…"}; without session_id a new conversation begins';
 
 const RequestSchema = v.object(
   {
@@ -65,9 +67,9 @@ export class ChatRoutes {
    */
   async take(req: Request, keepOpen: (seconds: number) => void): Promise<ChatReply | Refused> {
     if (this.#stop.signal.aborted) return DRAINING;
-    const body = await bodyOf(req);
-    if (!(body instanceof Uint8Array)) return body;
-    const request = requestOf(body);
+    const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    if ("code" in body) return body;
+    const request = requestOf(body.json);
     if ("code" in request) return request;
     keepOpen(TURN_SECONDS_MAX);
     const streams = (req.headers.get("accept") ?? "").toLowerCase().includes(EVENT_STREAM);
@@ -143,42 +145,8 @@ function replyOf(state: ChatState | null, content: string): object {
   return { role: "assistant", content: content.trim(), ...state };
 }
 
-/** The body's bytes, never more than BODY_BYTES_MAX of them. */
-async function bodyOf(req: Request): Promise<Uint8Array | Refused> {
-  const contentType = req.headers.get("content-type");
-  if (formOf(contentType) !== "json") {
-    const detail = `Content-Type ${JSON.stringify(contentType)} is not taken`;
-    return { code: "unsupported_media_type", detail, hint: "send application/json in UTF-8" };
-  }
-  const encoding = req.headers.get("content-encoding");
-  if (encoding !== null && encoding !== "" && encoding.toLowerCase() !== "identity") {
-    const detail = `Content-Encoding ${JSON.stringify(encoding)} is not taken`;
-    return { code: "unsupported_media_type", detail, hint: "send the body uncompressed" };
-  }
-  const tooLarge: Refused = {
-    code: "too_large",
-    detail: `the body of a chat message has at most ${BODY_BYTES_MAX} bytes`,
-  };
-  if (Number(req.headers.get("content-length") ?? 0) > BODY_BYTES_MAX) return tooLarge;
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of req.body ?? []) {
-    bytes += chunk.byteLength;
-    if (bytes > BODY_BYTES_MAX) return tooLarge;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-function requestOf(body: Uint8Array): v.InferOutput<typeof RequestSchema> | Refused {
-  const hint = 'send {"msg":"…","session_id":"…"}; without session_id a new conversation begins';
-  let json: unknown;
-  try {
-    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
-  } catch (error) {
-    return { code: "malformed", detail: `the body is no JSON in UTF-8: ${String(error)}`, hint };
-  }
+function requestOf(json: unknown): v.InferOutput<typeof RequestSchema> | Refused {
   const parsed = v.safeParse(RequestSchema, json);
   if (parsed.success) return parsed.output;
-  return { code: "bad_parameter", detail: parsed.issues[0].message, hint };
+  return { code: "bad_parameter", detail: parsed.issues[0].message, hint: HINT };
 }

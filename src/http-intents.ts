@@ -1,6 +1,7 @@
 /** The routes of labelled examples: /api/intents and /api/intents/LABEL. */
 import * as v from "valibot";
 import type { Refused } from "./http-ingest.ts";
+import { type JsonRequest, jsonOf } from "./http-json.ts";
 import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "./intents.ts";
 
 /** JSON.parse of so much takes the thread a few ms. */
@@ -18,12 +19,10 @@ export interface IntentsOptions {
   };
 }
 
-export interface Asked {
+export interface Asked extends JsonRequest {
   readonly method: string;
   /** As it stands in the path. */
   readonly label: string;
-  readonly contentType: string | null;
-  readonly body: ReadableStream<Uint8Array> | null;
 }
 
 /** 202: it is kept, and in force later. */
@@ -81,24 +80,10 @@ export class IntentsRoutes {
     return examples === null ? unknown(label) : { status: 200, body: JSON.stringify(examples) };
   }
 
-  async #put(label: string, { contentType, body }: Asked): Promise<Reply | Refused> {
-    const type = contentType?.split(";")[0]?.trim().toLowerCase();
-    if (type !== "application/json") {
-      return {
-        code: "unsupported_media_type",
-        detail: `Content-Type ${JSON.stringify(contentType ?? "")}`,
-        hint: "send application/json",
-      };
-    }
-    const bytes = await read(body);
-    if ("code" in bytes) return bytes;
-    let value: unknown;
-    try {
-      value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    } catch {
-      return { code: "malformed", detail: "the body is no JSON in UTF-8", hint: HINT };
-    }
-    const parsed = v.safeParse(this.#schema, value, { abortEarly: true });
+  async #put(label: string, asked: Asked): Promise<Reply | Refused> {
+    const body = await jsonOf(asked, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    if ("code" in body) return body;
+    const parsed = v.safeParse(this.#schema, body.json, { abortEarly: true });
     if (!parsed.success) {
       const [issue] = parsed.issues;
       const at = v.getDotPath(issue);
@@ -142,23 +127,4 @@ function labelOf(encoded: string, charsMax: number): string | Refused {
   if (label !== "" && label.length <= charsMax && label.trim() === label && !CONTROL_CHARACTER.test(label))
     return label;
   return { code: "bad_parameter", detail: `the label ${JSON.stringify(label.slice(0, 80))} cannot be`, hint };
-}
-
-/** Reads no more than may be. */
-async function read(body: ReadableStream<Uint8Array> | null): Promise<Uint8Array | Refused> {
-  if (body === null) return new Uint8Array(0);
-  const parts: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const part of body) {
-    bytes += part.byteLength;
-    if (bytes > BODY_BYTES_MAX) {
-      return {
-        code: "too_large",
-        detail: `the body has more than ${BODY_BYTES_MAX} bytes`,
-        hint: "send fewer or shorter examples",
-      };
-    }
-    parts.push(part);
-  }
-  return Buffer.concat(parts);
 }

@@ -581,7 +581,7 @@ class Gateway implements GatewayServer {
     const refused = method === "GET" || method === "HEAD" ? null : this.#ingest.admission();
     if (refused !== null) return refused;
     const label = path.slice(INTENT_PREFIX.length);
-    return this.#intents.answer({ method, label, contentType: headers.get("content-type"), body });
+    return this.#intents.answer({ method, label, headers, body });
   }
 
   async #events(query: string): Promise<Reply | Refused> {

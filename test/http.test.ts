@@ -1029,6 +1029,8 @@ describe("/api/intents", () => {
     }
     const text = await put(http, "a", { examples: ["x"] }, { "content-type": "text/plain" });
     await problem(text, 415, "unsupported_media_type");
+    const packed = await put(http, "a", { examples: ["x"] }, { "content-encoding": "gzip" });
+    await problem(packed, 415, "unsupported_media_type");
     http.intents.refusal = "too many";
     const refused = await put(http, "a", { examples: ["x"] });
     expect((await problem(refused, 422, "invalid_body")).detail).toBe("too many");

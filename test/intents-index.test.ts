@@ -1,20 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { ExampleIndex, type LabelledVectors, learn, Outdated, type Trial } from "../src/embed-index.ts";
 import { openSimd, padded, QUERIES } from "../src/embed-simd.ts";
+import { randomOf } from "./random.ts";
 
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 console.log(`SEED=${SEED}`);
-
-/** Mulberry32: the same numbers for a seed everywhere. */
-function randomOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 function gaussOf(seed: number): () => number {
   const random = randomOf(seed);

@@ -1,5 +1,5 @@
 /** The compiled gateway, started for a measurement in a folder of its own. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -19,6 +19,17 @@ const TICKS_PER_SECOND = 100;
 
 export function makeFolder(): string {
   return mkdtempSync(join(tmpdir(), "gateway-bench-"));
+}
+
+/** The ring's file descriptor, once the gateway has made it. */
+export async function openRing(path: string): Promise<number> {
+  for (;;) {
+    try {
+      return openSync(path, "r");
+    } catch {
+      await Bun.sleep(10);
+    }
+  }
 }
 
 export async function startGateway(folder: string, args: readonly string[] = []): Promise<Running> {

@@ -6,6 +6,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { DuckDBInstance } from "../../src/native/duckdb.ts";
+import { randomOf } from "../random.ts";
 
 const ROOT = resolve(import.meta.dir, "../..");
 export const BINARY = process.env.GATEWAY_BINARY ?? join(ROOT, "one_file_gateway");
@@ -298,12 +299,6 @@ export function seededRandom(name: string): {
 } {
   const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 31));
   console.log(`${name}: SEED=${seed}`);
-  let state = seed >>> 0;
-  const next = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
+  const next = randomOf(seed);
   return { seed, next, below: (n) => Math.floor(next() * n) };
 }
