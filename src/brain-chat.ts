@@ -334,7 +334,7 @@ export class Chat {
         message,
       }),
       schema: UnderstandingSchema,
-      jsonSchema: understandingJsonSchema([...intents.keys()]),
+      jsonSchema: understandingJsonSchema([...intents.values()]),
       maxTokens: UNDERSTAND_TOKENS_MAX,
       deadlineMs: UNDERSTAND_MS_MAX,
       signal,
@@ -389,16 +389,20 @@ function offerOf({ name, slots }: Intent): object {
   return { name, slots: slots.map(({ name, types }) => ({ name, type: types.find((t) => t !== "null") })) };
 }
 
-function understandingJsonSchema(intents: readonly string[]): object {
+/** Bounded where grammars know bounds: a small model fills a list for as long as it may. */
+function understandingJsonSchema(intents: readonly Intent[]): object {
+  const names = [...new Set(intents.flatMap(({ slots }) => slots.map(({ name }) => name)))];
+  const name = names.length === 0 ? { type: "string" } : { type: "string", enum: names };
   return {
     type: "object",
     properties: {
-      intent: { type: ["string", "null"], enum: [...intents, null] },
+      intent: { type: ["string", "null"], enum: [...intents.map(({ name }) => name), null] },
       slots: {
         type: "array",
+        maxItems: SLOTS_MAX,
         items: {
           type: "object",
-          properties: { name: { type: "string" }, value: { type: ["string", "number", "boolean"] } },
+          properties: { name, value: { type: ["string", "number", "boolean"] } },
           required: ["name", "value"],
           additionalProperties: false,
         },

@@ -62,13 +62,14 @@ function failure(reason: string, detail: string, more: Partial<Failure> = {}): F
 
 class TooLargeError extends Error {}
 
-/** fetch with a bound on the body, whatever its length is said to be: the SDK would read all of it. */
+/** fetch with a bound on the body: the SDK would read all of it. */
 function boundedFetch(base: typeof fetch): typeof fetch {
   const bounded = async (input: string | URL | Request, init?: RequestInit): Promise<Response> => {
     const response = await base(input, init);
     if (response.body === null) return response;
     const streams = response.headers.get("content-type")?.includes("event-stream") === true;
     const bytesMax = streams ? STREAM_BYTES_MAX : ANSWER_BYTES_MAX;
+    if (isKnownToFit(response.headers, bytesMax)) return response;
     const tooLarge = new TooLargeError(`an answer of more than ${bytesMax} bytes`);
     const reader = response.body.getReader() as Pick<
       ReadableStreamDefaultReader<Uint8Array>,
@@ -91,6 +92,13 @@ function boundedFetch(base: typeof fetch): typeof fetch {
     return new Response(body, { status, statusText, headers });
   };
   return bounded as typeof fetch;
+}
+
+/** HTTP ends a body at the length that it was said to have; what is compressed, or has no length, may be of any size. */
+function isKnownToFit(headers: Headers, bytesMax: number): boolean {
+  const length = headers.get("content-length") ?? "";
+  if (headers.has("content-encoding") || headers.has("transfer-encoding")) return false;
+  return /^\d{1,9}$/.test(length) && Number(length) <= bytesMax;
 }
 
 /** CALLS_AT_ONCE have a place; others wait in order, or are refused. */
@@ -325,7 +333,8 @@ export class EndpointClient implements LlmClient {
   // -------------------------------------------------------------------------------------- asking
 
   async ask<T>(request: AskRequest<T>): Promise<{ ok: true; value: T } | LlmRefusal> {
-    const signal = this.#signalOf(request);
+    using limit = this.#limitOf(request);
+    const { signal } = limit;
     const refusal = await this.#enter(signal);
     if (refusal !== null) return refusal;
     const startedMs = performance.now();
@@ -343,9 +352,8 @@ export class EndpointClient implements LlmClient {
     return { ok: false, reason: outcome.failure.reason, retryable: outcome.failure.retryable };
   }
 
-  #signalOf({ deadlineMs, signal }: { deadlineMs: number; signal?: AbortSignal }): AbortSignal {
-    const signals = [AbortSignal.timeout(deadlineMs), this.#stop.signal];
-    return AbortSignal.any(signal === undefined ? signals : [...signals, signal]);
+  #limitOf({ deadlineMs, signal }: { deadlineMs: number; signal?: AbortSignal }): Limit {
+    return new Limit(deadlineMs, signal === undefined ? [this.#stop.signal] : [this.#stop.signal, signal]);
   }
 
   /** Waits for a place; null: the caller has it and the breaker's leave, and gives both back. */
@@ -393,9 +401,8 @@ export class EndpointClient implements LlmClient {
   async #converse<T>(request: AskRequest<T>, signal: AbortSignal): Promise<Outcome<T>> {
     let turns: Message[] = [{ role: "user", content: dataTurn(request.data) }];
     let useless = failure("invalid", "");
+    let schema = true;
     for (let attempt = 0; attempt < 2; attempt++) {
-      // A server's grammar and a thinking model can clash, so that the second attempt goes without.
-      const schema = attempt === 0;
       const reply = await this.#complete(request, turns, schema, signal);
       if (!reply.ok) return reply;
       const said = saidOf(reply.value.body);
@@ -408,6 +415,9 @@ export class EndpointClient implements LlmClient {
         this.#noteSchema(reply.value.schema, attempt);
         return found;
       }
+      // A server's grammar and a thinking model can clash: then the second attempt goes without. Where the grammar gave an
+      // object it stays, since a small model runs on and on without.
+      schema = found.json;
       const reason = said.cut ? "cut" : "invalid";
       useless = failure(reason, `its answer cannot be used: ${found.why}`, { retryable: false, weight: 0.6 });
       const content = said.content.trim().slice(0, SHOWN_CHARS_MAX);
@@ -525,7 +535,8 @@ export class EndpointClient implements LlmClient {
   // -------------------------------------------------------------------------------------- stream
 
   async *stream(request: StreamRequest): AsyncIterable<string> {
-    const signal = this.#signalOf(request);
+    using limit = this.#limitOf(request);
+    const { signal } = limit;
     const refusal = await this.#enter(signal);
     if (refusal !== null) throw this.#unavailable(refusal.reason);
     const startedMs = performance.now();
@@ -591,6 +602,34 @@ export class EndpointClient implements LlmClient {
     this.#stop.abort();
     if (this.#lookTimer !== null) clearTimeout(this.#lookTimer);
     this.#looked.resolve();
+  }
+}
+
+/**
+ * A deadline and others' signals as one signal, until it is disposed of. AbortSignal.any and AbortSignal.timeout would
+ * hold on to every call until its deadline: thousands, where answers come at once.
+ */
+class Limit implements Disposable {
+  readonly signal: AbortSignal;
+  readonly #others: readonly AbortSignal[];
+  readonly #timer: Timer;
+  readonly #abort: () => void;
+
+  constructor(deadlineMs: number, others: readonly AbortSignal[]) {
+    const controller = new AbortController();
+    this.signal = controller.signal;
+    this.#others = others;
+    this.#abort = () => controller.abort(others.find(({ aborted }) => aborted)?.reason);
+    this.#timer = setTimeout(() => {
+      controller.abort(new DOMException("the deadline has passed", "TimeoutError"));
+    }, deadlineMs);
+    for (const other of others) other.addEventListener("abort", this.#abort, { once: true });
+    if (others.some(({ aborted }) => aborted)) this.#abort();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+    for (const other of this.#others) other.removeEventListener("abort", this.#abort);
   }
 }
 

@@ -8,6 +8,7 @@ import * as v from "valibot";
 const TEXT_CHARS_MAX = 64 * 1024;
 /** Characters that the search for JSON may look at in one reply: about 5 ms, whatever the braces are like. */
 const SEARCH_CHARS_MAX = 1024 * 1024;
+const NO_OBJECT = "the reply holds no JSON object";
 const TAG = /<(\/?)think(?:ing)?\b[^<>]*>/gi;
 
 /** The message of a completion, as far as it matters: any field may be missing or of another type. */
@@ -91,7 +92,8 @@ export function withoutThoughts(text: string): { said: string; rest: string } {
 
 export type Found<T> =
   | { readonly ok: true; readonly value: T }
-  | { readonly ok: false; readonly why: string };
+  /** json: there was an object, though not the one that was asked for. */
+  | { readonly ok: false; readonly why: string; readonly json: boolean };
 
 /**
  * The first balanced JSON object in any of `texts` that satisfies the schema; prose and code fences around it do not
@@ -99,12 +101,13 @@ export type Found<T> =
  */
 export function firstValid<T>(texts: readonly string[], schema: v.GenericSchema<unknown, T>): Found<T> {
   let why: string | null = null;
+  let json = false;
   let leftChars = SEARCH_CHARS_MAX;
   for (const text of texts) {
     for (let start = text.indexOf("{"); start >= 0; start = text.indexOf("{", start + 1)) {
       const end = balancedEnd(text, start, start + leftChars);
       leftChars -= Math.max(1, (end ?? text.length) - start);
-      if (leftChars <= 0) return { ok: false, why: why ?? "the reply holds no JSON object" };
+      if (leftChars <= 0) return { ok: false, why: why ?? NO_OBJECT, json };
       if (end === null) continue;
       let value: unknown;
       try {
@@ -114,12 +117,13 @@ export function firstValid<T>(texts: readonly string[], schema: v.GenericSchema<
         why ??= error instanceof Error ? error.message : String(error);
         continue;
       }
+      json = true;
       const parsed = v.safeParse(schema, value);
       if (parsed.success) return { ok: true, value: parsed.output };
       why ??= issuesOf(parsed.issues);
     }
   }
-  return { ok: false, why: why ?? "the reply holds no JSON object" };
+  return { ok: false, why: why ?? NO_OBJECT, json };
 }
 
 function issuesOf(issues: readonly v.BaseIssue<unknown>[]): string {

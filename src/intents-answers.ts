@@ -12,6 +12,11 @@ import type { IntentRows, RememberedRow } from "./journal.ts";
 const ANSWERS_MAX = 10_000;
 /** Answers wait so long for their commit: a crash costs the LLM a call again, no more. */
 const FLUSH_MS = 1000;
+/** Keys are spread over the whole table, so that each row is a page: a second's answers at once would hold everything up. */
+const SLICE_ROWS = 16;
+const SLICE_MS = 50;
+/** Of what is not written yet, the part that one slice takes at least, so that it never grows for long. */
+const SLICE_SHARE = 1 / 20;
 const KEY_BYTES = 16;
 
 /** What a model said of a text. */
@@ -111,28 +116,43 @@ export class RememberedAnswers {
   }
 
   #flushSoon(): void {
-    this.#timer ??= setTimeout(() => this.flush(), FLUSH_MS);
+    this.#flushIn(FLUSH_MS);
+  }
+
+  #flushIn(ms: number): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null;
+      const written = this.#write(Math.max(SLICE_ROWS, Math.ceil(SLICE_SHARE * this.#unsaved.size)));
+      if (written && this.#unsaved.size > 0) this.#flushIn(SLICE_MS);
+    }, ms);
     this.#timer.unref();
   }
 
-  /** Writes what is not written yet. */
+  /** Writes what is not written yet, all of it. */
   flush(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
-    if (this.#unsaved.size === 0) return;
+    if (this.#unsaved.size > 0) this.#write(this.#unsaved.size);
+  }
+
+  /** @returns whether it was written. */
+  #write(rowsMax: number): boolean {
     const put: RememberedRow[] = [];
     const dropped: Uint8Array[] = [];
-    for (const change of this.#unsaved.values()) {
+    const changes = this.#unsaved.entries().take(rowsMax).toArray();
+    for (const [, change] of changes) {
       if (change instanceof Uint8Array) dropped.push(change);
       else put.push({ key: change.key, said: change.said, answer: JSON.stringify(change.answer) });
     }
     try {
       this.#rows.changeAnswers(put, dropped);
-      this.#unsaved.clear();
+      for (const [hex] of changes) this.#unsaved.delete(hex);
+      return true;
     } catch (error) {
       this.#failed(error);
       // Not for ever: what is dropped below the bound is only not known after a restart.
       if (this.#unsaved.size > ANSWERS_MAX) this.#unsaved.clear();
+      return false;
     }
   }
 }

@@ -84,6 +84,7 @@ describe("an answer is found, however it is said", () => {
     ["system-refused", 2],
     ["max-tokens-refused", 2],
     ["right-when-corrected", 2],
+    ["runs-on-without-schema", 2],
   ];
   for (const [mode, calls] of modes) {
     test(mode, async () => {
@@ -114,6 +115,24 @@ describe("an answer is found, however it is said", () => {
     ]);
   });
 
+  test("the schema leaves a grammar no answer that would be refused", () => {
+    const { properties } = MESSAGE_QUESTION.jsonSchema as {
+      properties: Record<"intent" | "sentiment" | "confidence", { pattern?: string; enum?: number[] }>;
+    };
+    const { intent, sentiment, confidence } = properties;
+    const label = new RegExp(intent.pattern ?? "");
+    expect(
+      [CAR, "", "A", "no", "RefundRequest", "Unknown", "A".repeat(65)].filter((text) => label.test(text)),
+    ).toEqual(["RefundRequest", "Unknown"]);
+    expect([sentiment.enum?.length, confidence.enum?.length]).toEqual([21, 11]);
+    for (const [at, tenth] of [...(sentiment.enum ?? [])].entries()) {
+      const answer = { intent: "A1", sentiment: tenth, confidence: Math.abs(tenth) };
+      expect(v.safeParse(MESSAGE_QUESTION.schema, answer).success).toBe(true);
+      expect(String(tenth)).toMatch(/^-?\d(\.\d)?$/);
+      expect(at).toBe(Math.round(10 * tenth) + 10);
+    }
+  });
+
   test("a correction shows the model its answer and what is wrong with it", async () => {
     const stub = await stubIn("right-when-corrected");
     await ask(llmAt(stub.baseUrl), CAR);
@@ -125,6 +144,23 @@ describe("an answer is found, however it is said", () => {
 });
 
 describe("an endpoint's faults are values, and open the breaker", () => {
+  test("a small body that unpacks to a large one is not read to its end", async () => {
+    const packed = Bun.gzipSync(Buffer.alloc(64 * 1024 * 1024, " "));
+    const server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: (req) =>
+        req.url.endsWith("/models")
+          ? Response.json({ data: [{ id: "packed" }] })
+          : new Response(packed, {
+              headers: { "content-type": "application/json", "content-encoding": "gzip" },
+            }),
+    });
+    open.push({ [Symbol.asyncDispose]: () => server.stop(true) });
+    const llm = llmAt(`http://127.0.0.1:${server.port}/v1`);
+    expect(await ask(llm, CAR)).toMatchObject({ ok: false, reason: "too_large" });
+  });
+
   const faults: readonly (readonly [Mode, reason: string, retryable: boolean])[] = [
     ["hang", "timeout", true],
     ["drip", "timeout", true],

@@ -294,6 +294,24 @@ describe("what the LLM said", () => {
     expect(journal.intents.answers().length).toBe(10_000);
   });
 
+  test("is written in slices, so that no commit of it holds others up for long", async () => {
+    using journal = openJournal();
+    const rows: number[] = [];
+    const kept = {
+      answers: () => journal.intents.answers(),
+      changeAnswers: (...change: Parameters<typeof journal.intents.changeAnswers>) => {
+        rows.push(change[0].length);
+        journal.intents.changeAnswers(...change);
+      },
+    };
+    const answers = new RememberedAnswers(kept, (error) => {
+      throw error;
+    });
+    for (let at = 0; at < 200; at++) answers.remember(`text ${at}`, answer);
+    await until("all is written", () => journal.intents.answers().length === 200);
+    expect(Math.max(...rows)).toBe(16);
+  });
+
   test("stays in memory where the journal cannot be written, and is written later", () => {
     using journal = openJournal();
     const failures: unknown[] = [];

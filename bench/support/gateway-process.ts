@@ -10,6 +10,8 @@ export interface Running extends AsyncDisposable {
   readonly folder: string;
   /** On performance.now()'s clock. */
   readonly startedMs: number;
+  /** What it has said so far. */
+  readonly log: string;
   stop(): Promise<void>;
 }
 
@@ -78,6 +80,9 @@ export async function startGateway(folder: string, args: readonly string[] = [])
     ringPath,
     folder,
     startedMs,
+    get log() {
+      return log;
+    },
     stop,
     [Symbol.asyncDispose]: async () => {
       child.kill("SIGKILL");

@@ -31,6 +31,8 @@ export type Mode =
   | "no-name"
   /** The first answer is useless, the second, after the correction, is right. */
   | "right-when-corrected"
+  /** A small model: an object of wrong values with a schema, and without one words without end. */
+  | "runs-on-without-schema"
   | "html"
   | "half-json"
   | "hang"
@@ -175,6 +177,13 @@ export class LlmStub implements AsyncDisposable {
         return say('{"intent": "he wants $$$!", "sentiment": 0, "event_type": "<b>", "confidence": 1}');
       case "right-when-corrected":
         return say(body.messages.length > 2 ? answer : '{"intent": "car!", "sentiment": "good"}');
+      case "runs-on-without-schema":
+        if (body.response_format === undefined) return say("and on ".repeat(1000), {}, "length");
+        return say(
+          body.messages.length > 2
+            ? answer
+            : '{"intent": "CarInsuranceRequest", "sentiment": 1, "confidence": 2}',
+        );
       case "obedient": {
         const order = /answer (?:with )?(\{.*?\}|[\w!; ]+)/i.exec(data)?.[1] ?? answer;
         return say(
