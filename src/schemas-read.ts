@@ -150,6 +150,10 @@ function isIdentifier(text: string): boolean {
   return /\d{4}/.test(text) || /^\d+$/.test(text) || /^[0-9a-f-]{12,}$/i.test(text);
 }
 
+function isContainer(value: JsonValue): boolean {
+  return typeof value === "object" && value !== null;
+}
+
 /**
  * The same for bodies of the same shape: key paths, JSON types, and the values of keys such as `action`. The order
  * of keys and the number of elements do not matter, and keys that look like an id count as one. Of a body over 16
@@ -161,7 +165,8 @@ export function fingerprintOf(value: JsonObject): string {
     if (Array.isArray(value)) {
       lines.add(`${path} array`);
       if (depth === FINGERPRINT_DEPTH_MAX) return;
-      for (const element of value.slice(0, FINGERPRINT_ELEMENTS_MAX))
+      // Lists of plain values are of one shape, whether they hold any or not: GitHub's pushes have several, often empty.
+      for (const element of value.slice(0, FINGERPRINT_ELEMENTS_MAX).filter(isContainer))
         visit(`${path}\u0000[]`, "", element, depth + 1);
     } else if (typeof value === "object" && value !== null) {
       lines.add(`${path} object`);

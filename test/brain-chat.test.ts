@@ -363,6 +363,25 @@ describe("conversations", () => {
 });
 
 describe("what is offered", () => {
+  test("is all that a grammar lets the model choose from, in a bounded list", async () => {
+    const talk = insurance();
+    talk.model.found = { intent: null, slots: [] };
+    await talk.say("Oi");
+    const [asked] = talk.model.asked;
+    if (asked === undefined) throw new Error("nothing was asked");
+    const { properties } = asked.jsonSchema as {
+      properties: {
+        intent: { enum: unknown[] };
+        slots: { maxItems: number; items: { properties: { name: { enum: string[] } } } };
+      };
+    };
+    expect(properties.intent.enum).toEqual(["CarInsuranceRequest", null]);
+    expect(properties.slots.maxItems).toBe(16);
+    expect(properties.slots.items.properties.name.enum.toSorted()).toEqual(
+      talk.data.intents.flatMap(({ slots }) => slots.map(({ name }) => name)).toSorted(),
+    );
+  });
+
   test("fits a small context, the session's own intent always among it", async () => {
     const talk = new Talk();
     for (let type = 0; type < 60; type++) {

@@ -641,6 +641,13 @@ describe("a fingerprint", () => {
     commits: [{ id: "x", n: 1 }],
   };
 
+  test("does not depend on whether a list of plain values holds any, but on what objects in a list are like", () => {
+    const push = (added: unknown[]): object => ({ ref: "main", commits: [{ id: "a", added }] });
+    expect(print(push(["b.c"]))).toBe(print(push([])));
+    expect(print(push([{ path: "b.c" }]))).not.toBe(print(push([])));
+    expect(print({ added: "b.c" })).not.toBe(print({ added: [] }));
+  });
+
   test("does not depend on the order of keys, on values, or on the number of elements", () => {
     const shuffle = (value: JsonValue): JsonValue => {
       if (Array.isArray(value)) return value.map(shuffle);
