@@ -58,7 +58,7 @@ export class RememberedAnswers {
   readonly #unsaved = new Map<string, Entry | Uint8Array>();
   #clock = 0;
   #timer: Timer | null = null;
-  readonly counters = { remembered_answers_hits_total: 0, remembered_answers_misses_total: 0 };
+  readonly counters = { remembered_answers_hits_total: 0 };
 
   /** @param failed told when what was remembered could not be written; it is tried again with the next. */
   constructor(rows: Pick<IntentRows, "answers" | "changeAnswers">, failed: (error: unknown) => void) {
@@ -78,10 +78,7 @@ export class RememberedAnswers {
   recall(text: string): RememberedAnswer | null {
     const hex = hexOf(keyOf(text));
     const entry = this.#entries.get(hex);
-    if (entry === undefined) {
-      this.counters.remembered_answers_misses_total += 1;
-      return null;
-    }
+    if (entry === undefined) return null;
     this.counters.remembered_answers_hits_total += 1;
     this.#entries.delete(hex);
     this.#entries.set(hex, entry);

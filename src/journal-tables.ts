@@ -24,11 +24,19 @@ export interface TableAccess {
 }
 
 export function openTable(name: SmallTableName, { database, reading, change }: TableAccess): SmallTable {
-  change(`make the table ${name}`, () =>
+  change(`make the table ${name}`, () => {
+    const columns = database.query<Row, [string]>("SELECT name FROM pragma_table_info(?)").all(name);
+    const ordered = columns.some((column) => column.name === "turn");
+    // Builds before the first release made `schemas` without an order; what it holds is kept.
+    const old = columns.length > 0 && !ordered;
+    if (old) database.run(`ALTER TABLE ${name} RENAME TO ${name}_before`);
     database.run(
       `CREATE TABLE IF NOT EXISTS ${name}(turn INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)`,
-    ),
-  );
+    );
+    if (!old) return;
+    database.run(`INSERT INTO ${name}(key, value) SELECT key, value FROM ${name}_before`);
+    database.run(`DROP TABLE ${name}_before`);
+  });
   const prepare = (sql: string): PreparedStatement =>
     database.prepare<Row, string[]>(sql) as PreparedStatement;
   const all = prepare(`SELECT key, value FROM ${name} ORDER BY turn`);

@@ -235,10 +235,7 @@ describe("what the LLM said", () => {
     answers.remember("Não, quero cancelar meu plano!", answer);
     for (const text of ["nao quero cancelar meu plano", "  NÃO… quero  cancelar «meu» plano. "])
       expect(answers.recall(text)).toEqual(answer);
-    expect(answers.counters).toEqual({
-      remembered_answers_hits_total: 2,
-      remembered_answers_misses_total: 0,
-    });
+    expect(answers.counters).toEqual({ remembered_answers_hits_total: 2 });
   });
 
   test("is not said of other words, numbers, questions or faces", () => {

@@ -197,6 +197,22 @@ describe("small tables", () => {
     expect(journal.table("schemas").all()).toEqual([{ key: "a", value: "3" }]);
   });
 
+  test("what a table without an order held is kept", () => {
+    const path = join(root, `${files++}.journal`);
+    openJournal(path)[Symbol.dispose]();
+    const old = new Database(path);
+    old.run("CREATE TABLE schemas(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID");
+    old.run("INSERT INTO schemas VALUES ('b', '1'), ('a', '2')");
+    old.close(true);
+    for (const _open of [1, 2]) {
+      using journal = openJournal(path);
+      expect(journal.table("schemas").all()).toEqual([
+        { key: "a", value: "2" },
+        { key: "b", value: "1" },
+      ]);
+    }
+  });
+
   test("a journal of before is given its table when it is asked for", () => {
     const path = join(root, `${files++}.journal`);
     openJournal(path)[Symbol.dispose]();

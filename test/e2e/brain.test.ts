@@ -351,7 +351,7 @@ test("a budget is kept over a restart; when it is used up, frames go out without
   expect((await enriched(first, { message: CAR })).event_type).toBe("CarInsuranceRequest");
   await first.kill();
   const second = await gatewayWith(stub.baseUrl, args);
-  expect((await enriched(second, { message: `${CAR}!` })).event_type).toBe("CarInsuranceRequest");
+  expect((await enriched(second, { message: `${CAR} novo` })).event_type).toBe("CarInsuranceRequest");
   expect((await enriched(second, { message: CANCEL })).event_type).toBe("UnknownEvent");
   expect(await llmState(second)).toMatchObject({
     state: "degraded",

@@ -63,6 +63,10 @@ describe("schemas of the executable", () => {
       });
       expect(chat.status).toBe(503);
       expect(await chat.json()).toMatchObject({ code: "llm_unavailable" });
+      // A stop does not wait for a DuckDB that is not open yet.
+      await until("DuckDB has the frames", async () => {
+        return (await gateway.metrics()).gateway_store_lag_frames === 0;
+      });
       expect(await gateway.stop()).toBe(0);
     }
     const rates = ringFrames(folder.ring).map(fillRate);
