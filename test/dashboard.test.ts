@@ -716,7 +716,7 @@ describe("schemas", () => {
         { path: "total", types: ["number", "string"], fillRate: 1, drift: null },
       ],
       drift: ["customer.name: stopped coming"],
-      sample: '{"total":3}',
+      sample: '{\n  "total": 3\n}',
     });
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
     events = 130;
