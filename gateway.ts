@@ -8,9 +8,9 @@ import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
 import { Brain, openLlm } from "./src/brain.ts";
-import { Chat } from "./src/brain-chat.ts";
+import { Chat, type ChatPart } from "./src/brain-chat.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
-import { type ChatReply, Dashboard, type Chat as DashboardChat, type LlmFigures } from "./src/dashboard.ts";
+import { Dashboard } from "./src/dashboard.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event.ts";
@@ -24,7 +24,7 @@ import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
 import { type RingCommand, ringTool } from "./src/ring-tool.ts";
 import { Schemas } from "./src/schemas.ts";
 import { Store } from "./src/store.ts";
-import { openTui, type Terminal, whyNoTerminal } from "./tui.ts";
+import { type LlmView, openTui, type Terminal, whyNoTerminal } from "./tui.ts";
 
 const VERSION = packageJson.version;
 /** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose, or as on another machine. */
@@ -382,16 +382,31 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   }
 }
 
-/** Figures of the model for the dashboard. */
-function llmFigures({ state, counters, gauges }: Brain["llm"], limit: number | null): LlmFigures {
+/** The model's states in words that need no knowledge of its breaker. */
+const LLM_WORDS: Readonly<Record<Brain["llm"]["state"]["name"], string>> = {
+  ...{ off: "off", unknown: "starting", away: "away", ok: "ok" },
+  ...{ open: "failing", "half-open": "failing", budget: "used up" },
+};
+
+/** The model for the dashboard. */
+function llmView({ state, counters, gauges }: Brain["llm"], limit: number | null): LlmView {
   const left = gauges.llm_budget_left_calls;
   return {
+    state: LLM_WORDS[state.name],
+    detail: state.detail,
     model: state.model,
     calls: counters.llm_calls_total ?? 0,
     failures: counters.llm_failures_total ?? 0,
     breaker: state.name === "open" || state.name === "half-open" ? state.name : "closed",
     budget: { used: limit === null || left === undefined ? 0 : limit - left, limit },
   };
+}
+
+/** What to do so that the chat has somebody who answers. */
+function chatAdvice({ name, detail }: Brain["llm"]["state"]): string {
+  return name === "off"
+    ? "The gateway runs with --llm-base-url off. Start LM Studio, Ollama or another OpenAI-compatible server, load a chat model, and start the gateway again with --llm-base-url and its address"
+    : detail;
 }
 
 /** Why there is no dashboard; null: there is one. */
@@ -445,28 +460,20 @@ class Desk implements Disposable {
       },
       frames: (after, limit) => pipeline().frames(after, limit),
       schemas,
-      llm: () => llmFigures(brain.llm, config.llmBudgetCalls),
-      chat: () => (brain.llm.usable ? this.#talk : null),
-      chatAdvice: () => brain.llm.state.detail || "Start a model at --llm-base-url, for example in LM Studio",
+      llm: () => llmView(brain.llm, config.llmBudgetCalls),
+      chat: () => (brain.llm.usable ? (message, signal) => this.#talk(message, signal) : null),
+      chatAdvice: () => chatAdvice(brain.llm.state),
       nowUs,
     });
   }
 
-  /** A turn of the dashboard's conversation. */
-  readonly #talk: DashboardChat = async (message, onToken, signal) => {
-    let content = "";
-    let said: Omit<ChatReply, "content"> = { intent: null, slots: {}, missing: [] };
+  /** A turn of the dashboard's conversation. One that was forgotten meanwhile begins anew under the same id. */
+  async *#talk(message: string, signal: AbortSignal): AsyncGenerator<ChatPart> {
     for await (const part of this.#o.chat.turn(message, this.#session, signal)) {
-      if (part.kind === "state") {
-        said = part.state;
-        this.#session = part.state.session_id;
-      } else {
-        content += part.text;
-        onToken(part.text);
-      }
+      if (part.kind === "state") this.#session = part.state.session_id;
+      yield part;
     }
-    return { ...said, content };
-  };
+  }
 
   /** Opens it over the terminal. Where that fails, the gateway goes on headless. */
   async open(): Promise<void> {

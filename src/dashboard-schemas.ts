@@ -1,5 +1,6 @@
 /** The learned schemas as the dashboard lists them, with their rates. Part of the dashboard. */
 import type { SchemaView } from "../tui.ts";
+import { prettyJson } from "./dashboard-json.ts";
 import type { Drift, ShownType } from "./schemas.ts";
 
 /** They are made again after so long: a thousand types are some milliseconds of work. */
@@ -8,6 +9,7 @@ const REFRESH_US = 1_000_000;
 const TYPES_MAX = 200;
 const RATE_SECONDS = 60;
 const DRIFTS_MAX = 5;
+const SAMPLE_LINES_MAX = 200;
 
 export interface SchemaSource {
   /** The most frequent types. */
@@ -52,7 +54,7 @@ export class SchemaList {
         .filter((change) => change.type === type.type)
         .slice(0, DRIFTS_MAX)
         .map(({ kind, path }) => `${path}: ${DRIFT_WORDS[kind]}`),
-      sample: type.sample,
+      sample: type.sample === null ? null : prettyJson(type.sample, SAMPLE_LINES_MAX).join("\n"),
     }));
     return this.#views;
   }

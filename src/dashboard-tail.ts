@@ -15,7 +15,8 @@ const MESSAGE_CHARS_MAX = 400;
 const LABEL_CHARS_MAX = 120;
 
 export interface RowEnrichment {
-  readonly frameId: number;
+  /** Null: as it was. */
+  readonly frameId: number | null;
   readonly type: string | null;
   readonly intent: string | null;
   readonly sentiment: number | null;
@@ -27,6 +28,16 @@ const cutTo = (text: string, chars: number): string =>
   text.length <= chars ? text : text.slice(0, chars).toWellFormed();
 
 const label = (text: string | null): string | null => (text === null ? null : cutTo(text, LABEL_CHARS_MAX));
+
+function enriched(row: EventRow, { frameId, type, intent, sentiment }: RowEnrichment): EventRow {
+  return {
+    ...row,
+    frameId: frameId ?? row.frameId,
+    type: label(type) ?? row.type,
+    intent: label(intent),
+    sentiment,
+  };
+}
 
 /** What is shown of an event before its frame is there. */
 export function rowOf(event: JournalEvent): EventRow {
@@ -118,14 +129,17 @@ export class Tail {
   enrich(seq: number, enrichment: RowEnrichment): void {
     this.#replace(this.#rows, seq, enrichment);
     if (this.#held !== null) this.#replace(this.#held, seq, enrichment);
+    const older = this.history.findLastIndex((row) => row.seq === seq);
+    if (older >= 0)
+      this.history = this.history.with(older, enriched(this.history[older] as EventRow, enrichment));
   }
 
-  #replace(rows: EventRow[], seq: number, { frameId, type, intent, sentiment }: RowEnrichment): void {
+  #replace(rows: EventRow[], seq: number, enrichment: RowEnrichment): void {
     // Rows are without gaps, so that the place follows from the seq.
     const at = seq - (rows[0]?.seq ?? 0);
     const row = rows[at];
     if (row === undefined || row.seq !== seq) return;
-    rows[at] = { ...row, frameId, type: label(type) ?? row.type, intent: label(intent), sentiment };
+    rows[at] = enriched(row, enrichment);
   }
 
   row(seq: number): EventRow | null {

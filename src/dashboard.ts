@@ -15,6 +15,7 @@ import type {
   SERIES,
   Series,
 } from "../tui.ts";
+import type { ChatPart } from "./brain-chat.ts";
 import { memberText, prettyJson } from "./dashboard-json.ts";
 import { Projection } from "./dashboard-projection.ts";
 import { SchemaList, type SchemaSource } from "./dashboard-schemas.ts";
@@ -55,22 +56,8 @@ const DETAIL_LINES_MAX = 5000;
 /** How much of a payload is made pretty. */
 const DETAIL_CHARS_MAX = 256 * 1024;
 
-export interface ChatReply {
-  readonly content: string;
-  readonly intent: string | null;
-  readonly slots: Readonly<Record<string, unknown>>;
-  readonly missing: readonly string[];
-}
-
-/** Sends a message; `onToken` gets the answer's text as it comes. Rejects where there is no answer, saying why. */
-export type Chat = (
-  message: string,
-  onToken: (text: string) => void,
-  signal: AbortSignal,
-) => Promise<ChatReply>;
-
-/** What is told of the model beside the state that it has in the Snapshot. */
-export type LlmFigures = Omit<LlmView, "state" | "detail">;
+/** Says a message: the answer comes in parts. Throws where there is none, saying why. */
+export type Chat = (message: string, signal: AbortSignal) => AsyncIterable<ChatPart>;
 
 export interface DashboardOptions {
   readonly version: string;
@@ -92,17 +79,21 @@ export interface DashboardOptions {
   /** Null: this gateway learns no schemas. */
   readonly schemas: SchemaSource | null;
   /** Null: there is no brain. */
-  readonly llm: (() => LlmFigures) | null;
+  readonly llm: (() => LlmView) | null;
   /** Null where nobody answers, with what to do about it in `chatAdvice`. */
   readonly chat: () => Chat | null;
   readonly chatAdvice: () => string;
   readonly nowUs: () => number;
 }
 
+type LaterWords = Parameters<Watch["answered"]>[1];
+
 /** A frame with its vector, as long as it is among the newest. */
-interface Held extends Omit<Particle, "x" | "y"> {
+interface Held extends Omit<Particle, "x" | "y" | "intent" | "sentiment"> {
   readonly vector: Float32Array;
   readonly modelId: number;
+  intent: string | null;
+  sentiment: number | null;
   x: number;
   y: number;
   /** Version of the projection that x and y are of. */
@@ -122,6 +113,8 @@ export class Dashboard implements Watch, Disposable {
   #batchedEvents = 0;
   #decisions: Parameters<Watch["decided"]>[] = [];
   #decidedFrames = 0;
+  /** By seq. */
+  readonly #answers = new Map<number, LaterWords>();
   /** More has come since the last look than it will look at; and before it. */
   #busy = false;
   #wasBusy = false;
@@ -211,14 +204,13 @@ export class Dashboard implements Watch, Disposable {
   }
 
   /** What the brain said of an event after its frame. */
-  answered(
-    seq: number,
-    answer: { type: string | null; intent: string | null; sentiment: number | null },
-  ): void {
-    const frameId = this.#tail.row(seq)?.frameId;
-    if (frameId == null) return;
-    this.#tail.enrich(seq, { frameId, ...answer });
-    this.onChange();
+  answered(seq: number, words: LaterWords): void {
+    // Kept until the look: what the frame said may not have been looked at yet, and must not stand over it.
+    this.#answers.delete(seq);
+    this.#answers.set(seq, words);
+    const oldest = this.#answers.size > LOOK_EVENTS_MAX ? this.#answers.keys().next().value : undefined;
+    if (oldest !== undefined) this.#answers.delete(oldest);
+    this.#lookSoon();
   }
 
   #lookSoon(): void {
@@ -246,7 +238,23 @@ export class Dashboard implements Watch, Disposable {
       });
     }
     if (this.#particlesShown) this.#lookAtVectors(decisions);
+    this.#lookAtAnswers();
     this.onChange();
+  }
+
+  #lookAtAnswers(): void {
+    if (this.#answers.size === 0) return;
+    for (const [seq, { type, intent, sentiment }] of this.#answers)
+      this.#tail.enrich(seq, { frameId: null, type, intent, sentiment });
+    for (const particle of this.#particles) {
+      const words = this.#answers.get(particle.seq);
+      if (words === undefined) continue;
+      particle.intent = words.intent;
+      particle.sentiment = words.sentiment;
+    }
+    const seq = this.#detail?.state === "ready" ? this.#detail.seq : null;
+    if (seq !== null && this.#answers.has(seq)) void this.#loadDetail(seq, true);
+    this.#answers.clear();
   }
 
   /** The newest frames with a vector, no more than an eye can follow. */
@@ -482,8 +490,9 @@ export class Dashboard implements Watch, Disposable {
     this.onChange();
   }
 
-  async #loadDetail(seq: number): Promise<void> {
-    this.#detail = { seq, state: "loading", facts: [], lines: [] };
+  /** @param again what is shown of it stays until it is read. */
+  async #loadDetail(seq: number, again = false): Promise<void> {
+    if (!again) this.#detail = { seq, state: "loading", facts: [], lines: [] };
     let detail: EventDetail;
     try {
       detail = await this.#readDetail(seq);
@@ -529,30 +538,38 @@ export class Dashboard implements Watch, Disposable {
   }
 
   async #ask(text: string): Promise<void> {
-    const chat = this.#o.chat();
-    if (chat === null || this.#answering !== null) return;
+    if (this.#answering !== null) return;
     const controller = new AbortController();
     this.#answering = controller;
-    const empty = { intent: null, slots: {}, missing: [] };
-    this.#turns.push({ from: "you", text, state: "done", ...empty });
-    this.#turns = this.#turns.slice(1 - CHAT_TURNS_MAX);
-    let said = "";
-    const say = (turn: Omit<ChatTurn, "from">, added: boolean): void => {
-      if (!added) this.#turns.pop();
-      this.#turns.push({ from: "brain", ...turn, text: turn.text.slice(0, CHAT_CHARS_MAX) });
+    let turn: ChatTurn = {
+      from: "brain",
+      text: "",
+      state: "streaming",
+      intent: null,
+      slots: {},
+      missing: [],
+    };
+    this.#turns.push({ ...turn, from: "you", text, state: "done" }, turn);
+    this.#turns = this.#turns.slice(-CHAT_TURNS_MAX);
+    const say = (more: Partial<ChatTurn>): void => {
+      turn = { ...turn, ...more, text: (more.text ?? turn.text).slice(0, CHAT_CHARS_MAX) };
+      this.#turns[this.#turns.length - 1] = turn;
       this.onChange();
     };
-    say({ text: "", state: "streaming", ...empty }, true);
     try {
-      const onToken = (piece: string): void => {
-        if (said.length < CHAT_CHARS_MAX) said += piece;
-        say({ text: said, state: "streaming", ...empty }, false);
-      };
-      const { content, intent, slots, missing } = await chat(text, onToken, controller.signal);
-      say({ text: content, state: "done", intent, slots, missing }, false);
+      const chat = this.#o.chat();
+      if (chat === null) throw new Error(this.#o.chatAdvice());
+      for await (const part of chat(text, controller.signal)) {
+        if (part.kind === "text") say({ text: turn.text + part.text });
+        else {
+          const { intent, slots, missing } = part.state;
+          say({ intent, slots, missing });
+        }
+      }
+      say({ state: "done" });
     } catch (error) {
       const why = controller.signal.aborted ? "stopped" : messageOf(error);
-      say({ text: said === "" ? why : `${said}\n(${why})`, state: "failed", ...empty }, false);
+      say({ text: turn.text === "" ? why : `${turn.text}\n(${why})`, state: "failed" });
     } finally {
       this.#answering = null;
       this.onChange();
@@ -584,8 +601,8 @@ export class Dashboard implements Watch, Disposable {
     const { version, database, tokenSet, address, draining, llm, chat, chatAdvice, metrics, nowUs } = this.#o;
     const sample = this.#sample;
     const { gauges, counters, embedderName } = sample;
-    // The model is shown with its figures, by itself.
-    const { llm: llmPart, ...parts } = sample.parts;
+    // The model is shown by itself.
+    const { llm: _, ...parts } = sample.parts;
     const { rows, history, historyState, newestSeq } = this.#tail;
     const total = Math.max(gauges.head_seq ?? 0, newestSeq);
     const last = rows.at(-1);
@@ -606,7 +623,7 @@ export class Dashboard implements Watch, Disposable {
       draining: draining(),
       embedder: embedderName,
       parts,
-      llm: llm === null ? null : { ...llmPart, ...llm() },
+      llm: llm?.() ?? null,
       events: {
         rows,
         history,

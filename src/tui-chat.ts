@@ -18,9 +18,10 @@ export function viewChat(area: Area, snapshot: DashboardSnapshot, ui: Ui): void 
   const left = area.sub(0, 0, area.width - SIDE_COLUMNS);
   const text = ui.input?.kind === "chat" ? ui.input.text : ui.chatDraft.text;
   const inputLines = layInput(text, left.width - 6);
-  const inputRows = Math.min(INPUT_ROWS_MAX, Math.max(1, inputLines.length)) + 2;
+  const advice = chat.available || text !== "" ? [] : wrap(chat.advice, left.width - 6, INPUT_ROWS_MAX);
+  const inputRows = Math.min(INPUT_ROWS_MAX, Math.max(1, inputLines.length, advice.length)) + 2;
   viewTurns(left.sub(0, 0, left.width, left.height - inputRows), snapshot, ui);
-  viewInput(left.sub(0, left.height - inputRows), snapshot, ui, inputLines);
+  viewInput(left.sub(0, left.height - inputRows), snapshot, ui, inputLines, advice);
   viewUnderstood(area.sub(area.width - SIDE_COLUMNS, 0), chat.turns);
 }
 
@@ -82,11 +83,21 @@ function layInput(text: string, columns: number): InputLine[] {
   return lines;
 }
 
-function viewInput(area: Area, { chat }: DashboardSnapshot, ui: Ui, lines: readonly InputLine[]): void {
+/** @param advice lines that stand in for the text where nobody answers and nothing is written. */
+function viewInput(
+  area: Area,
+  { chat }: DashboardSnapshot,
+  ui: Ui,
+  lines: readonly InputLine[],
+  advice: readonly string[],
+): void {
   const focused = ui.input?.kind === "chat";
-  const state = chat.answering ? "an answer is coming; x stops it" : focused ? "Enter sends" : "i writes";
+  const writes = chat.available ? (focused ? "Enter sends" : "i writes") : "nobody answers now";
+  const state = chat.answering ? `an answer is coming; ${focused ? "Esc, then x" : "x"} stops it` : writes;
   const inside = area.box([["you", focused ? STYLE.key : STYLE.dim]], state, focused ? STYLE.key : STYLE.dim);
-  if (!chat.available) return void inside.put(1, 0, cut(chat.advice, inside.width - 2), STYLE.warn);
+  advice.forEach((line, y) => {
+    inside.put(2, y, line, STYLE.warn);
+  });
   const cursor = ui.input?.cursor ?? 0;
   let row = 0;
   lines.forEach((line, index) => {
@@ -103,11 +114,12 @@ function viewInput(area: Area, { chat }: DashboardSnapshot, ui: Ui, lines: reado
     inside.cursor(2 + widthOf(safe(line.text.slice(0, cursor - line.from))), row - top);
 }
 
-/** Intent and slots of the newest answer that had any. */
+/** Intent and slots as the newest answer left them; one that failed left them as they were. */
 function viewUnderstood(area: Area, turns: readonly ChatTurn[]): void {
   const inside = area.box([["understood", STYLE.title]]).sub(1, 0, area.width - 3);
+  // What was understood is told with the first words.
   const turn = turns.findLast(
-    ({ from, intent, slots }) => from === "brain" && (intent !== null || Object.keys(slots).length > 0),
+    ({ from, state, text }) => from === "brain" && state !== "failed" && text !== "",
   );
   if (turn === undefined) return void inside.put(0, 0, "nothing yet", STYLE.dim);
   let y = 0;
@@ -115,7 +127,7 @@ function viewUnderstood(area: Area, turns: readonly ChatTurn[]): void {
     inside.put(0, y, text, style);
     y += 1;
   };
-  put(fit(turn.intent ?? "no intent", inside.width), STYLE.accent);
+  put(fit(turn.intent ?? "no intent yet", inside.width), STYLE.accent);
   const filled = Object.entries(turn.slots);
   put("", STYLE.plain);
   put(`slots filled ${count(filled.length)}`, STYLE.dim);

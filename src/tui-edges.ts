@@ -51,7 +51,8 @@ export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs
     ],
     [["token ", STYLE.dim], tokenSet ? ["set", STYLE.good] : ["not set", STYLE.plain]],
   ]);
-  const rates = metrics.series.ingest_rate(12);
+  const wide = area.width >= 110;
+  const rates = metrics.series.ingest_rate(wide ? 12 : 8);
   const max = Math.max(1, ...rates.filter((rate) => !Number.isNaN(rate)));
   const state = snapshot.parts.embedder?.state ?? "starting";
   const schemas = snapshot.schemas === null ? "none" : count(snapshot.schemas.length);
@@ -66,14 +67,22 @@ export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs
       [spark(rates, max), STYLE.accent],
     ],
     [
-      ["embedder ", STYLE.dim],
-      [embedder ?? "being chosen", STYLE.plain],
-      ...(state === "ok" ? [] : [[` ${state}`, styleOfState(state)] as const]),
+      ["LLM ", STYLE.dim],
+      ...(llm === null
+        ? [["absent", STYLE.dim] as const]
+        : [
+            [llm.state, styleOfState(llm.state)] as const,
+            ...(llm.state === "ok" && wide ? [[` ${cut(llm.model ?? "", 24)}`, STYLE.plain] as const] : []),
+          ]),
     ],
-    [["LLM ", STYLE.dim], llm === null ? ["absent", STYLE.dim] : [llm.state, styleOfState(llm.state)]],
     [
       ["schemas ", STYLE.dim],
       [schemas, STYLE.plain],
+    ],
+    [
+      ["embedder ", STYLE.dim],
+      [embedder ?? "being chosen", STYLE.plain],
+      ...(state === "ok" ? [] : [[` ${state}`, styleOfState(state)] as const]),
     ],
   ]);
   viewTabs(area, snapshot, ui, tabs);
@@ -103,8 +112,9 @@ function troubleOf(snapshot: DashboardSnapshot): { text: string; style: Style } 
     return { text: "draining: what was received is finished; q again leaves at once", style: STYLE.warn };
   const say = (name: string, { state, detail }: PartView): string =>
     `${name} ${state}${detail === "" ? "" : `: ${detail}`}`;
+  // The model comes last: everything else goes on without it.
   const all: [string, PartView][] = Object.entries(parts);
-  if (llm !== null) all.push(["LLM", llm]);
+  if (llm !== null && llm.state !== "starting") all.push(["LLM", llm]);
   const down = all.find(([, { state }]) => state === "down");
   if (down !== undefined) return { text: say(...down), style: STYLE.bad };
   const age = nowUs - sampledUs;

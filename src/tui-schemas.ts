@@ -6,6 +6,8 @@ import { type Area, bar, STYLE, type Style } from "./tui-screen.ts";
 import { count, cut, duration, fit, short } from "./tui-text.ts";
 
 const DRIFT = "▲";
+/** Further right, what belongs to a path is no longer seen beside it. */
+const PATH_COLUMNS_MAX = 48;
 
 export function viewSchemas(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
   const { schemas } = snapshot;
@@ -72,12 +74,19 @@ type FieldLine = readonly (readonly [string, Style])[];
 function fieldLine(field: SchemaView["fields"][number], columns: number): FieldLine {
   const barColumns = 8;
   const types = columns >= 60 ? 16 : 8;
-  const path = Math.max(8, columns - types - barColumns - 8);
+  const path = Math.min(PATH_COLUMNS_MAX, Math.max(8, columns - types - barColumns - 8));
+  // What only holds other fields is not filled by itself.
+  const holds = field.types.every((type) => type === "object" || type === "array");
+  const fill: FieldLine = holds
+    ? [[" ".repeat(barColumns + 5), STYLE.plain]]
+    : [
+        [bar(field.fillRate, barColumns), STYLE.accent],
+        [fit(`${Math.round(100 * field.fillRate)}%`, 5, "right"), STYLE.plain],
+      ];
   return [
     [fit(field.path, path), field.drift === null ? STYLE.plain : STYLE.warn],
     [` ${fit(field.types.join("|"), types)} `, STYLE.dim],
-    [bar(field.fillRate, barColumns), STYLE.accent],
-    [fit(`${Math.round(100 * field.fillRate)}%`, 5, "right"), STYLE.plain],
+    ...fill,
     ...(field.drift === null ? [] : [[` ${DRIFT}`, STYLE.warn] as const]),
   ];
 }

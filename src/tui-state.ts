@@ -398,8 +398,8 @@ function leaveFilter(ui: Ui, around: Surroundings): Reduced {
 
 function send(ui: Ui, snapshot: DashboardSnapshot): Reduced {
   const text = ui.input?.text.trim() ?? "";
-  // One question at a time: while an answer comes, what was written stays.
-  if (text === "" || snapshot.chat.answering) return only(ui);
+  // One question at a time, and none to nobody: what was written stays.
+  if (text === "" || snapshot.chat.answering || !snapshot.chat.available) return only(ui);
   const empty = { text: "", cursor: 0 };
   const chatHistory = [...ui.chatHistory.slice(1 - HISTORY_MAX), text];
   return only(

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import type { ChatPart } from "../src/brain-chat.ts";
 import { type Chat, Dashboard, type DashboardOptions } from "../src/dashboard.ts";
 import { memberText, prettyJson } from "../src/dashboard-json.ts";
 import { Projection } from "../src/dashboard-projection.ts";
@@ -150,11 +151,35 @@ describe("tail", () => {
     expect(second).toMatchObject({ frameId: 11, intent: null });
     expect(third).toMatchObject({ frameId: null });
     dashboard.answered(2, { type: "Pedido", intent: "compra", sentiment: 0.25 });
+    await until("later words", () => dashboard.snapshot().events.rows[1]?.intent !== null);
     expect(dashboard.snapshot().events.rows[1]).toMatchObject({
       type: "Pedido",
       intent: "compra",
       frameId: 11,
     });
+  });
+
+  test("a later word stands, though its frame is looked at after it, and reaches rows that are held and the detail", async () => {
+    let intent = "first";
+    const enrichment = async () => ({
+      ...{ frame_id: 10, event_type: "t", intent, sentiment: null, confidence: null, provenance: {} },
+    });
+    using stage = play({ journalEvent: (seq) => event(seq), enrichment });
+    const { dashboard } = stage;
+    dashboard.committed(range(1, 1));
+    await until("a row", () => dashboard.snapshot().events.rows.length === 1);
+    dashboard.act({ kind: "hold" });
+    dashboard.act({ kind: "detail", seq: 1 });
+    await until("detail", () => dashboard.snapshot().detail?.state === "ready");
+    intent = "compra";
+    dashboard.decided(10, [draft(event(1), null)]);
+    dashboard.answered(1, { type: null, intent: "desconto", sentiment: 0.1 });
+    dashboard.answered(1, { type: null, intent: "compra", sentiment: 0.25 });
+    await until("the frame", () => dashboard.snapshot().events.rows[0]?.frameId === 10);
+    expect(dashboard.snapshot().events.rows[0]).toMatchObject({ intent: "compra", sentiment: 0.25 });
+    await until("the detail is read again", () =>
+      (dashboard.snapshot().detail?.facts ?? []).some(([, value]) => value === "compra"),
+    );
   });
 
   test("rows are without gaps: where more came than is looked at, they begin again", async () => {
@@ -575,29 +600,35 @@ describe("figures", () => {
 });
 
 describe("chat", () => {
-  const reply = { content: "Claro!", intent: "compra", slots: { dia: "hoje" }, missing: ["canal"] };
+  const state = {
+    ...{ session_id: "s", intent: "compra", slots: { dia: "hoje" }, missing: ["canal"], complete: false },
+  };
+  const text = (piece: string): ChatPart => ({ kind: "text", text: piece });
 
-  test("an answer streams in and ends with what was understood; one question at a time", async () => {
-    let finish: (value: typeof reply) => void = () => {};
-    let token: (text: string) => void = () => {};
+  test("an answer streams in with what was understood; one question at a time", async () => {
+    const gates = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const asked: string[] = [];
-    const chat: Chat = (message, onToken) => {
+    const chat: Chat = async function* (message) {
       asked.push(message);
-      token = onToken;
-      return new Promise((resolve) => {
-        finish = resolve;
-      });
+      await gates[0]?.promise;
+      yield { kind: "state", state };
+      yield text("Cla");
+      yield text("ro");
+      await gates[1]?.promise;
+      yield text("!");
     };
     using stage = play({ chat: () => chat });
     const { dashboard } = stage;
+    const newest = () => dashboard.snapshot().chat.turns.at(-1);
     dashboard.act({ kind: "chat", text: "Oi" });
     dashboard.act({ kind: "chat", text: "E aí?" });
-    token("Cla");
-    token("ro");
     expect(asked).toEqual(["Oi"]);
     expect(dashboard.snapshot().chat).toMatchObject({ available: true, answering: true });
-    expect(dashboard.snapshot().chat.turns.at(-1)).toMatchObject({ text: "Claro", state: "streaming" });
-    finish(reply);
+    expect(newest()).toMatchObject({ from: "brain", text: "", state: "streaming", intent: null });
+    gates[0]?.resolve();
+    await until("the first words", () => newest()?.text === "Claro");
+    expect(newest()).toMatchObject({ state: "streaming", intent: "compra", slots: { dia: "hoje" } });
+    gates[1]?.resolve();
     await until("an answer", () => !dashboard.snapshot().chat.answering);
     expect(dashboard.snapshot().chat.turns).toMatchObject([
       { from: "you", text: "Oi" },
@@ -606,10 +637,10 @@ describe("chat", () => {
   });
 
   test("an answer that fails or is stopped says so and keeps what came", async () => {
-    const chat: Chat = (message, onToken, signal) => {
-      onToken("Come");
-      if (message === "fail") return Promise.reject(new Error("the endpoint is away"));
-      return new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
+    const chat: Chat = async function* (message, signal) {
+      yield text("Come");
+      if (message === "fail") throw new Error("the endpoint is away");
+      await new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("aborted"))));
     };
     using stage = play({ chat: () => chat });
     const { dashboard } = stage;
@@ -620,6 +651,7 @@ describe("chat", () => {
       state: "failed",
     });
     dashboard.act({ kind: "chat", text: "stop" });
+    await until("begun", () => dashboard.snapshot().chat.turns.at(-1)?.text === "Come");
     dashboard.act({ kind: "chat-stop" });
     await until("stopped", () => !dashboard.snapshot().chat.answering);
     expect(dashboard.snapshot().chat.turns.at(-1)).toMatchObject({
@@ -628,8 +660,22 @@ describe("chat", () => {
     });
   });
 
+  test("a question that finds nobody any more is answered by what to start", async () => {
+    using stage = play();
+    const { dashboard } = stage;
+    dashboard.act({ kind: "chat", text: "Oi" });
+    await until("failed", () => !dashboard.snapshot().chat.answering);
+    expect(dashboard.snapshot().chat.turns).toMatchObject([
+      { from: "you", text: "Oi" },
+      { from: "brain", text: "start one", state: "failed" },
+    ]);
+  });
+
   test("turns and log lines are bounded", async () => {
-    using stage = play({ chat: () => async () => reply });
+    const chat: Chat = async function* () {
+      yield text("Claro!");
+    };
+    using stage = play({ chat: () => chat });
     const { dashboard } = stage;
     for (let turn = 0; turn < 120; turn++) {
       dashboard.act({ kind: "chat", text: `${turn}` });
@@ -670,7 +716,7 @@ describe("schemas", () => {
         { path: "total", types: ["number", "string"], fillRate: 1, drift: null },
       ],
       drift: ["customer.name: stopped coming"],
-      sample: '{"total":3}',
+      sample: '{\n  "total": 3\n}',
     });
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
     events = 130;
@@ -683,16 +729,16 @@ describe("schemas", () => {
 });
 
 describe("the model", () => {
-  test("is shown by its figures and the state of its part, and not among the parts a second time", async () => {
-    const figures = { model: "m", calls: 3, failures: 1, breaker: "closed", budget: { used: 3, limit: 9 } };
-    using stage = play({ llm: () => figures });
-    const { dashboard, world } = stage;
-    const ok = { state: "ok", detail: "" } as const;
-    const llm = { state: "degraded", detail: "m failed" } as const;
-    world.snapshot = snapshotOf({ parts: { journal: ok, store: ok, ring: ok, embedder: ok, llm } });
+  test("is shown by itself, and not among the parts a second time", async () => {
+    const llm = {
+      ...{ state: "failing", detail: "m failed", model: "m", calls: 3, failures: 1, breaker: "open" },
+      budget: { used: 3, limit: 9 },
+    };
+    using stage = play({ llm: () => llm });
+    const { dashboard } = stage;
     dashboard.start();
-    await until("sampled", () => dashboard.snapshot().llm?.state === "degraded");
-    expect(dashboard.snapshot().llm).toEqual({ ...figures, ...llm });
+    await until("sampled", () => dashboard.snapshot().parts.store?.state === "ok");
+    expect(dashboard.snapshot().llm).toEqual(llm);
     expect(Object.keys(dashboard.snapshot().parts)).toEqual(["journal", "store", "ring", "embedder"]);
   });
 });

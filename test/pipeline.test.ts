@@ -1,9 +1,17 @@
 /** Parts of the pipeline that stand for themselves; what it does as a whole is shown by test/e2e. */
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Ring, RingLabels } from "../collider.ts";
+import { Brain, openLlm } from "../src/brain.ts";
+import { chooseEmbedder, openHashing } from "../src/embed.ts";
 import { labelId, UNKNOWN_EVENT } from "../src/frame.ts";
-import type { Journal, Label } from "../src/journal.ts";
+import { Journal, type Label } from "../src/journal.ts";
+import { Kinetics } from "../src/physics.ts";
+import { Pipeline, type Watch } from "../src/pipeline.ts";
 import { type Entry, Labels } from "../src/pipeline-frames.ts";
+import { LlmStub } from "./e2e/llm-stub.ts";
 
 const entry = (eventType: string | null, intent: string | null): Entry => ({
   frameId: 1,
@@ -41,5 +49,88 @@ describe("labels", () => {
     expect(shown).toEqual([told]);
     expect(kept.map(({ label }) => label)).toEqual(["hashing", "Order", "Cancel"]);
     expect(labels.all([])).toEqual(told);
+  });
+});
+
+describe("watch", () => {
+  const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
+  afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+  test("who watches is told of events, of their frames, and of what the model says after the frame", async () => {
+    await using stub = await LlmStub.start();
+    const nowUs = (): number => Date.now() * 1000;
+    const log = (): void => {};
+    using journal = Journal.open({
+      ...{ path: join(root, "a.journal"), ephemeral: null, nowUs, randomU32: () => 7, bootId: "boot" },
+    });
+    const llm = openLlm({
+      ...{ baseUrl: stub.baseUrl, apiKey: null, model: null, budgetCalls: null, nowUs, log },
+      kept: { read: () => null, write: () => {} },
+    });
+    const told: unknown[] = [];
+    const later = Promise.withResolvers<void>();
+    const watch: Watch = {
+      committed: (events) => told.push(["committed", ...events.map(({ seq }) => seq)]),
+      decided: (firstFrameId, drafts) =>
+        told.push(["decided", firstFrameId, ...drafts.map(({ decided }) => decided.intent)]),
+      answered: (seq, { type, intent, sentiment }) => {
+        told.push(["answered", seq, type, intent, sentiment]);
+        later.resolve();
+      },
+    };
+    const workerUrl = new URL("../src/embed.worker.ts", import.meta.url);
+    await using hashing = openHashing(workerUrl);
+    const pipeline = new Pipeline({
+      ...{
+        version: "0",
+        journal,
+        kinetics: new Kinetics({}),
+        spin: () => [0, 0, 0, 1],
+        checksums: false,
+        hashing,
+      },
+      schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+      textOf: (message) => message ?? "",
+      // Neither is needed for a word: frames and answers stand in the journal first.
+      openStore: () => new Promise(() => {}),
+      openRing: () => new Promise(() => {}),
+      openEmbedder: async () => {
+        const { embedder } = await chooseEmbedder({
+          ...{ choice: "off", recorded: null, modelsDir: root, embeddingModel: "none", baseUrl: null },
+          ...{ apiKey: null, workerUrl, log },
+        });
+        return embedder;
+      },
+      brain: new Brain({
+        ...{ llm, deadlineMs: 5000, fingerprint: null },
+        shapes: { load: () => [], put: () => {}, delete: () => {} },
+        answers: { recall: () => null, remember: () => {} },
+      }),
+      ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
+      ...{ maxBacklogEvents: 1000, freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }), nowUs, log },
+      fatal: (error) => later.reject(error),
+      ...{ watch, mutation: "" },
+    });
+    llm.start();
+    pipeline.start();
+    const message = "Quero um seguro pro meu carro";
+    await journal.append(
+      [
+        {
+          body: new TextEncoder().encode(JSON.stringify({ message })),
+          ...{ id: null, key: null, type: null, message, conversationId: null },
+          ...{ timestampUs: null, fields: null, ignoredFields: 0 },
+        },
+      ],
+      { source: "", receivedUs: nowUs() },
+    );
+    await later.promise;
+    await llm[Symbol.asyncDispose]();
+    await pipeline.close();
+    expect(told).toEqual([
+      ["committed", 1],
+      ["decided", 1, null],
+      ["answered", 1, "CarInsuranceRequest", "CarInsuranceRequest", 0.25],
+    ]);
   });
 });

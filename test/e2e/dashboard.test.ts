@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { bankingMessages, Gateway, TempFolder } from "./gateway.ts";
+import { LlmStub } from "./llm-stub.ts";
 import { TMUX, Tmux } from "./tmux.ts";
 
 const inTerminal = test.skipIf(TMUX === null);
@@ -114,6 +115,125 @@ describe("the dashboard in a terminal", () => {
       await terminal.press("Escape");
       await terminal.until("the help has gone", (screen) => !screen.includes("filter as you type"));
 
+      await terminal.press("q");
+      await terminal.shows("ended with 0");
+      await expectRestored(terminal);
+    },
+    120_000,
+  );
+
+  inTerminal(
+    "with a model: intents from examples and from later words, learned types, a conversation that streams, and the model that goes away",
+    async () => {
+      using folder = new TempFolder();
+      await using stub = await LlmStub.start();
+      const model = ["--llm-base-url", stub.baseUrl, "--frame-wait", "0", "--embedder", "hashing"];
+      await using terminal = await Tmux.open(folder, { args: model });
+      await terminal.shows("LLM ok stub-7b-instruct");
+      const url = await terminal.url();
+      for (const [label, examples] of Object.entries({
+        CardArrival: ["meu cartão não chegou", "onde está meu cartão", "o cartão ainda não chegou"],
+        PlanQuestion: ["qual é o meu plano", "que plano eu tenho", "o que tem no plano"],
+      })) {
+        const kept = await fetch(`${url}/api/intents/${label}`, {
+          ...{ method: "PUT", body: JSON.stringify({ examples }) },
+          headers: { "content-type": "application/json" },
+        });
+        expect(kept.status).toBe(200);
+        await kept.arrayBuffer();
+      }
+      await post(url, '{"message":"onde está o meu cartão?"}\n{"message":"Quero um seguro pro meu carro"}');
+      // The frames waited for nobody: what the model says comes after them.
+      const events = await terminal.shows(/CarInsuranceR.*Quero um seguro/);
+      expect(events).toMatch(/CardArrival.*onde está o meu cartão/);
+      await terminal.press("Enter");
+      await terminal.shows(/intent\s+CarInsuranceRequest, confidence 0\.90 {2}\(llm\)/);
+      await terminal.press("Escape");
+      await terminal.shows("paused");
+      await terminal.press("j", "Enter");
+      await terminal.shows(/intent\s+CardArrival, confidence \d\.\d\d {2}\(examples\)/);
+      await terminal.press("Escape");
+      await terminal.shows("paused");
+
+      const insured = { type: "CarInsuranceRequest", car: { model: "Gol", year: 2019 } };
+      await post(url, Array(60).fill(JSON.stringify(insured)).join("\n"));
+      await post(url, JSON.stringify({ ...insured, car: { ...insured.car, color: "azul" } }));
+      await terminal.press("3");
+      const schemas = await terminal.shows("▲ 1 changed");
+      expect(schemas).toMatch(/▶CarInsuranceRequest\s+6\d/);
+      await terminal.press("Enter");
+      const schema = await terminal.shows("a sample");
+      expect(schema).toMatch(/car\.year\s+integer\s+█+\s+100%/);
+      expect(schema).toContain("▲ car.color: new field");
+      expect(schema).toContain('"car.model": "Gol"');
+      await terminal.press("Escape");
+      await terminal.shows("▲ 1 changed");
+
+      await terminal.press("4");
+      await terminal.shows("Ask the gateway");
+      await terminal.type("i");
+      await terminal.shows("Enter sends");
+      const first = Promise.withResolvers<void>();
+      stub.held = first.promise;
+      // Letters and digits that are commands elsewhere are written here.
+      await terminal.type("q1? Quero um seguro pro meu Uno");
+      await terminal.shows("› q1? Quero um seguro pro meu Uno");
+      await terminal.press("Enter");
+      const streaming = await terminal.shows("Good▌");
+      expect(streaming).toContain("an answer is coming");
+      expect(streaming).toContain("│ CarInsuranceRequest");
+      expect(streaming).toContain("✓ car.model: Uno");
+      expect(streaming).toContain("○ car.year");
+      first.resolve();
+      await terminal.shows("Good day to you");
+      stub.held = null;
+      await terminal.press("Escape");
+      await terminal.shows("i writes");
+      await terminal.press("Enter");
+      await terminal.shows("Enter sends");
+      await terminal.type("é 日本 👍");
+      // Alt and Enter.
+      await terminal.press("M-Enter");
+      await terminal.type("de 2015");
+      await terminal.until("two lines", (screen) => /› é 日本 👍 .*\n.* de 2015 /.test(screen));
+      await terminal.press("Enter");
+      await terminal.shows("✓ car.year: 2015");
+      await terminal.until("nothing is missing", (screen) => !screen.includes("missing"));
+
+      const never = Promise.withResolvers<void>();
+      stub.held = never.promise;
+      await terminal.type("mais uma");
+      await terminal.press("Enter");
+      await terminal.shows("Good▌");
+      await terminal.press("Escape");
+      await terminal.shows("; x stops it");
+      await terminal.type("x");
+      await terminal.shows("(stopped)");
+      // What failed changed nothing of what was understood.
+      expect(await terminal.screen()).toContain("✓ car.year: 2015");
+      never.resolve();
+
+      await stub[Symbol.asyncDispose]();
+      await terminal.press("Enter");
+      await terminal.shows("Enter sends");
+      // One failure may be chance: after some the endpoint is looked for, and is not there.
+      for (let failures = 1; !/LLM (failing|away)/.test(await terminal.screen()); failures++) {
+        expect(failures).toBeLessThan(20);
+        await terminal.type(`alguém ${failures}?`);
+        await terminal.press("Enter");
+        await terminal.shows(new RegExp(`alguém ${failures}\\?(.*\\n)*.*did not answer|LLM (failing|away)`));
+      }
+      const away = await terminal.shows("LLM away");
+      expect(away).toContain("▲ LLM away: no answer from");
+      await terminal.shows("nobody answers now");
+      await terminal.type("ainda?");
+      await terminal.press("Enter");
+      await terminal.shows("› ainda?");
+      await terminal.press("Escape");
+      await terminal.shows("q Ctrl-C quit");
+      expect(await terminal.screen()).toContain("› ainda?");
+      await terminal.press("1");
+      await terminal.shows("paused");
       await terminal.press("q");
       await terminal.shows("ended with 0");
       await expectRestored(terminal);

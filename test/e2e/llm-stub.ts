@@ -64,6 +64,8 @@ export class LlmStub implements AsyncDisposable {
   mode: Mode = "well";
   /** Before each completion. */
   delayMs = 0;
+  /** Between the first piece of a stream and the second. */
+  held: Promise<void> | null = null;
   models: string[] = ["text-embedding-bge-m3@f16", "stub-7b-instruct"];
   retryAfterSeconds = 1;
   /** Every completion that was asked for, while `keep` is set. */
@@ -254,7 +256,7 @@ export class LlmStub implements AsyncDisposable {
       res.write(`data: ${JSON.stringify(chunk)}\n\n`);
       if (this.mode === "reset") return void setTimeout(() => res.socket?.resetAndDestroy(), 20);
       if (this.mode === "hang") return;
-      await Bun.sleep(1);
+      await (this.held ?? Bun.sleep(1));
     }
     res.end("data: [DONE]\n\n");
   }
@@ -294,6 +296,7 @@ function dataOf(messages: Asked["body"]["messages"]): string {
 
 /** What a good model would say; unknown keys are there to be ignored. */
 function answerTo(data: string, system: string): object {
+  if (system.includes("what a person wants")) return understood(data);
   if (system.includes("event_type")) {
     const event_type = data.includes('"pusher"')
       ? "GitHubPush"
@@ -306,4 +309,23 @@ function answerTo(data: string, system: string): object {
     return { intent: "CarInsuranceRequest", sentiment: 0.25, confidence: 0.9, remark: "ignored" };
   if (/cancelar/i.test(data)) return { intent: "PlanCancellation", sentiment: -0.5, confidence: 0.8 };
   return { intent: "GeneralQuestion", sentiment: 0, confidence: 0.5 };
+}
+
+/** For chat: the offered intent whose name has a word of the message in it, and its slots that the message fills. */
+function understood(data: string): object {
+  const { intents, known, message } = JSON.parse(data) as {
+    intents: { name: string; slots: { name: string; type: string }[] }[];
+    known: { intent: string | null };
+    message: string;
+  };
+  const wanted = /seguro/i.test(message) ? "CarInsuranceRequest" : known.intent;
+  const intent = intents.find(({ name }) => name === wanted);
+  const slots = (intent?.slots ?? []).flatMap(({ name, type }) => {
+    const number = type === "integer" || type === "number";
+    const value = (number ? /\b(?:19|20)\d\d\b/ : /\b(?:Uno|Onix|Gol)\b/).exec(message)?.[0];
+    return value === undefined || !/(?:model|year)$/.test(name)
+      ? []
+      : [{ name, value: number ? Number(value) : value }];
+  });
+  return { intent: intent?.name ?? null, slots };
 }
