@@ -103,8 +103,8 @@ describe("watch", () => {
       },
       brain: new Brain({
         ...{ llm, deadlineMs: 5000, fingerprint: null },
-        shapes: { load: () => [], put: () => {}, delete: () => {} },
-        answers: { recall: () => null, remember: () => {} },
+        shapes: { all: () => [], write: () => {} },
+        answers: { recall: () => null, remember: () => {}, keepOnly: () => {} },
       }),
       ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
       ...{ maxBacklogEvents: 1000, freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }), nowUs, log },
