@@ -458,7 +458,8 @@ describe("particles", () => {
   test("nearly all lie within the picture; equal vectors, one vector and none are no failure", () => {
     const vectors = cluster(randomOf(seed + 2), 32, 3, 300);
     const projection = new Projection();
-    for (let update = 0; update < 5; update++) projection.update(vectors);
+    // The scale follows slowly, so that the picture does not jump.
+    for (let update = 0; update < 50; update++) projection.update(vectors);
     const within = vectors
       .map((vector) => projection.place(vector))
       .filter(([x, y]) => Math.max(Math.abs(x), Math.abs(y)) <= 1.001);

@@ -784,7 +784,9 @@ describe("reads beside checkpoints", () => {
     const reading = (async () => {
       while (!done) {
         const { events } = await page(store, { limit: 20, q: "message 1999" });
-        expect(events.length).toBeGreaterThan(0);
+        // Seen empty once on a busy machine and never again: what there was then is to be known.
+        const without = events.length > 0 ? null : (await page(store, { limit: 3 })).events;
+        expect({ without, failures }).toEqual({ without: null, failures: [] });
         await store.stats();
       }
     })();
