@@ -1,6 +1,7 @@
 /**
  * Records the dashboard from `one_file_gateway demo`: docs/dashboard.cast (asciicast v2; `asciinema play` shows it) and
- * docs/dashboard-TAB.svg, a picture of each tab. Takes two minutes; needs the built executable and tmux.
+ * docs/dashboard-TAB.svg, a picture of each tab; beside the demo there is what record-setting.ts adds. Takes three minutes; needs the
+ * built executable and tmux.
  *
  *   bun scripts/record.ts [recording | pictures]
  */
@@ -9,6 +10,7 @@ import { join } from "node:path";
 import { BINARY, TempFolder } from "../test/e2e/gateway.ts";
 import { Tmux } from "../test/e2e/tmux.ts";
 import { TABS } from "../tui.ts";
+import { CHAT, furnish, standIn } from "./record-setting.ts";
 import { fail, ROOT, step } from "./steps.ts";
 
 const CAST = { width: 100, height: 30 };
@@ -24,9 +26,20 @@ const SCENES: readonly (readonly [key: string, seconds: number])[] = [
   ["\r", 4],
   ["\x1b", 1.5],
   ["f", 3],
-  ["2", 8],
+  ["2", 2],
+  ["-", 7],
   ["\x1b[D", 1.5],
   ["\x1b[D", 3],
+  ["3", 4],
+  ["\r", 3],
+  ["\x1b", 1],
+  ["4", 1.5],
+  ["i", 1],
+  [CHAT[0].message, 1.5],
+  ["\r", 4],
+  [CHAT[1].message, 1.5],
+  ["\r", 4],
+  ["\x1b", 1.5],
   ["5", 6],
   ["?", 3],
   ["\x1b", 1.5],
@@ -38,16 +51,11 @@ async function recordCast(): Promise<string> {
   const decoder = new TextDecoder();
   const events: [number, "o", string][] = [];
   let startedMs: number | null = null;
-  const options = [
-    "--port",
-    "0",
-    "--ring-path",
-    folder.ring,
-    "--ring-capacity",
-    "20000",
-    "--llm-base-url",
-    "off",
-  ];
+  const model = standIn();
+  const ended = new AbortController();
+  const listening = Promise.withResolvers<string>();
+  const options = ["--port", "0", "--ring-path", folder.ring, "--ring-capacity", "20000"];
+  options.push("--llm-base-url", model.url, "--db-path", "events.duckdb");
   const child = Bun.spawn([BINARY, "demo", ...options], {
     cwd: folder.path,
     env: { TERM: "xterm-256color", LANG: "C.UTF-8", TZ: "UTC" },
@@ -56,6 +64,8 @@ async function recordCast(): Promise<string> {
       rows: CAST.height,
       data: (_, data) => {
         const text = decoder.decode(data, { stream: true });
+        const url = /listening on (http:\/\/[\d.]+:\d+)/.exec(text)?.[1];
+        if (url !== undefined) listening.resolve(url);
         // What stands before the dashboard's own screen is the start's log.
         const from = startedMs === null ? text.indexOf("\x1b[?1049h") : 0;
         if (from < 0) return;
@@ -64,12 +74,15 @@ async function recordCast(): Promise<string> {
       },
     },
   });
+  await furnish(await listening.promise, ended.signal);
   for (const [key, seconds] of SCENES) {
     if (key !== "") child.terminal?.write(key);
     await Bun.sleep(seconds * 1000);
   }
   child.terminal?.write("q");
   await child.exited;
+  ended.abort();
+  await model.stop();
   const header = { version: 2, ...CAST, title: "one-file gateway", env: { TERM: "xterm-256color" } };
   const lines = events.map(([at, kind, text]) => JSON.stringify([Math.round(at * 1000) / 1000, kind, text]));
   const cast = `${[JSON.stringify(header), ...lines].join("\n")}\n`;
@@ -79,11 +92,18 @@ async function recordCast(): Promise<string> {
 
 async function takePictures(): Promise<string> {
   using folder = new TempFolder();
-  await using terminal = await Tmux.open(folder, { args: ["demo"], ...PICTURE });
+  const model = standIn();
+  const ended = new AbortController();
+  const args = ["demo", "--llm-base-url", model.url, "--db-path", "events.duckdb"];
+  await using terminal = await Tmux.open(folder, { args, ...PICTURE });
   await terminal.shows("following");
+  await furnish(await terminal.url(), ended.signal);
   await Bun.sleep(TALK_MS);
   for (const [index, tab] of TABS.entries()) {
     await terminal.press(String(index + 1));
+    if (tab === "chat") await talk(terminal);
+    // The newest are mostly the demo's messages.
+    if (tab === "particles") await terminal.press("-");
     // The particles find their places in a few updates.
     await Bun.sleep(tab === "particles" ? 4000 : 1500);
     writeFileSync(
@@ -93,12 +113,25 @@ async function takePictures(): Promise<string> {
   }
   await terminal.press("q");
   await terminal.shows("ended with 0");
+  ended.abort();
+  await model.stop();
   return TABS.map((tab) => `docs/dashboard-${tab}.svg`).join(", ");
+}
+
+async function talk(terminal: Tmux): Promise<void> {
+  await terminal.press("i");
+  for (const { message, answer } of CHAT) {
+    await terminal.type(message);
+    await terminal.press("Enter");
+    await terminal.shows(answer.slice(-20));
+  }
+  await terminal.press("Escape");
 }
 
 // ----------------------------------------------------------------------------------------------- pictures
 
-const CELL = { width: 8.4, height: 18 };
+/** As high as the letters' own boxes, so that lines and blocks meet. */
+const CELL = { width: 8.4, height: 16.3 };
 const MARGIN = 12;
 const INK = "#d6deeb";
 const PAPER = "#101820";
@@ -169,7 +202,7 @@ function runOf(text: string, at: { column: number; row: number; columns: number 
   const y = MARGIN + at.row * CELL.height;
   const length = (at.columns * CELL.width).toFixed(1);
   const block = look.inverse
-    ? `<rect x="${x}" y="${y}" width="${length}" height="${CELL.height}" fill="${look.ink}"/>`
+    ? `<rect x="${x}" y="${y.toFixed(1)}" width="${length}" height="${CELL.height}" fill="${look.ink}"/>`
     : "";
   if (text.trim() === "") return block;
   const escaped = text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
@@ -177,7 +210,7 @@ function runOf(text: string, at: { column: number; row: number; columns: number 
   const faint = look.dim ? ' fill-opacity="0.6"' : "";
   const ink = look.inverse ? PAPER : look.ink;
   return (
-    `${block}<text x="${x}" y="${y + 13.5}" textLength="${length}" lengthAdjust="spacingAndGlyphs" ` +
+    `${block}<text x="${x}" y="${(y + 13).toFixed(1)}" textLength="${length}" lengthAdjust="spacingAndGlyphs" ` +
     `fill="${ink}"${weight}${faint} xml:space="preserve">${escaped}</text>`
   );
 }

@@ -14,7 +14,7 @@ const SAMPLE_LINES_MAX = 200;
 export interface SchemaSource {
   /** The most frequent types. */
   shown(limit: number): readonly ShownType[];
-  /** What changed lately, newest first. */
+  /** What changed lately, newest last. */
   readonly drift: readonly Drift[];
 }
 
@@ -52,7 +52,8 @@ export class SchemaList {
       })),
       drift: drift
         .filter((change) => change.type === type.type)
-        .slice(0, DRIFTS_MAX)
+        .slice(-DRIFTS_MAX)
+        .reverse()
         .map(({ kind, path }) => `${path}: ${DRIFT_WORDS[kind]}`),
       sample: type.sample === null ? null : prettyJson(type.sample, SAMPLE_LINES_MAX).join("\n"),
     }));

@@ -12,6 +12,7 @@ interface Column {
 }
 
 const NO_FRAME = "…";
+const NO_VALUE = "–";
 
 function sentimentStyle(value: number): Style {
   if (value > 0.15) return STYLE.good;
@@ -25,16 +26,17 @@ function columnsFor(width: number): Column[] {
   const text =
     (of: (row: EventRow) => string, style: Style) =>
     (area: Area, x: number, y: number, row: EventRow, columns: number): void => {
-      area.put(x, y, fit(of(row), columns), style);
+      const value = of(row);
+      area.put(x, y, fit(value, columns), value === NO_VALUE || value === NO_FRAME ? STYLE.dim : style);
     };
-  const intent = (row: EventRow): string => row.intent ?? (row.frameId === null ? NO_FRAME : "–");
+  const intent = (row: EventRow): string => row.intent ?? (row.frameId === null ? NO_FRAME : NO_VALUE);
   const fixed: Column[] = [
     {
       name: "time",
       columns: wide ? 12 : 8,
       draw: text(({ receivedUs }) => clock(receivedUs, wide), STYLE.dim),
     },
-    { name: "type", columns: roomy ? 16 : 12, draw: text(({ type }) => type ?? "–", STYLE.accent) },
+    { name: "type", columns: roomy ? 16 : 12, draw: text(({ type }) => type ?? NO_VALUE, STYLE.accent) },
     { name: "intent", columns: wide ? 24 : roomy ? 18 : 11, draw: text(intent, STYLE.plain) },
     {
       name: "sentiment",
@@ -50,7 +52,7 @@ function columnsFor(width: number): Column[] {
     {
       name: roomy ? "conversation" : "conv",
       columns: wide ? 20 : roomy ? 16 : 8,
-      draw: text(({ conversation }) => conversation ?? "–", STYLE.dim),
+      draw: text(({ conversation }) => conversation ?? NO_VALUE, STYLE.dim),
     },
   ];
   const taken = fixed.reduce((sum, { columns }) => sum + columns + 1, 0);

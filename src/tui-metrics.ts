@@ -99,7 +99,7 @@ function viewFigures(area: Area, snapshot: DashboardSnapshot): void {
   const head = gauges.ring_head_frame_id ?? 0;
   const held = Math.max(0, head - (gauges.ring_tail_frame_id ?? 0));
   const fill = capacity === 0 ? 0 : held / capacity;
-  y = fact(inside, y, "ring", `${bar(fill, 8)} ${Math.round(100 * fill)}%`, STYLE.accent);
+  y = fact(inside, y, "ring fill", `${bar(fill, 8)} ${Math.round(100 * fill)}%`, STYLE.accent);
   y = fact(inside, y, "wraps", capacity === 0 ? "–" : count(Math.max(0, Math.floor((head - 1) / capacity))));
   y = fact(inside, y, "reader", (gauges.ring_reader_waiting ?? 0) > 0 ? "waits for frames" : "none waits");
   y = fact(inside, y, "unframed", count(gauges.unframed_events ?? 0));

@@ -127,7 +127,10 @@ function drawParticles(
   }
   points.forEach((particle, rank) => {
     const age = nowUs - particle.timeUs;
-    const style = { ...styleOf(particle), bold: age < YOUNG_US, dim: age > OLD_US };
+    const own = styleOf(particle);
+    // What is unknown stays in the background however young it is.
+    const faint = own.dim === true;
+    const style = { ...own, bold: age < YOUNG_US && !faint, dim: age > OLD_US || faint };
     const { x, y } = place(particle);
     // The young are larger.
     for (const side of [x, x ^ 1]) {

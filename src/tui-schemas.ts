@@ -99,6 +99,18 @@ function viewFields(area: Area, schema: SchemaView): void {
   });
   const more = schema.fields.length - rows;
   if (more > 0) inside.put(0, rows - 1, fit(`${more + 1} more: Enter`, inside.width), STYLE.dim);
+  // Where there is room, the beginning of what Enter shows.
+  const beside: FieldLine[] = [];
+  for (const change of schema.drift) beside.push([[`${DRIFT} ${change}`, STYLE.warn]]);
+  if (beside.length > 0) beside.push([]);
+  if (schema.sample !== null)
+    beside.push([["a sample", STYLE.title]], ...schema.sample.split("\n").map(jsonPieces));
+  let y = schema.fields.length + 1;
+  for (const line of beside) {
+    if (y >= rows) return;
+    inside.line(0, y, line);
+    y += 1;
+  }
 }
 
 function viewSchema(area: Area, schema: SchemaView, nowUs: number, scroll: number): void {

@@ -706,7 +706,14 @@ describe("schemas", () => {
 
   test("are those that the traffic taught, with what changed, and with rates once they were counted twice", () => {
     let events = 100;
-    const drift = [{ kind: "gone" as const, type: "Order", path: "customer.name", at_us: NOW_US }];
+    const newField = (path: string) => ({
+      kind: "new_field" as const,
+      type: "Order",
+      path,
+      at_us: NOW_US - 1,
+    });
+    const gone = { kind: "gone" as const, type: "Order", path: "customer.name", at_us: NOW_US };
+    const drift = [...["a", "b", "c", "d", "e"].map(newField), gone];
     using stage = play({ schemas: { shown: () => [shown("Order", events), shown("Ping", 7)], drift } });
     const { dashboard, world } = stage;
     const [order, ping] = dashboard.snapshot().schemas ?? [];
@@ -716,7 +723,7 @@ describe("schemas", () => {
         { path: "customer.name", types: ["string"], fillRate: 0.75, drift: "stopped coming" },
         { path: "total", types: ["number", "string"], fillRate: 1, drift: null },
       ],
-      drift: ["customer.name: stopped coming"],
+      drift: ["customer.name: stopped coming", ...["e", "d", "c", "b"].map((path) => `${path}: new field`)],
       sample: '{\n  "total": 3\n}',
     });
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
