@@ -43,7 +43,7 @@ function webhook(n: number): object {
     case 0:
       return {
         type: "CarInsuranceRequest",
-        car: { model: CARS[n % CARS.length], year: 2012 + (n % 13), ...(n > 145 ? { color: "prata" } : {}) },
+        car: { model: CARS[n % CARS.length], year: 2012 + (n % 13), ...(n > 150 ? { color: "prata" } : {}) },
         coverage: n % 2 === 0 ? "completo" : "roubo",
         ...(n % 5 === 0 ? {} : { broker: "loja-3" }),
       };

@@ -103,6 +103,11 @@ export function viewParticles(area: Area, snapshot: DashboardSnapshot, ui: Ui): 
   drawSide(side, snapshot, points, found, selected, ui.colors);
 }
 
+/** From −1…1 to −1…1: a few that lie far out must not press all the others into one point in the middle. */
+function spread(value: number): number {
+  return Math.sign(value) * Math.min(1, Math.abs(value)) ** 0.6;
+}
+
 function drawParticles(
   area: Area,
   { nowUs }: DashboardSnapshot,
@@ -113,8 +118,8 @@ function drawParticles(
 ): void {
   const dots = new Dots(area.width, area.height);
   const place = ({ x, y }: Particle): { x: number; y: number } => ({
-    x: Math.round(Math.min(1, Math.max(0, (x + 1) / 2)) * (2 * area.width - 1)),
-    y: Math.round((1 - Math.min(1, Math.max(0, (y + 1) / 2))) * (4 * area.height - 1)),
+    x: Math.round(((spread(x) + 1) / 2) * (2 * area.width - 1)),
+    y: Math.round((1 - (spread(y) + 1) / 2) * (4 * area.height - 1)),
   });
   const category = (particle: Particle): Category | undefined =>
     found.get(categoryOf(particle, by)) ?? found.get(OTHER);
