@@ -162,12 +162,12 @@ describe("the dashboard in a terminal", () => {
       const schemas = await terminal.shows("▲ 1 changed");
       expect(schemas).toMatch(/▶CarInsuranceRequest\s+6\d/);
       await terminal.press("Enter");
-      const schema = await terminal.shows("a sample");
+      const schema = await terminal.shows("scroll · Esc back");
       expect(schema).toMatch(/car\.year\s+integer\s+█+\s+100%/);
       expect(schema).toContain("▲ car.color: new field");
       expect(schema).toContain('"car.model": "Gol"');
       await terminal.press("Escape");
-      await terminal.shows("▲ 1 changed");
+      await terminal.until("the list again", (screen) => !screen.includes("Esc back"));
 
       await terminal.press("4");
       await terminal.shows("Ask the gateway");
