@@ -57,6 +57,8 @@ const RESTORE_STEP_FRAMES = 2000;
 const HEARTBEAT_MS = 500;
 const DISK_LOOK_MS = 1000;
 const STORE_WAIT_MS = 2000;
+/** How long the end waits for DuckDB to have opened; a log that takes longer to replay is replayed again at the next start. */
+const STORE_OPENING_MS_MAX = 2000;
 /** How long a drain may go on framing what was received; the rest stays in the journal. */
 const DRAIN_MS_MAX = 10_000;
 
@@ -172,6 +174,7 @@ export class Pipeline {
   readonly #startedUs: number;
   readonly #labels: Labels;
   #store: Store | null = null;
+  #storeOpening: Promise<void> = Promise.resolve();
   #ring: Ring | null = null;
   #embedder: PatientEmbedder | null = null;
   #openedEmbedder: Embedder | null = null;
@@ -248,7 +251,7 @@ export class Pipeline {
 
   /** Starts everything that works behind the acknowledgement. Returns at once. */
   start(): void {
-    void this.#openStore();
+    this.#storeOpening = this.#openStore();
     void this.#openRing();
     void this.#frameAll();
     void this.#asks.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
@@ -726,6 +729,8 @@ export class Pipeline {
     this.#stopped = true;
     this.#wakeUp();
     for (const timer of this.#timers) clearInterval(timer);
+    // DuckDB may still be opening, and would make files where they have just been removed.
+    await Promise.race([this.#storeOpening, Bun.sleep(STORE_OPENING_MS_MAX)]);
     await this.#store?.[Symbol.asyncDispose]();
     this.#ring?.close("closed");
     this.#ring = null;
