@@ -156,6 +156,7 @@ export class DecidedFrames {
   }
 }
 
-function nextTurn(): Promise<void> {
+/** Lets the other work of this thread run. */
+export function nextTurn(): Promise<void> {
   return new Promise((done) => setImmediate(done));
 }

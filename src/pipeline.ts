@@ -15,7 +15,7 @@ import type { DecidedFrame, EventsGone, Journal, JournalCursors, JournalEvent } 
 import type { Kinetics } from "./physics.ts";
 import { Answers } from "./pipeline-answers.ts";
 import { Asks } from "./pipeline-asks.ts";
-import { DecidedFrames } from "./pipeline-decided.ts";
+import { DecidedFrames, nextTurn } from "./pipeline-decided.ts";
 import { type Embedded, PatientEmbedder, vectorOf } from "./pipeline-embedding.ts";
 import {
   type Draft,
@@ -847,8 +847,4 @@ function partOf({ name, detail }: LlmState): PartState {
 /** By shape: the journal's class is a value of another room. */
 function isEventsGone(error: unknown): error is EventsGone {
   return error instanceof GatewayError && "seqs" in error;
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((done) => setImmediate(done));
 }
