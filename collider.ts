@@ -1,5 +1,5 @@
 /**
- * The ring in shared memory. src/ring-file.ts gets the file ready (lock, adopt, create); this is what writes
+ * The ring in shared memory. src/ring/file.ts gets the file ready (lock, adopt, create); this is what writes
  * into it.
  *
  * The ring is only ever an output: whatever is in it is in the journal or in DuckDB too, so a file that does
@@ -37,10 +37,10 @@ import {
   openWindow,
   prepareRingFile,
   setState,
-} from "./src/ring-file.ts";
+} from "./src/ring/file.ts";
 
 // The rest of what a writer needs before it has a ring.
-export { RingLock, ringFits } from "./src/ring-file.ts";
+export { RingLock, ringFits } from "./src/ring/file.ts";
 
 const TWO_32 = 2 ** 32;
 const FRAME_WORDS = FRAME_BYTES / 4;

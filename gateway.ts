@@ -7,23 +7,23 @@ import { basename, dirname, join } from "node:path";
 import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
-import { Brain, openLlm } from "./src/brain.ts";
-import { Chat, type ChatPart } from "./src/brain-chat.ts";
+import { Brain, openLlm } from "./src/brain/brain.ts";
+import { Chat, type ChatPart } from "./src/brain/chat.ts";
+import { INTENT_LIMITS, Intents } from "./src/brain/intents.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
-import { Dashboard } from "./src/dashboard.ts";
-import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed.ts";
+import { Dashboard } from "./src/dashboard/dashboard.ts";
+import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed/embed.ts";
 import { GatewayError, messageOf } from "./src/errors.ts";
-import * as events from "./src/event.ts";
-import { type GatewayServer, serve } from "./src/http.ts";
-import { INTENT_LIMITS, Intents } from "./src/intents.ts";
-import { Journal } from "./src/journal.ts";
+import * as events from "./src/event/event.ts";
+import { type GatewayServer, serve } from "./src/http/http.ts";
+import { Journal } from "./src/journal/journal.ts";
 import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
-import { type Log, type LogLevel, Pipeline } from "./src/pipeline.ts";
-import { type RingCommand, ringTool } from "./src/ring-tool.ts";
-import { Schemas } from "./src/schemas.ts";
-import { Store } from "./src/store.ts";
+import { type Log, type LogLevel, Pipeline } from "./src/pipeline/pipeline.ts";
+import { type RingCommand, ringTool } from "./src/ring/ring.ts";
+import { Schemas } from "./src/schemas/schemas.ts";
+import { Store } from "./src/store/store.ts";
 import { type LlmView, openTui, type Terminal, whyNoTerminal } from "./tui.ts";
 
 const VERSION = packageJson.version;
@@ -663,7 +663,7 @@ async function main(): Promise<number> {
       process.stdout.write(`${VERSION}\n`);
       return 0;
     case "self-test": {
-      const { selfTest } = await import("./src/selftest.ts");
+      const { selfTest } = await import("./src/start/selftest.ts");
       for (const line of await selfTest()) process.stdout.write(`${line}\n`);
       return Number(process.exitCode ?? 0);
     }

@@ -1,15 +1,11 @@
 /**
  * The dashboard's face: `view` turns one snapshot, a size and what the user has done into a screen, and nothing else; KEYS is the one
- * table of what keys do, behind the reducer, the footer, the help and the README. The terminal itself is src/tui-terminal.ts;
- * what is shown is collected by src/dashboard.ts.
+ * table of what keys do, behind the reducer, the footer, the help and the README. The terminal itself is src/tui/terminal.ts;
+ * what is shown is collected by src/dashboard/dashboard.ts.
  */
-import { viewChat } from "./src/tui-chat.ts";
-import { viewDrawer, viewFooter, viewHeader, viewHelp, viewTooSmall } from "./src/tui-edges.ts";
-import { viewDetail, viewEvents } from "./src/tui-events.ts";
-import { viewMetrics } from "./src/tui-metrics.ts";
-import { viewParticles } from "./src/tui-particles.ts";
-import { viewSchemas } from "./src/tui-schemas.ts";
-import { Area, type Screen, type Size, type Target } from "./src/tui-screen.ts";
+
+import { viewDrawer, viewFooter, viewHeader, viewHelp, viewTooSmall } from "./src/tui/edges.ts";
+import { Area, type Screen, type Size, type Target } from "./src/tui/screen.ts";
 import {
   type Command,
   click,
@@ -19,10 +15,15 @@ import {
   perform,
   type Reduced,
   type,
-} from "./src/tui-state.ts";
-import { openTerminal, type Terminal, type TerminalOptions } from "./src/tui-terminal.ts";
+} from "./src/tui/state.ts";
+import { viewChat } from "./src/tui/tabs/chat.ts";
+import { viewDetail, viewEvents } from "./src/tui/tabs/events.ts";
+import { viewMetrics } from "./src/tui/tabs/metrics.ts";
+import { viewParticles } from "./src/tui/tabs/particles.ts";
+import { viewSchemas } from "./src/tui/tabs/schemas.ts";
+import { openTerminal, type Terminal, type TerminalOptions } from "./src/tui/terminal.ts";
 
-export { type Terminal, whyNoTerminal } from "./src/tui-terminal.ts";
+export { type Terminal, whyNoTerminal } from "./src/tui/terminal.ts";
 
 export const TABS = ["events", "particles", "schemas", "chat", "metrics"] as const;
 export type Tab = (typeof TABS)[number];

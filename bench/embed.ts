@@ -9,8 +9,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { type Embedder, openHashing, openModel } from "../src/embed.ts";
-import { HASHING_DIM, hashingEmbed } from "../src/hashing.ts";
+import { type Embedder, openHashing, openModel } from "../src/embed/embed.ts";
+import { HASHING_DIM, hashingEmbed } from "../src/embed/hashing.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
 import { type Line, median, print } from "./support/load.ts";
 

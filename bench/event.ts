@@ -11,7 +11,7 @@ import {
   parseEvent,
   parseJsonBody,
   parseLine,
-} from "../src/event.ts";
+} from "../src/event/event.ts";
 import { print } from "./support/load.ts";
 
 const MIB = 1024 * 1024;

@@ -13,10 +13,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { chooseEmbedder, type Embedder, openHashing, openModel, pullModel } from "../src/embed.ts";
-import { ExampleIndex, type LabelledVectors } from "../src/embed-index.ts";
-import { INTENT_LIMITS } from "../src/intents.ts";
+import { INTENT_LIMITS } from "../src/brain/intents.ts";
+import { chooseEmbedder, type Embedder, openHashing, openModel, pullModel } from "../src/embed/embed.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
+import { ExampleIndex, type LabelledVectors } from "../src/nearest/nearest.ts";
 import { randomOf } from "../test/random.ts";
 import { median, print } from "./support/load.ts";
 

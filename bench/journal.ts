@@ -8,9 +8,9 @@ import { Database } from "bun:sqlite";
 import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { ParsedEvent } from "../src/event.ts";
+import type { ParsedEvent } from "../src/event/event.ts";
 import { PHYSICS_BYTES } from "../src/frame.ts";
-import { Journal } from "../src/journal.ts";
+import { Journal } from "../src/journal/journal.ts";
 import { print } from "./support/load.ts";
 
 const SMALL = Number(process.env.JOURNAL_BENCH_EVENTS ?? 300_000);

@@ -2,7 +2,7 @@
  * What it costs to learn from one event, against plain JSON.parse of the same decoded bytes; and the longest time for
  * which one hostile body holds the thread.
  */
-import { Schemas } from "../src/schemas.ts";
+import { Schemas } from "../src/schemas/schemas.ts";
 import { print } from "./support/load.ts";
 
 const encoder = new TextEncoder();

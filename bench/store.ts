@@ -11,7 +11,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { encodePhysics, FLAG, FRAME_BYTES, SEMANTIC_DIM_MAX } from "../src/frame.ts";
-import { Store } from "../src/store.ts";
+import { Store } from "../src/store/store.ts";
 import { print } from "./support/load.ts";
 
 const EVENTS = 200_000;
@@ -97,7 +97,7 @@ try {
     memoryLimit: "150MB",
     tempFolder: join(folder, "temp"),
     ephemeral: null,
-    workerUrl: new URL("../src/store.worker.ts", import.meta.url),
+    workerUrl: new URL("../src/store/store.worker.ts", import.meta.url),
     quarantine: false,
     pruned: { seq: 0, frameId: 0, answerId: 0 },
   });

@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { PLATFORMS } from "../src/native/libraries.ts";
-import { SELF_TESTS } from "../src/selftest.ts";
+import { SELF_TESTS } from "../src/start/selftest.ts";
 import {
   bunPath,
   CACHE,
@@ -36,7 +36,7 @@ interface BuildOptions {
 }
 
 /** The workers are entry points of their own; src/native/worker-url.ts says where they end up. */
-const ENTRY_POINTS = ["gateway.ts", "src/store.worker.ts", "src/embed.worker.ts"];
+const ENTRY_POINTS = ["gateway.ts", "src/store/store.worker.ts", "src/embed/embed.worker.ts"];
 
 function platform(): (typeof PLATFORMS)[number] {
   const here = `${process.platform}-${process.arch}`;

@@ -10,7 +10,7 @@
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
-import { type Embedder, openHashing, openModel, pullModel } from "../src/embed.ts";
+import { type Embedder, openHashing, openModel, pullModel } from "../src/embed/embed.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
 
 const QUESTIONS: readonly (readonly [text: string, paraphrase: string, unrelated: string])[] = [

@@ -41,13 +41,14 @@ const REPORTS = join(CACHE, "reports");
 /** Two at a time: enough to use a small machine, few enough not to disturb what measures time. */
 const UNIT_SUITES_AT_ONCE = 2;
 
-function testFiles(folder: string): string[] {
-  if (!existsSync(join(ROOT, folder))) return [];
-  return readdirSync(join(ROOT, folder))
+function testFiles(): string[] {
+  return readdirSync(join(ROOT, "test"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".test.ts"))
     .sort()
-    .map((file) => `${folder}/${file}`);
+    .map((file) => `test/${file}`);
 }
+
+const isEndToEnd = (file: string): boolean => file.startsWith("test/e2e/");
 
 interface Missing {
   readonly python: string | null;
@@ -89,10 +90,11 @@ async function allSuites(missing: Missing): Promise<Suite[]> {
       missing: absent,
     };
   };
-  for (const file of testFiles("test")) suites.push(bunSuite(file, "unit"));
+  const files = testFiles();
+  for (const file of files.filter((name) => !isEndToEnd(name))) suites.push(bunSuite(file, "unit"));
   suites.push(pythonSuite("pytest (.venv)", ".venv", missing.python));
   suites.push(pythonSuite("pytest (.venv-numpy2)", ".venv-numpy2", missing.numpy2));
-  for (const file of testFiles("test/e2e")) suites.push(bunSuite(file, "e2e"));
+  for (const file of files.filter(isEndToEnd)) suites.push(bunSuite(file, "e2e"));
   return suites;
 }
 

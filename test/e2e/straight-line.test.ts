@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { hashingEmbed } from "../../src/hashing.ts";
+import { hashingEmbed } from "../../src/embed/hashing.ts";
 import {
   apiFrames,
   bankingMessages,

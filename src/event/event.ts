@@ -1,0 +1,488 @@
+/**
+ * Bytes → events: the formats and limits of the input. A body is kept as the bytes that came; only the
+ * understood fields are taken out of it.
+ *
+ * Small events go through JSON.parse. Large ones, and arrays, go through a byte scanner that can stop
+ * anywhere, so that no body holds the thread for longer than a slice of it takes.
+ */
+
+import { isUtf8 } from "node:buffer";
+import {
+  type EventFields,
+  eventOf,
+  FIELD_NAMES,
+  type FieldName,
+  LIMITS,
+  type Members,
+  type ParsedEvent,
+} from "./fields.ts";
+import {
+  BACKSLASH,
+  CLOSE_ARRAY,
+  CLOSE_OBJECT,
+  COMMA,
+  characterStart,
+  decode,
+  invalidUtf8At,
+  isSpace,
+  JsonScanner,
+  literalEnd,
+  markBytes,
+  NEWLINE,
+  OPEN_ARRAY,
+  OPEN_OBJECT,
+  QUOTE,
+  trimmed,
+} from "./scan.ts";
+
+export type { EventFields, ParsedEvent };
+export { FIELD_NAMES, LIMITS };
+
+export interface Refusal {
+  readonly code: "malformed" | "not_an_event" | "too_deep" | "too_large";
+  /** In words a sender can act on; names the byte offset where the bytes are at fault. */
+  readonly detail: string;
+}
+
+export type Outcome =
+  | { readonly event: ParsedEvent; readonly refusal: null }
+  | { readonly event: null; readonly refusal: Refusal };
+
+function accepted(body: Uint8Array, members: Members, source: (name: FieldName) => string): Outcome {
+  return { event: eventOf(body, members, source), refusal: null };
+}
+
+function refused(code: Refusal["code"], detail: string): Outcome {
+  return { event: null, refusal: { code, detail } };
+}
+
+function refusedUtf8(bytes: Uint8Array, offset: number): Outcome {
+  return refused("malformed", `byte ${offset + invalidUtf8At(bytes)}: not valid UTF-8`);
+}
+
+function refusedSize(sizeBytes: number): Outcome {
+  return refused("too_large", `${sizeBytes} bytes; an event has at most ${LIMITS.eventBytesMax} (8 MiB)`);
+}
+
+const TOO_DEEP = `nested deeper than ${LIMITS.depthMax} objects and arrays`;
+const NOT_AN_EVENT = "an event is a JSON object";
+
+// ---- One event --------------------------------------------------------------------------------------
+
+const NAMES_BY_LENGTH: readonly FieldName[][] = Array.from({ length: 16 }, (_, length) =>
+  FIELD_NAMES.filter((name) => name.length === length),
+);
+/** A known key with every letter escaped, and its quotes. */
+const KEY_BYTES_MAX = 6 * Math.max(...FIELD_NAMES.map((name) => name.length)) + 2;
+
+/** Bounds of the understood values in an object, the last of equal keys. */
+type Found = Map<FieldName, { start: number; end: number }>;
+
+/** The known name in the key at `start` (its quotes included) of `bytes`, or null. */
+function nameAt(bytes: Uint8Array, start: number, end: number): FieldName | null {
+  if (end - start > KEY_BYTES_MAX) return null;
+  for (const name of NAMES_BY_LENGTH[end - start - 2] ?? []) {
+    if (literalEnd(bytes, start + 1, name) > 0) return name;
+  }
+  for (let at = start; at < end; at++) {
+    if (bytes[at] !== BACKSLASH) continue;
+    const name = String(JSON.parse(decode(bytes.subarray(start, end))));
+    return FIELD_NAMES.find((known) => known === name) ?? null;
+  }
+  return null;
+}
+
+/** Scans one JSON text in slices; returns the understood members of its root object, or what is wrong. */
+function* scanText(body: Uint8Array): Generator<undefined, { found: Found; deepest: number } | Outcome> {
+  const scanner = new JsonScanner(body);
+  const found: Found = new Map();
+  let checked = 0;
+  for (let limit = LIMITS.sliceBytes; ; limit += LIMITS.sliceBytes) {
+    const to = characterStart(body, Math.min(limit, body.length));
+    const slice = body.subarray(checked, to);
+    if (!isUtf8(slice)) return refusedUtf8(slice, checked);
+    checked = to;
+    for (;;) {
+      const step = scanner.run(limit);
+      if (step === "slice") break;
+      if (step === "done") return { found, deepest: scanner.deepest };
+      if (step === "bad") return refused("malformed", scanner.problem);
+      // An array's elements have no key, which is no known name.
+      const name = nameAt(body, scanner.keyStart, scanner.keyEnd);
+      if (name !== null) found.set(name, { start: scanner.childStart, end: scanner.childEnd });
+    }
+    yield;
+  }
+}
+
+function finish<Result>(generator: Generator<undefined, Result>): Result {
+  for (;;) {
+    const step = generator.next();
+    if (step.done === true) return step.value;
+  }
+}
+
+/** The event of a valid object, of which only the understood scalars are parsed. */
+function eventFromFound(body: Uint8Array, found: Found): Outcome {
+  const token = (name: FieldName): string => {
+    const bounds = found.get(name);
+    return bounds === undefined ? "" : decode(body.subarray(bounds.start, bounds.end));
+  };
+  const members: { [Name in FieldName]?: unknown } = {};
+  for (const [name, { start }] of found) {
+    const nested = body[start] === OPEN_OBJECT || body[start] === OPEN_ARRAY;
+    // No field is an object, an array or a boolean: any of them stands for "another type".
+    members[name] = nested ? true : JSON.parse(token(name));
+  }
+  return accepted(body, members, token);
+}
+
+/** The digits of a top-level number of a valid body; at the last of equal keys, as JSON.parse has it. */
+function sourceIn(body: Uint8Array): (name: FieldName) => string {
+  return (name) => {
+    const scanner = new JsonScanner(body);
+    let source = body.subarray(0, 0);
+    while (scanner.run(body.length) === "child") {
+      if (nameAt(body, scanner.keyStart, scanner.keyEnd) !== name) continue;
+      source = body.subarray(scanner.childStart, scanner.childEnd);
+    }
+    return decode(source);
+  };
+}
+
+/** Whether valid JSON `text` could be nested deeper than allowed, by its opening brackets. */
+function mayBeTooDeep(text: string): boolean {
+  // Every level takes two bytes.
+  if (text.length < 2 * (LIMITS.depthMax + 1)) return false;
+  let left = LIMITS.depthMax;
+  for (let at = text.indexOf("{"); at >= 0; at = text.indexOf("{", at + 1)) if (--left < 0) return true;
+  for (let at = text.indexOf("["); at >= 0; at = text.indexOf("[", at + 1)) if (--left < 0) return true;
+  return false;
+}
+
+/** The event of a trimmed, small body that is valid UTF-8. */
+function parseSmall(body: Uint8Array): Outcome {
+  const text = decode(body);
+  if (mayBeTooDeep(text)) {
+    const scanned = finish(scanText(body));
+    if (!("found" in scanned)) return scanned;
+    if (scanned.deepest > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (thrown) {
+    // JSON.parse does not say where; the scanner does.
+    const scanned = finish(scanText(body));
+    return "found" in scanned ? refused("malformed", String(thrown)) : scanned;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return refused("not_an_event", NOT_AN_EVENT);
+  }
+  return accepted(body, value, sourceIn(body));
+}
+
+/**
+ * Reads one event: a JSON object in UTF-8, white space (and a byte order mark) around it allowed.
+ * Never throws. Takes up to about 50 ms for the largest; {@link parseEventInSlices} gives way between.
+ */
+export function parseEvent(bytes: Uint8Array): Outcome {
+  const body = trimmed(bytes);
+  return body.length > LIMITS.largeEventBytes ? finish(parseBody(body)) : parseSmallBytes(body);
+}
+
+/** Like {@link parseEvent}, yielding after every slice of a large event. */
+export function parseEventInSlices(bytes: Uint8Array): Generator<undefined, Outcome> {
+  return parseBody(trimmed(bytes));
+}
+
+function* parseBody(body: Uint8Array): Generator<undefined, Outcome> {
+  if (body.length <= LIMITS.largeEventBytes) return parseSmallBytes(body);
+  if (body.length > LIMITS.eventBytesMax) return refusedSize(body.length);
+  return yield* parseLarge(body);
+}
+
+function parseSmallBytes(body: Uint8Array): Outcome {
+  if (body.length === 0) return refused("malformed", "byte 0: a JSON object was expected, nothing came");
+  return isUtf8(body) ? parseSmall(body) : refusedUtf8(body, 0);
+}
+
+function* parseLarge(body: Uint8Array): Generator<undefined, Outcome> {
+  const scanned = yield* scanText(body);
+  if (!("found" in scanned)) return scanned;
+  if (body[0] !== OPEN_OBJECT) return refused("not_an_event", NOT_AN_EVENT);
+  if (scanned.deepest > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+  return eventFromFound(body, scanned.found);
+}
+
+// ---- A JSON body: one event or a batch --------------------------------------------------------------
+
+export type JsonBody =
+  | { readonly kind: "event"; readonly event: ParsedEvent }
+  /** `count` elements were yielded, refused ones included. */
+  | { readonly kind: "batch"; readonly count: number }
+  /** Nothing of the body was yielded. */
+  | { readonly kind: "refused"; readonly refusal: Refusal };
+
+/** What an element costs besides its bytes, so that many tiny ones do not make a long slice. */
+const ELEMENT_COST_BYTES = 128;
+
+/**
+ * Reads the body of one request: an object is one event, an array a batch of them. Yields after every
+ * slice of work (a few ms), for a batch with the outcomes of the elements read since; wait for the event loop
+ * between two. An array is checked as a whole before its first element is yielded: malformed JSON
+ * anywhere refuses all of it. An element that is well delimited but no event is refused alone.
+ */
+export function* parseJsonBody(bytes: Uint8Array): Generator<readonly Outcome[], JsonBody> {
+  const body = trimmed(bytes);
+  if (body[0] === OPEN_ARRAY) {
+    if (body.length > LIMITS.jsonBodyBytesMax) {
+      const detail = `${body.length} bytes; a JSON body has at most ${LIMITS.jsonBodyBytesMax} (64 MiB)`;
+      return { kind: "refused", refusal: { code: "too_large", detail } };
+    }
+    const scanned = yield* withoutOutcomes(scanText(body));
+    if ("refusal" in scanned && scanned.refusal !== null)
+      return { kind: "refused", refusal: scanned.refusal };
+    return { kind: "batch", count: yield* parseElements(body) };
+  }
+  const outcome = yield* withoutOutcomes(parseBody(body));
+  if (outcome.refusal !== null) return { kind: "refused", refusal: outcome.refusal };
+  return { kind: "event", event: outcome.event };
+}
+
+function* withoutOutcomes<Result>(
+  generator: Generator<undefined, Result>,
+): Generator<readonly Outcome[], Result> {
+  for (;;) {
+    const step = generator.next();
+    if (step.done === true) return step.value;
+    yield [];
+  }
+}
+
+/** Yields the outcomes of the elements of a valid array, in order; returns how many there were. */
+function* parseElements(body: Uint8Array): Generator<readonly Outcome[], number> {
+  // A second scan is cheaper than keeping the bounds of up to 20 million elements.
+  const scanner = new JsonScanner(body);
+  let count = 0;
+  let outcomes: Outcome[] = [];
+  let limit = LIMITS.sliceBytes;
+  for (;;) {
+    const step = scanner.run(limit);
+    if (step === "done") break;
+    if (step === "child") {
+      const element = body.subarray(scanner.childStart, scanner.childEnd);
+      const { deepest } = scanner;
+      scanner.deepest = 0;
+      if (element.length > LIMITS.largeEventBytes && element.length <= LIMITS.eventBytesMax) {
+        outcomes.push(yield* withoutOutcomes(parseBody(element)));
+      } else outcomes.push(elementOutcome(element, deepest));
+      count++;
+      limit -= ELEMENT_COST_BYTES;
+      if (scanner.at < limit) continue;
+    }
+    if (step === "bad") throw new Error(`event: a checked array is malformed, ${scanner.problem}`);
+    yield outcomes;
+    outcomes = [];
+    limit = scanner.at + LIMITS.sliceBytes;
+  }
+  if (outcomes.length > 0) yield outcomes;
+  return count;
+}
+
+/** `deepest` counts from the array around the element. */
+function elementOutcome(element: Uint8Array, deepest: number): Outcome {
+  if (element.length > LIMITS.eventBytesMax) return refusedSize(element.length);
+  if (element[0] !== OPEN_OBJECT) return refused("not_an_event", NOT_AN_EVENT);
+  if (deepest - 1 > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+  return accepted(element, JSON.parse(decode(element)), sourceIn(element));
+}
+
+// ---- NDJSON -----------------------------------------------------------------------------------------
+
+export interface NdjsonLine {
+  /** From 1; blank lines are counted, too. */
+  readonly lineNumber: number;
+  /** null: longer than an event may be, and not kept. */
+  readonly bytes: Uint8Array | null;
+}
+
+/** A line may bring a byte order mark and a carriage return besides its event. */
+const LINE_BYTES_MAX = LIMITS.eventBytesMax + 4;
+
+/**
+ * Cuts a stream of chunks into lines. A line that lies in one chunk is a view of it, any other a copy.
+ * Blank lines are left out. Holds at most one line of the longest event back.
+ */
+export class NdjsonSplitter {
+  private lineNumber = 1;
+  /** The beginning of a line whose end has not come; `heldBytes` of it count. */
+  private held = new Uint8Array(0);
+  private heldBytes = 0;
+  /** Inside a line that is too long and was reported. */
+  private skipping = false;
+
+  /** The lines that end in `chunk`, which must not be changed afterwards. */
+  push(chunk: Uint8Array): NdjsonLine[] {
+    const lines: NdjsonLine[] = [];
+    let start = 0;
+    while (start < chunk.length) {
+      const newline = chunk.indexOf(NEWLINE, start);
+      const end = newline < 0 ? chunk.length : newline;
+      if (!this.skipping) this.take(chunk.subarray(start, end), newline >= 0, lines);
+      if (newline < 0) break;
+      this.skipping = false;
+      this.lineNumber++;
+      start = newline + 1;
+    }
+    return lines;
+  }
+
+  /** The last line, where no newline ended it. */
+  end(): NdjsonLine | null {
+    const lines: NdjsonLine[] = [];
+    if (!this.skipping) this.take(new Uint8Array(0), true, lines);
+    return lines[0] ?? null;
+  }
+
+  private take(part: Uint8Array, complete: boolean, lines: NdjsonLine[]): void {
+    const sizeBytes = this.heldBytes + part.length;
+    if (sizeBytes > LINE_BYTES_MAX) {
+      lines.push({ lineNumber: this.lineNumber, bytes: null });
+      this.skipping = true;
+      this.release();
+      return;
+    }
+    if (!complete) {
+      this.hold(part, sizeBytes);
+      return;
+    }
+    let bytes = part;
+    if (this.heldBytes > 0) {
+      bytes = new Uint8Array(sizeBytes);
+      bytes.set(this.held.subarray(0, this.heldBytes));
+      bytes.set(part, this.heldBytes);
+      this.release();
+    }
+    if (!isBlank(bytes)) lines.push({ lineNumber: this.lineNumber, bytes });
+  }
+
+  private hold(part: Uint8Array, sizeBytes: number): void {
+    // Grown by doubling: a line that drips in byte by byte is copied a few times, not thousands.
+    if (sizeBytes > this.held.length) {
+      const more = new Uint8Array(Math.min(LINE_BYTES_MAX, Math.max(2 * this.held.length, sizeBytes, 1024)));
+      more.set(this.held.subarray(0, this.heldBytes));
+      this.held = more;
+    }
+    this.held.set(part, this.heldBytes);
+    this.heldBytes = sizeBytes;
+  }
+
+  private release(): void {
+    this.heldBytes = 0;
+    if (this.held.length > LIMITS.sliceBytes) this.held = new Uint8Array(0);
+  }
+}
+
+function isBlank(bytes: Uint8Array): boolean {
+  let at = markBytes(bytes);
+  while (at < bytes.length && isSpace(bytes[at])) at++;
+  return at === bytes.length;
+}
+
+/** Reads one line. A refusal's detail names the line. */
+export function parseLine(line: NdjsonLine): Outcome {
+  const outcome =
+    line.bytes === null
+      ? refused("too_large", `an event has at most ${LIMITS.eventBytesMax} bytes (8 MiB)`)
+      : parseEvent(line.bytes);
+  if (outcome.refusal === null) return outcome;
+  return refused(outcome.refusal.code, `line ${line.lineNumber}: ${outcome.refusal.detail}`);
+}
+
+// ---- What is embedded, and ?type= -------------------------------------------------------------------
+
+/** The byte after the string that begins at `at`, or the end of the bytes. */
+function stringEnd(bytes: Uint8Array, at: number): number {
+  let end = at + 1;
+  while (end < bytes.length && bytes[end] !== QUOTE) end += bytes[end] === BACKSLASH ? 2 : 1;
+  return Math.min(end + 1, bytes.length);
+}
+
+function stringAt(bytes: Uint8Array, start: number): string {
+  const raw = decode(bytes.subarray(start, stringEnd(bytes, start)));
+  return raw.includes("\\") ? String(JSON.parse(raw)) : raw.slice(1, -1);
+}
+
+/** Where a walk through a body stands in one object or array. */
+interface Level {
+  /** Elements before this one; −1 in an object. */
+  index: number;
+  /** Where the key begins; −1 before it. */
+  keyStart: number;
+}
+
+function pathOf(body: Uint8Array, levels: readonly Level[]): string {
+  let path = "";
+  for (const { index, keyStart } of levels) {
+    if (path.length > LIMITS.textCharsMax) break;
+    if (index >= 0) path += `[${index}]`;
+    else path += `${path === "" ? "" : "."}${stringAt(body, keyStart)}`;
+  }
+  return path;
+}
+
+/**
+ * The text that is embedded: the message; else the body's non-empty strings in their order as lines
+ * `path: value`, paths like `customer.notes[0]`, up to LIMITS.textCharsMax UTF-16 units; else "".
+ * @param body of a {@link ParsedEvent}.
+ */
+export function textOf(message: string | null, body: Uint8Array): string {
+  if (message !== null) return message;
+  const end = Math.min(body.length, LIMITS.textScanBytesMax);
+  const levels: Level[] = [];
+  let text = "";
+  for (let at = 0; at < end && text.length < LIMITS.textCharsMax; ) {
+    const byte = body[at];
+    const level = levels.at(-1);
+    if (byte === QUOTE) {
+      const next = stringEnd(body, at);
+      if (level !== undefined && level.index < 0 && level.keyStart < 0) level.keyStart = at;
+      else if (next - at > 2)
+        text += `${text === "" ? "" : "\n"}${pathOf(body, levels)}: ${stringAt(body, at)}`;
+      at = next;
+      continue;
+    }
+    if (byte === OPEN_OBJECT) levels.push({ index: -1, keyStart: -1 });
+    else if (byte === OPEN_ARRAY) levels.push({ index: 0, keyStart: -1 });
+    else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) levels.pop();
+    else if (byte === COMMA && level !== undefined) {
+      if (level.index >= 0) level.index++;
+      else level.keyStart = -1;
+    }
+    at++;
+  }
+  if (text.length > LIMITS.textCharsMax) {
+    // A surrogate pair is not cut in two.
+    const last = text.charCodeAt(LIMITS.textCharsMax - 1);
+    text = text.slice(0, LIMITS.textCharsMax - (last >= 0xd800 && last < 0xdc00 ? 1 : 0));
+  }
+  return text.toWellFormed();
+}
+
+/**
+ * The `?type=NAME` of a request, for events that bring none (`event.type ??= type`); null where it is absent
+ * or empty. A name beyond LIMITS.labelCharsMax is refused with `detail`.
+ */
+export function typeFromQuery(
+  value: string | null,
+):
+  | { readonly type: string | null; readonly detail: null }
+  | { readonly type: null; readonly detail: string } {
+  if (value === null || value === "") return { type: null, detail: null };
+  if (value.length <= LIMITS.labelCharsMax) return { type: value.toWellFormed(), detail: null };
+  return {
+    type: null,
+    detail: `type has ${value.length} characters, at most ${LIMITS.labelCharsMax} are taken`,
+  };
+}

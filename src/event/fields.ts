@@ -1,0 +1,275 @@
+/**
+ * What is understood of an event: its fields, their ranges, and every bound of the input.
+ */
+
+import { isDigit } from "./scan.ts";
+
+const MIB = 1024 * 1024;
+
+/** Every bound of the input. Bytes are counted after white space around the JSON text was trimmed. */
+export const LIMITS = {
+  eventBytesMax: 8 * MIB,
+  jsonBodyBytesMax: 64 * MIB,
+  /** Nested objects and arrays of one event, its own object included. */
+  depthMax: 128,
+  /** UTF-16 units of type, intent, id, keys and conversation id. */
+  labelCharsMax: 1024,
+  /** UTF-16 units of the text that is embedded where an event has no message. */
+  textCharsMax: 8192,
+  /** How far into a body without message string leaves are looked for. */
+  textScanBytesMax: MIB,
+  /** Refused elements of a batch that are named in the answer; the rest is only counted. */
+  errorsMax: 100,
+  /** From here on an event is read by the scanner, in slices, and not by JSON.parse. */
+  largeEventBytes: 128 * 1024,
+  /** What is worked on before the thread is given back; also what to push into NdjsonSplitter at a time. */
+  sliceBytes: 64 * 1024,
+} as const;
+
+/** What the sender gave of a frame's fields; an absent key was not given. */
+export interface EventFields {
+  /** 0 system, 1 human, 2 agent, 3 tool. */
+  actor?: 0 | 1 | 2 | 3;
+  /** i32. */
+  workflow_node?: number;
+  /** 0 to 4. */
+  case_status?: number;
+  /** 0 to 4. */
+  lead_status?: number;
+  /** −1 to 1. */
+  sentiment?: number;
+  intent?: string;
+}
+
+/** Strings are well-formed (lone surrogates became U+FFFD) and never empty. */
+export interface ParsedEvent {
+  /** The bytes that came, without white space around them: one JSON object in valid UTF-8. A view. */
+  body: Uint8Array;
+  /** The sender's; integers as their digits. */
+  id: string | null;
+  /** The dedup key with its kind, "idempotency_key:abc" or "id:42"; not yet scoped by source. */
+  key: string | null;
+  type: string | null;
+  message: string | null;
+  conversationId: string | null;
+  /** Unix µs, years 1970 to 2200. */
+  timestampUs: number | null;
+  /** null: none given. */
+  fields: EventFields | null;
+  /** Understood fields of another JSON type or range than expected. null counts as not given. */
+  ignoredFields: number;
+}
+
+/** The keys that are understood, at the top of an event. */
+export const FIELD_NAMES = [
+  "type",
+  "event_type",
+  "message",
+  "text",
+  "conversation_id",
+  "actor",
+  "timestamp",
+  "id",
+  "idempotency_key",
+  "workflow_node",
+  "case_status",
+  "lead_status",
+  "sentiment",
+  "intent",
+] as const;
+export type FieldName = (typeof FIELD_NAMES)[number];
+/** Values as JSON.parse gives them. What is inherited is undefined: JSON.parse makes `__proto__` an own key. */
+export type Members = { readonly [Name in FieldName]?: unknown };
+
+const ACTORS: ReadonlyMap<unknown, 0 | 1 | 2 | 3> = new Map([
+  ["system", 0],
+  ["human", 1],
+  ["agent", 2],
+  ["tool", 3],
+]);
+const CASE_STATUSES = statuses(["new", "open", "pending", "resolved", "closed"]);
+const LEAD_STATUSES = statuses(["cold", "warm", "hot", "converted", "lost"]);
+
+function statuses(names: readonly string[]): ReadonlyMap<unknown, number> {
+  return new Map(
+    names.flatMap((name, value): [unknown, number][] => [
+      [name, value],
+      [value, value],
+    ]),
+  );
+}
+
+const YEAR_2201_US = Date.UTC(2201, 0, 1) * 1000;
+/** Days before each month of a year that is no leap year. */
+const DAYS_BEFORE = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
+/** Longer than any sensible fraction of a second. */
+const TIMESTAMP_CHARS_MAX = 64;
+
+/** The number in the two digits at `at`; NaN where they are none. */
+function twoDigits(text: string, at: number): number {
+  const tens = text.charCodeAt(at) - 48;
+  const ones = text.charCodeAt(at + 1) - 48;
+  return tens >= 0 && tens <= 9 && ones >= 0 && ones <= 9 ? 10 * tens + ones : Number.NaN;
+}
+
+/** Days from 1970 to a date of the Gregorian calendar; NaN where there is no such day. Years 1970 to 2200. */
+function daysOf(year: number, month: number, day: number): number {
+  const leap = year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 1 : 0;
+  const before = (DAYS_BEFORE[month - 1] ?? Number.NaN) + (month > 2 ? leap : 0);
+  const next = (DAYS_BEFORE[month] ?? Number.NaN) + (month >= 2 ? leap : 0);
+  if (!(year >= 1969 && year <= 2201 && day >= 1 && day <= next - before)) return Number.NaN;
+  const past = year - 1;
+  const leapDays = Math.floor(past / 4) - Math.floor(past / 100) + Math.floor(past / 400) - 477;
+  return 365 * (year - 1970) + leapDays + before + day - 1;
+}
+
+/**
+ * Unix µs of an RFC 3339 text, digits beyond the microsecond dropped; NaN where it is none. A leap second
+ * is the first second after it. By hand: a regular expression costs more than the rest of an event.
+ */
+function rfc3339Us(text: string): number {
+  const separator = text[10];
+  if (text.length > TIMESTAMP_CHARS_MAX || text[4] !== "-" || text[7] !== "-") return Number.NaN;
+  if (text[13] !== ":" || text[16] !== ":") return Number.NaN;
+  if (separator !== "T" && separator !== "t" && separator !== " ") return Number.NaN;
+  const days = daysOf(100 * twoDigits(text, 0) + twoDigits(text, 2), twoDigits(text, 5), twoDigits(text, 8));
+  const hour = twoDigits(text, 11);
+  const minute = twoDigits(text, 14);
+  const second = twoDigits(text, 17);
+  if (!(hour <= 23 && minute <= 59 && second <= 60)) return Number.NaN;
+  let at = 19;
+  let us = 0;
+  if (text[at] === ".") {
+    const start = ++at;
+    for (let unit = 100_000; isDigit(text.charCodeAt(at)); unit /= 10)
+      us += Math.floor(unit) * (text.charCodeAt(at++) - 48);
+    if (at === start) return Number.NaN;
+  }
+  const offset = offsetMinutes(text, at);
+  return days * 86_400e6 + (3600 * hour + 60 * (minute - offset) + second) * 1e6 + us;
+}
+
+/** Minutes east of UTC of what ends an RFC 3339 text from `at` on: `Z`, or an offset like `-03:00`; else NaN. */
+function offsetMinutes(text: string, at: number): number {
+  const sign = text[at];
+  if ((sign === "Z" || sign === "z") && text.length === at + 1) return 0;
+  if ((sign !== "+" && sign !== "-") || text[at + 3] !== ":" || text.length !== at + 6) return Number.NaN;
+  const hours = twoDigits(text, at + 1);
+  const minutes = twoDigits(text, at + 4);
+  if (!(hours <= 23 && minutes <= 59)) return Number.NaN;
+  return (sign === "-" ? -1 : 1) * (60 * hours + minutes);
+}
+
+/** Unix µs of a `timestamp`: RFC 3339, or epoch seconds, ms or µs by magnitude. NaN where it is neither. */
+function timestampUs(value: unknown): number {
+  let us = Number.NaN;
+  if (typeof value === "string") us = rfc3339Us(value);
+  else if (typeof value === "number")
+    us = Math.round(value < 1e11 ? value * 1e6 : value < 1e14 ? value * 1e3 : value);
+  return us >= 0 && us < YEAR_2201_US ? us + 0 : Number.NaN;
+}
+
+/** Takes the understood fields out of an event, counting those it has to ignore. */
+class FieldReader {
+  ignored = 0;
+
+  constructor(
+    private readonly members: Members,
+    /** The digits of a top-level number, for integers that a double cannot hold. */
+    private readonly source: (name: FieldName) => string,
+  ) {}
+
+  /** A string of 1 to `charsMax` UTF-16 units. */
+  string(name: FieldName, value: unknown, charsMax: number): string | null {
+    if (value === undefined || value === null || value === "") return null;
+    if (!Object.hasOwn(this.members, name)) return null;
+    if (typeof value === "string" && value.length <= charsMax) return value.toWellFormed();
+    this.ignored++;
+    return null;
+  }
+
+  /** A label, or an integer as its exact digits. */
+  identifier(name: FieldName, value: unknown): string | null {
+    if (typeof value !== "number" || !Object.hasOwn(this.members, name)) {
+      return this.string(name, value, LIMITS.labelCharsMax);
+    }
+    if (Number.isSafeInteger(value)) return String(value);
+    const source = this.source(name);
+    if (/^-?\d+$/.test(source) && source.length <= LIMITS.labelCharsMax) return source;
+    this.ignored++;
+    return null;
+  }
+
+  /** What `read` makes of a value that is there; NaN or undefined from it: ignored. */
+  other<Value extends number>(
+    name: FieldName,
+    value: unknown,
+    read: (value: unknown) => Value | undefined,
+  ): Value | null {
+    if (value === undefined || value === null || value === "") return null;
+    if (!Object.hasOwn(this.members, name)) return null;
+    const taken = read(value);
+    if (taken !== undefined && !Number.isNaN(taken)) return taken;
+    this.ignored++;
+    return null;
+  }
+}
+
+function workflowNode(value: unknown): number | undefined {
+  return typeof value === "number" && (value | 0) === value ? value | 0 : undefined;
+}
+
+function sentimentOf(value: unknown): number | undefined {
+  return typeof value === "number" && value >= -1 && value <= 1 ? value + 0 : undefined;
+}
+
+function fieldsOf(reader: FieldReader, members: Members): EventFields | null {
+  const actor = reader.other("actor", members.actor, (name) => ACTORS.get(name));
+  const node = reader.other("workflow_node", members.workflow_node, workflowNode);
+  const caseStatus = reader.other("case_status", members.case_status, (value) => CASE_STATUSES.get(value));
+  const leadStatus = reader.other("lead_status", members.lead_status, (value) => LEAD_STATUSES.get(value));
+  const sentiment = reader.other("sentiment", members.sentiment, sentimentOf);
+  const intent = reader.string("intent", members.intent, LIMITS.labelCharsMax);
+  // Most events give none of them: one test, and nothing made.
+  if ((actor ?? node ?? caseStatus ?? leadStatus ?? sentiment ?? intent) === null) return null;
+  const fields: EventFields = {};
+  if (actor !== null) fields.actor = actor;
+  if (node !== null) fields.workflow_node = node;
+  if (caseStatus !== null) fields.case_status = caseStatus;
+  if (leadStatus !== null) fields.lead_status = leadStatus;
+  if (sentiment !== null) fields.sentiment = sentiment;
+  if (intent !== null) fields.intent = intent;
+  return fields;
+}
+
+/**
+ * The event of an object's members.
+ * @param source gives the digits of a top-level number, for integers that a double cannot hold.
+ */
+export function eventOf(
+  body: Uint8Array,
+  members: Members,
+  source: (name: FieldName) => string,
+): ParsedEvent {
+  const reader = new FieldReader(members, source);
+  const { labelCharsMax, eventBytesMax } = LIMITS;
+  const id = reader.identifier("id", members.id);
+  const idempotencyKey = reader.identifier("idempotency_key", members.idempotency_key);
+  const event: ParsedEvent = {
+    body,
+    id,
+    key: idempotencyKey !== null ? `idempotency_key:${idempotencyKey}` : id !== null ? `id:${id}` : null,
+    type:
+      reader.string("type", members.type, labelCharsMax) ??
+      reader.string("event_type", members.event_type, labelCharsMax),
+    message:
+      reader.string("message", members.message, eventBytesMax) ??
+      reader.string("text", members.text, eventBytesMax),
+    conversationId: reader.identifier("conversation_id", members.conversation_id),
+    timestampUs: reader.other("timestamp", members.timestamp, timestampUs),
+    fields: fieldsOf(reader, members),
+    ignoredFields: 0,
+  };
+  event.ignoredFields = reader.ignored;
+  return event;
+}

@@ -1,0 +1,152 @@
+/**
+ * POST /api/chat: the body of a turn, and its answer as one JSON object or as a stream of server-sent events. Part
+ * of http.
+ */
+import * as v from "valibot";
+import type { Chat, ChatState } from "../brain/chat.ts";
+import { GatewayError } from "../errors.ts";
+import { type Refused, refusedBy } from "./ingest.ts";
+import { jsonOf } from "./json.ts";
+
+const BODY_BYTES_MAX = 64 * 1024;
+/** UTF-16 units of a message. */
+const MESSAGE_CHARS_MAX = 4096;
+/** A turn asks the model twice, within 90 s; a connection is kept open a little longer. */
+const TURN_SECONDS_MAX = 120;
+const EVENT_STREAM = "text/event-stream";
+const HINT = 'send {"msg":"…","session_id":"…"}; without session_id a new conversation begins';
+
+const RequestSchema = v.object(
+  {
+    msg: v.pipe(
+      v.string("msg has to be a string"),
+      v.check((text) => text.trim() !== "", "msg is empty"),
+      v.maxLength(MESSAGE_CHARS_MAX, `msg has more than ${MESSAGE_CHARS_MAX} characters`),
+    ),
+    session_id: v.nullish(
+      v.pipe(
+        v.string("session_id has to be a string"),
+        v.regex(/^[\x21-\x7e]{1,128}$/, "session_id has to be 1 to 128 visible ASCII characters"),
+      ),
+      null,
+    ),
+  },
+  ({ expected }) => (expected === "Object" ? "a JSON object was expected" : `${expected} is missing`),
+);
+
+export interface ChatReply {
+  readonly type?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body: string | ReadableStream<Uint8Array>;
+}
+
+export interface ChatRoutesOptions {
+  readonly chat: Pick<Chat, "turn" | "counters" | "gauges">;
+  /** The body of a problem, as every refusal of the gateway has it. */
+  readonly problem: (refused: Refused) => string;
+  /** A failure that is nobody's expected one: it is logged, and told without its details. */
+  readonly failed: (thrown: unknown) => Refused;
+}
+
+export class ChatRoutes {
+  readonly #o: ChatRoutesOptions;
+  readonly #stop = new AbortController();
+
+  constructor(options: ChatRoutesOptions) {
+    this.#o = options;
+  }
+
+  /** Ends what is being answered; the conversations stay as they were before. */
+  drain(): void {
+    this.#stop.abort();
+  }
+
+  /**
+   * @param keepOpen sets the request's idle timeout in seconds.
+   * @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError where the client went away.
+   */
+  async take(req: Request, keepOpen: (seconds: number) => void): Promise<ChatReply | Refused> {
+    if (this.#stop.signal.aborted) return DRAINING;
+    const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    if ("code" in body) return body;
+    const request = requestOf(body.json);
+    if ("code" in request) return request;
+    keepOpen(TURN_SECONDS_MAX);
+    const streams = (req.headers.get("accept") ?? "").toLowerCase().includes(EVENT_STREAM);
+    const abort = new AbortController();
+    const signal = AbortSignal.any([abort.signal, this.#stop.signal, req.signal]);
+    const parts = this.#o.chat.turn(request.msg.toWellFormed(), request.session_id, signal);
+    if (streams) return this.#stream(parts, abort);
+    let state: ChatState | null = null;
+    let content = "";
+    try {
+      for await (const part of parts) {
+        if (part.kind === "state") state = part.state;
+        else content += part.text;
+      }
+    } catch (thrown) {
+      if (this.#stop.signal.aborted) return DRAINING;
+      throw thrown;
+    }
+    return { headers: { vary: "Accept" }, body: JSON.stringify(replyOf(state, content)) };
+  }
+
+  /** The first part is waited for, so that what fails at once is told by its status. */
+  async #stream(parts: ReturnType<Chat["turn"]>, abort: AbortController): Promise<ChatReply> {
+    const first = await parts.next();
+    const encoder = new TextEncoder();
+    let state: ChatState | null = null;
+    let content = "";
+    let next: Awaited<ReturnType<typeof parts.next>> | null = first;
+    const stream = new ReadableStream<Uint8Array>({
+      pull: async (controller) => {
+        const send = (event: string, data: string): void =>
+          controller.enqueue(encoder.encode(`event: ${event}\ndata: ${data}\n\n`));
+        try {
+          const step = next ?? (await parts.next());
+          next = null;
+          if (step.done === true) {
+            send("done", JSON.stringify(replyOf(state, content)));
+            controller.close();
+          } else if (step.value.kind === "state") {
+            state = step.value.state;
+            send("state", JSON.stringify(state));
+          } else {
+            content += step.value.text;
+            send("text", JSON.stringify({ content: step.value.text }));
+          }
+        } catch (thrown) {
+          if (abort.signal.aborted) return;
+          send("error", this.#o.problem(this.#refusedBy(thrown)));
+          controller.close();
+        }
+      },
+      cancel: () => {
+        abort.abort();
+        void parts.return();
+      },
+    });
+    return {
+      type: `${EVENT_STREAM}; charset=utf-8`,
+      headers: { "cache-control": "no-store", vary: "Accept" },
+      body: stream,
+    };
+  }
+
+  #refusedBy(thrown: unknown): Refused {
+    if (this.#stop.signal.aborted) return DRAINING;
+    return thrown instanceof GatewayError ? refusedBy(thrown) : this.#o.failed(thrown);
+  }
+}
+
+const DRAINING: Refused = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
+
+function replyOf(state: ChatState | null, content: string): object {
+  return { role: "assistant", content: content.trim(), ...state };
+}
+
+function requestOf(json: unknown): v.InferOutput<typeof RequestSchema> | Refused {
+  const parsed = v.safeParse(RequestSchema, json);
+  if (parsed.success) return parsed.output;
+  return { code: "bad_parameter", detail: parsed.issues[0].message, hint: HINT };
+}

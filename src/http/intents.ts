@@ -1,0 +1,130 @@
+/** The routes of labelled examples: /api/intents and /api/intents/LABEL. */
+import * as v from "valibot";
+import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../brain/intents.ts";
+import type { Refused } from "./ingest.ts";
+import { type JsonRequest, jsonOf } from "./json.ts";
+
+/** JSON.parse of so much takes the thread a few ms. */
+const BODY_BYTES_MAX = 1024 * 1024;
+const CONTROL_CHARACTER = /\p{Cc}/u;
+
+export interface IntentsOptions {
+  readonly limits: typeof INTENT_LIMITS;
+  readonly examples: {
+    list(): readonly IntentExamples[];
+    get(label: string): IntentExamples | null;
+    put(label: string, examples: readonly string[]): Promise<Changed>;
+    delete(label: string): Promise<{ readonly inForce: boolean } | null>;
+    readonly state: IntentsState;
+  };
+}
+
+export interface Asked extends JsonRequest {
+  readonly method: string;
+  /** As it stands in the path. */
+  readonly label: string;
+}
+
+/** 202: it is kept, and in force later. */
+type Reply = { readonly status: 200 | 202; readonly body: string };
+
+export class IntentsRoutes {
+  readonly #o: IntentsOptions;
+  readonly #schema: v.GenericSchema<unknown, { examples: string[] }>;
+
+  constructor(options: IntentsOptions) {
+    const { examplesPerLabelMax, exampleCharsMax } = options.limits;
+    this.#o = options;
+    this.#schema = v.strictObject(
+      {
+        examples: v.pipe(
+          v.array(
+            v.pipe(
+              v.string("an example is no string"),
+              v.maxLength(exampleCharsMax, `an example has more than ${exampleCharsMax} characters`),
+              v.check((text) => text.isWellFormed(), "an example holds half of a character"),
+              v.check((text) => text.trim() !== "", "an example is empty"),
+            ),
+            "examples is no list",
+          ),
+          v.minLength(1, "there are no examples"),
+          v.maxLength(examplesPerLabelMax, `there are more than ${examplesPerLabelMax} examples`),
+        ),
+      },
+      "it is no object with examples alone",
+    );
+  }
+
+  list(): string {
+    const { state, detail, calibration, withoutVector } = this.#o.examples.state;
+    return JSON.stringify({
+      intents: this.#o.examples.list(),
+      state,
+      detail,
+      threshold: calibration?.threshold ?? null,
+      accuracy: calibration?.accuracy ?? null,
+      answered: calibration?.answered ?? null,
+      examples_without_vector: withoutVector,
+    });
+  }
+
+  async answer(asked: Asked): Promise<Reply | Refused> {
+    const label = labelOf(asked.label, this.#o.limits.labelCharsMax);
+    if (typeof label !== "string") return label;
+    if (asked.method === "PUT") return this.#put(label, asked);
+    if (asked.method === "DELETE") {
+      const deleted = await this.#o.examples.delete(label);
+      return deleted === null ? unknown(label) : this.#changed(label, 0, deleted.inForce);
+    }
+    const examples = this.#o.examples.get(label);
+    return examples === null ? unknown(label) : { status: 200, body: JSON.stringify(examples) };
+  }
+
+  async #put(label: string, asked: Asked): Promise<Reply | Refused> {
+    const body = await jsonOf(asked, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    if ("code" in body) return body;
+    const parsed = v.safeParse(this.#schema, body.json, { abortEarly: true });
+    if (!parsed.success) {
+      const [issue] = parsed.issues;
+      const at = v.getDotPath(issue);
+      return {
+        code: "invalid_body",
+        detail: at === null ? issue.message : `${at}: ${issue.message}`,
+        hint: HINT,
+      };
+    }
+    const changed = await this.#o.examples.put(label, parsed.output.examples);
+    if ("refused" in changed) return { code: "invalid_body", detail: changed.refused, hint: HINT };
+    const count = this.#o.examples.get(label)?.examples.length ?? 0;
+    return this.#changed(label, count, changed.inForce);
+  }
+
+  #changed(label: string, examples: number, inForce: boolean): Reply {
+    const threshold = this.#o.examples.state.calibration?.threshold ?? null;
+    const body = JSON.stringify({ label, examples, in_force: inForce, threshold });
+    return { status: inForce ? 200 : 202, body };
+  }
+}
+
+const HINT = 'send {"examples":["…","…"]}';
+
+function unknown(label: string): Refused {
+  return { code: "not_found", detail: `there are no examples of ${JSON.stringify(label)}` };
+}
+
+function labelOf(encoded: string, charsMax: number): string | Refused {
+  const hint = `a label has 1 to ${charsMax} characters, percent-encoded, without control characters and without space around it`;
+  let label: string;
+  try {
+    label = decodeURIComponent(encoded);
+  } catch {
+    return {
+      code: "bad_parameter",
+      detail: `the label ${JSON.stringify(encoded)} is not percent-encoded UTF-8`,
+      hint,
+    };
+  }
+  if (label !== "" && label.length <= charsMax && label.trim() === label && !CONTROL_CHARACTER.test(label))
+    return label;
+  return { code: "bad_parameter", detail: `the label ${JSON.stringify(label.slice(0, 80))} cannot be`, hint };
+}

@@ -1,0 +1,210 @@
+/**
+ * Embedding with patience: an embedder that is away, slow or lying delays frames for a while and then costs them
+ * their vectors, but never an event.
+ */
+import type { Embedder, Nearest } from "../embed/embed.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import type { JournalEvent } from "../journal/journal.ts";
+import type { Log, PartState } from "./pipeline.ts";
+
+/** How long frames wait for an embedder that fails before they go out without a vector. */
+const PATIENCE_MS = 30_000;
+const RETRY_MS_MIN = 100;
+const RETRY_MS_MAX = 5_000;
+/** What is embedded of one event at most. */
+const TEXT_CHARS_MAX = 8192;
+
+/** The vectors of a batch of events. */
+export interface Embedded {
+  readonly embedder: Embedder;
+  readonly dim: number;
+  /** events × dim floats; zeros where an event has no vector. */
+  readonly rows: Float32Array;
+  /** Whether the event has a vector. */
+  readonly present: readonly boolean[];
+  /** The nearest labelled examples; null where it was not asked (no message, or an intent given), or there are none. */
+  readonly nearest: readonly (Nearest | null)[];
+}
+
+/** The vector of one event. */
+export interface EventVector {
+  readonly embedder: Embedder;
+  /** `dim` floats. */
+  readonly row: Float32Array;
+}
+
+/** The vector of event `index` of a batch, as a view of its rows; null: none. */
+export function vectorOf(embedded: Embedded | null, index: number): EventVector | null {
+  if (embedded?.present[index] !== true) return null;
+  const { embedder, dim, rows } = embedded;
+  return { embedder, row: rows.subarray(index * dim, (index + 1) * dim) };
+}
+
+/** Of one text: its vector, and what is nearest to it. */
+interface Answer {
+  readonly row: Float32Array;
+  readonly nearest: Nearest | null;
+}
+
+export interface PatientEmbedderOptions {
+  /** What is embedded of an event: its message, else the string leaves of its body. */
+  readonly textOf: (message: string | null, body: Uint8Array) => string;
+  readonly log: Log;
+}
+
+export class PatientEmbedder {
+  readonly #o: PatientEmbedderOptions;
+  readonly #embedder: Embedder;
+  readonly counters = { embed_batches_total: 0, embed_failures_total: 0, embed_refused_texts_total: 0 };
+  /** How long the newest batch took. */
+  batchMs = 0;
+  #state: PartState = { state: "ok", detail: "" };
+  #failingSinceMs: number | null = null;
+  #nextTryMs = 0;
+  #hasty = false;
+  #stopped = false;
+
+  constructor(embedder: Embedder, options: PatientEmbedderOptions) {
+    this.#embedder = embedder;
+    this.#o = options;
+    if (embedder.kind === "off") this.#state = { state: "off", detail: "--embedder off" };
+  }
+
+  get name(): string {
+    return this.#embedder.name;
+  }
+
+  /** Events that one batch should have at most. */
+  get maxBatch(): number {
+    return Math.max(1, Math.min(this.#embedder.maxBatch, 256));
+  }
+
+  get state(): PartState {
+    return this.#state;
+  }
+
+  /** A drain has begun: a failing embedder is not waited for any more. */
+  hurry(): void {
+    this.#hasty = true;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#embedder[Symbol.asyncDispose]();
+  }
+
+  /** The vectors of these events; null where their frames go out without. Never rejects. */
+  async embed(events: readonly JournalEvent[]): Promise<Embedded | null> {
+    if (this.#embedder.kind === "off") return null;
+    const texts = events.map((event) => textToEmbed(this.#o.textOf(event.message, event.body)));
+    // Who said what it is, and what nobody said, needs no example.
+    const wants = events.map(({ message, fields }) => message !== null && fields?.intent === undefined);
+    const asked = texts.filter((text) => text !== "");
+    const wanted = wants.filter((_, index) => texts[index] !== "");
+    if (asked.length === 0) return null;
+    for (let waitMs = RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
+      const givenUp = this.#givenUp();
+      if (givenUp && performance.now() < this.#nextTryMs) return null;
+      try {
+        const answers = await this.#ask(asked, wanted);
+        this.#works();
+        return this.#spread(answers, texts);
+      } catch (error) {
+        this.#fails(error);
+        if (givenUp) return null;
+        await Bun.sleep(Math.max(waitMs, retryAfterMs(error)));
+      }
+    }
+    return null;
+  }
+
+  #givenUp(): boolean {
+    if (this.#failingSinceMs === null) return false;
+    return this.#hasty || performance.now() - this.#failingSinceMs >= PATIENCE_MS;
+  }
+
+  /**
+   * One answer a text, null for a text that the embedder refuses while it takes others of the same batch.
+   * @throws what the embedder threw, where it took none.
+   */
+  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(Answer | null)[]> {
+    const startedMs = performance.now();
+    try {
+      const { rows, nearest } = await this.#embedder.embedNearest(texts, wanted);
+      this.batchMs = performance.now() - startedMs;
+      this.counters.embed_batches_total += 1;
+      const { dim } = this.#embedder;
+      return texts.map((_, index) => {
+        return { row: rows.subarray(index * dim, (index + 1) * dim), nearest: nearest[index] ?? null };
+      });
+    } catch (error) {
+      const splittable =
+        error instanceof GatewayError && error.code === "embedder_invalid" && texts.length > 1;
+      if (!splittable) throw error;
+      return this.#askHalves(texts, wanted, error);
+    }
+  }
+
+  async #askHalves(
+    texts: readonly string[],
+    wanted: readonly boolean[],
+    refusal: unknown,
+  ): Promise<(Answer | null)[]> {
+    const middle = texts.length >> 1;
+    const halves = [texts.slice(0, middle), texts.slice(middle)];
+    const wantedHalves = [wanted.slice(0, middle), wanted.slice(middle)];
+    const answers = [];
+    for (const [index, half] of halves.entries())
+      answers.push(await this.#ask(half, wantedHalves[index] ?? []).catch(() => null));
+    if (answers.every((answer) => answer === null)) throw refusal;
+    return answers.flatMap((answer, index) => {
+      if (answer !== null) return answer;
+      const refused = halves[index] ?? [];
+      this.counters.embed_refused_texts_total += refused.length;
+      return refused.map(() => null);
+    });
+  }
+
+  #works(): void {
+    if (this.#failingSinceMs !== null) this.#o.log("info", `embedder ${this.#embedder.name}: works again`);
+    this.#failingSinceMs = null;
+    this.#state = { state: "ok", detail: "" };
+  }
+
+  #fails(error: unknown): void {
+    this.counters.embed_failures_total += 1;
+    if (this.#failingSinceMs === null) {
+      this.#failingSinceMs = performance.now();
+      this.#o.log("warn", `${messageOf(error)}; frames wait up to 30 s for it, then go out without a vector`);
+    }
+    this.#nextTryMs = performance.now() + RETRY_MS_MAX;
+    const forS = Math.round((performance.now() - this.#failingSinceMs) / 1000);
+    this.#state = { state: "degraded", detail: `failing for ${forS} s: ${messageOf(error)}` };
+  }
+
+  /** Puts the rows of the texts where their events stand. A row of zeros has no direction: that is no vector. */
+  #spread(answers: readonly (Answer | null)[], texts: readonly string[]): Embedded {
+    const { dim } = this.#embedder;
+    const rows = new Float32Array(texts.length * dim);
+    const nearest = new Array<Nearest | null>(texts.length).fill(null);
+    let next = 0;
+    const present = texts.map((text, index) => {
+      const answer = text === "" ? null : (answers[next++] ?? null);
+      if (answer === null || answer.row.every((value) => value === 0)) return false;
+      rows.set(answer.row, index * dim);
+      nearest[index] = answer.nearest;
+      return true;
+    });
+    return { embedder: this.#embedder, dim, rows, present, nearest };
+  }
+}
+
+/** The part of a text that is embedded: its first 8,192 characters, never half of one. */
+export function textToEmbed(text: string): string {
+  return text.length <= TEXT_CHARS_MAX ? text : text.slice(0, TEXT_CHARS_MAX).toWellFormed();
+}
+
+function retryAfterMs(error: unknown): number {
+  const wished = error instanceof GatewayError ? (error.retryAfterMs ?? 0) : 0;
+  return Math.min(wished, RETRY_MS_MAX);
+}

@@ -1,0 +1,134 @@
+/**
+ * What is said of an event after its frame: read what was said last, say it anew, and tell who waits for it. One at a
+ * time, so that nobody answers upon a word that is no longer the last.
+ */
+import type { Embedder } from "../embed/embed.ts";
+import { messageOf } from "../errors.ts";
+import { encodePhysics, FLAG } from "../frame.ts";
+import type { DecidedFrame, Journal } from "../journal/journal.ts";
+import type { Store } from "../store/store.ts";
+import { textToEmbed } from "./embedding.ts";
+import { enrichmentOf, physicsFlags } from "./frames.ts";
+import type { Enrichment, Log } from "./pipeline.ts";
+
+const RETRY_MS_MIN = 50;
+const RETRY_MS_MAX = 5000;
+
+/** The newest words on an event, with what it is about. */
+export interface LastSaid {
+  readonly row: DecidedFrame;
+  readonly message: string | null;
+  readonly body: Uint8Array;
+}
+
+export interface AnswersOptions {
+  readonly journal: Journal;
+  readonly store: () => Store | null;
+  readonly hashing: Embedder;
+  readonly textOf: (message: string | null, body: Uint8Array) => string;
+  readonly stopped: () => boolean;
+  /** Told each answer when it is committed. */
+  readonly onWritten: (row: DecidedFrame) => void;
+  readonly log: Log;
+}
+
+export class Answers {
+  readonly #o: AnswersOptions;
+  #turn: Promise<unknown> = Promise.resolve();
+  readonly #waiters = new Map<number, Set<(enrichment: Enrichment | null) => void>>();
+  written = 0;
+
+  constructor(options: AnswersOptions) {
+    this.#o = options;
+  }
+
+  /** Runs `work` when all before it has ended. */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(work);
+    this.#turn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /**
+   * What was last said of event `seq`, from the journal or, where it has left, from DuckDB; null where it is gone.
+   * @throws GatewayError store_unavailable, overloaded
+   */
+  async lastSaid(seq: number): Promise<LastSaid | null> {
+    const { journal } = this.#o;
+    const [event] = journal.eventsAt([seq]);
+    const row = journal.answerOf(seq) ?? journal.frameOf(seq);
+    if (event != null && row !== null) return { row, message: event.message, body: event.body };
+    const store = this.#o.store();
+    if (store === null) return null;
+    const [stored] = (await store.decided({ seqs: [seq] })).rows;
+    if (stored === undefined) return null;
+    const { message, payload, physics, ...rest } = stored;
+    const held = { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
+    // An answer that DuckDB does not have yet is the newer one.
+    return { row: journal.answerOf(seq) ?? held, message, body: new TextEncoder().encode(payload) };
+  }
+
+  /** Stores answers, for as long as it takes; each carries its vector, since its event may be gone when DuckDB takes it. */
+  async write(answers: readonly { said: LastSaid; row: DecidedFrame }[]): Promise<void> {
+    const rows: DecidedFrame[] = [];
+    for (const { said, row } of answers) rows.push(await this.#withVector(row, said));
+    for (let waitMs = RETRY_MS_MIN; ; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
+      try {
+        await this.#o.journal.answer(rows);
+        break;
+      } catch (error) {
+        if (this.#o.stopped()) return;
+        this.#o.log("warn", `answers wait: ${messageOf(error)}`);
+        await Bun.sleep(waitMs);
+      }
+    }
+    this.written += rows.length;
+    for (const row of rows) this.#o.onWritten(row);
+    this.#o.store()?.answers(this.#o.journal.headAnswerId());
+  }
+
+  async #withVector(row: DecidedFrame, { message, body }: LastSaid): Promise<DecidedFrame> {
+    if (row.vector !== null || (physicsFlags(row.physics) & FLAG.semantic) === 0) return row;
+    const { hashing, textOf } = this.#o;
+    return { ...row, vector: await hashing.embed([textToEmbed(textOf(message, body))]) };
+  }
+
+  // -------------------------------------------------------------------------------------- waiting for it
+
+  /** What is known of event `seq`, by its newest answer or its frame; null where it has no frame, or has left. */
+  known(seq: number): Enrichment | null {
+    const { journal } = this.#o;
+    const frame = journal.frameOf(seq);
+    if (frame === null) return null;
+    return enrichmentOf(frame.frameId, journal.answerOf(seq) ?? frame);
+  }
+
+  /** Waits for `tell`; null after `timeoutMs`, with what is known by then. */
+  wait(seq: number, timeoutMs: number): Promise<Enrichment | null> {
+    return new Promise((resolve) => {
+      const waiters = this.#waiters.get(seq) ?? new Set();
+      this.#waiters.set(seq, waiters);
+      const settle = (enrichment: Enrichment | null): void => {
+        clearTimeout(timer);
+        waiters.delete(settle);
+        if (waiters.size === 0) this.#waiters.delete(seq);
+        resolve(enrichment);
+      };
+      const timer = setTimeout(() => settle(this.known(seq)), timeoutMs);
+      waiters.add(settle);
+    });
+  }
+
+  /** Nothing more is expected on event `seq`: what is known is the last word. */
+  tell(seq: number): void {
+    const waiters = this.#waiters.get(seq);
+    if (waiters === undefined) return;
+    const known = this.known(seq);
+    for (const settle of [...waiters]) settle(known);
+  }
+
+  /** The events on which somebody waits for a word. */
+  waitedFor(): number[] {
+    return [...this.#waiters.keys()];
+  }
+}

@@ -1,0 +1,301 @@
+/**
+ * Questions for the language model: of events whose frames wait for it first, then of those whose frames went out
+ * without, the newest first. What is not asked in time is forgotten and counted.
+ */
+import type { Brain, Known, LlmRefusal, Understanding } from "../brain/brain.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import type { Journal } from "../journal/journal.ts";
+import { type Item, understandingOf, withUnderstanding } from "./frames.ts";
+import { WAITING_FRAMES_MAX, Waiting } from "./holds.ts";
+import type { Answers } from "./late-answers.ts";
+import type { Log } from "./pipeline.ts";
+
+/** Questions on their way at once: as many as the client has places. */
+const ASKING_MAX = 2;
+/** Events that are asked about later; their numbers are all that is held of them. */
+const LATE_MAX = 10_000;
+const LATE_SLACK = 1000;
+/** How often one event is asked about, before the fault is taken to be its own. */
+const ATTEMPTS_MAX = 3;
+/** After so many frames in a row that waited in vain, none waits until an answer has come in time. */
+const VAIN_MAX = 5;
+/** Frames that are looked through at a start for what was not answered. */
+const RESTORE_FRAMES_MAX = 20_000;
+const RESTORE_STEP_FRAMES = 1000;
+/** Another has the model's places. */
+const BUSY_MS = 200;
+/** Not the event's fault, nor an attempt. */
+const NOT_ASKED: ReadonlySet<string> = new Set([
+  "away",
+  "open",
+  "half-open",
+  "busy",
+  "budget",
+  "off",
+  "stopped",
+]);
+
+export interface AsksOptions {
+  readonly brain: Brain;
+  readonly journal: Journal;
+  readonly answers: Answers;
+  readonly frameWaitMs: number;
+  readonly nowUs: () => number;
+  readonly log: Log;
+  /** An event that was held back can be decided. */
+  readonly onReady: () => void;
+}
+
+/** A question whose frame waits, or waited, for it. */
+interface Job {
+  readonly item: Item;
+  running: boolean;
+  /** Its frame was decided before the answer came. */
+  framed: boolean;
+  /** It came after the wait and before the frame. */
+  understanding: Understanding | null;
+  /** It failed for good. */
+  failed: boolean;
+}
+
+export class Asks {
+  readonly waiting: Waiting;
+  readonly counters = { late_answers_total: 0, llm_forgotten_total: 0, frame_waits_in_vain_total: 0 };
+  readonly #o: AsksOptions;
+  /** By seq: questions of frames that are not decided, or that are being asked. */
+  readonly #jobs = new Map<number, Job>();
+  #fresh: Job[] = [];
+  /** Oldest first. */
+  #late: number[] = [];
+  readonly #attempts = new Map<number, number>();
+  /** On its way, or about to be asked. */
+  readonly #expected = new Set<number>();
+  #asking = 0;
+  #vain = 0;
+  #stopped = false;
+
+  constructor(options: AsksOptions) {
+    this.#o = options;
+    this.waiting = new Waiting({
+      frameWaitMs: options.frameWaitMs,
+      onReady: options.onReady,
+      onVain: () => {
+        this.#vain++;
+        this.counters.frame_waits_in_vain_total++;
+      },
+    });
+    options.brain.llm.onChange = () => this.#changed();
+  }
+
+  get late(): number {
+    return this.#late.length;
+  }
+
+  /** Takes an event whose vector is known: what is open is asked, and its frame waits where that makes sense. */
+  admit(item: Item): void {
+    const waits = item.known.question !== null && this.#mayWait();
+    if (waits) {
+      const job = { item, running: false, framed: false, understanding: null, failed: false };
+      this.#jobs.set(item.event.seq, job);
+      this.#fresh.push(job);
+    }
+    this.waiting.admit(item, waits);
+    if (waits) this.#pump();
+  }
+
+  #mayWait(): boolean {
+    if (this.#stopped || this.#o.frameWaitMs === 0 || this.#vain >= VAIN_MAX) return false;
+    return this.waiting.frames < WAITING_FRAMES_MAX && this.#o.brain.llm.usable;
+  }
+
+  /**
+   * The frame of an event is decided.
+   * @returns whether a further word on it is expected soon.
+   */
+  framed({ event, known }: Item): boolean {
+    const job = this.#jobs.get(event.seq);
+    if (job !== undefined && !job.running) this.#jobs.delete(event.seq);
+    if (known.question === null || job?.failed === true) return false;
+    if (job?.running === true) {
+      job.framed = true;
+    } else if (job?.understanding != null) {
+      const { understanding } = job;
+      void this.#guarded(event.seq, this.#answer(event.seq, understanding));
+    } else {
+      if (job !== undefined) this.#fresh = this.#fresh.filter((other) => other !== job);
+      this.#askLater(event.seq);
+    }
+    this.#expected.add(event.seq);
+    this.#pump();
+    return this.expects(event.seq);
+  }
+
+  /** A temporary journal has dropped the event before its frame. */
+  gone(seq: number): void {
+    this.#jobs.delete(seq);
+    this.#o.answers.tell(seq);
+  }
+
+  /** Whether a further word on an event that has its frame may come soon. */
+  expects(seq: number): boolean {
+    return this.#expected.has(seq) && this.#o.brain.llm.usable && !this.#stopped;
+  }
+
+  #askLater(seq: number): void {
+    this.#late.push(seq);
+    if (this.#late.length < LATE_MAX + LATE_SLACK) return;
+    for (const forgotten of this.#late.splice(0, LATE_SLACK)) this.#forget(forgotten);
+  }
+
+  /** Nobody will ask about it any more. */
+  #forget(seq: number): void {
+    this.counters.llm_forgotten_total++;
+    this.#done(seq);
+  }
+
+  #done(seq: number): void {
+    this.#expected.delete(seq);
+    this.#attempts.delete(seq);
+    this.#o.answers.tell(seq);
+  }
+
+  #changed(): void {
+    if (!this.#o.brain.llm.usable) this.#tellWhatIsKnown();
+    this.#pump();
+  }
+
+  /** Nobody answers now: whoever waits for more than a frame is told what there is. */
+  #tellWhatIsKnown(): void {
+    const { answers } = this.#o;
+    for (const seq of answers.waitedFor()) if (this.#expected.has(seq)) answers.tell(seq);
+  }
+
+  /** A failure of ours, as of DuckDB while it is opened again: asked about later. */
+  #guarded(seq: number, work: Promise<void>): Promise<void> {
+    return work.catch((error: unknown) => {
+      this.#o.log("warn", `brain: event ${seq}: ${messageOf(error)}`);
+      if (this.#again(seq, { ok: false, reason: "failed", retryable: error instanceof GatewayError })) {
+        this.#askLater(seq);
+      } else this.#forget(seq);
+    });
+  }
+
+  #pump(): void {
+    while (!this.#stopped && this.#asking < ASKING_MAX && this.#o.brain.llm.usable) {
+      const job = this.#fresh.shift();
+      const seq = job === undefined ? this.#late.pop() : job.item.event.seq;
+      if (seq === undefined) return;
+      this.#asking++;
+      const asked = job === undefined ? this.#askLate(seq) : this.#askFresh(job);
+      void this.#guarded(seq, asked).finally(() => {
+        this.#asking--;
+        this.#pump();
+      });
+    }
+  }
+
+  // ------------------------------------------------------------------------------ while a frame waits
+
+  async #askFresh(job: Job): Promise<void> {
+    const { event } = job.item;
+    job.running = true;
+    const asked = await this.#ask(event, this.#o.brain.completed(event, job.item.known.understanding));
+    job.running = false;
+    if (asked.ok) {
+      if (this.waiting.answered(event.seq, { understanding: asked.value, question: null })) return;
+      if (!job.framed) {
+        job.understanding = asked.value;
+        return;
+      }
+      this.#jobs.delete(event.seq);
+      return this.#answer(event.seq, asked.value);
+    }
+    job.failed = !this.#again(event.seq, asked);
+    if (job.framed) {
+      this.#jobs.delete(event.seq);
+      if (job.failed) this.#forget(event.seq);
+      else this.#askLater(event.seq);
+      return this.#pause(asked);
+    }
+    if (job.failed) this.counters.llm_forgotten_total++;
+    this.waiting.release(event.seq);
+    return this.#pause(asked);
+  }
+
+  /** An answer that comes in time is reason to wait for the next ones, too. */
+  async #ask(event: Parameters<Brain["ask"]>[0], known: Known): ReturnType<Brain["ask"]> {
+    if (known.question === null) return { ok: true, value: known.understanding };
+    const startedMs = performance.now();
+    const asked = await this.#o.brain.ask(event, known);
+    if (asked.ok && performance.now() - startedMs < this.#o.frameWaitMs) this.#vain = 0;
+    return asked;
+  }
+
+  /** Whether it is asked again after this refusal. */
+  #again(seq: number, { reason, retryable }: LlmRefusal): boolean {
+    if (!retryable) return false;
+    if (NOT_ASKED.has(reason)) return true;
+    const attempts = (this.#attempts.get(seq) ?? 0) + 1;
+    this.#attempts.set(seq, attempts);
+    return attempts < ATTEMPTS_MAX;
+  }
+
+  async #pause({ reason }: LlmRefusal): Promise<void> {
+    if (reason === "busy") await Bun.sleep(BUSY_MS);
+  }
+
+  // ---------------------------------------------------------------------------------- after the frame
+
+  async #askLate(seq: number): Promise<void> {
+    const said = await this.#o.answers.lastSaid(seq);
+    if (said === null) return this.#forget(seq);
+    const known = this.#o.brain.completed(said, understandingOf(said.row));
+    const asked = await this.#ask(said, known);
+    if (asked.ok) return this.#answer(seq, asked.value);
+    if (this.#again(seq, asked)) this.#askLater(seq);
+    else this.#forget(seq);
+    return this.#pause(asked);
+  }
+
+  /** Only what the model, or what was learned from it, says is new; the rest stays as it was last said. */
+  #answer(seq: number, understanding: Understanding): Promise<void> {
+    const { answers, nowUs } = this.#o;
+    return answers.alone(async () => {
+      const said = await answers.lastSaid(seq);
+      if (said === null) return this.#forget(seq);
+      await answers.write([{ said, row: withUnderstanding(said.row, understanding, nowUs()) }]);
+      this.counters.late_answers_total++;
+      this.#done(seq);
+    });
+  }
+
+  // ------------------------------------------------------------------------------------ start and end
+
+  /** Asks about events of before this start whose frames say less than the model could, as far as they are still here. */
+  async restore(): Promise<void> {
+    const { journal, brain } = this.#o;
+    if (brain.llm.state.name === "off") return;
+    const newest: number[] = [];
+    const next = journal.nextFrameId();
+    for (
+      let to = next;
+      to > Math.max(1, next - RESTORE_FRAMES_MAX) && !this.#stopped;
+      to -= RESTORE_STEP_FRAMES
+    ) {
+      newest.push(...journal.unanswered(Math.max(1, to - RESTORE_STEP_FRAMES), to));
+      await new Promise((turn) => setImmediate(turn));
+    }
+    this.counters.llm_forgotten_total += Math.max(0, newest.length - LATE_MAX);
+    const restored = newest.slice(0, LATE_MAX).reverse();
+    for (const seq of restored) this.#expected.add(seq);
+    this.#late.unshift(...restored);
+    this.#pump();
+  }
+
+  /** A drain has begun: no frame waits any more, and nothing new is asked. */
+  hurry(): void {
+    this.#stopped = true;
+    this.waiting.releaseAll();
+    this.#tellWhatIsKnown();
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * --reembed: gives older events vectors of the embedder in use, as answers, in the background. It goes through DuckDB from
+ * the first event to the newest of its start, and a later start goes on where it was.
+ */
+import type { Embedder } from "../embed/embed.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import { encodePhysics } from "../frame.ts";
+import type { DecidedFrame, Journal } from "../journal/journal.ts";
+import type { Store } from "../store/store.ts";
+import { textToEmbed } from "./embedding.ts";
+import { withVector } from "./frames.ts";
+import type { Answers, LastSaid } from "./late-answers.ts";
+import type { Log } from "./pipeline.ts";
+
+/** Texts in one call: few, so that a new event waits for little in the embedder's queue. */
+const BATCH_EVENTS = 8;
+const PAUSE_MS = 5;
+const BUSY_MS = 50;
+const RETRY_MS = 5000;
+const KEEP_EVERY_EVENTS = 256;
+const META_KEY = "reembed";
+
+export interface ReembedOptions {
+  readonly journal: Journal;
+  readonly store: () => Store | null;
+  readonly embedder: Embedder;
+  readonly answers: Answers;
+  readonly textOf: (message: string | null, body: Uint8Array) => string;
+  readonly spin: (vector: Float32Array | null) => [number, number, number, number];
+  readonly nowUs: () => number;
+  /** Called before vectors are written: the embedder knows its dimension by then. */
+  readonly onVectors: () => void;
+  /** New events have the embedder first. */
+  readonly busy: () => boolean;
+  readonly stopped: () => boolean;
+  readonly log: Log;
+}
+
+export class Reembed {
+  readonly #o: ReembedOptions;
+  readonly #toSeq: number;
+  /** The newest frame of the start: from then on, frames have the vectors of this embedder. */
+  readonly #toFrameId: number;
+  #doneSeq: number;
+  #keptSeq: number;
+  #written = 0;
+  #finished = false;
+  detail = "";
+
+  constructor(options: ReembedOptions) {
+    this.#o = options;
+    this.#toSeq = options.journal.headSeq();
+    this.#toFrameId = options.journal.nextFrameId() - 1;
+    const kept = JSON.parse(options.journal.meta(META_KEY) ?? "{}") as { model?: number; doneSeq?: number };
+    this.#doneSeq = kept.model === options.embedder.modelId ? (kept.doneSeq ?? 0) : 0;
+    this.#keptSeq = this.#doneSeq;
+  }
+
+  get gauges(): Readonly<Record<string, number>> {
+    return {
+      reembed_done_seq: Math.min(this.#doneSeq, this.#toSeq),
+      reembed_to_seq: this.#toSeq,
+      reembed_written_events: this.#written,
+      reembed_running: this.#finished ? 0 : 1,
+    };
+  }
+
+  async run(): Promise<void> {
+    const { log, embedder, stopped } = this.#o;
+    if (embedder.kind === "off") {
+      this.#finished = true;
+      return log("warn", "reembed: there is no embedder (--embedder off)");
+    }
+    log("info", `reembed: events ${this.#doneSeq + 1} to ${this.#toSeq} with ${embedder.name}`);
+    while (!stopped() && this.#doneSeq < this.#toSeq) {
+      try {
+        await (this.#mayGoOn() ? this.#step() : Bun.sleep(BUSY_MS));
+      } catch (error) {
+        this.detail = messageOf(error);
+        log("warn", `reembed: ${messageOf(error)}; trying again`);
+        for (let waited = 0; waited < RETRY_MS && !stopped(); waited += BUSY_MS) await Bun.sleep(BUSY_MS);
+      }
+    }
+    if (stopped()) return;
+    this.#finished = true;
+    log("info", `reembed: done, ${this.#written} events have vectors of ${embedder.name} now`);
+  }
+
+  /** DuckDB is there and has what the journal had at the start. */
+  #mayGoOn(): boolean {
+    const cursors = this.#o.store()?.cursors;
+    if (cursors === undefined || this.#o.busy()) return false;
+    return cursors.seq >= this.#toSeq && cursors.frameId >= this.#toFrameId;
+  }
+
+  async #step(): Promise<void> {
+    const { journal, answers, embedder, nowUs, spin } = this.#o;
+    const store = this.#o.store();
+    if (store === null) return;
+    const query = {
+      ...{ afterSeq: this.#doneSeq, toSeq: this.#toSeq },
+      ...{ limit: BATCH_EVENTS, notModel: embedder.modelId },
+    };
+    this.#doneSeq = await answers.alone(async () => {
+      const reply = await store.decided(query);
+      const old: { said: LastSaid; text: string }[] = [];
+      for (const { message, payload, physics, ...rest } of reply.rows) {
+        const body = new TextEncoder().encode(payload);
+        const text = textToEmbed(this.#o.textOf(message, body));
+        // What DuckDB does not hold yet is newer, and may have been done before a restart.
+        const newer = journal.answerOf(rest.seq);
+        const row: DecidedFrame = newer ?? { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
+        if (text !== "" && !this.#isDone(newer)) old.push({ said: { row, message, body }, text });
+      }
+      const rows = await this.#embed(old.map(({ text }) => text));
+      const written = old.flatMap(({ said }, index) => {
+        const row = rows[index];
+        if (row == null || row.every((value) => value === 0)) return [];
+        return [{ said, row: withVector(said.row, { embedder, row }, { spin, nowUs }) }];
+      });
+      if (written.length > 0) this.#o.onVectors();
+      if (written.length > 0) await answers.write(written);
+      this.#written += written.length;
+      return reply.reachedSeq;
+    });
+    this.detail = "";
+    // What is done twice after a kill is seen to be done.
+    if (this.#doneSeq < this.#toSeq && this.#doneSeq - this.#keptSeq < KEEP_EVERY_EVENTS)
+      return Bun.sleep(PAUSE_MS);
+    this.#keptSeq = this.#doneSeq;
+    journal.setMeta(META_KEY, JSON.stringify({ model: embedder.modelId, doneSeq: this.#doneSeq }));
+  }
+
+  /** One row a text; null for a text that the embedder refuses while others pass. */
+  async #embed(texts: readonly string[]): Promise<(Float32Array | null)[]> {
+    const { embedder } = this.#o;
+    if (texts.length === 0) return [];
+    try {
+      const rows = await embedder.embed(texts);
+      return texts.map((_, index) => rows.slice(index * embedder.dim, (index + 1) * embedder.dim));
+    } catch (error) {
+      if (!(error instanceof GatewayError) || error.code !== "embedder_invalid") throw error;
+      if (texts.length === 1) return [null];
+      const each = [];
+      for (const text of texts) each.push(...(await this.#embed([text])));
+      if (each.every((row) => row === null)) throw error;
+      return each;
+    }
+  }
+
+  #isDone(newer: DecidedFrame | null): boolean {
+    if (newer === null) return false;
+    return JSON.parse(newer.provenance).embedder === this.#o.embedder.name;
+  }
+}

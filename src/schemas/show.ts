@@ -1,0 +1,123 @@
+/** How a schema is shown: paths, its plain JSON, and JSON Schema. Part of the schemas. */
+import { type DriftKind, type Field, JSON_TYPES, type JsonType, OBJECT, type TypeSchema } from "./learn.ts";
+
+/** A key that stands in a path as it is. */
+const PLAIN_KEY = /^[\p{L}\p{N}_$@:-]+$/u;
+
+/**
+ * As `customer.items[].name`: `[]` are the elements of an array, `*` is any other key of a map, and a key of
+ * other characters stands in brackets, `labels["a.b"]`.
+ */
+export function pathOf(field: Field): string {
+  const steps: Field[] = [];
+  for (let at: Field = field; at.parent !== null; at = at.parent) steps.push(at);
+  let path = "";
+  for (const { step } of steps.reverse()) {
+    if (step === "element") path += "[]";
+    else if (step !== "any key" && !PLAIN_KEY.test(step.key)) path += `[${JSON.stringify(step.key)}]`;
+    else path += `${path === "" ? "" : "."}${step === "any key" ? "*" : step.key}`;
+  }
+  return path;
+}
+
+/** The JSON types that a field had, the most frequent first. */
+export function typesOf({ values }: Field): JsonType[] {
+  return JSON_TYPES.map((type, index) => ({ type, count: values[index] as number }))
+    .filter(({ count }) => count > 0)
+    .sort((a, b) => b.count - a.count)
+    .map(({ type }) => type);
+}
+
+/** Of the newest events of its type, the share that fills it; four digits. */
+export function fillRateOf(schema: TypeSchema, { filled }: Field): number {
+  return schema.windowEvents === 0 ? 0 : Math.round((1e4 * filled) / schema.windowEvents) / 1e4;
+}
+
+/** One learned field, as /api/schemas shows it. */
+export interface ShownField {
+  readonly path: string;
+  readonly types: readonly JsonType[];
+  readonly fill_rate: number;
+  /** Unix µs of receipt. */
+  readonly first_seen_us: number;
+  readonly last_seen_us: number;
+  readonly drift: DriftKind | null;
+}
+
+export function shownField(schema: TypeSchema, field: Field): ShownField {
+  return {
+    path: pathOf(field),
+    types: typesOf(field),
+    fill_rate: fillRateOf(schema, field),
+    first_seen_us: field.firstUs,
+    last_seen_us: field.lastUs,
+    drift: schema.driftOf(field),
+  };
+}
+
+/** Fields with what stands inside of them after each. */
+export function* fieldsInOrder(field: Field): Generator<Field> {
+  for (const inner of innerFields(field)) {
+    yield inner;
+    yield* fieldsInOrder(inner);
+  }
+}
+
+function innerFields({ children, anyKey, elements }: Field): Field[] {
+  return [...(children?.values() ?? []), anyKey, elements].filter((field) => field !== null);
+}
+
+/** The plain JSON text of a schema. Samples are JSON texts already: their numbers keep all digits. */
+export function schemaJson(schema: TypeSchema): string {
+  const fields: string[] = [];
+  const drift = { new_field: 0, type_change: 0, gone: 0 };
+  for (const field of fieldsInOrder(schema.root)) {
+    const shown = shownField(schema, field);
+    if (shown.drift !== null) drift[shown.drift] += 1;
+    fields.push(`${JSON.stringify(shown).slice(0, -1)},"sample":${field.sample ?? "null"}}`);
+  }
+  const head = JSON.stringify({
+    type: schema.type,
+    events: schema.events,
+    first_seen_us: schema.firstUs,
+    last_seen_us: schema.lastUs,
+    expected_fields: schema.expected,
+    drift,
+  });
+  return `${head.slice(0, -1)},"fields":[${fields.join(",")}]}`;
+}
+
+export const JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema";
+
+/** The JSON Schema (draft 2020-12) that every value seen until now satisfies, but for what was left out by a bound. */
+export function jsonSchemaText(schema: TypeSchema, dialect: boolean): string {
+  const head = [
+    ...(dialect ? [`"$schema":${JSON.stringify(JSON_SCHEMA_DIALECT)}`] : []),
+    `"title":${JSON.stringify(schema.type)}`,
+    `"description":${JSON.stringify(`Learned from ${schema.events} events.`)}`,
+  ];
+  return `{${[...head, ...keywordsOf(schema.root)].join(",")}}`;
+}
+
+/** Its keywords as texts: an object could not hold a property named `__proto__` without care. */
+function keywordsOf(field: Field): string[] {
+  const { children, anyKey, elements, map, sample, values } = field;
+  const types = typesOf(field).filter((type, _, all) => type !== "integer" || !all.includes("number"));
+  const keywords: string[] = [];
+  if (types.length > 0) keywords.push(`"type":${JSON.stringify(types.length === 1 ? types[0] : types)}`);
+  if (children !== null && children.size > 0) {
+    const properties = [...children].map(([key, child]) => `${JSON.stringify(key)}:${objectOf(child)}`);
+    keywords.push(`"properties":{${properties.join(",")}}`);
+    // In every object that there was.
+    const required = [...children].filter(([, child]) => child.occurrences === values[OBJECT]);
+    if (required.length > 0) keywords.push(`"required":${JSON.stringify(required.map(([key]) => key))}`);
+  }
+  if (map && anyKey !== null) keywords.push(`"additionalProperties":${objectOf(anyKey)}`);
+  if (elements !== null) keywords.push(`"items":${objectOf(elements)}`);
+  if (sample !== null && !field.hidden) keywords.push(`"examples":[${sample}]`);
+  return keywords;
+}
+
+function objectOf(field: Field): string {
+  return `{${keywordsOf(field).join(",")}}`;
+}

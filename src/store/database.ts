@@ -1,0 +1,478 @@
+/**
+ * The DuckDB file: looking at it without writing, creating it, opening it with its settings, its
+ * tables, and setting aside a write-ahead log that cannot be replayed. Part of the store's worker.
+ *
+ * Recorded about DuckDB 1.5 and kept by construction: no primary key, unique index or UPDATE; DDL
+ * only while creating and at a change of generation, followed by CHECKPOINT at once; appends only.
+ */
+
+import { existsSync, renameSync, rmSync, statSync } from "node:fs";
+import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
+import { FRAME_FIELDS, type LayoutField, PHYSICS_OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
+import * as duckdb from "../native/duckdb.ts";
+import type { ErrorMessage, StoreCursors } from "./store.ts";
+
+export { duckdb };
+
+/** Version of the tables below; a database with a higher one is of a later gateway. */
+export const SCHEMA_VERSION = 1;
+
+/** Rows in a row group: small ones keep a CHECKPOINT of wide vectors quick and small. */
+const ROW_GROUP_ROWS = 8192;
+
+const CATALOG = "store";
+
+export interface DatabaseOptions {
+  readonly path: string;
+  readonly journalId: number;
+  /** DuckDB's own limit, such as "150MB". */
+  readonly memoryLimit: string;
+  readonly tempFolder: string;
+  /** Cursors below which the journal has no rows any more. */
+  readonly pruned: StoreCursors;
+  /** Tables in generations behind views, so that the oldest can be dropped. */
+  readonly generations: boolean;
+}
+
+interface Column {
+  readonly name: string;
+  readonly sqlType: string;
+}
+
+const SQL_TYPE: Readonly<Record<LayoutField["type"], string>> = {
+  u64: "UBIGINT",
+  i64: "BIGINT",
+  u32: "UINTEGER",
+  i32: "INTEGER",
+  u16: "USMALLINT",
+  f32: "FLOAT",
+};
+
+/** The fields of a frame behind its embedding: columns of the same names. */
+export const PHYSICS_FIELDS: readonly LayoutField[] = FRAME_FIELDS.filter(
+  (field) => field.offset >= PHYSICS_OFFSET,
+);
+
+export const EVENT_COLUMNS: readonly Column[] = [
+  { name: "seq", sqlType: "BIGINT" },
+  { name: "id", sqlType: "VARCHAR" },
+  { name: "received_us", sqlType: "BIGINT" },
+  { name: "timestamp_us", sqlType: "BIGINT" },
+  { name: "event_type", sqlType: "VARCHAR" },
+  { name: "conversation_id", sqlType: "VARCHAR" },
+  { name: "message", sqlType: "VARCHAR" },
+  { name: "source", sqlType: "VARCHAR" },
+  { name: "payload", sqlType: "VARCHAR" },
+];
+
+/**
+ * `negative_zeros` is the bit mask of a frame's floats that are -0.0, NULL where none is. DuckDB's
+ * constant and run-length compression compare values with ==, so that a neighbour's sign of zero
+ * comes back (seen with 1.5.6). So it is only ever given 0.0, and the mask restores a frame bit for bit.
+ */
+export const FRAME_COLUMNS: readonly Column[] = [
+  { name: "seq", sqlType: "BIGINT" },
+  { name: "decided_us", sqlType: "BIGINT" },
+  { name: "event_type", sqlType: "VARCHAR" },
+  { name: "intent", sqlType: "VARCHAR" },
+  { name: "provenance", sqlType: "VARCHAR" },
+  ...PHYSICS_FIELDS.map((field) => ({
+    name: field.name,
+    sqlType: SQL_TYPE[field.type] + (field.count === 1 ? "" : `[${field.count}]`),
+  })),
+  { name: "semantic", sqlType: `FLOAT[${SEMANTIC_DIM_MAX}]` },
+  { name: "negative_zeros", sqlType: "BLOB" },
+];
+
+export const CURSOR_COLUMNS: readonly Column[] = [
+  { name: "journal_id", sqlType: "UINTEGER" },
+  { name: "schema_version", sqlType: "UINTEGER" },
+  { name: "seq", sqlType: "BIGINT" },
+  { name: "frame_id", sqlType: "BIGINT" },
+  { name: "answer_id", sqlType: "BIGINT" },
+];
+
+function columnsSql(columns: readonly Column[]): string {
+  return columns.map((column) => `"${column.name}" ${column.sqlType}`).join(", ");
+}
+
+export type BigTable = "events" | "enrichments" | "answers";
+
+/** The names of the big tables, of one generation or of the only one. */
+export function tableName(name: BigTable, generation: number | null): string {
+  return generation === null ? name : `${name}_${generation}`;
+}
+
+const BIG_TABLES: readonly BigTable[] = ["events", "enrichments", "answers"];
+
+function tableSql(name: BigTable, generation: number | null): string {
+  const columns = {
+    events: EVENT_COLUMNS,
+    enrichments: [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
+    answers: [{ name: "answer_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
+  };
+  return `CREATE TABLE ${tableName(name, generation)}(${columnsSql(columns[name])})`;
+}
+
+/**
+ * What has generations of its own in an ephemeral database: vectors, far larger than their events, must
+ * not push these out. Answers go with the enrichments they stand over.
+ */
+const GENERATION_TABLES = { events: ["events"], enrichments: ["enrichments", "answers"] } as const;
+export type GenerationKind = keyof typeof GENERATION_TABLES;
+/** Numbers of the generations there are, oldest first. */
+export type Generations = Record<GenerationKind, number[]>;
+
+/** The newest answer stands over the enrichment, as a whole; the event's own columns stay. */
+function enrichedViewSql(): string {
+  const overlaid = FRAME_COLUMNS.filter(
+    (column) => column.name !== "seq" && column.name !== "event_type",
+  ).map((column) => {
+    // The event's own timestamp (NULL where it gave none) keeps the name; the frame's is always set.
+    const alias = column.name === "timestamp_us" ? "frame_timestamp_us" : column.name;
+    return `CASE WHEN a.seq IS NULL THEN n."${column.name}" ELSE a."${column.name}" END AS "${alias}"`;
+  });
+  return `CREATE OR REPLACE VIEW enriched_events AS
+    SELECT e.seq, e.id, e.received_us, e.timestamp_us,
+      coalesce(a.event_type, n.event_type, e.event_type) AS event_type,
+      e.conversation_id, e.message, e.source, e.payload, n.frame_id, a.answer_id, ${overlaid.join(", ")}
+    FROM events e LEFT JOIN enrichments n ON n.seq = e.seq
+    LEFT JOIN (SELECT * FROM answers QUALIFY row_number() OVER (PARTITION BY seq ORDER BY answer_id DESC) = 1) a
+      ON a.seq = e.seq`;
+}
+
+/** The view over the generations of one table, oldest first. */
+function generationViewSql(name: BigTable, generations: readonly number[]): string {
+  const parts = generations.map((generation) => `SELECT * FROM ${tableName(name, generation)}`);
+  return `CREATE OR REPLACE VIEW ${name} AS ${parts.join(" UNION ALL ")}`;
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", "''")}'`;
+}
+
+function storeError(
+  path: string,
+  operation: string,
+  options: { code: ErrorCode; detail: string; hint?: string; cause?: unknown },
+): GatewayError {
+  return new GatewayError({ operation: `store: ${operation}`, object: path, ...options });
+}
+
+/** Whatever was thrown while working with the database at `path`, as what the user is told. */
+export function failureOf(thrown: unknown, path: string): GatewayError {
+  if (thrown instanceof GatewayError) return thrown;
+  const detail = messageOf(thrown);
+  const full = /no space left|disk full|ENOSPC/i.test(detail);
+  return new GatewayError({
+    code: full ? "disk_full" : "store_failed",
+    operation: "store: write",
+    object: path,
+    detail,
+    hint: "nothing is lost: the journal keeps it, and the store goes on by itself",
+    cause: thrown,
+  });
+}
+
+/** The same, on its way to the main thread. */
+export function messageFor(thrown: unknown, path: string): ErrorMessage {
+  const { code, operation, object, detail, hint } = failureOf(thrown, path);
+  return { code, operation, object, detail, hint: hint ?? null };
+}
+
+/** The files in which DuckDB 1.5 keeps what is not yet in the database file. */
+function logPaths(path: string): string[] {
+  return [`${path}.wal`, `${path}.wal.checkpoint`, `${path}.wal.recovery`];
+}
+
+/** Bytes of the write-ahead log. It is only looked at by name, never opened. */
+export function logBytes(path: string): number {
+  let bytes = 0;
+  for (const log of logPaths(path)) bytes += statSync(log, { throwIfNoEntry: false })?.size ?? 0;
+  return bytes;
+}
+
+/** Renames the write-ahead log to NAME.set-aside-SECONDS; returns pairs to undo it with. */
+export function setLogAside(path: string, nowUs: number): { from: string; to: string }[] {
+  const moved: { from: string; to: string }[] = [];
+  for (const from of logPaths(path)) {
+    if (!existsSync(from)) continue;
+    const to = `${from}.set-aside-${Math.floor(nowUs / 1_000_000)}`;
+    renameSync(from, to);
+    moved.push({ from, to });
+  }
+  return moved;
+}
+
+/** All rows of a small result. */
+export async function rowsOf(
+  connection: duckdb.DuckDBConnection,
+  sql: string,
+): Promise<duckdb.DuckDBValue[][]> {
+  return (await connection.run(sql)).getRows();
+}
+
+/** An instance of its own settings: they hold for the instance, not for the connection. */
+async function instanceOf(options: DatabaseOptions): Promise<duckdb.DuckDBInstance> {
+  return duckdb.DuckDBInstance.create(":memory:", {
+    memory_limit: options.memoryLimit,
+    // One: a query runs on the pool thread that carries it, and memory stays small.
+    threads: "1",
+    temp_directory: options.tempFolder,
+    // Only the worker says when a checkpoint runs.
+    checkpoint_threshold: "1TB",
+    autoinstall_known_extensions: "false",
+    autoload_known_extensions: "false",
+  });
+}
+
+interface Look {
+  /** No table and no view: nobody's. */
+  readonly empty: boolean;
+  readonly cursors: StoreCursors;
+}
+
+const NO_CURSORS: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
+
+/**
+ * Reads cursors and owner of a database through a read-only attachment, which replays a log in
+ * memory and writes nothing.
+ */
+async function look(options: DatabaseOptions): Promise<Look> {
+  const foreign = (detail: string, cause?: unknown): GatewayError =>
+    storeError(options.path, "open", {
+      code: "foreign_store",
+      detail,
+      hint: "nothing was written to it; choose another --db-path",
+      cause,
+    });
+  const instance = await instanceOf(options);
+  const connection = await instance.connect();
+  try {
+    try {
+      await connection.run(`ATTACH ${quoted(options.path)} AS ${CATALOG} (READ_ONLY)`);
+    } catch (thrown) {
+      if (/not a valid DuckDB database/i.test(messageOf(thrown)))
+        throw foreign("it is no DuckDB database", thrown);
+      throw storeError(options.path, "open", {
+        code: "store_failed",
+        detail: messageOf(thrown),
+        hint: "close other programs that have it open",
+        cause: thrown,
+      });
+    }
+    await connection.run(`USE ${CATALOG}`);
+    const names = await rowsOf(
+      connection,
+      `SELECT table_name FROM duckdb_tables() WHERE database_name = '${CATALOG}'
+       UNION ALL SELECT view_name FROM duckdb_views() WHERE database_name = '${CATALOG}' AND NOT internal`,
+    );
+    if (names.length === 0) return { empty: true, cursors: NO_CURSORS };
+    let owners: duckdb.DuckDBValue[][];
+    try {
+      owners = await rowsOf(
+        connection,
+        `SELECT journal_id, max(schema_version), max(seq), max(frame_id), max(answer_id)
+         FROM ${CATALOG}.main.cursors GROUP BY journal_id`,
+      );
+      await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
+    } catch (thrown) {
+      throw foreign("it is a database of another program", thrown);
+    }
+    const owner = owners[0];
+    if (owner === undefined || owners.length !== 1) throw foreign("its cursors do not say whose it is");
+    if (Number(owner[0]) !== options.journalId) {
+      throw foreign(`it belongs to journal ${String(owner[0])}, this journal is ${options.journalId}`);
+    }
+    if (Number(owner[1]) > SCHEMA_VERSION) {
+      throw foreign(`its schema version is ${String(owner[1])}, this gateway knows ${SCHEMA_VERSION}`);
+    }
+    return {
+      empty: false,
+      cursors: { seq: Number(owner[2]), frameId: Number(owner[3]), answerId: Number(owner[4]) },
+    };
+  } finally {
+    connection.closeSync();
+    instance.closeSync();
+  }
+}
+
+function refuseIfBehind(options: DatabaseOptions, cursors: StoreCursors): void {
+  const { pruned } = options;
+  if (cursors.seq >= pruned.seq && cursors.frameId >= pruned.frameId && cursors.answerId >= pruned.answerId) {
+    return;
+  }
+  throw storeError(options.path, "open", {
+    code: "store_behind",
+    detail:
+      `it holds events up to ${cursors.seq} and frames up to ${cursors.frameId}, but the journal has already ` +
+      `given up events up to ${pruned.seq} and frames up to ${pruned.frameId}`,
+    hint: "put back the database that belongs to this journal; nothing was written to this one",
+  });
+}
+
+async function createSchema(connection: duckdb.DuckDBConnection, options: DatabaseOptions): Promise<void> {
+  const first = options.generations ? 1 : null;
+  const statements = [
+    `CREATE TABLE cursors(${columnsSql(CURSOR_COLUMNS)})`,
+    `INSERT INTO cursors VALUES (${options.journalId}, ${SCHEMA_VERSION}, 0, 0, 0)`,
+    ...BIG_TABLES.map((name) => tableSql(name, first)),
+    ...(first === null ? [] : BIG_TABLES.map((name) => generationViewSql(name, [first]))),
+    enrichedViewSql(),
+  ];
+  await connection.run("BEGIN");
+  for (const statement of statements) await connection.run(statement);
+  await connection.run("COMMIT");
+  await connection.run(`CHECKPOINT ${CATALOG}`);
+}
+
+/** An open database: one connection that writes, one that reads while the other commits. */
+export interface Database {
+  readonly writes: duckdb.DuckDBConnection;
+  readonly reads: duckdb.DuckDBConnection;
+  /** As committed when it was opened. */
+  readonly cursors: StoreCursors;
+  /** Idempotent; never checkpoints. */
+  close(): void;
+}
+
+async function attach(options: DatabaseOptions, path: string, create: boolean): Promise<Database> {
+  const instance = await instanceOf(options);
+  const open: duckdb.DuckDBConnection[] = [];
+  const close = (): void => {
+    for (const connection of open.splice(0)) connection.closeSync();
+    instance.closeSync();
+  };
+  try {
+    const writes = await instance.connect();
+    open.push(writes);
+    await writes.run(`ATTACH ${quoted(path)} AS ${CATALOG} (ROW_GROUP_SIZE ${ROW_GROUP_ROWS})`);
+    await writes.run(`USE ${CATALOG}`);
+    await writes.run("PRAGMA disable_checkpoint_on_shutdown");
+    await writes.run("SET enable_external_access = false");
+    await writes.run("SET lock_configuration = true");
+    if (create) await createSchema(writes, options);
+    const reads = await instance.connect();
+    open.push(reads);
+    await reads.run(`USE ${CATALOG}`);
+    const [row] = await rowsOf(writes, "SELECT max(seq), max(frame_id), max(answer_id) FROM cursors");
+    if (row === undefined) throw new Error("store: no cursors after opening");
+    let closed = false;
+    return {
+      writes,
+      reads,
+      cursors: { seq: Number(row[0]), frameId: Number(row[1]), answerId: Number(row[2]) },
+      close: () => {
+        if (!closed) close();
+        closed = true;
+      },
+    };
+  } catch (thrown) {
+    close();
+    throw thrown;
+  }
+}
+
+/**
+ * Opens the database, or creates it. A new one is created beside its path and renamed in when it is
+ * complete, so that no kill leaves half of one.
+ * @param notice told what the user must know (a log that was set aside).
+ * @throws GatewayError foreign_store, store_behind (then nothing was written) or store_failed.
+ */
+export async function openDatabase(
+  options: DatabaseOptions,
+  o: { quarantine: boolean; nowUs: number; notice: (message: string) => void },
+): Promise<Database> {
+  const { path } = options;
+  try {
+    // An empty file is nobody's, and DuckDB refuses it.
+    if (statSync(path, { throwIfNoEntry: false })?.size === 0) rmSync(path);
+    const exists = existsSync(path);
+    const aside = o.quarantine || !exists ? setLogAside(path, o.nowUs) : [];
+    let create = !exists;
+    try {
+      const seen = exists ? await look(options) : { empty: true, cursors: NO_CURSORS };
+      create = seen.empty;
+      refuseIfBehind(options, seen.cursors);
+    } catch (thrown) {
+      // Refused: whoever it belongs to finds it as it was.
+      for (const { from, to } of aside) renameSync(to, from);
+      throw thrown;
+    }
+    for (const { from, to } of aside) {
+      o.notice(
+        `the write-ahead log ${from} was set aside as ${to}; what it held comes again from the journal`,
+      );
+    }
+    if (!exists) {
+      const fresh = `${path}.new`;
+      for (const leftover of [fresh, ...logPaths(fresh)]) rmSync(leftover, { force: true });
+      (await attach(options, fresh, true)).close();
+      renameSync(fresh, path);
+      create = false;
+    }
+    return await attach(options, path, create);
+  } catch (thrown) {
+    if (thrown instanceof GatewayError) throw thrown;
+    throw storeError(path, "open", { code: "store_failed", detail: messageOf(thrown), cause: thrown });
+  }
+}
+
+/** The generations of an ephemeral database; at least one of each kind. */
+export async function generationsOf(connection: duckdb.DuckDBConnection): Promise<Generations> {
+  const rows = await rowsOf(
+    connection,
+    `SELECT table_name FROM duckdb_tables() WHERE database_name = '${CATALOG}'`,
+  );
+  const names = rows.map(([name]) => String(name));
+  const numbers = (kind: GenerationKind): number[] =>
+    names
+      .filter((name) => name.startsWith(`${kind}_`))
+      .map((name) => Number(name.slice(kind.length + 1)))
+      .sort((a, b) => a - b);
+  return { events: numbers("events"), enrichments: numbers("enrichments") };
+}
+
+/** Begins a new generation and drops the oldest of two; CHECKPOINT gives the space back to the file. */
+export async function rotateGeneration(
+  connection: duckdb.DuckDBConnection,
+  kind: GenerationKind,
+  generations: readonly number[],
+): Promise<number[]> {
+  const newest = generations.at(-1);
+  if (newest === undefined) throw new Error("store: no generation to follow");
+  const next = [newest, newest + 1];
+  const statements: string[] = [];
+  for (const name of GENERATION_TABLES[kind]) {
+    statements.push(tableSql(name, newest + 1), generationViewSql(name, next));
+    for (const old of generations.slice(0, -1)) statements.push(`DROP TABLE ${tableName(name, old)}`);
+  }
+  await connection.run("BEGIN");
+  for (const statement of [...statements, enrichedViewSql()]) await connection.run(statement);
+  await connection.run("COMMIT");
+  await connection.run(`CHECKPOINT ${CATALOG}`);
+  return next;
+}
+
+/**
+ * Runs CHECKPOINT to its end. DuckDB refuses to begin one while it takes another transaction for a
+ * writing one, which a query over views can be.
+ * @returns false where it was refused for that reason: nothing has happened.
+ */
+export async function checkpointDatabase(connection: duckdb.DuckDBConnection): Promise<boolean> {
+  try {
+    await connection.run(`CHECKPOINT ${CATALOG}`);
+    return true;
+  } catch (thrown) {
+    if (/Cannot CHECKPOINT: there are other/i.test(messageOf(thrown))) return false;
+    throw thrown;
+  }
+}
+
+/** A persistent appender into one of our tables. */
+export async function appenderFor(
+  connection: duckdb.DuckDBConnection,
+  table: string,
+): Promise<duckdb.DuckDBAppender> {
+  return connection.createAppender(table, "main", CATALOG);
+}

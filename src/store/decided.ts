@@ -1,0 +1,104 @@
+/**
+ * What was last said of events, for those who say it anew: later answers of the model, and vectors of another embedder.
+ * Part of the store's worker.
+ */
+import { type LayoutField, type Physics, SEMANTIC_DIM_MAX } from "../frame.ts";
+import { duckdb, PHYSICS_FIELDS, rowsOf } from "./database.ts";
+import type { DecidedQuery, DecidedReply, DecidedRow } from "./store.ts";
+
+/** Events looked at in one query. */
+const WINDOW_SEQS = 8192;
+const ROWS_MAX = 256;
+/** Bodies of one answer; at least one event goes in, however large. */
+const BODY_BYTES_MAX = 16 * 1024 * 1024;
+
+const overlaid = (column: string): string =>
+  `CASE WHEN a.seq IS NULL THEN n."${column}" ELSE a."${column}" END`;
+
+/** The newest words on the events of a condition on `seq`. */
+function wordsSql(columns: string, range: string): string {
+  return `SELECT ${columns} FROM events e JOIN (SELECT * FROM enrichments WHERE ${range}) n ON n.seq = e.seq
+    LEFT JOIN (SELECT * FROM answers WHERE ${range}
+      QUALIFY row_number() OVER (PARTITION BY seq ORDER BY answer_id DESC) = 1) a ON a.seq = e.seq
+    WHERE e.${range}`;
+}
+
+export async function decidedRows(
+  connection: duckdb.DuckDBConnection,
+  query: DecidedQuery,
+): Promise<DecidedReply> {
+  if ("seqs" in query)
+    return { rows: await rowsAt(connection, query.seqs.slice(0, ROWS_MAX)), reachedSeq: 0 };
+  const { afterSeq, notModel } = query;
+  const limit = Math.min(query.limit, ROWS_MAX);
+  const toSeq = Math.min(query.toSeq, afterSeq + WINDOW_SEQS);
+  const found = await rowsOf(
+    connection,
+    `${wordsSql("e.seq, CASE WHEN e.message IS NULL THEN strlen(e.payload) ELSE 0 END", `seq BETWEEN ${afterSeq + 1} AND ${toSeq}`)}
+     AND ${overlaid("model_id")} <> ${notModel} ORDER BY e.seq LIMIT ${limit}`,
+  );
+  const seqs: number[] = [];
+  let bytes = 0;
+  for (const [seq, bodyBytes] of found) {
+    bytes += Number(bodyBytes);
+    if (seqs.length > 0 && bytes > BODY_BYTES_MAX) break;
+    seqs.push(Number(seq));
+  }
+  const whole = seqs.length === found.length && found.length < limit;
+  return { rows: await rowsAt(connection, seqs), reachedSeq: whole ? toSeq : (seqs.at(-1) ?? toSeq) };
+}
+
+const COLUMNS = [
+  "e.seq",
+  "encode(e.message)",
+  // With a message, nobody needs the body.
+  "CASE WHEN e.message IS NULL THEN encode(e.payload) END",
+  `encode(${overlaid("event_type")})`,
+  `encode(${overlaid("intent")})`,
+  `encode(${overlaid("provenance")})`,
+  overlaid("semantic"),
+  ...PHYSICS_FIELDS.map(({ name }) => overlaid(name)),
+].join(", ");
+const PHYSICS_AT = 7;
+/** Wider than a double's whole numbers. */
+const BIGINTS: ReadonlySet<string> = new Set(["conversation_hash", "checksum"]);
+
+async function rowsAt(connection: duckdb.DuckDBConnection, seqs: readonly number[]): Promise<DecidedRow[]> {
+  if (seqs.length === 0) return [];
+  const sql = `${wordsSql(COLUMNS, `seq IN (${seqs.map(Number).join(",")})`)} ORDER BY e.seq`;
+  return (await rowsOf(connection, sql)).map(rowOf);
+}
+
+function rowOf(row: readonly duckdb.DuckDBValue[]): DecidedRow {
+  const physics = Object.fromEntries(
+    PHYSICS_FIELDS.map((field, index) => [field.name, fieldOf(field, row[PHYSICS_AT + index] ?? 0)]),
+  ) as unknown as Physics;
+  const semantic = row[6];
+  return {
+    seq: Number(row[0]),
+    message: textOf(row[1]),
+    payload: textOf(row[2]) ?? "",
+    eventType: textOf(row[3]),
+    intent: textOf(row[4]),
+    provenance: textOf(row[5]) ?? "{}",
+    physics,
+    vector:
+      semantic instanceof duckdb.DuckDBArrayValue
+        ? Float32Array.from(
+            semantic.items.slice(0, Math.min(physics.semantic_dim, SEMANTIC_DIM_MAX)) as number[],
+          )
+        : null,
+  };
+}
+
+/** As bytes: the package's own decoder drops a leading U+FEFF. */
+function textOf(value: duckdb.DuckDBValue | undefined): string | null {
+  return value instanceof duckdb.DuckDBBlobValue
+    ? new TextDecoder("utf-8", { ignoreBOM: true }).decode(value.bytes)
+    : null;
+}
+
+function fieldOf({ name, count }: LayoutField, value: duckdb.DuckDBValue): number | bigint | number[] {
+  if (count > 1) return value instanceof duckdb.DuckDBArrayValue ? (value.items as number[]) : [];
+  return BIGINTS.has(name) ? BigInt(value as bigint) : Number(value);
+}

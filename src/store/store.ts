@@ -1,0 +1,349 @@
+/**
+ * DuckDB, as the main thread sees it: the face of store.worker.ts, which owns every connection.
+ *
+ * Rows never pass through here. The worker reads events and frames from the journal by a read-only
+ * connection of its own; main tells it the journal's head and offers vectors, which are transferred.
+ */
+
+import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
+import type { Physics } from "../frame.ts";
+
+/** Up to which seq, frame_id and answer_id something reaches, each included; 0: nothing yet. */
+export interface StoreCursors {
+  seq: number;
+  frameId: number;
+  answerId: number;
+}
+
+export interface StoreOptions {
+  /** The DuckDB file; beside it, DuckDB keeps PATH.wal. */
+  databasePath: string;
+  journalPath: string;
+  /** u32; a database of another journal is refused. */
+  journalId: number;
+  /** DuckDB's own limit, such as "150MB". The process needs about 250 MB more. */
+  memoryLimit: string;
+  tempFolder: string;
+  /** A bound in bytes for the database file, kept by dropping the oldest rows; null: keeps everything. */
+  ephemeral: null | { limitBytes: number };
+  /** Where the compiled or source worker is. */
+  workerUrl: string | URL;
+  /** Set PATH.wal aside before opening: it has made opening fail before. */
+  quarantine: boolean;
+  /** What the journal no longer has; a database whose cursors are below is refused. */
+  pruned: StoreCursors;
+  /** Told what the user must know and what is no failure, such as a log that was set aside. */
+  onNotice?: (message: string) => void;
+}
+
+/** One page of events; filters left out do not filter. */
+export interface EventsQuery {
+  /** 1 to 1000. */
+  limit: number;
+  type?: string;
+  intent?: string;
+  conversationId?: string;
+  /** Case-insensitive substring of the message, or of the payload where there is no message. */
+  q?: string;
+  /** Newest first, below this seq. */
+  before?: number;
+  /** Ascending, above this seq. */
+  after?: number;
+}
+
+export interface StoreStats {
+  /** Database file and write-ahead log. */
+  fileBytes: number;
+  events: number;
+  enrichments: number;
+  /** Completed by this process. */
+  checkpoints: number;
+}
+
+/** Which events' newest words are asked for. */
+export type DecidedQuery =
+  | { readonly seqs: readonly number[] }
+  /** Some above `afterSeq`, up to `toSeq` and `limit` of them, whose vector is of another model than `notModel`, or none. */
+  | {
+      readonly afterSeq: number;
+      readonly toSeq: number;
+      readonly limit: number;
+      readonly notModel: number;
+    };
+
+/** What was last said of an event, by its newest answer, else by its frame. */
+export interface DecidedRow {
+  readonly seq: number;
+  readonly message: string | null;
+  /** The body as it came, as text; empty where there is a message. */
+  readonly payload: string;
+  readonly eventType: string | null;
+  readonly intent: string | null;
+  readonly provenance: string;
+  /** Its fields by their names; a negative zero may have lost its sign. */
+  readonly physics: Physics;
+  /** The leading `semantic_dim` floats; null: none. */
+  readonly vector: Float32Array | null;
+}
+
+export interface DecidedReply {
+  /** Ascending by seq. */
+  readonly rows: DecidedRow[];
+  /** Of a query from `afterSeq` on: up to where it has looked. */
+  readonly reachedSeq: number;
+}
+
+/** What the worker's calls take and give; {@link StoreCall} is derived from it. */
+export interface StoreCalls {
+  open: [StoreOpen, StoreCursors];
+  events: [{ query: EventsQuery; headSeq: number }, { json: string; lag: number }];
+  event: [{ seq: number; headSeq: number }, { json: string | null; lag: number }];
+  frames: [
+    { afterFrameId: number; limit: number; capacity: number },
+    { bytes: ArrayBuffer; count: number; oldest: number },
+  ];
+  decided: [DecidedQuery, DecidedReply];
+  checkpoint: [Record<never, never>, null];
+  stats: [Record<never, never>, StoreStats];
+  flush: [{ headSeq: number }, null];
+  close: [Record<never, never>, null];
+}
+
+export type StoreOpen = Omit<StoreOptions, "workerUrl" | "onNotice">;
+
+export type StoreCall = {
+  [K in keyof StoreCalls]: { call: K; id: number; args: StoreCalls[K][0] };
+}[keyof StoreCalls];
+
+export type ToWorker =
+  | StoreCall
+  | { call: "head"; seq: number }
+  | { call: "answers"; answerId: number }
+  | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
+
+/** A GatewayError on its way between threads. */
+export interface ErrorMessage {
+  code: ErrorCode;
+  operation: string;
+  object: string;
+  detail: string;
+  hint: string | null;
+}
+
+export type FromWorker =
+  | { event: "reply"; id: number; value: unknown }
+  | { event: "refusal"; id: number; error: ErrorMessage }
+  | { event: "cursors"; cursors: StoreCursors }
+  | { event: "checkpoint"; cursors: StoreCursors }
+  | { event: "reopened"; cursors: StoreCursors }
+  | { event: "failure"; error: ErrorMessage }
+  | { event: "notice"; message: string };
+
+function errorOf(message: ErrorMessage): GatewayError {
+  const { hint, ...rest } = message;
+  return new GatewayError(hint === null ? rest : { ...rest, hint });
+}
+
+interface Waiting {
+  resolve: (value: unknown) => void;
+  reject: (error: Error) => void;
+}
+
+/** Events and enrichments in DuckDB: exactly once, behind the journal, for queries and refill. */
+export class Store implements AsyncDisposable {
+  /** After each commit. */
+  onCursors: (cursors: StoreCursors) => void = () => {};
+  /**
+   * A CHECKPOINT of this process has completed; the cursors read before it began: what they cover
+   * may leave the journal.
+   */
+  onCheckpoint: (cursors: StoreCursors) => void = () => {};
+  /** What was offered beyond these cursors is gone: offer again from cursors.frameId + 1. */
+  onReopened: (cursors: StoreCursors) => void = () => {};
+  /** It goes on by itself: reopens DuckDB, and reads from the journal what the failed commit held. */
+  onFailure: (error: GatewayError) => void = () => {};
+
+  readonly #worker: Worker;
+  readonly #path: string;
+  readonly #onNotice: (message: string) => void;
+  readonly #waiting = new Map<number, Waiting>();
+  #lastId = 0;
+  #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
+  #broken: GatewayError | null = null;
+  #closing: Promise<void> | null = null;
+
+  private constructor(options: StoreOptions) {
+    this.#path = options.databasePath;
+    this.#onNotice = options.onNotice ?? (() => {});
+    this.#worker = new Worker(options.workerUrl);
+    this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#receive(data);
+    this.#worker.onerror = (event) => this.#break(event.message);
+    this.#worker.addEventListener("close", () => this.#break("its thread has ended"));
+  }
+
+  /**
+   * Opens or creates the database in a worker of its own.
+   * @throws GatewayError foreign_store, store_behind (then nothing was written) or store_failed.
+   */
+  static async open(options: StoreOptions): Promise<Store> {
+    const store = new Store(options);
+    const { workerUrl: _url, onNotice: _notice, ...open } = options;
+    // A refused worker ends by itself.
+    store.#cursors = await store.#call("open", open);
+    return store;
+  }
+
+  /** Committed cursors, as last told by the worker. */
+  get cursors(): StoreCursors {
+    return this.#cursors;
+  }
+
+  /** Tells the journal's newest committed seq; the worker reads the rows up to it. */
+  head(seq: number): void {
+    this.#post({ call: "head", seq });
+  }
+
+  /** Tells the journal's newest committed answer; the worker reads the rows up to it. */
+  answers(answerId: number): void {
+    this.#post({ call: "answers", answerId });
+  }
+
+  /**
+   * Offers frames that the journal has committed, in order of frame_id without gaps from
+   * cursors.frameId + 1.
+   * @param run `vectors`: count × 1024 floats, transferred (unusable afterwards); rows of frames
+   *   without the semantic flag are ignored; null: the journal's rows have the vectors.
+   */
+  offer(run: { firstFrameId: number; count: number; vectors: Float32Array | null }): void {
+    const { vectors } = run;
+    const transferable = vectors?.buffer instanceof ArrayBuffer ? [vectors.buffer] : [];
+    this.#post({ call: "offer", ...run }, transferable);
+  }
+
+  /**
+   * The response body of GET /api/events. Waits up to 2 s until the store has `headSeq`.
+   * @returns `lag`: events behind headSeq when it answered.
+   * @throws GatewayError store_unavailable, overloaded
+   */
+  events(query: EventsQuery, headSeq: number): Promise<{ json: string; lag: number }> {
+    return this.#call("events", { query, headSeq });
+  }
+
+  /** The response body of GET /api/events/SEQ; null where there is none. As {@link events}. */
+  event(seq: number, headSeq: number): Promise<{ json: string | null; lag: number }> {
+    return this.#call("event", { seq, headSeq });
+  }
+
+  /**
+   * A contiguous run of raw frames from afterFrameId + 1 on (from the oldest stored where that is
+   * newer), as they stand in a ring of `capacity`; it ends where the store does. `limit` × 4,224 bytes
+   * are allocated at most: ask in slices.
+   * @returns `bytes` of count × 4,224; `oldest` frame_id stored, 0 where there is none.
+   */
+  frames(
+    afterFrameId: number,
+    limit: number,
+    capacity: number,
+  ): Promise<{ bytes: ArrayBuffer; count: number; oldest: number }> {
+    return this.#call("frames", { afterFrameId, limit, capacity });
+  }
+
+  /**
+   * What was last said of events, ascending by seq; events without a frame here are left out. Does not wait for the
+   * journal's head. @throws GatewayError store_unavailable, overloaded
+   */
+  decided(query: DecidedQuery): Promise<DecidedReply> {
+    return this.#call("decided", query);
+  }
+
+  /** @throws GatewayError disk_full where it would not be safe, store_failed */
+  async checkpoint(): Promise<void> {
+    await this.#call("checkpoint", {});
+  }
+
+  stats(): Promise<StoreStats> {
+    return this.#call("stats", {});
+  }
+
+  /** Resolves when the cursors hold `headSeq` and every offered run. @throws GatewayError store_failed */
+  async flush(headSeq: number): Promise<void> {
+    await this.#call("flush", { headSeq });
+  }
+
+  /** Flushes what was given (10 s at most), checkpoints, closes and lets the worker end. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing ??= this.#close();
+    await this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    if (this.#broken !== null) return;
+    const ended = new Promise<void>((resolve) => this.#worker.addEventListener("close", () => resolve()));
+    await this.#call("close", {});
+    await ended;
+  }
+
+  #post(message: ToWorker, transfer: ArrayBuffer[] = []): void {
+    if (this.#broken === null) this.#worker.postMessage(message, transfer);
+  }
+
+  #call<K extends keyof StoreCalls>(call: K, args: StoreCalls[K][0]): Promise<StoreCalls[K][1]> {
+    if (this.#broken !== null) return Promise.reject(this.#broken);
+    const id = ++this.#lastId;
+    return new Promise((resolve, reject) => {
+      // The worker answers a call with the value that StoreCalls names.
+      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      this.#post({ call, id, args } as StoreCall);
+    });
+  }
+
+  #receive(message: FromWorker): void {
+    switch (message.event) {
+      case "reply":
+        this.#settle(message.id)?.resolve(message.value);
+        return;
+      case "refusal":
+        this.#settle(message.id)?.reject(errorOf(message.error));
+        return;
+      case "cursors":
+        this.#cursors = message.cursors;
+        this.onCursors(message.cursors);
+        return;
+      case "checkpoint":
+        this.onCheckpoint(message.cursors);
+        return;
+      case "reopened":
+        this.#cursors = message.cursors;
+        this.onReopened(message.cursors);
+        return;
+      case "failure":
+        this.onFailure(errorOf(message.error));
+        return;
+      case "notice":
+        this.#onNotice(message.message);
+    }
+  }
+
+  #settle(id: number): Waiting | undefined {
+    const waiting = this.#waiting.get(id);
+    this.#waiting.delete(id);
+    return waiting;
+  }
+
+  #break(why: string): void {
+    if (this.#broken !== null) return;
+    // A Worker that could not load its libraries says so in the middle of a long report.
+    const unpacked = /GatewayError: (native: load .*)/.exec(why)?.[1];
+    const detail = unpacked ?? messageOf(why);
+    const broken = new GatewayError({
+      code: unpacked === undefined ? "store_unavailable" : "temp_folder",
+      operation: "store: worker",
+      object: this.#path,
+      detail: this.#closing === null ? detail : "it is closed",
+    });
+    this.#broken = broken;
+    for (const { reject } of this.#waiting.values()) reject(broken);
+    this.#waiting.clear();
+    if (this.#closing === null) this.onFailure(broken);
+  }
+}

@@ -1,0 +1,501 @@
+/** What the user has done so far, and what a key or a click changes in it: (state, key) → state and actions. */
+import type { Action, DashboardSnapshot, EventRow, KeyPress, Tab, Ui } from "../../tui.ts";
+import type { Size, Target } from "./screen.ts";
+
+/** What an input line holds at most; a chat message that is longer is no message. */
+const INPUT_CHARS_MAX = 8000;
+const HISTORY_MAX = 50;
+/** More than the help ever has. */
+const HELP_LINES_MAX = 100;
+/** So near to the oldest row that is there, older ones are asked for. */
+const OLDER_WITHIN_ROWS = 50;
+export const WINDOWS: readonly number[] = [32, 64, 128, 256, 512];
+export const SPANS_MINUTES: readonly number[] = [1, 10, 60];
+const COLOR_BY = ["intent", "sentiment", "conversation"] as const;
+export type ColorBy = (typeof COLOR_BY)[number];
+
+/** What one key means; the table KEYS of tui.ts says which. */
+export type Command =
+  | { readonly do: "tab"; readonly to: number }
+  | { readonly do: "tab-by"; readonly by: number }
+  | { readonly do: "move"; readonly by: number }
+  | { readonly do: "page"; readonly by: number }
+  | { readonly do: "edge"; readonly to: "first" | "last" }
+  | { readonly do: "side"; readonly by: number }
+  | {
+      readonly do:
+        | ("quit" | "suspend" | "redraw" | "mouse" | "help" | "drawer" | "open" | "back")
+        | ("filter" | "pause" | "follow" | "wider" | "narrower" | "color" | "write" | "stop-answer");
+    };
+
+export interface Reduced {
+  readonly ui: Ui;
+  readonly actions: readonly Action[];
+}
+
+interface Surroundings {
+  readonly snapshot: DashboardSnapshot;
+  readonly size: Size;
+  readonly tabs: readonly Tab[];
+}
+
+/** How it begins: at the newest event, nothing focused. */
+export function firstUi(colors = true): Ui {
+  return {
+    tab: "events",
+    help: false,
+    helpScroll: 0,
+    drawer: false,
+    drawerScroll: 0,
+    mouse: true,
+    colors,
+    input: null,
+    filter: "",
+    following: true,
+    selectedSeq: null,
+    detail: null,
+    window: 256,
+    colorBy: null,
+    selectedFrame: null,
+    schema: null,
+    schemaOpen: false,
+    schemaScroll: 0,
+    chatDraft: { text: "", cursor: 0 },
+    chatScroll: 0,
+    chatHistory: [],
+    chatRecalled: null,
+    spanMinutes: 1,
+  };
+}
+
+/** The rows that the filter leaves, newest first. Words are looked for one by one, in everything that a row shows. */
+export function shownRows(snapshot: DashboardSnapshot, filter: string): readonly EventRow[] {
+  const { rows, history } = snapshot.events;
+  const words = filter
+    .toLowerCase()
+    .split(/\s+/)
+    .filter((word) => word !== "");
+  const newestFirst: EventRow[] = [];
+  for (let at = rows.length - 1; at >= 0; at--) {
+    const row = rows[at] as EventRow;
+    if (words.length === 0 || matches(row, words)) newestFirst.push(row);
+  }
+  // What was loaded from the store was already chosen by it.
+  for (let at = history.length - 1; at >= 0; at--) newestFirst.push(history[at] as EventRow);
+  return newestFirst;
+}
+
+/** The lower-case text of a row, made once. A row changes when its enrichment comes: it is another object then. */
+const haystacks = new WeakMap<EventRow, string>();
+
+function matches(row: EventRow, words: readonly string[]): boolean {
+  let text = haystacks.get(row);
+  if (text === undefined) {
+    const { type, intent, conversation, message } = row;
+    text = `${type ?? ""} ${intent ?? ""} ${conversation ?? ""} ${message}`.toLowerCase();
+    haystacks.set(row, text);
+  }
+  return words.every((word) => text.includes(word));
+}
+
+/** Rows of a list between header and footer; a page is one less. */
+export function listRows(size: Size, ui: Ui): number {
+  const body = size.height - 4 - (ui.drawer ? drawerRows(size) : 0);
+  return Math.max(1, body - 3);
+}
+
+export function drawerRows(size: Size): number {
+  return Math.max(6, Math.floor(size.height / 3));
+}
+
+function only(ui: Ui, ...actions: Action[]): Reduced {
+  return { ui, actions };
+}
+
+/** What a command changes. */
+export function perform(ui: Ui, command: Command, around: Surroundings): Reduced {
+  switch (command.do) {
+    case "quit":
+      return only(ui, { kind: "quit" });
+    case "suspend":
+      return only(ui, { kind: "suspend" });
+    case "redraw":
+      return only(ui, { kind: "redraw" });
+    case "mouse":
+      return only({ ...ui, mouse: !ui.mouse }, { kind: "mouse", on: !ui.mouse });
+    case "help":
+      return only({ ...ui, help: !ui.help, helpScroll: 0 });
+    case "drawer":
+      return only({ ...ui, drawer: !ui.drawer, drawerScroll: 0 }, { kind: "log-seen" });
+    case "tab":
+      return toTab(ui, around.tabs[command.to] ?? ui.tab);
+    case "tab-by": {
+      const { tabs } = around;
+      return toTab(ui, tabs[(tabs.indexOf(ui.tab) + command.by + tabs.length) % tabs.length] ?? ui.tab);
+    }
+    case "move":
+      return move(ui, command.by, around);
+    case "page":
+      return move(ui, command.by * Math.max(1, listRows(around.size, ui) - 1), around);
+    case "edge":
+      return edge(ui, command.to, around);
+    case "side":
+      return side(ui, command.by, around);
+    case "back":
+      return back(ui);
+    case "open":
+      return open(ui, around);
+    case "filter":
+      return only({
+        ...ui,
+        detail: null,
+        input: { kind: "filter", text: ui.filter, cursor: ui.filter.length },
+      });
+    case "pause":
+      return ui.following ? hold(ui, around) : only({ ...ui, following: true }, { kind: "release" });
+    case "follow":
+      return only({ ...ui, following: true, selectedSeq: null, detail: null }, { kind: "release" });
+    case "wider":
+      return only({ ...ui, window: step(WINDOWS, ui.window, 1) });
+    case "narrower":
+      return only({ ...ui, window: step(WINDOWS, ui.window, -1) });
+    case "color":
+      return only({ ...ui, colorBy: nextColor(ui, around.snapshot) });
+    case "write":
+      return around.snapshot.chat.available
+        ? only({ ...ui, input: { kind: "chat", ...ui.chatDraft }, chatScroll: 0 })
+        : only(ui);
+    case "stop-answer":
+      return only(ui, { kind: "chat-stop" });
+  }
+}
+
+/** What particles are coloured by: what the user chose, else the first that is known of any. */
+export function colorBy(ui: Ui, points: DashboardSnapshot["particles"]["points"]): ColorBy {
+  return ui.colorBy ?? COLOR_BY.find((name) => points.some((point) => point[name] !== null)) ?? "intent";
+}
+
+function nextColor(ui: Ui, { particles }: DashboardSnapshot): ColorBy {
+  const at = COLOR_BY.indexOf(colorBy(ui, particles.points.slice(-ui.window)));
+  return COLOR_BY[(at + 1) % COLOR_BY.length] ?? "intent";
+}
+
+function step(values: readonly number[], value: number, by: number): number {
+  const at = values.indexOf(value) + by;
+  return values[Math.min(values.length - 1, Math.max(0, at))] ?? value;
+}
+
+function toTab(ui: Ui, tab: Tab): Reduced {
+  return only({ ...ui, tab, help: false, input: null, detail: null }, { kind: "show", tab });
+}
+
+/** Stays where it is: what comes is kept above. */
+function hold(ui: Ui, { snapshot }: Surroundings): Reduced {
+  const selectedSeq = ui.selectedSeq ?? shownRows(snapshot, ui.filter)[0]?.seq ?? null;
+  return only({ ...ui, following: false, selectedSeq }, { kind: "hold" });
+}
+
+function clamp(value: number, max: number): number {
+  return Math.max(0, Math.min(value, max));
+}
+
+function move(ui: Ui, by: number, around: Surroundings): Reduced {
+  const { snapshot } = around;
+  if (ui.help) return only({ ...ui, helpScroll: clamp(ui.helpScroll + by, HELP_LINES_MAX) });
+  if (ui.drawer) return only({ ...ui, drawerScroll: clamp(ui.drawerScroll - by, snapshot.log.length) });
+  if (ui.detail !== null) {
+    const lines = (snapshot.detail?.lines.length ?? 0) + 16;
+    return only({ ...ui, detail: { ...ui.detail, scroll: clamp(ui.detail.scroll + by, lines) } });
+  }
+  switch (ui.tab) {
+    case "events":
+      return moveInEvents(ui, by, around);
+    case "particles":
+      // Down goes back in time, as in the list.
+      return only(selectParticle(ui, by, snapshot));
+    case "schemas":
+      return only(moveInSchemas(ui, by, snapshot));
+    case "chat":
+      return only({ ...ui, chatScroll: clamp(ui.chatScroll - by, 100_000) });
+    case "metrics":
+      return only(ui);
+  }
+}
+
+function moveInEvents(ui: Ui, by: number, around: Surroundings): Reduced {
+  const { snapshot } = around;
+  const rows = shownRows(snapshot, ui.filter);
+  if (rows.length === 0) return only(ui);
+  const at = Math.max(
+    0,
+    rows.findIndex((row) => row.seq === ui.selectedSeq),
+  );
+  const next = clamp(at + by, rows.length - 1);
+  const actions: Action[] = ui.following ? [{ kind: "hold" }] : [];
+  if (next >= rows.length - OLDER_WITHIN_ROWS && by > 0) actions.push({ kind: "older", filter: ui.filter });
+  return { ui: { ...ui, following: false, selectedSeq: rows[next]?.seq ?? null }, actions };
+}
+
+function selectParticle(ui: Ui, by: number, { particles }: DashboardSnapshot): Ui {
+  const points = particles.points.slice(-ui.window);
+  const last = points.length - 1;
+  if (last < 0) return ui;
+  const found = points.findIndex((point) => point.frameId === ui.selectedFrame);
+  const at = found < 0 ? last : clamp(found - by, last);
+  return { ...ui, selectedFrame: points[at]?.frameId ?? null };
+}
+
+function moveInSchemas(ui: Ui, by: number, { schemas }: DashboardSnapshot): Ui {
+  if (ui.schemaOpen) return { ...ui, schemaScroll: clamp(ui.schemaScroll + by, 10_000) };
+  if (schemas === null || schemas.length === 0) return ui;
+  const at = Math.max(
+    0,
+    schemas.findIndex(({ name }) => name === ui.schema),
+  );
+  return { ...ui, schema: schemas[clamp(at + by, schemas.length - 1)]?.name ?? null };
+}
+
+function edge(ui: Ui, to: "first" | "last", around: Surroundings): Reduced {
+  const { snapshot } = around;
+  if (ui.tab === "events" && ui.detail === null && !ui.drawer) {
+    if (to === "first") return perform(ui, { do: "follow" }, around);
+    return moveInEvents(ui, Number.MAX_SAFE_INTEGER, around);
+  }
+  if (ui.tab === "chat" && !ui.drawer) return only({ ...ui, chatScroll: to === "last" ? 0 : 100_000 });
+  if (ui.tab === "particles" && ui.detail === null && !ui.drawer && to === "first")
+    return only({ ...ui, selectedFrame: snapshot.particles.points.at(-1)?.frameId ?? null });
+  return move(ui, to === "first" ? -1_000_000 : 1_000_000, around);
+}
+
+function side(ui: Ui, by: number, { snapshot }: Surroundings): Reduced {
+  if (ui.tab === "metrics") return only({ ...ui, spanMinutes: step(SPANS_MINUTES, ui.spanMinutes, by) });
+  if (ui.tab === "particles" && ui.detail === null) return only(selectParticle(ui, -by, snapshot));
+  return only(ui);
+}
+
+function back(ui: Ui): Reduced {
+  if (ui.help) return only({ ...ui, help: false });
+  if (ui.detail !== null) return only({ ...ui, detail: null });
+  if (ui.drawer) return only({ ...ui, drawer: false });
+  if (ui.tab === "schemas" && ui.schemaOpen) return only({ ...ui, schemaOpen: false, schemaScroll: 0 });
+  if (ui.tab === "events" && ui.filter !== "") return withoutFilter(ui);
+  if (ui.tab === "particles") return only({ ...ui, selectedFrame: null });
+  return only(ui);
+}
+
+function open(ui: Ui, around: Surroundings): Reduced {
+  const { snapshot } = around;
+  if (ui.help) return only({ ...ui, help: false });
+  switch (ui.tab) {
+    case "events": {
+      const rows = shownRows(snapshot, ui.filter);
+      const row = rows.find(({ seq }) => seq === ui.selectedSeq) ?? rows[0];
+      return row === undefined ? only(ui) : openEvent(ui, row.seq);
+    }
+    case "particles": {
+      const { points } = snapshot.particles;
+      const point = points.find(({ frameId }) => frameId === ui.selectedFrame) ?? points.at(-1);
+      return point === undefined ? only(ui) : openEvent({ ...ui, selectedFrame: point.frameId }, point.seq);
+    }
+    case "schemas": {
+      const schema = ui.schema ?? snapshot.schemas?.[0]?.name ?? null;
+      return only({ ...ui, schema, schemaOpen: schema !== null, schemaScroll: 0 });
+    }
+    case "chat":
+      return perform(ui, { do: "write" }, around);
+    case "metrics":
+      return only(ui);
+  }
+}
+
+function openEvent(ui: Ui, seq: number): Reduced {
+  const selectedSeq = ui.tab === "events" ? seq : ui.selectedSeq;
+  const actions: Action[] = [{ kind: "detail", seq }];
+  if (ui.tab === "events" && ui.following) actions.unshift({ kind: "hold" });
+  const following = ui.tab === "events" ? false : ui.following;
+  return { ui: { ...ui, selectedSeq, following, detail: { seq, scroll: 0 } }, actions };
+}
+
+/** What a click on a target changes. */
+export function click(ui: Ui, target: Target, around: Surroundings): Reduced {
+  if (target.kind === "tab") return toTab(ui, around.tabs[target.index] ?? ui.tab);
+  if (ui.help || ui.detail !== null) return only(ui);
+  if (target.kind === "particle") return only({ ...ui, selectedFrame: target.frameId });
+  if (target.kind === "input") return perform(ui, { do: "write" }, around);
+  if (ui.tab === "events" && typeof target.id === "number") {
+    const again = ui.selectedSeq === target.id && !ui.following;
+    if (again) return openEvent(ui, target.id);
+    return only(
+      { ...ui, selectedSeq: target.id, following: false },
+      ...(ui.following ? [{ kind: "hold" } as const] : []),
+    );
+  }
+  if (ui.tab === "schemas" && typeof target.id === "string") {
+    return only({ ...ui, schema: target.id, schemaOpen: ui.schema === target.id, schemaScroll: 0 });
+  }
+  return only(ui);
+}
+
+// --------------------------------------------------------------------------------------------------- input
+
+/** A key while an input is focused: Esc, Enter and Ctrl-C are commands, the rest writes. */
+export function type(ui: Ui, key: KeyPress, around: Surroundings): Reduced {
+  const { input } = ui;
+  if (input === null) return only(ui);
+  if (key.id === "ctrl+c") return only(ui, { kind: "quit" });
+  if (key.id === "escape") return leaveInput(ui);
+  if (key.id === "enter")
+    return input.kind === "filter" ? leaveFilter(ui, around) : send(ui, around.snapshot);
+  if (input.kind === "chat" && (key.id === "up" || key.id === "down")) {
+    if (!input.text.includes("\n")) return only(recall(ui, key.id === "up" ? -1 : 1));
+  }
+  return edited(ui, edit(input, key, input.kind === "chat"));
+}
+
+/** Text that was pasted, or typed by an input method, at once. */
+export function paste(ui: Ui, text: string): Reduced {
+  if (ui.input === null) return only(ui);
+  const allowed = ui.input.kind === "chat" ? text.replaceAll("\r\n", "\n").replaceAll("\r", "\n") : text;
+  return edited(ui, insert(ui.input, ui.input.kind === "chat" ? allowed : allowed.replace(/\s+/g, " ")));
+}
+
+interface Line {
+  readonly text: string;
+  readonly cursor: number;
+}
+
+function edited(ui: Ui, line: Line): Reduced {
+  const { input } = ui;
+  if (input === null) return only(ui);
+  const next = { kind: input.kind, text: line.text, cursor: line.cursor };
+  if (input.kind === "chat") return only({ ...ui, input: next, chatDraft: line, chatRecalled: null });
+  const changed = line.text !== input.text;
+  const actions: Action[] = changed ? [{ kind: "forget-history" }] : [];
+  return { ui: { ...ui, input: next, filter: line.text, selectedSeq: null }, actions };
+}
+
+function leaveInput(ui: Ui): Reduced {
+  if (ui.input?.kind === "chat") return only({ ...ui, input: null });
+  return withoutFilter(ui);
+}
+
+/** The filter goes, and the newest events are there again. */
+function withoutFilter(ui: Ui): Reduced {
+  return only({ ...ui, input: null, filter: "", following: true, selectedSeq: null }, { kind: "release" });
+}
+
+/** Where what is in memory does not fill the screen, the store is asked too. */
+function leaveFilter(ui: Ui, around: Surroundings): Reduced {
+  if (ui.filter.trim() === "") return leaveInput(ui);
+  const rows = shownRows(around.snapshot, ui.filter);
+  if (rows.length >= listRows(around.size, ui)) return only({ ...ui, input: null });
+  return only(
+    { ...ui, input: null, following: false },
+    { kind: "hold" },
+    { kind: "older", filter: ui.filter },
+  );
+}
+
+function send(ui: Ui, snapshot: DashboardSnapshot): Reduced {
+  const text = ui.input?.text.trim() ?? "";
+  // One question at a time, and none to nobody: what was written stays.
+  if (text === "" || snapshot.chat.answering || !snapshot.chat.available) return only(ui);
+  const empty = { text: "", cursor: 0 };
+  const chatHistory = [...ui.chatHistory.slice(1 - HISTORY_MAX), text];
+  return only(
+    {
+      ...ui,
+      input: { kind: "chat", ...empty },
+      chatDraft: empty,
+      chatHistory,
+      chatRecalled: null,
+      chatScroll: 0,
+    },
+    { kind: "chat", text },
+  );
+}
+
+function recall(ui: Ui, by: number): Ui {
+  const { chatHistory } = ui;
+  const at = (ui.chatRecalled ?? chatHistory.length) + by;
+  if (at < 0 || ui.input === null) return ui;
+  const text = chatHistory[at] ?? "";
+  const line = { text, cursor: text.length };
+  return {
+    ...ui,
+    input: { kind: "chat", ...line },
+    chatDraft: line,
+    chatRecalled: at >= chatHistory.length ? null : at,
+  };
+}
+
+function insert({ text, cursor }: Line, piece: string): Line {
+  const room = INPUT_CHARS_MAX - text.length;
+  const added = piece.slice(0, Math.max(0, room)).toWellFormed();
+  return { text: text.slice(0, cursor) + added + text.slice(cursor), cursor: cursor + added.length };
+}
+
+const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+
+/** Where the letter before `cursor` begins: a letter may be many code units. */
+function before(text: string, cursor: number): number {
+  let last = 0;
+  for (const { index } of segmenter.segment(text.slice(0, cursor))) last = index;
+  return last;
+}
+
+function after(text: string, cursor: number): number {
+  for (const { segment } of segmenter.segment(text.slice(cursor))) return cursor + segment.length;
+  return cursor;
+}
+
+function edit(line: Line, key: KeyPress, lines: boolean): Line {
+  const { text, cursor } = line;
+  const lineStart = text.lastIndexOf("\n", cursor - 1) + 1;
+  const lineEnd = text.indexOf("\n", cursor) < 0 ? text.length : text.indexOf("\n", cursor);
+  const without = (from: number, to: number): Line => ({
+    text: text.slice(0, from) + text.slice(to),
+    cursor: from,
+  });
+  switch (key.id) {
+    case "backspace":
+    case "ctrl+h":
+      return without(before(text, cursor), cursor);
+    case "delete":
+      return { ...without(cursor, after(text, cursor)), cursor };
+    case "ctrl+w":
+      return without(/\S*\s*$/.exec(text.slice(0, cursor))?.index ?? cursor, cursor);
+    case "ctrl+u":
+      return without(lineStart, cursor);
+    case "left":
+      return { text, cursor: before(text, cursor) };
+    case "right":
+      return { text, cursor: after(text, cursor) };
+    case "home":
+    case "ctrl+a":
+      return { text, cursor: lineStart };
+    case "end":
+    case "ctrl+e":
+      return { text, cursor: lineEnd };
+    case "up":
+    case "down":
+      return lines ? vertically(line, key.id === "up" ? -1 : 1) : line;
+    case "alt+enter":
+    case "ctrl+j":
+    case "shift+enter":
+      return lines ? insert(line, "\n") : line;
+    default:
+      return key.text === null ? line : insert(line, key.text);
+  }
+}
+
+function vertically({ text, cursor }: Line, by: number): Line {
+  const lines = text.split("\n");
+  const upTo = text.slice(0, cursor).split("\n");
+  const row = upTo.length - 1;
+  const column = upTo[row]?.length ?? 0;
+  const target = row + by;
+  if (target < 0 || target >= lines.length) return { text, cursor: target < 0 ? 0 : text.length };
+  const start = lines.slice(0, target).reduce((sum, part) => sum + part.length + 1, 0);
+  return { text, cursor: start + Math.min(column, lines[target]?.length ?? 0) };
+}

@@ -1,0 +1,332 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { RememberedAnswers, sameWords } from "../../src/brain/answer-cache.ts";
+import { INTENT_LIMITS, Intents } from "../../src/brain/intents.ts";
+import { type Embedder, openHashing } from "../../src/embed/embed.ts";
+import { GatewayError } from "../../src/errors.ts";
+import { Journal, type JournalEvent } from "../../src/journal/journal.ts";
+import { PatientEmbedder } from "../../src/pipeline/embedding.ts";
+import { until } from "../http/stubs.ts";
+
+const WORKER = new URL("../../src/embed/embed.worker.ts", import.meta.url);
+const folder = mkdtempSync(join(tmpdir(), "gateway-intents-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+let files = 0;
+
+function openJournal(path = join(folder, `${files++}.journal`)): Journal {
+  return Journal.open({
+    path,
+    ephemeral: null,
+    nowUs: () => Date.now() * 1000,
+    randomU32: () => 7,
+    bootId: "boot",
+  });
+}
+
+/** A real embedder under another name, which counts what it embeds and fails on request. */
+class Named implements Embedder {
+  readonly kind = "local";
+  readonly recomputed = false;
+  readonly modelId = 1;
+  readonly maxBatch = 4;
+  readonly #real = openHashing(WORKER);
+  embedded: string[] = [];
+  failWith: GatewayError | null = null;
+  /** Refuses what contains this. */
+  refuses: string | null = null;
+
+  constructor(readonly name: string) {}
+
+  get dim(): number {
+    return this.#real.dim;
+  }
+
+  async embed(texts: readonly string[]): Promise<Float32Array> {
+    if (this.failWith !== null) throw this.failWith;
+    const { refuses } = this;
+    if (refuses !== null && texts.some((text) => text.includes(refuses))) throw refusal("embedder_invalid");
+    this.embedded.push(...texts);
+    return this.#real.embed(texts);
+  }
+
+  embedNearest(texts: readonly string[], wanted: readonly boolean[]) {
+    return this.#real.embedNearest(texts, wanted);
+  }
+
+  setExamples(examples: Parameters<Embedder["setExamples"]>[0]) {
+    return this.#real.setExamples(examples);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+function refusal(code: "embedder_invalid" | "embedder_unavailable"): GatewayError {
+  return new GatewayError({ code, operation: "embed", object: "test", detail: code });
+}
+
+function open(journal: Journal): { intents: Intents; logged: string[] } {
+  const logged: string[] = [];
+  return { intents: new Intents({ rows: journal.intents, log: (_, line) => logged.push(line) }), logged };
+}
+
+const CANCEL = ["quero cancelar meu plano", "cancelar plano agora", "como cancelo o plano?"];
+const CARD = ["meu cartão não chegou", "onde está meu cartão", "o cartão ainda não chegou"];
+
+async function labelOf(embedder: Embedder, text: string): Promise<string | null> {
+  const { nearest } = await embedder.embedNearest([text], [true]);
+  return nearest[0]?.label ?? null;
+}
+
+const IN_FORCE = { inForce: true };
+
+describe("labelled examples", () => {
+  test("are in force when the change is answered, until they are deleted", async () => {
+    using journal = openJournal();
+    const { intents } = open(journal);
+    const embedder = openHashing(WORKER);
+    intents.attach(embedder);
+    expect(await labelOf(embedder, "quero cancelar o plano")).toBeNull();
+    expect(await intents.put("Cancel", CANCEL)).toEqual(IN_FORCE);
+    expect(await intents.put("Card", CARD)).toEqual(IN_FORCE);
+    expect(await labelOf(embedder, "quero cancelar o plano")).toBe("Cancel");
+    expect(await labelOf(embedder, "meu cartão não chegou ainda")).toBe("Card");
+    expect(await labelOf(embedder, "bom dia, tudo bem com vocês?")).toBeNull();
+    expect(intents.list().map(({ label }) => label)).toEqual(["Cancel", "Card"]);
+    expect(intents.state).toMatchObject({ state: "ready", labels: 2, examples: 6 });
+    expect(await intents.delete("Card")).toEqual(IN_FORCE);
+    expect(await labelOf(embedder, "meu cartão não chegou ainda")).not.toBe("Card");
+    expect(await intents.delete("Card")).toBeNull();
+    expect(await intents.delete("Cancel")).toEqual(IN_FORCE);
+    expect(await labelOf(embedder, "quero cancelar meu plano")).toBeNull();
+    expect(intents.state.calibration).toBeNull();
+    intents.stop();
+  });
+
+  test("survive a restart with their vectors, and are embedded again for another model", async () => {
+    const path = join(folder, "restart.journal");
+    {
+      using journal = openJournal(path);
+      const { intents } = open(journal);
+      const first = new Named("model-1");
+      intents.attach(first);
+      await intents.put("Cancel", CANCEL);
+      await intents.put("Card", CARD);
+      // Each once, though the second label made all of them be learned again.
+      expect(first.embedded.sort()).toEqual([...CANCEL, ...CARD].sort());
+      intents.stop();
+    }
+    using journal = openJournal(path);
+    const again = open(journal).intents;
+    expect(again.list().flatMap(({ examples }) => examples)).toEqual([...CANCEL, ...CARD]);
+    const same = new Named("model-1");
+    again.attach(same);
+    await until("examples are learned", () => again.state.state === "ready");
+    expect(same.embedded).toEqual([]);
+    expect(await labelOf(same, "cancelar o plano")).toBe("Cancel");
+    again.stop();
+    const other = new Named("model-2");
+    const third = open(journal).intents;
+    third.attach(other);
+    await until("examples are learned", () => third.state.state === "ready");
+    expect(other.embedded.length).toBe(6);
+    third.stop();
+  });
+
+  test("of an embedder that is away wait for it, and what was in force stays", async () => {
+    using journal = openJournal();
+    const { intents, logged } = open(journal);
+    const embedder = new Named("model");
+    intents.attach(embedder);
+    await intents.put("Cancel", CANCEL);
+    embedder.failWith = refusal("embedder_unavailable");
+    expect(await intents.put("Card", CARD)).toEqual({ inForce: false });
+    expect(intents.state).toMatchObject({ state: "waiting", labels: 2 });
+    expect(logged.length).toBe(1);
+    expect(await labelOf(embedder, "cancelar o plano")).toBe("Cancel");
+    embedder.failWith = null;
+    await until("it works again", () => intents.state.state === "ready");
+    expect(await labelOf(embedder, "meu cartão não chegou ainda")).toBe("Card");
+    intents.stop();
+  });
+
+  test("that the embedder refuses, or that have nothing to embed, are left out and counted", async () => {
+    using journal = openJournal();
+    const { intents } = open(journal);
+    const embedder = new Named("model");
+    embedder.refuses = "poison";
+    intents.attach(embedder);
+    expect(await intents.put("Cancel", [...CANCEL, "poison", "?!"])).toEqual(IN_FORCE);
+    expect(intents.state.withoutVector).toBe(2);
+    expect(await labelOf(embedder, "cancelar o plano")).toBe("Cancel");
+    intents.stop();
+  });
+
+  test("are kept and not in force without an embedder", async () => {
+    using journal = openJournal();
+    const { intents } = open(journal);
+    expect(await intents.put("Cancel", CANCEL)).toEqual({ inForce: false });
+    expect(journal.intents.texts().length).toBe(3);
+    intents.stop();
+  });
+
+  test("are bounded, and a text is of one label", async () => {
+    using journal = openJournal();
+    const { intents } = open(journal);
+    const many = (count: number, from = 0) =>
+      Array.from({ length: count }, (_, at) => `example ${from + at}`);
+    expect(await intents.put("a", [" x ", "x", ""])).toEqual({ inForce: false });
+    expect(intents.get("a")?.examples).toEqual(["x"]);
+    expect(await intents.put("b", ["  "])).toEqual({ refused: "there is no text in the examples" });
+    expect(await intents.put("b", ["y", "x"])).toEqual({
+      refused: 'the example "x" stands under "a" already',
+    });
+    const full = INTENT_LIMITS.examplesMax - 1;
+    expect(await intents.put("all", many(full))).toEqual({ inForce: false });
+    expect(await intents.put("more", many(1, full))).toEqual({
+      refused: "with these there would be 10001 examples, at most 10000 of all labels",
+    });
+    // In place of what the label had, there is room.
+    expect(await intents.put("a", ["z"])).toEqual({ inForce: false });
+    await intents.delete("all");
+    for (let label = 1; label < INTENT_LIMITS.labelsMax; label++)
+      await intents.put(`l${label}`, [`t${label}`]);
+    expect(await intents.put("one more", ["t"])).toEqual({ refused: "there are 1000 labels already" });
+    intents.stop();
+  }, 20_000);
+});
+
+test("the pipeline hears of the nearest examples with the vectors of a batch, where nobody said the intent", async () => {
+  using journal = openJournal();
+  const { intents } = open(journal);
+  const embedder = new Named("model");
+  intents.attach(embedder);
+  await intents.put("Cancel", CANCEL);
+  await intents.put("Card", CARD);
+  const textOf = (message: string | null) => message ?? "note: quero cancelar meu plano";
+  const patient = new PatientEmbedder(embedder, { textOf, log: () => {} });
+  const event = (message: string | null, fields: JournalEvent["fields"] = null) =>
+    ({ message, fields, body: new Uint8Array(0) }) as JournalEvent;
+  const events = [
+    event("quero cancelar o plano"),
+    event(""),
+    event("quero cancelar o plano", { intent: "Given" }),
+    event(null),
+    event("meu cartão não chegou ainda"),
+  ];
+  const embedded = await patient.embed(events);
+  expect(embedded?.present).toEqual([true, false, true, true, true]);
+  expect(embedded?.nearest.map((one) => one?.label ?? null)).toEqual(["Cancel", null, null, null, "Card"]);
+  for (const one of embedded?.nearest ?? []) {
+    if (one === null) continue;
+    expect(one.score).toBeGreaterThan(intents.state.calibration?.threshold ?? 1);
+    expect(one.confidence).toBeGreaterThan(0.5);
+  }
+  intents.stop();
+});
+
+describe("what the LLM said", () => {
+  const answer = { intent: "CancelPlan", sentiment: -0.5, confidence: 0.8, model: "m" };
+
+  test("is said again of the same words, however they are typed", () => {
+    using journal = openJournal();
+    const { answers } = open(journal).intents;
+    answers.remember("Não, quero cancelar meu plano!", answer);
+    for (const text of ["nao quero cancelar meu plano", "  NÃO… quero  cancelar «meu» plano. "])
+      expect(answers.recall(text)).toEqual(answer);
+    expect(answers.counters).toEqual({ remembered_answers_hits_total: 2 });
+  });
+
+  test("is not said of other words, numbers, questions or faces", () => {
+    const different = [
+      ["quero cancelar meu plano", "não quero cancelar meu plano"],
+      ["quero cancelar meu plano", "quero cancelar meu plano?"],
+      ["transferir 100 reais", "transferir 1000 reais"],
+      ["transferir 10.5 reais", "transferir 105 reais"],
+      ["saldo -5", "saldo 5"],
+      ["ótimo 👍", "ótimo 👎"],
+      ["certo :)", "certo :("],
+      ["R$ 5", "$ 5"],
+      ["!", "?"],
+    ] as const;
+    for (const [one, other] of different)
+      expect([one, sameWords(one) === sameWords(other)]).toEqual([one, false]);
+  });
+
+  test("survives a restart, without the texts, and goes with its model", () => {
+    const path = join(folder, "answers.journal");
+    {
+      using journal = openJournal(path);
+      const { intents } = open(journal);
+      intents.answers.remember("quero cancelar", answer);
+      intents.answers.remember("oi", { ...answer, model: "other" });
+      intents.stop();
+      expect(
+        journal.intents
+          .answers()
+          .map(({ answer: text }) => text)
+          .join(),
+      ).not.toContain("quero cancelar");
+    }
+    using journal = openJournal(path);
+    const { intents } = open(journal);
+    expect(intents.answers.recall("Quero cancelar.")).toEqual(answer);
+    intents.answers.keepOnly("m");
+    expect(intents.answers.recall("oi")).toBeNull();
+    intents.stop();
+    expect(open(journal).intents.answers.size).toBe(1);
+  });
+
+  test("is forgotten beyond the bound, the least recently used first", () => {
+    using journal = openJournal();
+    const { answers } = open(journal).intents;
+    for (let at = 0; at < 10_000; at++) answers.remember(`text ${at}`, answer);
+    expect(answers.recall("text 0")).not.toBeNull();
+    answers.remember("one more", answer);
+    expect(answers.size).toBe(10_000);
+    expect(answers.recall("text 1")).toBeNull();
+    expect(answers.recall("text 0")).not.toBeNull();
+    answers.flush();
+    expect(journal.intents.answers().length).toBe(10_000);
+  });
+
+  test("is written in slices, so that no commit of it holds others up for long", async () => {
+    using journal = openJournal();
+    const rows: number[] = [];
+    const kept = {
+      answers: () => journal.intents.answers(),
+      changeAnswers: (...change: Parameters<typeof journal.intents.changeAnswers>) => {
+        rows.push(change[0].length);
+        journal.intents.changeAnswers(...change);
+      },
+    };
+    const answers = new RememberedAnswers(kept, (error) => {
+      throw error;
+    });
+    for (let at = 0; at < 200; at++) answers.remember(`text ${at}`, answer);
+    await until("all is written", () => journal.intents.answers().length === 200);
+    expect(Math.max(...rows)).toBe(16);
+  });
+
+  test("stays in memory where the journal cannot be written, and is written later", () => {
+    using journal = openJournal();
+    const failures: unknown[] = [];
+    let broken = true;
+    const rows = {
+      answers: () => journal.intents.answers(),
+      changeAnswers: (...change: Parameters<typeof journal.intents.changeAnswers>) => {
+        if (broken) throw refusal("embedder_unavailable");
+        journal.intents.changeAnswers(...change);
+      },
+    };
+    const answers = new RememberedAnswers(rows, (error) => failures.push(error));
+    answers.remember("a", answer);
+    answers.flush();
+    expect([failures.length, answers.recall("a")]).toEqual([1, answer]);
+    broken = false;
+    answers.remember("b", answer);
+    answers.flush();
+    expect(journal.intents.answers().length).toBe(2);
+  });
+});

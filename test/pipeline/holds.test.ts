@@ -1,0 +1,116 @@
+/** Who waits for the model and who does not: the order of a conversation, and the bounds. */
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import type { Known, Understanding } from "../../src/brain/brain.ts";
+import type { JournalEvent } from "../../src/journal/journal.ts";
+import type { Item } from "../../src/pipeline/frames.ts";
+import { Waiting } from "../../src/pipeline/holds.ts";
+
+const NOTHING: Understanding = {
+  ...{ type: null, typeFrom: null, intent: null, intentFrom: null },
+  ...{ confidence: 0, sentiment: null, sentimentFrom: null },
+};
+const ANSWERED: Known = {
+  understanding: { ...NOTHING, intent: "Answered", intentFrom: "llm" },
+  question: null,
+};
+
+function item(seq: number, conversationId: string | null, bodyBytes = 2): Item {
+  const event: JournalEvent = {
+    ...{ seq, receivedUs: 0, id: "", type: null, message: "m", conversationId },
+    ...{ timestampUs: null, fields: null, body: new Uint8Array(bodyBytes) },
+  };
+  return { event, vector: null, known: { understanding: NOTHING, question: "message" } };
+}
+
+function waiting(frameWaitMs = 60_000) {
+  const told = { ready: 0, vain: 0 };
+  const held = new Waiting({ frameWaitMs, onReady: () => told.ready++, onVain: () => told.vain++ });
+  return { held, told };
+}
+
+const seqs = (items: readonly Item[]): number[] => items.map(({ event }) => event.seq);
+
+test("frames of a conversation keep its order whatever is answered when, and nobody is lost or made twice", () => {
+  const step = fc.oneof(
+    {
+      weight: 5,
+      arbitrary: fc.record({ kind: fc.constant("admit" as const), of: fc.nat(3), waits: fc.boolean() }),
+    },
+    {
+      weight: 3,
+      arbitrary: fc.record({ kind: fc.constantFrom("answered" as const, "release" as const), at: fc.nat() }),
+    },
+    { weight: 2, arbitrary: fc.record({ kind: fc.constant("take" as const) }) },
+  );
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
+      const { held } = waiting();
+      const taken: Item[] = [];
+      const answered = new Set<number>();
+      let seq = 0;
+      for (const one of steps) {
+        if (one.kind === "admit") held.admit(item(++seq, one.of === 0 ? null : `c${one.of}`), one.waits);
+        else if (one.kind === "take") taken.push(...held.take());
+        else if (seq > 0) {
+          const at = 1 + (one.at % seq);
+          if (one.kind === "release") held.release(at);
+          else if (held.answered(at, ANSWERED)) answered.add(at);
+        }
+        expect(held.held).toBe(seq - taken.length);
+      }
+      held.releaseAll();
+      taken.push(...held.take());
+      expect(seqs(taken).sort((a, b) => a - b)).toEqual(Array.from({ length: seq }, (_, index) => index + 1));
+      for (const id of ["c1", "c2", "c3"]) {
+        const own = seqs(taken.filter(({ event }) => event.conversationId === id));
+        expect(own).toEqual([...own].sort((a, b) => a - b));
+      }
+      for (const { event, known } of taken) expect(known === ANSWERED).toBe(answered.has(event.seq));
+      expect([held.held, held.frames]).toEqual([0, 0]);
+    }),
+  );
+});
+
+test("an event that waits does not hold up other conversations, nor events without one", () => {
+  const { held } = waiting();
+  held.admit(item(1, "a"), true);
+  held.admit(item(2, "a"), false);
+  held.admit(item(3, "b"), false);
+  held.admit(item(4, null), true);
+  held.admit(item(5, null), false);
+  expect(seqs(held.take())).toEqual([3, 5]);
+  expect(held.frames).toBe(2);
+  held.answered(1, ANSWERED);
+  expect(seqs(held.take())).toEqual([1, 2]);
+});
+
+test("when its time is up a frame waits no longer; an answer that comes while it stands behind others is taken all the same", async () => {
+  const { held, told } = waiting(30);
+  held.admit(item(1, "a"), true);
+  await Bun.sleep(20);
+  held.admit(item(2, "a"), true);
+  while (told.vain === 0) await Bun.sleep(1);
+  const [first] = held.take();
+  expect([first?.event.seq, first?.known.question]).toEqual([1, "message"]);
+  expect(held.answered(1, ANSWERED)).toBe(false);
+  expect(held.answered(2, ANSWERED)).toBe(true);
+  expect(held.take().map(({ known }) => known)).toEqual([ANSWERED]);
+  while (told.ready === 0) await Bun.sleep(1);
+  expect(told).toEqual({ ready: 1, vain: 1 });
+});
+
+test("what is held is bounded in events and in bytes: beyond, nothing waits", () => {
+  for (const [count, bodyBytes] of [
+    [1024, 2],
+    [15, 1024 * 1024],
+  ] as const) {
+    const { held } = waiting();
+    held.admit(item(1, "a", bodyBytes), true);
+    for (let seq = 2; seq <= count; seq++) held.admit(item(seq, "a", bodyBytes), false);
+    expect(held.take()).toEqual([]);
+    held.admit(item(count + 1, "a", bodyBytes * 2), false);
+    expect(held.take()).toHaveLength(count + 1);
+    expect(held.frames).toBe(0);
+  }
+});

@@ -1,0 +1,136 @@
+/** Parts of the pipeline that stand for themselves; what it does as a whole is shown by test/e2e. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Ring, RingLabels } from "../../collider.ts";
+import { Brain, openLlm } from "../../src/brain/brain.ts";
+import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
+import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
+import { Journal, type Label } from "../../src/journal/journal.ts";
+import { Kinetics } from "../../src/physics.ts";
+import { type Entry, Labels } from "../../src/pipeline/frames.ts";
+import { Pipeline, type Watch } from "../../src/pipeline/pipeline.ts";
+import { LlmStub } from "../e2e/llm-stub.ts";
+
+const entry = (eventType: string | null, intent: string | null): Entry => ({
+  frameId: 1,
+  physics: new Uint8Array(112),
+  vector: null,
+  eventType,
+  intent,
+});
+
+describe("labels", () => {
+  function around(): { labels: Labels; kept: Label[]; shown: RingLabels[]; ring: Ring } {
+    const kept: Label[] = [{ kind: "model", id: 9, label: "hashing", dim: 1024 }];
+    const shown: RingLabels[] = [];
+    const journal = { labels: () => kept, addLabels: (fresh: readonly Label[]) => kept.push(...fresh) };
+    const ring = { setLabels: (labels: RingLabels) => shown.push(labels) } as unknown as Ring;
+    return { labels: new Labels(journal as unknown as Journal), kept, shown, ring };
+  }
+
+  test("of frames that are not published yet are told, and still go into the file before their frames", () => {
+    const { labels, kept, shown, ring } = around();
+    const frames = [
+      entry("Order", "Cancel"),
+      entry("Order", null),
+      entry(UNKNOWN_EVENT, null),
+      entry(null, null),
+    ];
+    const told = labels.all(frames);
+    expect(told).toEqual({
+      intents: { [labelId("Cancel")]: "Cancel" },
+      types: { [labelId("Order")]: "Order" },
+      models: { 9: { name: "hashing", dim: 1024 } },
+    });
+    expect(labels.all([])).toEqual({ ...told, intents: {}, types: {} });
+    labels.show(frames, ring);
+    expect(shown).toEqual([told]);
+    expect(kept.map(({ label }) => label)).toEqual(["hashing", "Order", "Cancel"]);
+    expect(labels.all([])).toEqual(told);
+  });
+});
+
+describe("watch", () => {
+  const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
+  afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+  test("who watches is told of events, of their frames, and of what the model says after the frame", async () => {
+    await using stub = await LlmStub.start();
+    const nowUs = (): number => Date.now() * 1000;
+    const log = (): void => {};
+    using journal = Journal.open({
+      ...{ path: join(root, "a.journal"), ephemeral: null, nowUs, randomU32: () => 7, bootId: "boot" },
+    });
+    const llm = openLlm({
+      ...{ baseUrl: stub.baseUrl, apiKey: null, model: null, budgetCalls: null, nowUs, log },
+      kept: { read: () => null, write: () => {} },
+    });
+    const told: unknown[] = [];
+    const later = Promise.withResolvers<void>();
+    const watch: Watch = {
+      committed: (events) => told.push(["committed", ...events.map(({ seq }) => seq)]),
+      decided: (firstFrameId, drafts) =>
+        told.push(["decided", firstFrameId, ...drafts.map(({ decided }) => decided.intent)]),
+      answered: (seq, { type, intent, sentiment }) => {
+        told.push(["answered", seq, type, intent, sentiment]);
+        later.resolve();
+      },
+    };
+    const workerUrl = new URL("../../src/embed/embed.worker.ts", import.meta.url);
+    await using hashing = openHashing(workerUrl);
+    const pipeline = new Pipeline({
+      ...{
+        version: "0",
+        journal,
+        kinetics: new Kinetics({}),
+        spin: () => [0, 0, 0, 1],
+        checksums: false,
+        hashing,
+      },
+      schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+      textOf: (message) => message ?? "",
+      // Neither is needed for a word: frames and answers stand in the journal first.
+      openStore: () => new Promise(() => {}),
+      openRing: () => new Promise(() => {}),
+      openEmbedder: async () => {
+        const { embedder } = await chooseEmbedder({
+          ...{ choice: "off", recorded: null, modelsDir: root, embeddingModel: "none", baseUrl: null },
+          ...{ apiKey: null, workerUrl, log },
+        });
+        return embedder;
+      },
+      brain: new Brain({
+        ...{ llm, deadlineMs: 5000, fingerprint: null },
+        shapes: { all: () => [], write: () => {} },
+        answers: { recall: () => null, remember: () => {}, keepOnly: () => {} },
+      }),
+      ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
+      ...{ maxBacklogEvents: 1000, freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }), nowUs, log },
+      fatal: (error) => later.reject(error),
+      ...{ watch, mutation: "" },
+    });
+    llm.start();
+    pipeline.start();
+    const message = "Quero um seguro pro meu carro";
+    await journal.append(
+      [
+        {
+          body: new TextEncoder().encode(JSON.stringify({ message })),
+          ...{ id: null, key: null, type: null, message, conversationId: null },
+          ...{ timestampUs: null, fields: null, ignoredFields: 0 },
+        },
+      ],
+      { source: "", receivedUs: nowUs() },
+    );
+    await later.promise;
+    await llm[Symbol.asyncDispose]();
+    await pipeline.close();
+    expect(told).toEqual([
+      ["committed", 1],
+      ["decided", 1, null],
+      ["answered", 1, "CarInsuranceRequest", "CarInsuranceRequest", 0.25],
+    ]);
+  });
+});
