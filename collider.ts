@@ -6,6 +6,7 @@
  * not fit is replaced and never repaired beyond the one frame that was being written. The format is
  * src/frame.ts; the rules of start and of replacement are those of docs/FRAME.md.
  */
+
 import {
   closeSync,
   constants,
@@ -29,6 +30,7 @@ import {
   wholeSequence,
 } from "./src/frame.ts";
 import { type Mapping, O_CLOEXEC } from "./src/native/libc.ts";
+import type { NewestFrames, RingFrame, RingLabels, RingOptions } from "./src/ring/contract.ts";
 import {
   asFailure,
   asidePath,
@@ -54,36 +56,6 @@ const PLAIN_LOADS_STAY = process.arch === "x64";
 /** Frames that {@link Ring.publishBatch} makes visible at once: 15 µs of writing. */
 const BATCH_FRAMES_MAX = 64;
 
-export type RingLog = (level: "debug" | "info" | "warn" | "error", message: string) => void;
-
-export interface RingOptions {
-  readonly path: string;
-  /**
-   * Frames, at least 1; null: RING_CAPACITY_DEFAULT, or what fits half of the free space where that does not
-   * fit.
-   */
-  readonly capacity: number | null;
-  /** Permission bits of the file, as 0o600. */
-  readonly mode: number;
-  readonly journalId: number;
-  /** The journal's next frame_id: what is older is refilled, what is newer will be published. */
-  readonly nextFrameId: number;
-  /** Whether a file at the path may be gone on with: only where it was written in this boot. */
-  readonly adopt: boolean;
-  readonly nowUs: () => number;
-  readonly log: RingLog;
-}
-
-/**
- * A contiguous run of raw frames for the refill: `count` × FRAME_BYTES, the first one `fromFrameId`, with any
- * `sequence`. Count 0 where that frame is kept nowhere any more. It rejects where it cannot know yet (DuckDB
- * is not open): openRing then rejects too, and leaves nothing behind.
- */
-export type NewestFrames = (
-  fromFrameId: number,
-  limit: number,
-) => Promise<{ bytes: Uint8Array; count: number }>;
-
 /**
  * Opens the ring for its only writer, who holds its {@link RingLock}: adopts the file at the path where it
  * fits, else builds a new one aside, refills it and renames it in. Never blocks the event loop for more than
@@ -94,19 +66,6 @@ export type NewestFrames = (
  */
 export async function openRing(o: RingOptions, newest: NewestFrames): Promise<Ring> {
   return new Ring(o, await prepareRingFile(o, newest));
-}
-
-/** What {@link Ring.publishBatch} takes of a frame; see {@link Ring.publish}. */
-export interface RingFrame {
-  readonly frameId: number;
-  readonly physics: Uint8Array;
-  readonly vector: Float32Array | null;
-}
-
-export interface RingLabels {
-  readonly intents: Readonly<Record<string, string>>;
-  readonly types: Readonly<Record<string, string>>;
-  readonly models: Readonly<Record<string, { readonly name: string; readonly dim: number }>>;
 }
 
 /** The writer's side of a mapped ring. One instance, one thread. Made by {@link openRing}. */

@@ -7,9 +7,8 @@ import { basename, dirname, join } from "node:path";
 import { openRing, RingLock, ringFits } from "./collider.ts";
 import demoConversations from "./examples/demo.json" with { type: "json" };
 import packageJson from "./package.json" with { type: "json" };
-import { Brain, openLlm } from "./src/brain/brain.ts";
-import { Chat, type ChatPart } from "./src/brain/chat.ts";
-import { INTENT_LIMITS, Intents } from "./src/brain/intents.ts";
+import { Brain, Chat, type ChatPart, INTENT_LIMITS, Intents, MESSAGE_QUESTION } from "./src/brain/brain.ts";
+import { systemClock } from "./src/clock.ts";
 import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
 import { Dashboard } from "./src/dashboard/dashboard.ts";
 import { chooseEmbedder, openHashing, pullModel, type RecordedEmbedder } from "./src/embed/embed.ts";
@@ -17,14 +16,17 @@ import { GatewayError, messageOf } from "./src/errors.ts";
 import * as events from "./src/event/event.ts";
 import { type GatewayServer, serve } from "./src/http/http.ts";
 import { Journal } from "./src/journal/journal.ts";
+import { openLlm } from "./src/llm/llm.ts";
+import { LOG_LEVELS, type Log, type LogLevel } from "./src/log.ts";
 import { whyNotExecutable } from "./src/native/libc.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
-import { type Log, type LogLevel, Pipeline } from "./src/pipeline/pipeline.ts";
+import { Pipeline } from "./src/pipeline/pipeline.ts";
 import { type RingCommand, ringTool } from "./src/ring/ring.ts";
 import { Schemas } from "./src/schemas/schemas.ts";
 import { Store } from "./src/store/store.ts";
-import { type LlmView, openTui, type Terminal, whyNoTerminal } from "./tui.ts";
+import type { LlmView } from "./src/tui/model.ts";
+import { openTui, type Terminal, whyNoTerminal } from "./tui.ts";
 
 const VERSION = packageJson.version;
 /** Set by test builds only (scripts/build.ts --mutation): a gateway that is wrong on purpose, or as on another machine. */
@@ -38,14 +40,13 @@ const TEMP_LOCK_HINT = "set TMPDIR to another folder";
 /** What is printed of the warnings that came while the dashboard lay over the terminal. */
 const WITHHELD_LINES_MAX = 20;
 
-const nowUs = (): number => Math.round((performance.timeOrigin + performance.now()) * 1000);
+const { nowUs } = systemClock;
 
 /** @param desk where the dashboard is, once there is one: it keeps lines off the terminal that it lies over. */
 function makeLog(config: Config, desk: () => Desk | null): Log {
-  const order: readonly LogLevel[] = ["debug", "info", "warn", "error"];
-  const least = order.indexOf(config.logLevel);
+  const least = LOG_LEVELS.indexOf(config.logLevel);
   return (level, message) => {
-    if (order.indexOf(level) < least) return;
+    if (LOG_LEVELS.indexOf(level) < least) return;
     const time = new Date().toISOString();
     const line =
       config.logFormat === "json"
@@ -548,6 +549,7 @@ function openBrain(
     model: config.llmModel,
     budgetCalls: config.llmBudgetCalls,
     kept: { read: () => journal.meta("llm.budget"), write: (text) => journal.setMeta("llm.budget", text) },
+    trial: MESSAGE_QUESTION,
     nowUs,
     log,
   });

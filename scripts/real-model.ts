@@ -10,7 +10,8 @@
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
-import { type Embedder, openHashing, openModel, pullModel } from "../src/embed/embed.ts";
+import { openHashing, openModel, pullModel } from "../src/embed/embed.ts";
+import type { Embedder } from "../src/embed/embedder.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
 
 const QUESTIONS: readonly (readonly [text: string, paraphrase: string, unrelated: string])[] = [

@@ -6,6 +6,7 @@ import { isIP } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { parseEnv } from "node:util";
 import { GatewayError } from "./errors.ts";
+import { LOG_LEVELS, type LogLevel } from "./log.ts";
 
 export interface Config {
   /** DuckDB file; null: nothing is kept, everything lives in a private temporary folder. */
@@ -47,7 +48,6 @@ export interface Config {
 }
 
 export type EmbedderChoice = "auto" | "local" | "remote" | "hashing" | "off";
-export type LogLevel = "debug" | "info" | "warn" | "error";
 
 /** What the command line asked for. */
 export type Command =
@@ -511,7 +511,7 @@ function readConfig(
       },
       "a size of at least 10MB",
     ),
-    logLevel: oneOf("logLevel", ["debug", "info", "warn", "error"], "info"),
+    logLevel: oneOf("logLevel", LOG_LEVELS, "info"),
     logFormat: oneOf("logFormat", ["text", "json"], sources.stderrIsTty ? "text" : "json"),
   };
   return { config: Object.freeze(config), notes };

@@ -24,8 +24,9 @@ import {
 import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { openRing, type Ring, type RingFrame, RingLock, type RingOptions, ringFits } from "../collider.ts";
+import { openRing, type Ring, RingLock, ringFits } from "../collider.ts";
 import { GatewayError } from "../src/errors.ts";
+import type { RingFrame, RingOptions } from "../src/ring/contract.ts";
 
 // The format is read here by the numbers of its published table, not through src/frame.ts: the two must
 // agree.

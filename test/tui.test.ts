@@ -1,8 +1,9 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { createTestRenderer } from "../src/native/opentui.ts";
+import type { Action, DashboardSnapshot } from "../src/tui/model.ts";
 import { widthOf } from "../src/tui/text.ts";
-import { type Action, type DashboardSnapshot, KEYS, openTui, TABS, type Terminal, view } from "../tui.ts";
+import { KEYS, openTui, TABS, type Terminal, view } from "../tui.ts";
 import { busy, degraded, empty, eventRow, HOSTILE, hostile, NOW_US, wide, withText } from "./tui/fixtures.ts";
 
 // Times of day are shown in the local zone.

@@ -2,14 +2,17 @@
  * What happened, what do they want, how do they feel: the type of an event, and intent and sentiment of a message, from
  * what is given, what is known already, and a language model, in this order. And the face of that model for others.
  */
-import type * as v from "valibot";
-import type { Nearest } from "../embed/embed.ts";
+
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { JournalEvent, SmallTable } from "../journal/journal.ts";
-import type { BreakerTimes } from "../llm/breaker.ts";
-import { EndpointClient } from "../llm/client.ts";
+import type { LlmClient, LlmRefusal } from "../llm/contract.ts";
+import type { Nearest } from "../nearest/nearest.ts";
 import type { RememberedAnswers } from "./answer-cache.ts";
 import { dataOf, EVENT_QUESTION, type EventAnswer, MESSAGE_QUESTION, type MessageAnswer } from "./prompts.ts";
+
+export { Chat, type ChatPart, type ChatState } from "./chat.ts";
+export { type Changed, INTENT_LIMITS, type IntentExamples, Intents, type IntentsState } from "./intents.ts";
+export { MESSAGE_QUESTION } from "./prompts.ts";
 
 /** Tokens of one answer, thoughts included. */
 const ANSWER_TOKENS_MAX = 2048;
@@ -17,94 +20,6 @@ const ANSWER_TOKENS_MAX = 2048;
 const BODY_BYTES_MAX = 16 * 1024;
 /** Types remembered by the shape of their events. */
 const SHAPES_MAX = 10_000;
-
-export interface LlmState {
-  /**
-   * off: by configuration; unknown: not looked for yet; away: no endpoint or no model; open, half-open: the breaker
-   * after failures; budget: the day's calls are used up.
-   */
-  readonly name: "off" | "unknown" | "away" | "ok" | "open" | "half-open" | "budget";
-  readonly model: string | null;
-  /** What is wrong and what to do; empty where all is well. */
-  readonly detail: string;
-}
-
-export interface AskRequest<T> {
-  /** Names the answer's schema: letters, digits, dashes and underscores. */
-  readonly kind: string;
-  /** The rules. */
-  readonly system: string;
-  /** What they are about; data, never instructions. */
-  readonly data: string;
-  readonly schema: v.GenericSchema<unknown, T>;
-  readonly jsonSchema: object;
-  readonly maxTokens: number;
-  /** For all of it: waiting for a place, forms, and a second attempt. */
-  readonly deadlineMs: number;
-  readonly signal?: AbortSignal;
-}
-
-export interface StreamRequest {
-  readonly messages: readonly { readonly role: "system" | "user" | "assistant"; readonly content: string }[];
-  readonly maxTokens: number;
-  readonly deadlineMs: number;
-  readonly signal?: AbortSignal;
-}
-
-export interface LlmRefusal {
-  readonly ok: false;
-  /** One word, as in the metrics: timeout, server_error, invalid, budget, away … */
-  readonly reason: string;
-  /** Whether the same question may be answered later. */
-  readonly retryable: boolean;
-}
-
-/** The language model; one in a process. It never throws for an endpoint's faults: a refusal is a value. */
-export interface LlmClient extends AsyncDisposable {
-  readonly state: LlmState;
-  /** Whether a question would be asked now. */
-  readonly usable: boolean;
-  /** By name without prefix, as in the Snapshot. */
-  readonly counters: Readonly<Record<string, number>>;
-  readonly gauges: Readonly<Record<string, number>>;
-  /** Called when `usable` may have changed. */
-  onChange: () => void;
-  /** Begins to look for the endpoint. */
-  start(): void;
-  /** One structured answer, checked. */
-  ask<T>(request: AskRequest<T>): Promise<{ ok: true; value: T } | LlmRefusal>;
-  /**
-   * Plain text as it comes, without thoughts.
-   * @throws GatewayError llm_unavailable, at the first piece or at any later one.
-   */
-  stream(request: StreamRequest): AsyncIterable<string>;
-}
-
-export interface LlmTimes extends BreakerTimes {
-  readonly lookMs?: number;
-  readonly lookTimeoutMs?: number;
-}
-
-export interface LlmOptions {
-  /** Null: off. */
-  readonly baseUrl: string | null;
-  readonly apiKey: string | null;
-  /** Null: the endpoint's first chat model. */
-  readonly model: string | null;
-  /** Calls a day (UTC); null: as many as are needed. */
-  readonly budgetCalls: number | null;
-  /** A small text that is kept over restarts: what was used of the budget. */
-  readonly kept: { readonly read: () => string | null; readonly write: (text: string) => void };
-  readonly nowUs: () => number;
-  readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
-  readonly fetch?: typeof fetch;
-  readonly times?: LlmTimes;
-}
-
-/** The endpoint behind `baseUrl`, which need not be there (yet). Asks nobody before `start`. */
-export function openLlm(options: LlmOptions): LlmClient {
-  return new EndpointClient(options);
-}
 
 // ------------------------------------------------------------------------------------- understanding
 

@@ -9,8 +9,8 @@
  */
 import * as v from "valibot";
 import { GatewayError } from "../errors.ts";
+import type { LlmClient } from "../llm/contract.ts";
 import type { KnownType, ShownField } from "../schemas/schemas.ts";
-import type { LlmClient } from "./brain.ts";
 
 /** Conversations that are remembered, each for so long after its last turn; they end with the process. */
 const SESSIONS_MAX = 1000;

@@ -5,9 +5,11 @@
  *
  * Examples are of one model: where the embedder is another than before, they are embedded again.
  */
-import type { Calibration, Embedder, LabelledVectors } from "../embed/embed.ts";
+
+import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { IntentRows, StoredExample } from "../journal/journal.ts";
+import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import { RememberedAnswers } from "./answer-cache.ts";
 
 export const INTENT_LIMITS = {

@@ -3,7 +3,9 @@
  * of its own, so that nothing in it can end it, and the rules stand outside of it. What comes back is checked all the
  * same. Part of the brain.
  */
+
 import * as v from "valibot";
+import type { Question } from "../llm/contract.ts";
 
 /** Of a message or body, what the model is shown. */
 const DATA_CHARS_MAX = 4000;
@@ -59,14 +61,6 @@ export interface MessageAnswer {
 export interface EventAnswer {
   readonly event_type: string | null;
   readonly confidence: number;
-}
-
-/** One kind of question: its rules, and the answer that it takes. */
-export interface Question<T> {
-  readonly kind: string;
-  readonly system: string;
-  readonly schema: v.GenericSchema<unknown, T>;
-  readonly jsonSchema: object;
 }
 
 function objectSchema(properties: Record<string, object>): object {
@@ -128,19 +122,4 @@ The object has these two keys: {"event_type": string, "confidence": number}`,
 /** Text as data: its first part, never half a character. */
 export function dataOf(text: string): string {
   return text.length <= DATA_CHARS_MAX ? text : text.slice(0, DATA_CHARS_MAX).toWellFormed();
-}
-
-/** The user's turn: one JSON string, which no quote and no line break of the data can leave. */
-export function dataTurn(data: string): string {
-  return `The data:\n${JSON.stringify(data)}`;
-}
-
-/** What the rules become for a model that takes no schema beside the messages. */
-export function systemWithSchema(system: string, jsonSchema: object): string {
-  return `${system}\nIts JSON Schema: ${JSON.stringify(jsonSchema)}`;
-}
-
-/** Said to the model after an answer that cannot be used. */
-export function correction(why: string): string {
-  return `That cannot be used: ${why}. Answer again, for the same data and by the same rules, with the JSON object alone.`;
 }

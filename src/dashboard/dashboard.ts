@@ -4,6 +4,12 @@
  * second at the gateway's figures. In a headless gateway there is none.
  */
 
+import type { ChatPart } from "../brain/brain.ts";
+import { messageOf } from "../errors.ts";
+import { decodeFrame, decodePhysics, FLAG, FRAME_BYTES, OFFSET, PHYSICS_OFFSET } from "../frame.ts";
+import type { HttpMetrics } from "../http/http.ts";
+import type { JournalEvent } from "../journal/journal.ts";
+import type { Enrichment, FramesRun, Snapshot, Watch } from "../pipeline/snapshot.ts";
 import type {
   Action,
   ChatTurn,
@@ -12,15 +18,9 @@ import type {
   LlmView,
   LogLine,
   Particle,
-  SERIES,
   Series,
-} from "../../tui.ts";
-import type { ChatPart } from "../brain/chat.ts";
-import { messageOf } from "../errors.ts";
-import { decodeFrame, decodePhysics, FLAG, FRAME_BYTES, OFFSET, PHYSICS_OFFSET } from "../frame.ts";
-import type { HttpMetrics } from "../http/metrics.ts";
-import type { JournalEvent } from "../journal/journal.ts";
-import type { Enrichment, FramesRun, Snapshot, Watch } from "../pipeline/pipeline.ts";
+  SeriesName,
+} from "../tui/model.ts";
 import { memberText, prettyJson } from "./json.ts";
 import { Projection } from "./projection.ts";
 import { SchemaList, type SchemaSource } from "./schemas.ts";
@@ -92,8 +92,6 @@ interface Held extends Omit<Particle, "x" | "y" | "intent" | "sentiment"> {
   /** Version of the projection that x and y are of. */
   placed: number;
 }
-
-type SeriesName = (typeof SERIES)[number];
 
 export class Dashboard implements Watch, Disposable {
   readonly #o: DashboardOptions;

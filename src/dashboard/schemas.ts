@@ -1,6 +1,7 @@
 /** The learned schemas as the dashboard lists them, with their rates. Part of the dashboard. */
-import type { SchemaView } from "../../tui.ts";
+
 import type { Drift, ShownType } from "../schemas/schemas.ts";
+import type { SchemaView } from "../tui/model.ts";
 import { prettyJson } from "./json.ts";
 
 /** They are made again after so long: a thousand types are some milliseconds of work. */

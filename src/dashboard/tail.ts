@@ -1,7 +1,7 @@
 /** The newest events without gaps, and older ones when they are asked for. Everything that is older than memory is read from the store. */
 
-import type { EventRow } from "../../tui.ts";
 import type { JournalEvent } from "../journal/journal.ts";
+import type { EventRow } from "../tui/model.ts";
 
 /** Rows that follow the newest event. */
 const ROWS_MAX = 4096;

@@ -2,54 +2,19 @@
  * Embedders behind one interface: a local ONNX model, an OpenAI-compatible endpoint, feature
  * hashing, or none; and the choice between them, which is made once per database.
  */
+
 import { basename } from "node:path";
 import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from "openai";
 import * as v from "valibot";
 import { GatewayError, messageOf } from "../errors.ts";
 import { modelId, SEMANTIC_DIM_MAX } from "../frame.ts";
+import type { Log } from "../log.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
+import type { EmbeddedTexts, Embedder, EmbedderKind } from "./embedder.ts";
 import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
 import { findModel, type PullOptions, pullModel as pull } from "./models.ts";
 import { RecentVectors } from "./recent.ts";
-import { type EmbeddedTexts, type EmbedWorker, Examples, embeddedOf, workerOf } from "./thread.ts";
-
-export type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
-export type { EmbeddedTexts } from "./thread.ts";
-
-export type EmbedderKind = "local" | "remote" | "hashing" | "off";
-
-/** Texts to vectors. One embedder, one model: vectors of different names are never compared. */
-export interface Embedder extends AsyncDisposable {
-  readonly kind: EmbedderKind;
-  /** Full name with precision and pooling, e.g. "hashing-1024-v1", "bge-m3@int8+cls"; of an endpoint its model's id. */
-  readonly name: string;
-  /** Floats in a vector, 1 to SEMANTIC_DIM_MAX; 0 for `off`, and while an endpoint or model has never answered. */
-  readonly dim: number;
-  /** 0 for `off`. */
-  readonly modelId: number;
-  /** True for hashing, a pure function of the text: its vectors need not be kept. */
-  readonly recomputed: boolean;
-  /** Texts that one call should bring at most; more are taken, too. */
-  readonly maxBatch: number;
-  /**
-   * @returns texts.length × dim floats, a row a text, each L2-normalised; a row of zeros is no vector: the
-   *   text has nothing to embed (white space; for hashing, no letter, digit or emoji).
-   * @throws GatewayError embedder_unavailable (try again; see {@link GatewayError.retryAfterMs}) or
-   *   embedder_invalid (the answer cannot be right: count, dimension, NaN).
-   */
-  embed(texts: readonly string[]): Promise<Float32Array>;
-  /**
-   * Like `embed`; and for the texts that are `wanted` the nearest label of the examples that were set last.
-   * @throws GatewayError as `embed`.
-   */
-  embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts>;
-  /**
-   * Replaces the labelled examples. Their vectors must be of this embedder; their memory is taken over.
-   * @returns what was learned from them; null where there are none, or others were set meanwhile.
-   * @throws GatewayError embedder_unavailable where the Worker is gone.
-   */
-  setExamples(examples: LabelledVectors): Promise<Calibration | null>;
-}
+import { type EmbedWorker, Examples, embeddedOf, workerOf } from "./thread.ts";
 
 /** What the journal keeps of the choice. */
 export interface RecordedEmbedder {
@@ -70,7 +35,7 @@ export interface ChooseOptions {
   readonly baseUrl: string | null;
   readonly apiKey: string | null;
   readonly workerUrl: string | URL;
-  readonly log: (level: "debug" | "info" | "warn" | "error", message: string) => void;
+  readonly log: Log;
   readonly fetch?: typeof fetch;
   /** For asking the endpoint what it has; default 1,000. */
   readonly probeTimeoutMs?: number;

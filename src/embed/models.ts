@@ -11,7 +11,7 @@ import { copyFile, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/
 import { basename, dirname, join } from "node:path";
 import * as v from "valibot";
 import { GatewayError, messageOf } from "../errors.ts";
-import type { Embedder } from "./embed.ts";
+import type { Embedder } from "./embedder.ts";
 
 /** The manifest's name within a model's folder. */
 export const MANIFEST_FILE = "gateway-model.json";

@@ -2,7 +2,8 @@
 
 import { GatewayError } from "../errors.ts";
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
-import type { Asked, WorkerReply, WorkerRequest } from "./embed.worker.ts";
+import type { EmbeddedTexts } from "./embedder.ts";
+import type { Asked, WorkerReply, WorkerRequest } from "./protocol.ts";
 
 type Question = WorkerRequest extends infer R ? (R extends WorkerRequest ? Omit<R, "id"> : never) : never;
 
@@ -81,14 +82,6 @@ export class EmbedWorker {
       hint: "restart the gateway; what waits is in the journal",
     });
   }
-}
-
-/** The vectors of texts, and what is nearest to them. */
-export interface EmbeddedTexts {
-  /** texts.length × dim floats. */
-  readonly rows: Float32Array;
-  /** One for each text; null where none was wanted, it has no vector, or there are no examples. */
-  readonly nearest: readonly (Nearest | null)[];
 }
 
 /** The labelled examples that one embedder's texts are compared with. Their index lives in the Worker. */

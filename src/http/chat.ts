@@ -3,7 +3,7 @@
  * of http.
  */
 import * as v from "valibot";
-import type { Chat, ChatState } from "../brain/chat.ts";
+import type { Chat, ChatState } from "../brain/brain.ts";
 import { GatewayError } from "../errors.ts";
 import { type Refused, refusedBy } from "./ingest.ts";
 import { jsonOf } from "./json.ts";

@@ -10,12 +10,15 @@ import { hostname } from "node:os";
 import type { Config } from "../config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import { FRAME_BYTES, frameJson, OFFSET } from "../frame.ts";
-import type { Log, Snapshot } from "../pipeline/pipeline.ts";
+import type { Log } from "../log.ts";
+import type { Snapshot } from "../pipeline/snapshot.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
 import { HttpMetrics, metricsJson, prometheusText, ROUTE_NAMES, type RouteName } from "./metrics.ts";
 import { allSchemas, oneSchema, type ShownSchemas } from "./schemas.ts";
+
+export type { HttpMetrics } from "./metrics.ts";
 
 const STORE_WAIT_MS = 2000;
 const STORE_POLL_MS = 10;

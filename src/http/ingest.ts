@@ -9,7 +9,8 @@ import { type ErrorCode, GatewayError } from "../errors.ts";
 import type * as EventRoom from "../event/event.ts";
 import type { Outcome, ParsedEvent } from "../event/event.ts";
 import { UNKNOWN_EVENT } from "../frame.ts";
-import type { Enrichment, Log, Refusal } from "../pipeline/pipeline.ts";
+import type { Log } from "../log.ts";
+import type { Enrichment, Refusal } from "../pipeline/snapshot.ts";
 import type { HttpMetrics } from "./metrics.ts";
 
 /** Rows of one append of a batch; the bytes are a bound for large events, one event may be larger. */

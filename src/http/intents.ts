@@ -1,6 +1,6 @@
 /** The routes of labelled examples: /api/intents and /api/intents/LABEL. */
 import * as v from "valibot";
-import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../brain/intents.ts";
+import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../brain/brain.ts";
 import type { Refused } from "./ingest.ts";
 import { type JsonRequest, jsonOf } from "./json.ts";
 

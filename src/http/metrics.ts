@@ -3,7 +3,7 @@
  * text (exposition format 0.0.4) or as JSON. Counting is plain additions into arrays: it stands on the hot path.
  */
 import type { ErrorCode } from "../errors.ts";
-import type { Snapshot } from "../pipeline/pipeline.ts";
+import type { Snapshot } from "../pipeline/snapshot.ts";
 
 /** Names under which requests are counted; "other" is every path that is no route. */
 export const ROUTE_NAMES = [

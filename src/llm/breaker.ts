@@ -2,17 +2,13 @@
  * When the endpoint is not asked: after failures in a row, while it asks for time, and beyond the day's budget. Part of
  * the brain; pure but for its clock.
  */
+import type { BreakerTimes } from "./contract.ts";
 
 const FAILURES_MAX = 3;
 const OPEN_MS_MIN = 5000;
 const OPEN_MS_MAX = 60_000;
 /** Retry-After is followed up to here. */
 const RETRY_AFTER_MS_MAX = 3_600_000;
-
-export interface BreakerTimes {
-  readonly openMsMin?: number;
-  readonly openMsMax?: number;
-}
 
 /**
  * Closed: everything is let through. Open: nothing is, for a time that doubles with each failed trial. Half-open:

@@ -5,18 +5,11 @@
  */
 import OpenAI, { APIConnectionError, APIError } from "openai";
 import * as v from "valibot";
-import type {
-  AskRequest,
-  LlmClient,
-  LlmOptions,
-  LlmRefusal,
-  LlmState,
-  StreamRequest,
-} from "../brain/brain.ts";
-import { correction, dataTurn, MESSAGE_QUESTION, systemWithSchema } from "../brain/prompts.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import { Breaker, Budget } from "./breaker.ts";
+import type { AskRequest, LlmClient, LlmOptions, LlmRefusal, LlmState, StreamRequest } from "./contract.ts";
 import { firstValid, saidOf, ThoughtFilter } from "./reply.ts";
+import { correction, dataTurn, systemWithSchema } from "./wording.ts";
 
 /** Calls at once; local servers have 1 to 4 places, and a thread has better things to do than to fill them. */
 const CALLS_AT_ONCE = 2;
@@ -334,7 +327,7 @@ export class EndpointClient implements LlmClient {
 
   /** The trial of a half-open breaker where nobody has a question. */
   async #try(): Promise<void> {
-    await this.ask({ ...MESSAGE_QUESTION, data: "Good morning!", maxTokens: 1024, deadlineMs: 30_000 });
+    await this.ask({ ...this.#o.trial, data: "Good morning!", maxTokens: 1024, deadlineMs: 30_000 });
   }
 
   // -------------------------------------------------------------------------------------- asking

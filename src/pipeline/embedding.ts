@@ -2,10 +2,14 @@
  * Embedding with patience: an embedder that is away, slow or lying delays frames for a while and then costs them
  * their vectors, but never an event.
  */
-import type { Embedder, Nearest } from "../embed/embed.ts";
+
+import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
-import type { Log, PartState } from "./pipeline.ts";
+import type { Log } from "../log.ts";
+import type { Nearest } from "../nearest/nearest.ts";
+import type { PartState } from "./snapshot.ts";
+import type { Embedded, EventVector } from "./work.ts";
 
 /** How long frames wait for an embedder that fails before they go out without a vector. */
 const PATIENCE_MS = 30_000;
@@ -13,25 +17,6 @@ const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 /** What is embedded of one event at most. */
 const TEXT_CHARS_MAX = 8192;
-
-/** The vectors of a batch of events. */
-export interface Embedded {
-  readonly embedder: Embedder;
-  readonly dim: number;
-  /** events × dim floats; zeros where an event has no vector. */
-  readonly rows: Float32Array;
-  /** Whether the event has a vector. */
-  readonly present: readonly boolean[];
-  /** The nearest labelled examples; null where it was not asked (no message, or an intent given), or there are none. */
-  readonly nearest: readonly (Nearest | null)[];
-}
-
-/** The vector of one event. */
-export interface EventVector {
-  readonly embedder: Embedder;
-  /** `dim` floats. */
-  readonly row: Float32Array;
-}
 
 /** The vector of event `index` of a batch, as a view of its rows; null: none. */
 export function vectorOf(embedded: Embedded | null, index: number): EventVector | null {

@@ -3,13 +3,13 @@
  * asks for them. Part of the pipeline.
  */
 import type { Ring } from "../../collider.ts";
-import type { Embedder } from "../embed/embed.ts";
+import type { Embedder } from "../embed/embedder.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "../frame.ts";
 import type { Journal, StoredFrame } from "../journal/journal.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
-import type { Entry } from "./frames.ts";
-import type { FramesRun, RawFrames } from "./pipeline.ts";
+import type { FramesRun, RawFrames } from "./snapshot.ts";
+import type { Entry } from "./work.ts";
 
 /** Frames that /api/frames copies from ring or journal before other work has its turn: under 1 ms from the ring. */
 const READ_SLICE_FRAMES = 128;

@@ -1,6 +1,7 @@
 /** How a frame is made of an event, its vector and the motion of its conversation; and the labels that frames use. */
-import type { Ring, RingLabels } from "../../collider.ts";
-import type { Known, Understanding } from "../brain/brain.ts";
+
+import type { Ring } from "../../collider.ts";
+import type { Understanding } from "../brain/brain.ts";
 import {
   decodePhysics,
   encodePhysics,
@@ -12,37 +13,14 @@ import {
   SEMANTIC_DIM_MAX,
   UNKNOWN_EVENT,
 } from "../frame.ts";
-import type { DecidedFrame, Journal, JournalEvent, Label } from "../journal/journal.ts";
+import type { DecidedFrame, Journal, Label } from "../journal/journal.ts";
 import type { Kinetics } from "../physics.ts";
+import type { RingLabels } from "../ring/contract.ts";
 import type { Schemas } from "../schemas/schemas.ts";
-import type { Embedded, EventVector } from "./embedding.ts";
-import type { Enrichment } from "./pipeline.ts";
+import type { Enrichment } from "./snapshot.ts";
+import type { Draft, Embedded, Entry, EventVector, Item } from "./work.ts";
 
 const LABELS_PER_KIND_MAX = 10_000;
-
-/** A frame whose row is committed: id and content are decided for ever. */
-export interface Entry {
-  readonly frameId: number;
-  readonly physics: Uint8Array;
-  /** Leading floats of `semantic`; null where there is none. */
-  readonly vector: Float32Array | null;
-  readonly eventType: string | null;
-  readonly intent: string | null;
-}
-
-/** An event on its way to its frame. */
-export interface Item {
-  readonly event: JournalEvent;
-  readonly vector: EventVector | null;
-  readonly known: Known;
-}
-
-/** A frame before its row is committed. */
-export interface Draft {
-  readonly event: JournalEvent;
-  readonly decided: DecidedFrame;
-  readonly vector: Float32Array | null;
-}
 
 export interface FrameMakerOptions {
   readonly kinetics: Kinetics;

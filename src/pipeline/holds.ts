@@ -3,7 +3,7 @@
  * of a conversation keep its order, and nobody else is held up.
  */
 import type { Known } from "../brain/brain.ts";
-import type { Item } from "./frames.ts";
+import type { Item } from "./work.ts";
 
 /** Frames that wait for the model at once; with more, an event does not wait at all. */
 export const WAITING_FRAMES_MAX = 64;

@@ -2,14 +2,15 @@
  * What is said of an event after its frame: read what was said last, say it anew, and tell who waits for it. One at a
  * time, so that nobody answers upon a word that is no longer the last.
  */
-import type { Embedder } from "../embed/embed.ts";
+import type { Embedder } from "../embed/embedder.ts";
 import { messageOf } from "../errors.ts";
 import { encodePhysics, FLAG } from "../frame.ts";
 import type { DecidedFrame, Journal } from "../journal/journal.ts";
+import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { enrichmentOf, physicsFlags } from "./frames.ts";
-import type { Enrichment, Log } from "./pipeline.ts";
+import type { Enrichment } from "./snapshot.ts";
 
 const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 5000;

@@ -7,28 +7,35 @@
  * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
  * below the ring's head.
  */
-import type { Ring, RingLabels } from "../../collider.ts";
-import type { Brain, LlmState } from "../brain/brain.ts";
-import type { Embedder } from "../embed/embed.ts";
+
+import type { Ring } from "../../collider.ts";
+import type { Brain } from "../brain/brain.ts";
+import type { Embedder } from "../embed/embedder.ts";
 import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import type { DecidedFrame, EventsGone, Journal, JournalCursors, JournalEvent } from "../journal/journal.ts";
+import type { LlmState } from "../llm/contract.ts";
+import type { Log } from "../log.ts";
 import type { Kinetics } from "../physics.ts";
-import type { Drift, Schemas } from "../schemas/schemas.ts";
+import type { RingLabels } from "../ring/contract.ts";
+import type { Schemas } from "../schemas/schemas.ts";
 import type { Store } from "../store/store.ts";
-import { type Embedded, PatientEmbedder, vectorOf } from "./embedding.ts";
+import { PatientEmbedder, vectorOf } from "./embedding.ts";
 import { DecidedFrames, nextTurn } from "./frame-reader.ts";
-import {
-  type Draft,
-  type Entry,
-  type Item,
-  Labels,
-  makeFrame,
-  understandingOf,
-  vectorsToOffer,
-} from "./frames.ts";
+import { Labels, makeFrame, understandingOf, vectorsToOffer } from "./frames.ts";
 import { Answers } from "./late-answers.ts";
 import { Asks } from "./questions.ts";
 import { Reembed } from "./reembed.ts";
+import type {
+  Enrichment,
+  FramesRun,
+  PartName,
+  PartState,
+  RawFrames,
+  Refusal,
+  Snapshot,
+  Watch,
+} from "./snapshot.ts";
+import type { Draft, Embedded, Entry, Item } from "./work.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
 const INTAKE_EVENTS_MAX = 4096;
@@ -61,73 +68,6 @@ const STORE_WAIT_MS = 2000;
 const STORE_OPENING_MS_MAX = 2000;
 /** How long a drain may go on framing what was received; the rest stays in the journal. */
 const DRAIN_MS_MAX = 10_000;
-
-export type LogLevel = "debug" | "info" | "warn" | "error";
-export type Log = (level: LogLevel, message: string) => void;
-
-export interface PartState {
-  readonly state: "ok" | "starting" | "degraded" | "down" | "off";
-  /** What, since when, what to do; empty where all is well. */
-  readonly detail: string;
-}
-
-export type PartName = "journal" | "store" | "ring" | "embedder" | "llm";
-
-/** What the gateway knows about itself at one instant. Counters only grow; gauges go both ways. */
-export interface Snapshot {
-  readonly version: string;
-  readonly startedUs: number;
-  readonly nowUs: number;
-  readonly embedderName: string | null;
-  readonly parts: Readonly<Record<PartName, PartState>>;
-  readonly counters: Readonly<Record<string, number>>;
-  readonly gauges: Readonly<Record<string, number>>;
-  /** The newest changes in what the traffic looks like, the newest last. */
-  readonly drift: readonly Drift[];
-}
-
-/** Is told what happens, to show it. Must return at once: it stands on the path of every event. */
-export interface Watch {
-  committed(events: readonly JournalEvent[]): void;
-  decided(firstFrameId: number, drafts: readonly Draft[]): void;
-  /** Later words on an event. */
-  answered(
-    seq: number,
-    answer: {
-      readonly type: string | null;
-      readonly intent: string | null;
-      readonly sentiment: number | null;
-    },
-  ): void;
-}
-
-/** What the brain said of one event; unknown values are null. */
-export interface Enrichment {
-  readonly frame_id: number;
-  readonly event_type: string;
-  readonly intent: string | null;
-  readonly sentiment: number | null;
-  readonly confidence: number | null;
-  readonly provenance: unknown;
-}
-
-export interface Refusal {
-  readonly code: "overloaded" | "disk_full" | "draining";
-  readonly detail: string;
-  readonly retryAfterSeconds: number;
-}
-
-/** A contiguous run of raw frames: count × FRAME_BYTES. */
-export interface RawFrames {
-  readonly bytes: Uint8Array;
-  readonly count: number;
-}
-
-/** A contiguous run in pieces of whole frames, in order. */
-export interface FramesRun {
-  readonly chunks: readonly Uint8Array[];
-  readonly count: number;
-}
 
 export interface PipelineOptions {
   readonly version: string;

@@ -2,13 +2,15 @@
  * Questions for the language model: of events whose frames wait for it first, then of those whose frames went out
  * without, the newest first. What is not asked in time is forgotten and counted.
  */
-import type { Brain, Known, LlmRefusal, Understanding } from "../brain/brain.ts";
+import type { Brain, Known, Understanding } from "../brain/brain.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { Journal } from "../journal/journal.ts";
-import { type Item, understandingOf, withUnderstanding } from "./frames.ts";
+import type { LlmRefusal } from "../llm/contract.ts";
+import type { Log } from "../log.ts";
+import { understandingOf, withUnderstanding } from "./frames.ts";
 import { WAITING_FRAMES_MAX, Waiting } from "./holds.ts";
 import type { Answers } from "./late-answers.ts";
-import type { Log } from "./pipeline.ts";
+import type { Item } from "./work.ts";
 
 /** Questions on their way at once: as many as the client has places. */
 const ASKING_MAX = 2;

@@ -2,15 +2,15 @@
  * --reembed: gives older events vectors of the embedder in use, as answers, in the background. It goes through DuckDB from
  * the first event to the newest of its start, and a later start goes on where it was.
  */
-import type { Embedder } from "../embed/embed.ts";
+import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import { encodePhysics } from "../frame.ts";
 import type { DecidedFrame, Journal } from "../journal/journal.ts";
+import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
 import type { Answers, LastSaid } from "./late-answers.ts";
-import type { Log } from "./pipeline.ts";
 
 /** Texts in one call: few, so that a new event waits for little in the embedder's queue. */
 const BATCH_EVENTS = 8;

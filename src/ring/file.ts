@@ -25,7 +25,6 @@ import {
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import type { NewestFrames, RingOptions } from "../../collider.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import {
   FLAG,
@@ -41,6 +40,7 @@ import {
   wholeSequence,
 } from "../frame.ts";
 import { allocateFile, lockExclusive, Mapping, nextTurn, O_CLOEXEC } from "../native/libc.ts";
+import type { NewestFrames, RingOptions } from "./contract.ts";
 
 const TWO_32 = 2 ** 32;
 /** Slots that are views at a time: 17 MB that the collector counts as heap, instead of the whole ring. */

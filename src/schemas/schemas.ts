@@ -9,7 +9,7 @@
 import { messageOf } from "../errors.ts";
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { SmallTable } from "../journal/journal.ts";
-import type { Log } from "../pipeline/pipeline.ts";
+import type { Log } from "../log.ts";
 import { type DriftKind, type Field, TypeSchema } from "./learn.ts";
 import { packed, restore } from "./pack.ts";
 import { fingerprintOf, type JsonObject, textToRead } from "./read.ts";

@@ -10,7 +10,7 @@ import { existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import { FRAME_FIELDS, type LayoutField, PHYSICS_OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
 import * as duckdb from "../native/duckdb.ts";
-import type { ErrorMessage, StoreCursors } from "./store.ts";
+import type { ErrorMessage, StoreCursors } from "./protocol.ts";
 
 export { duckdb };
 

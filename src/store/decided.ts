@@ -4,7 +4,7 @@
  */
 import { type LayoutField, type Physics, SEMANTIC_DIM_MAX } from "../frame.ts";
 import { duckdb, PHYSICS_FIELDS, rowsOf } from "./database.ts";
-import type { DecidedQuery, DecidedReply, DecidedRow } from "./store.ts";
+import type { DecidedQuery, DecidedReply, DecidedRow } from "./protocol.ts";
 
 /** Events looked at in one query. */
 const WINDOW_SEQS = 8192;

@@ -5,7 +5,7 @@
 
 import { FLAG, UNKNOWN_EVENT } from "../frame.ts";
 import { type duckdb, rowsOf } from "./database.ts";
-import type { EventsQuery } from "./store.ts";
+import type { EventsQuery } from "./protocol.ts";
 
 /** Bodies in one page; a page that would be larger ends earlier and says where it goes on. */
 const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;

@@ -23,7 +23,7 @@ import {
   PHYSICS_FIELDS,
   SCHEMA_VERSION,
 } from "./database.ts";
-import type { StoreCursors } from "./store.ts";
+import type { StoreCursors } from "./protocol.ts";
 
 /** Rows in a data chunk: DuckDB's own vector size. */
 export const CHUNK_ROWS = 2048;

@@ -31,6 +31,15 @@ import {
 } from "./database.ts";
 import { decidedRows } from "./decided.ts";
 import { eventJson, eventsPage } from "./events.ts";
+import type {
+  DecidedReply,
+  FromWorker,
+  StoreCall,
+  StoreCalls,
+  StoreCursors,
+  StoreOpen,
+  ToWorker,
+} from "./protocol.ts";
 import {
   CHUNK_ROWS,
   CursorWriter,
@@ -41,15 +50,6 @@ import {
   type Run,
   skipUntil,
 } from "./rows.ts";
-import type {
-  DecidedReply,
-  FromWorker,
-  StoreCall,
-  StoreCalls,
-  StoreCursors,
-  StoreOpen,
-  ToWorker,
-} from "./store.ts";
 
 /** A commit begins when so many rows wait, or the first has waited so long, or a read waits. */
 const COMMIT_ROWS = 2048;

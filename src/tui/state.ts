@@ -1,5 +1,5 @@
 /** What the user has done so far, and what a key or a click changes in it: (state, key) → state and actions. */
-import type { Action, DashboardSnapshot, EventRow, KeyPress, Tab, Ui } from "../../tui.ts";
+import type { Action, Command, DashboardSnapshot, EventRow, KeyPress, Tab, Ui } from "./model.ts";
 import type { Size, Target } from "./screen.ts";
 
 /** What an input line holds at most; a chat message that is longer is no message. */
@@ -14,20 +14,7 @@ export const SPANS_MINUTES: readonly number[] = [1, 10, 60];
 const COLOR_BY = ["intent", "sentiment", "conversation"] as const;
 export type ColorBy = (typeof COLOR_BY)[number];
 
-/** What one key means; the table KEYS of tui.ts says which. */
-export type Command =
-  | { readonly do: "tab"; readonly to: number }
-  | { readonly do: "tab-by"; readonly by: number }
-  | { readonly do: "move"; readonly by: number }
-  | { readonly do: "page"; readonly by: number }
-  | { readonly do: "edge"; readonly to: "first" | "last" }
-  | { readonly do: "side"; readonly by: number }
-  | {
-      readonly do:
-        | ("quit" | "suspend" | "redraw" | "mouse" | "help" | "drawer" | "open" | "back")
-        | ("filter" | "pause" | "follow" | "wider" | "narrower" | "color" | "write" | "stop-answer");
-    };
-
+/** What a key, a click or a paste leads to. */
 export interface Reduced {
   readonly ui: Ui;
   readonly actions: readonly Action[];

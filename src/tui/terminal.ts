@@ -3,7 +3,7 @@
  * face understands. OpenTUI is loaded when a dashboard opens, so that a headless gateway does without.
  */
 import { writeSync } from "node:fs";
-import type { Action, DashboardSnapshot, KeyPress, Ui } from "../../tui.ts";
+import type { Action, DashboardSnapshot, KeyPress, Ui } from "./model.ts";
 import type { Screen, Size, Style, Target } from "./screen.ts";
 import type { Reduced } from "./state.ts";
 

@@ -3,12 +3,14 @@ import { afterEach, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import * as v from "valibot";
 import type { RememberedAnswer } from "../../src/brain/answer-cache.ts";
-import { Brain, type Known, type LlmClient, type LlmOptions, openLlm } from "../../src/brain/brain.ts";
+import { Brain, type Known } from "../../src/brain/brain.ts";
 import { MESSAGE_QUESTION, pascalCase } from "../../src/brain/prompts.ts";
-import type { Nearest } from "../../src/embed/embed.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
 import { Breaker, Budget } from "../../src/llm/breaker.ts";
+import type { LlmClient, LlmOptions } from "../../src/llm/contract.ts";
+import { openLlm } from "../../src/llm/llm.ts";
 import { firstValid, saidOf, ThoughtFilter, withoutThoughts } from "../../src/llm/reply.ts";
+import type { Nearest } from "../../src/nearest/nearest.ts";
 import { LlmStub, type Mode } from "../e2e/llm-stub.ts";
 
 const open: AsyncDisposable[] = [];
@@ -37,6 +39,7 @@ function llmAt(
     apiKey: null,
     model: null,
     budgetCalls: null,
+    trial: MESSAGE_QUESTION,
     kept: {
       read: () => kept.text,
       write: (text) => {

@@ -8,9 +8,9 @@ import { quantileBetween, SeriesRing } from "../../src/dashboard/series.ts";
 import { encodeFrame, encodePhysics, FLAG, FRAME_BYTES, type Physics } from "../../src/frame.ts";
 import { HttpMetrics } from "../../src/http/metrics.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
-import type { Snapshot, Watch } from "../../src/pipeline/pipeline.ts";
+import type { Snapshot, Watch } from "../../src/pipeline/snapshot.ts";
 import type { ShownType } from "../../src/schemas/schemas.ts";
-import type { DashboardSnapshot } from "../../tui.ts";
+import type { DashboardSnapshot } from "../../src/tui/model.ts";
 
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`dashboard: FC_SEED=${seed}`);

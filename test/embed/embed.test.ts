@@ -5,11 +5,11 @@ import { join } from "node:path";
 import {
   type ChooseOptions,
   chooseEmbedder,
-  type Embedder,
   openHashing,
   openModel,
   type RecordedEmbedder,
 } from "../../src/embed/embed.ts";
+import type { Embedder } from "../../src/embed/embedder.ts";
 import { HASHING_NAME, hashingEmbed } from "../../src/embed/hashing.ts";
 import { RecentVectors } from "../../src/embed/recent.ts";
 import { GatewayError } from "../../src/errors.ts";

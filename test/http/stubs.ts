@@ -7,7 +7,7 @@ import { GatewayError } from "../../src/errors.ts";
 import type { ParsedEvent } from "../../src/event/event.ts";
 import * as events from "../../src/event/event.ts";
 import { type EventsQuery, type GatewayServer, type HttpOptions, serve } from "../../src/http/http.ts";
-import type { Enrichment, Refusal, Snapshot } from "../../src/pipeline/pipeline.ts";
+import type { Enrichment, Refusal, Snapshot } from "../../src/pipeline/snapshot.ts";
 import { Schemas } from "../../src/schemas/schemas.ts";
 
 export interface Kept {

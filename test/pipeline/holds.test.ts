@@ -3,8 +3,8 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import type { Known, Understanding } from "../../src/brain/brain.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
-import type { Item } from "../../src/pipeline/frames.ts";
 import { Waiting } from "../../src/pipeline/holds.ts";
+import type { Item } from "../../src/pipeline/work.ts";
 
 const NOTHING: Understanding = {
   ...{ type: null, typeFrom: null, intent: null, intentFrom: null },

@@ -3,14 +3,18 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Ring, RingLabels } from "../../collider.ts";
-import { Brain, openLlm } from "../../src/brain/brain.ts";
+import type { Ring } from "../../collider.ts";
+import { Brain, MESSAGE_QUESTION } from "../../src/brain/brain.ts";
 import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
 import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
 import { Journal, type Label } from "../../src/journal/journal.ts";
+import { openLlm } from "../../src/llm/llm.ts";
 import { Kinetics } from "../../src/physics.ts";
-import { type Entry, Labels } from "../../src/pipeline/frames.ts";
-import { Pipeline, type Watch } from "../../src/pipeline/pipeline.ts";
+import { Labels } from "../../src/pipeline/frames.ts";
+import { Pipeline } from "../../src/pipeline/pipeline.ts";
+import type { Watch } from "../../src/pipeline/snapshot.ts";
+import type { Entry } from "../../src/pipeline/work.ts";
+import type { RingLabels } from "../../src/ring/contract.ts";
 import { LlmStub } from "../e2e/llm-stub.ts";
 
 const entry = (eventType: string | null, intent: string | null): Entry => ({
@@ -65,7 +69,7 @@ describe("watch", () => {
     });
     const llm = openLlm({
       ...{ baseUrl: stub.baseUrl, apiKey: null, model: null, budgetCalls: null, nowUs, log },
-      kept: { read: () => null, write: () => {} },
+      ...{ trial: MESSAGE_QUESTION, kept: { read: () => null, write: () => {} } },
     });
     const told: unknown[] = [];
     const later = Promise.withResolvers<void>();

@@ -17,9 +17,10 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { openRing, type Ring, type RingOptions } from "../../collider.ts";
+import { openRing, type Ring } from "../../collider.ts";
 import { GatewayError } from "../../src/errors.ts";
 import { encodePhysics, FLAG, fillChecksum, type Physics } from "../../src/frame.ts";
+import type { RingOptions } from "../../src/ring/contract.ts";
 import { RingReader } from "../../src/ring/reader.ts";
 import { type RingCommand, ringTool } from "../../src/ring/ring.ts";
 import { verifyRing } from "../../src/ring/verify.ts";

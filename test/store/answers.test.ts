@@ -6,7 +6,8 @@ import { join } from "node:path";
 import type { ParsedEvent } from "../../src/event/event.ts";
 import { decodePhysics, encodePhysics, FLAG, labelId, type Physics } from "../../src/frame.ts";
 import { type DecidedFrame, Journal } from "../../src/journal/journal.ts";
-import { Store, type StoreOptions } from "../../src/store/store.ts";
+import type { StoreOptions } from "../../src/store/protocol.ts";
+import { Store } from "../../src/store/store.ts";
 
 const root = mkdtempSync(join(tmpdir(), "store-answers-test-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -23,7 +23,8 @@ import {
   type Physics,
   SEMANTIC_DIM_MAX,
 } from "../../src/frame.ts";
-import { Store, type StoreCursors, type StoreOptions } from "../../src/store/store.ts";
+import type { StoreCursors, StoreOptions } from "../../src/store/protocol.ts";
+import { Store } from "../../src/store/store.ts";
 
 const ROOT = mkdtempSync(join(tmpdir(), "store-test-"));
 const WORKER_URL = new URL("../../src/store/store.worker.ts", import.meta.url);

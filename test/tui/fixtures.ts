@@ -1,10 +1,10 @@
 /** Snapshots of the dashboard in the states that its tests look at. Everything in them is fixed, so that a screen is the same every time. */
-import type { DashboardSnapshot, EventRow, Particle, SchemaView, SERIES } from "../../tui.ts";
+import type { DashboardSnapshot, EventRow, Particle, SchemaView, SeriesName } from "../../src/tui/model.ts";
 
 export const NOW_US = Date.UTC(2026, 8, 8, 12, 30, 45) * 1000;
 const STARTED_US = NOW_US - 3_725e6;
 
-type Names = (typeof SERIES)[number];
+type Names = SeriesName;
 
 const MESSAGES = [
   "Quero cancelar meu plano",

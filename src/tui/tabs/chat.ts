@@ -1,6 +1,7 @@
 /** Tab 4: a conversation with the brain. */
-import type { ChatTurn, DashboardSnapshot, Ui } from "../../../tui.ts";
+
 import { viewNothing } from "../edges.ts";
+import type { ChatTurn, DashboardSnapshot, Ui } from "../model.ts";
 import { type Area, STYLE, type Style } from "../screen.ts";
 import { count, cut, fit, safe, widthOf, wrap } from "../text.ts";
 

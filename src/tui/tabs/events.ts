@@ -1,6 +1,7 @@
 /** Tab 1: the tail of events, and one event in full. */
-import type { DashboardSnapshot, EventRow, Ui } from "../../../tui.ts";
+
 import { viewNothing } from "../edges.ts";
+import type { DashboardSnapshot, EventRow, Ui } from "../model.ts";
 import { type Area, STYLE, type Style, signedBar } from "../screen.ts";
 import { shownRows } from "../state.ts";
 import { clock, count, cut, duration, fit, widthOf } from "../text.ts";

@@ -1,10 +1,11 @@
 /** Tab 5: how the gateway does, over a minute, ten or sixty. */
-import type { DashboardSnapshot, SERIES, Ui } from "../../../tui.ts";
+
 import { styleOfState } from "../edges.ts";
+import type { DashboardSnapshot, SeriesName, Ui } from "../model.ts";
 import { type Area, bar, FACT_COLUMNS, fact, graph, STYLE, type Style } from "../screen.ts";
 import { count, cut, fit, short, wrap } from "../text.ts";
 
-type Name = (typeof SERIES)[number];
+type Name = SeriesName;
 
 interface Panel {
   readonly title: string;

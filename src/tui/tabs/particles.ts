@@ -1,6 +1,7 @@
 /** Tab 2: the newest frames as particles. Where they lie is what they mean: a projection of their embeddings. */
-import type { DashboardSnapshot, Particle, Ui } from "../../../tui.ts";
+
 import { viewNothing } from "../edges.ts";
+import type { DashboardSnapshot, Particle, Ui } from "../model.ts";
 import { type Area, CATEGORY_COLORS, Dots, FACT_COLUMNS, fact, STYLE, type Style } from "../screen.ts";
 import { type ColorBy, colorBy } from "../state.ts";
 import { clock, count, cut, duration, wrap } from "../text.ts";

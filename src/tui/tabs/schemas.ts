@@ -1,6 +1,7 @@
 /** Tab 3: what the traffic looks like. */
-import type { DashboardSnapshot, SchemaView, Ui } from "../../../tui.ts";
+
 import { viewNothing } from "../edges.ts";
+import type { DashboardSnapshot, SchemaView, Ui } from "../model.ts";
 import { type Area, bar, STYLE, type Style } from "../screen.ts";
 import { count, cut, duration, fit, short } from "../text.ts";
 import { jsonPieces } from "./events.ts";

@@ -1,0 +1,68 @@
+/** What the pipeline tells other rooms: its state, what is known of an event, and runs of frames. */
+import type { JournalEvent } from "../journal/journal.ts";
+import type { Drift } from "../schemas/schemas.ts";
+import type { Draft } from "./work.ts";
+
+export interface PartState {
+  readonly state: "ok" | "starting" | "degraded" | "down" | "off";
+  /** What, since when, what to do; empty where all is well. */
+  readonly detail: string;
+}
+
+export type PartName = "journal" | "store" | "ring" | "embedder" | "llm";
+
+/** What the gateway knows about itself at one instant. Counters only grow; gauges go both ways. */
+export interface Snapshot {
+  readonly version: string;
+  readonly startedUs: number;
+  readonly nowUs: number;
+  readonly embedderName: string | null;
+  readonly parts: Readonly<Record<PartName, PartState>>;
+  readonly counters: Readonly<Record<string, number>>;
+  readonly gauges: Readonly<Record<string, number>>;
+  /** The newest changes in what the traffic looks like, the newest last. */
+  readonly drift: readonly Drift[];
+}
+
+/** Is told what happens, to show it. Must return at once: it stands on the path of every event. */
+export interface Watch {
+  committed(events: readonly JournalEvent[]): void;
+  decided(firstFrameId: number, drafts: readonly Draft[]): void;
+  /** Later words on an event. */
+  answered(
+    seq: number,
+    answer: {
+      readonly type: string | null;
+      readonly intent: string | null;
+      readonly sentiment: number | null;
+    },
+  ): void;
+}
+
+/** What the brain said of one event; unknown values are null. */
+export interface Enrichment {
+  readonly frame_id: number;
+  readonly event_type: string;
+  readonly intent: string | null;
+  readonly sentiment: number | null;
+  readonly confidence: number | null;
+  readonly provenance: unknown;
+}
+
+export interface Refusal {
+  readonly code: "overloaded" | "disk_full" | "draining";
+  readonly detail: string;
+  readonly retryAfterSeconds: number;
+}
+
+/** A contiguous run of raw frames: count × FRAME_BYTES. */
+export interface RawFrames {
+  readonly bytes: Uint8Array;
+  readonly count: number;
+}
+
+/** A contiguous run in pieces of whole frames, in order. */
+export interface FramesRun {
+  readonly chunks: readonly Uint8Array[];
+  readonly count: number;
+}

@@ -1,0 +1,43 @@
+/** What the ring's writer needs from its surroundings, and the frames and labels that it returns. */
+import type { Log } from "../log.ts";
+
+export interface RingOptions {
+  readonly path: string;
+  /**
+   * Frames, at least 1; null: RING_CAPACITY_DEFAULT, or what fits half of the free space where that does not
+   * fit.
+   */
+  readonly capacity: number | null;
+  /** Permission bits of the file, as 0o600. */
+  readonly mode: number;
+  readonly journalId: number;
+  /** The journal's next frame_id: what is older is refilled, what is newer will be published. */
+  readonly nextFrameId: number;
+  /** Whether a file at the path may be gone on with: only where it was written in this boot. */
+  readonly adopt: boolean;
+  readonly nowUs: () => number;
+  readonly log: Log;
+}
+
+/**
+ * A contiguous run of raw frames for the refill: `count` × FRAME_BYTES, the first one `fromFrameId`, with any
+ * `sequence`. Count 0 where that frame is kept nowhere any more. It rejects where it cannot know yet (DuckDB
+ * is not open): openRing then rejects too, and leaves nothing behind.
+ */
+export type NewestFrames = (
+  fromFrameId: number,
+  limit: number,
+) => Promise<{ bytes: Uint8Array; count: number }>;
+
+/** What {@link Ring.publishBatch} takes of a frame; see {@link Ring.publish}. */
+export interface RingFrame {
+  readonly frameId: number;
+  readonly physics: Uint8Array;
+  readonly vector: Float32Array | null;
+}
+
+export interface RingLabels {
+  readonly intents: Readonly<Record<string, string>>;
+  readonly types: Readonly<Record<string, string>>;
+  readonly models: Readonly<Record<string, { readonly name: string; readonly dim: number }>>;
+}
