@@ -3,16 +3,29 @@
  *
  *   bun scripts/build.ts [--outfile PATH] [--mutation NAME] [--force]
  *
- * Skipped where sources, packages and options are those of the last build of the same file. --mutation builds a
- * gateway that is wrong on purpose (gateway.ts knows the names), for the tests that must catch it; in
- * a normal build the name is empty, so that the minifier removes that code.
+ * Does nothing if sources, packages and options are those of the last build of the same file. --mutation builds a
+ * gateway that is wrong on purpose, from a changed copy of the sources (scripts/mutations.ts has the names), for the
+ * tests that must catch it.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { PLATFORMS } from "../src/native/libraries.ts";
 import { SELF_TESTS } from "../src/start/selftest.ts";
+import { MUTATIONS, mutated } from "./mutations.ts";
 import {
   bunPath,
   CACHE,
@@ -46,7 +59,7 @@ function platform(): (typeof PLATFORMS)[number] {
 }
 
 /** `bun build`'s arguments. Each is there for a reason that was found out by leaving it away. */
-function buildArguments(mutation: string, outfile: string): string[] {
+function buildArguments(outfile: string): string[] {
   const here = platform();
   const others = [
     ...PLATFORMS.filter((name) => name !== here),
@@ -61,7 +74,6 @@ function buildArguments(mutation: string, outfile: string): string[] {
     "process.arch": process.arch,
     // OpenTUI would otherwise import its musl package, which is not installed.
     "process.env.OPENTUI_LIBC": "glibc",
-    "process.env.GATEWAY_MUTATION": mutation,
   };
   return [
     "build",
@@ -87,6 +99,7 @@ function inputs(): string[] {
     "bun.lock",
     "tsconfig.json",
     "scripts/build.ts",
+    "scripts/mutations.ts",
     "gateway.ts",
     "collider.ts",
     "tui.ts",
@@ -103,7 +116,23 @@ function inputs(): string[] {
   return found.sort();
 }
 
-/** Runs the executable where nothing else is, and asks for every part's own word. */
+/** Copies the sources into `folder` and applies the mutation to them. @throws StepError */
+function mutateSources(folder: string, mutation: string): void {
+  if (MUTATIONS[mutation] === undefined) {
+    const names = Object.keys(MUTATIONS).join(", ");
+    throw new StepError("build", `there is no mutation ${mutation}`, `use one of ${names}`);
+  }
+  for (const path of inputs()) {
+    const copy = join(folder, path);
+    mkdirSync(dirname(copy), { recursive: true });
+    if (path.endsWith(".ts"))
+      writeFileSync(copy, mutated(mutation, path, readFileSync(join(ROOT, path), "utf8")));
+    else copyFileSync(join(ROOT, path), copy);
+  }
+  symlinkSync(join(ROOT, "node_modules"), join(folder, "node_modules"));
+}
+
+/** Runs the executable in an empty folder with an empty environment; every part must report that it works. */
 async function selfTest(binary: string): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "gateway-self-test-"));
   try {
@@ -140,8 +169,10 @@ async function selfTest(binary: string): Promise<string> {
 /** @throws StepError */
 export async function build(options: BuildOptions): Promise<void> {
   const outfile = resolve(options.outfile);
-  const arguments_ = buildArguments(options.mutation, basename(outfile));
-  const value = fingerprint(inputs(), [pinnedBun(), ...arguments_]);
+  const value = fingerprint(inputs(), [
+    ...[pinnedBun(), options.mutation],
+    ...buildArguments(basename(outfile)),
+  ]);
   const stampPath = join(CACHE, `build-${Bun.hash(outfile).toString(16)}`);
   const label = options.mutation === "" ? "build" : `build (mutation ${options.mutation})`;
   // A stamp belongs to the file that was built then: size and time tell a replaced one.
@@ -158,16 +189,14 @@ export async function build(options: BuildOptions): Promise<void> {
   // Built aside under its final name (the name is part of the executable), tested, then renamed into its place.
   const folder = mkdtempSync(join(CACHE, "build-"));
   const built = join(folder, basename(outfile));
+  const sources = options.mutation === "" ? ROOT : join(folder, "sources");
   try {
+    if (options.mutation !== "") mutateSources(sources, options.mutation);
     await step(label, async () => {
-      await must(
-        label,
-        [bunPath(), ...buildArguments(options.mutation, built)],
-        "repair the source that is named",
-        {
-          env: { NODE_ENV: undefined },
-        },
-      );
+      await must(label, [bunPath(), ...buildArguments(built)], "repair the source that is named", {
+        cwd: sources,
+        env: { NODE_ENV: undefined },
+      });
       return `${Math.round(statSync(built).size / 1e6)} MB`;
     });
     await step(`${label}: self-test from an empty folder with an empty environment`, () => selfTest(built));

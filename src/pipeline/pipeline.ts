@@ -99,8 +99,6 @@ export interface PipelineOptions {
   /** A failure after which the gateway must not go on. */
   readonly fatal: (error: GatewayError) => void;
   readonly watch?: Watch | null;
-  /** Deliberately wrong builds of the tests; empty in the product. */
-  readonly mutation: string;
 }
 
 interface Batch {
@@ -366,10 +364,6 @@ export class Pipeline {
     let decided = items;
     let drafts = items.map((item) => makeFrame(item, o));
     this.#deciding = items.length;
-    if (this.#o.mutation === "publish-before-row") {
-      this.#publishEarly(drafts);
-      await Bun.sleep(50);
-    }
     for (let waitMs = 50; !this.#stopped && drafts.length > 0; ) {
       try {
         const firstFrameId = await journal.decide(drafts.map((draft) => draft.decided));
@@ -418,13 +412,6 @@ export class Pipeline {
     const done = Math.min(published, this.#offered + 1) - first;
     const count = Math.max(Math.min(done, this.#recent.length), this.#recent.length - RECENT_FRAMES_MAX);
     if (count > 0) this.#recent.splice(0, count);
-  }
-
-  /** A deliberately wrong build: readers see ids that no row backs yet. */
-  #publishEarly(drafts: readonly Draft[]): void {
-    const ring = this.#ring;
-    if (ring === null) return;
-    for (const { decided, vector } of drafts) ring.publish(ring.head(), decided.physics, vector);
   }
 
   /** Frames in order for /api/frames; see {@link DecidedFrames.run}. */

@@ -113,7 +113,7 @@ describe("watch", () => {
       ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
       ...{ maxBacklogEvents: 1000, freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }), nowUs, log },
       fatal: (error) => later.reject(error),
-      ...{ watch, mutation: "" },
+      watch,
     });
     llm.start();
     pipeline.start();

@@ -1,0 +1,79 @@
+/** Opens what the gateway understands events with: schemas, intents, the brain, chat, and the embedder. */
+import { Brain, Chat, Intents, MESSAGE_QUESTION } from "../brain/brain.ts";
+import type { Config } from "../config.ts";
+import { chooseEmbedder, type RecordedEmbedder } from "../embed/embed.ts";
+import * as events from "../event/event.ts";
+import type { Journal } from "../journal/journal.ts";
+import { openLlm } from "../llm/llm.ts";
+import type { Log } from "../log.ts";
+import { workerUrl } from "../native/worker-url.ts";
+import { Schemas } from "../schemas/schemas.ts";
+
+/** Disposing of it writes what the schemas have learned. */
+export interface Understanding extends Disposable {
+  readonly schemas: Schemas;
+  readonly intents: Intents;
+  readonly brain: Brain;
+  readonly chat: Chat;
+}
+
+/** The endpoint of `--llm-base-url` is looked for only after `brain.llm.start()`. */
+export function openUnderstanding(
+  config: Config,
+  journal: Journal,
+  nowUs: () => number,
+  log: Log,
+): Understanding {
+  // A temporary journal ends with the process, and so does what the schemas learned from it.
+  const table = config.dbPath === null ? null : journal.table("schemas");
+  const schemas = new Schemas({ table, log });
+  const intents = new Intents({ rows: journal.intents, log });
+  const llm = openLlm({
+    baseUrl: config.llmBaseUrl,
+    apiKey: config.llmApiKey,
+    model: config.llmModel,
+    budgetCalls: config.llmBudgetCalls,
+    kept: { read: () => journal.meta("llm.budget"), write: (text) => journal.setMeta("llm.budget", text) },
+    trial: MESSAGE_QUESTION,
+    nowUs,
+    log,
+  });
+  const brain = new Brain({
+    llm,
+    deadlineMs: config.llmTimeoutMs,
+    fingerprint: (body) => schemas.fingerprint(body),
+    shapes: journal.table("shapes"),
+    answers: intents.answers,
+  });
+  const chat = new Chat({
+    llm,
+    knownTypes: (limit, also) => schemas.mostFrequent(limit, also),
+    labels: () => intents.list().map(({ label }) => label),
+    envelope: events.FIELD_NAMES,
+    nowMs: () => performance.now(),
+    newSessionId: () => crypto.randomUUID(),
+  });
+  return { schemas, intents, brain, chat, [Symbol.dispose]: () => schemas[Symbol.dispose]() };
+}
+
+/** The embedder that follows from --embedder, the journal's record and the models that are available now. */
+export async function openEmbedder(config: Config, journal: Journal, log: Log) {
+  const text = journal.meta("embedder");
+  const recorded = text === null ? null : (JSON.parse(text) as RecordedEmbedder);
+  // An endpoint's dimension becomes known with its first reply, so the label of its frames has it and the record may not.
+  const label = journal.labels().find(({ kind, label }) => kind === "model" && label === recorded?.name);
+  const { embedder, record, advice } = await chooseEmbedder({
+    choice: config.embedder,
+    recorded: recorded === null ? null : { ...recorded, dim: label?.dim ?? recorded.dim },
+    modelsDir: config.modelsDir,
+    embeddingModel: config.embeddingModel,
+    baseUrl: config.llmBaseUrl,
+    apiKey: config.llmApiKey,
+    workerUrl: workerUrl("embed"),
+    log,
+  });
+  journal.setMeta("embedder", JSON.stringify(record));
+  log("info", `embedder ${embedder.name}`);
+  if (advice !== null) log("warn", advice);
+  return embedder;
+}
