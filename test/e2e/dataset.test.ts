@@ -71,7 +71,7 @@ describe("a dataset", () => {
     let errors = "";
     for (let round = 0; round < 20; round++) {
       // What comes while nobody reads, often more than the ring holds.
-      await send(random.below(500));
+      await send(1 + random.below(500));
       const reader = python([script, folder.ring, gateway.url, log]);
       const stderr = new Response(reader.stderr).text();
       const before = logged(log).length;
@@ -81,7 +81,7 @@ describe("a dataset", () => {
         if (round % 8 === 5) rmSync(folder.ring);
         gateway = await Gateway.start(folder, { args: [...args, "--port", port] });
       }
-      await send(random.below(200));
+      await send(1 + random.below(200));
       // Batches of 16: there may be fewer than it asks for.
       await until("the reader has read some", () => {
         const seen = logged(log);
