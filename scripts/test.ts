@@ -74,7 +74,7 @@ async function allSuites(missing: Missing): Promise<Suite[]> {
       kind,
       command: [bunPath(), "test", `./${file}`, "--reporter=junit", `--reporter-outfile=${report}`],
       report,
-      timeoutMs: minutes(kind === "unit" ? 3 : 15),
+      timeoutMs: minutes(kind === "unit" ? 10 : 20),
       missing: kind === "e2e" ? missing.binary : null,
     };
   };
@@ -86,7 +86,7 @@ async function allSuites(missing: Missing): Promise<Suite[]> {
       // No shared cache: the two environments would write over each other's.
       command: [`${venv}/bin/python`, "-m", "pytest", "-q", "-p", "no:cacheprovider", `--junitxml=${report}`],
       report,
-      timeoutMs: minutes(10),
+      timeoutMs: minutes(20),
       missing: absent,
     };
   };

@@ -14,7 +14,7 @@ import {
 import { LlmStub, type Mode } from "./llm-stub.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(120_000);
+setDefaultTimeout(300_000);
 
 let folder = new TempFolder();
 const open: AsyncDisposable[] = [];
@@ -144,18 +144,18 @@ test("a model slower than --frame-wait: the frame goes out without, its answer c
 
 test("an event that waits holds back its conversation, in order, and nobody else", async () => {
   const stub = await stubIn("hang");
-  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "3s", "--llm-timeout", "20s"]);
+  // Far longer than this test may take: the frames that wait go out because the model replies at last.
+  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "60s", "--llm-timeout", "10m"]);
   await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
-  const startedMs = performance.now();
   await gateway.post({ message: "slow", conversation_id: "a" });
   await gateway.post({ type: "Given", conversation_id: "a" });
   await gateway.post({ type: "Given", conversation_id: "b" });
   await gateway.post({ type: "Given" });
   await until("the others have their frames", () => (ringHead(folder.ring)?.head ?? 1) >= 3);
   const seqs = (): number[] => ringFrames(folder.ring).map(({ eventSeq }) => eventSeq);
-  if (performance.now() - startedMs < 2500) expect(seqs()).toEqual([3, 4]);
+  expect(seqs()).toEqual([3, 4]);
+  stub.answerHanging();
   await until("all have", () => ringHead(folder.ring)?.head === 5);
-  expect(performance.now() - startedMs).toBeGreaterThan(2900);
   expect(seqs()).toEqual([3, 4, 1, 2]);
 });
 
@@ -472,8 +472,7 @@ test("a drain does not wait for the model", async () => {
     return Object.values(parts).every(({ state }) => state === "ok");
   });
   for (let n = 0; n < 3; n++) await gateway.post({ message: `m${n}`, conversation_id: "c" });
-  const startedMs = performance.now();
   expect(await gateway.stop()).toBe(0);
-  expect(performance.now() - startedMs).toBeLessThan(9000);
+  // Had the drain waited for the model, its own bound of 10 s would have ended it without these frames.
   expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM enrichments")).toEqual([{ n: 3 }]);
 });

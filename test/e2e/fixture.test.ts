@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const FIXTURES = resolve(import.meta.dir, "../fixtures");
 const FRAME_BYTES = 4224;

@@ -3,7 +3,7 @@ import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { Gateway, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 let folder = new TempFolder();
 afterEach(() => {

@@ -3,7 +3,7 @@ import { BINARY, mutatedBuild, seededRandom } from "./gateway.ts";
 import { killScenario } from "./kill-scenario.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const LONG = process.env.LONG === "1";
 const ROUNDS = LONG ? 200 : 10;
@@ -25,7 +25,7 @@ test(
     expect(report.acknowledged).toBeGreaterThan(ROUNDS * 10);
     expect(report.framesSeen).toBeGreaterThan(ROUNDS * 10);
   },
-  LONG ? 3_600_000 : 240_000,
+  LONG ? 3_600_000 : 300_000,
 );
 
 for (const mutation of ["ack-before-commit", "publish-before-row"]) {
@@ -40,5 +40,5 @@ for (const mutation of ["ack-before-commit", "publish-before-row"]) {
     });
     say(mutation, report);
     expect(report.violations.length).toBeGreaterThan(0);
-  }, 240_000);
+  }, 300_000);
 }

@@ -81,6 +81,8 @@ export class LlmStub implements AsyncDisposable {
   atOnceMax = 0;
   readonly #server: Server;
   #port = 0;
+  /** Completions that mode "hang" holds back. */
+  #hanging: (() => void)[] = [];
 
   private constructor() {
     this.#server = createServer((req, res) => void this.#take(req, res).catch(() => res.destroy()));
@@ -92,6 +94,11 @@ export class LlmStub implements AsyncDisposable {
     await new Promise<void>((done) => stub.#server.listen(port, "127.0.0.1", done));
     stub.#port = (stub.#server.address() as AddressInfo).port;
     return stub;
+  }
+
+  /** Answers the completions that mode "hang" has held back so far. */
+  answerHanging(): void {
+    for (const answer of this.#hanging.splice(0)) answer();
   }
 
   get port(): number {
@@ -208,6 +215,7 @@ export class LlmStub implements AsyncDisposable {
         res.end('{"choices":[{"message":{"content":"{\\"intent\\":');
         return;
       case "hang":
+        this.#hanging.push(() => say(answer));
         return;
       case "drip":
         return this.#drip(res);

@@ -6,7 +6,7 @@ import { FRAME_BYTES } from "../../src/frame.ts";
 import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const FIXTURE = resolve(import.meta.dir, "../fixtures/tiny-xlmr");
 const REFERENCE = JSON.parse(readFileSync(join(FIXTURE, "reference.json"), "utf8")) as { texts: string[] };
@@ -93,7 +93,7 @@ test("a local model: vectors equal the reference, survive a deleted ring, and st
   ).toEqual(["hashing-1024-v1", "tiny-xlmr@int8+cls"]);
   const kept = await duckRows(db, "SELECT DISTINCT model_id FROM enrichments");
   expect(new Set(kept.map((row) => row.model_id))).toEqual(models);
-}, 60_000);
+}, 300_000);
 
 test("an endpoint that lies with NaN from the start, then is away, then works: nothing is lost and nothing is made up", async () => {
   let mode: "down" | "nan" | "well" = "nan";
@@ -142,7 +142,7 @@ test("an endpoint that lies with NaN from the start, then is away, then works: n
     expect(cosine(vector, vector)).toBeCloseTo(1, 5);
     expect(vector.slice(8).every((value) => value === 0)).toBe(true);
   }
-}, 60_000);
+}, 300_000);
 
 test("pull-model --from a folder without a model says what is missing, and leaves nothing", async () => {
   const gateway = Gateway.launch(folder, {

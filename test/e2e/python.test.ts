@@ -114,7 +114,7 @@ with PhysicsConsumer() as consumer:
       expect(tensors.intent_id?.[row]).toBe(Number(frame.intent_id));
       expect(tensors.timestamp_us?.[row]).toBe(Number(frame.timestamp_us));
     });
-  }, 30_000);
+  }, 300_000);
 
   test("fewer frames than asked for are what there is, and none is said", async () => {
     await using gateway = await Gateway.start(folder);
@@ -130,7 +130,7 @@ with PhysicsConsumer() as consumer:
     expect(ids).toEqual(["2", "3"]);
     const stats = await python([CONSUMER, "--stats", "--json"]);
     expect(JSON.parse(stats.out)).toMatchObject({ capacity: 20_000, state: "running" });
-  }, 30_000);
+  }, 300_000);
 
   test("without torch one line says how to get it", async () => {
     await using gateway = await Gateway.start(folder);
@@ -141,7 +141,7 @@ with PhysicsConsumer() as consumer:
     expect(shown.err.trim().split("\n").length).toBe(1);
     expect(shown.err).toContain("torch");
     expect((await python([CONSUMER, "--batch", "1"], NUMPY2)).code).toBe(0);
-  }, 30_000);
+  }, 300_000);
 });
 
 describe("a follower", () => {
@@ -203,7 +203,7 @@ with PhysicsConsumer(on_event=tell) as consumer:
       await reading;
       await gateway.kill();
     }
-  }, 60_000);
+  }, 300_000);
 });
 
 describe("what is no ring", () => {
@@ -258,7 +258,7 @@ print(json.dumps(found))
 `;
 
   // Processes are started and waited for: on a busy machine that takes its time.
-  setDefaultTimeout(60_000);
+  setDefaultTimeout(300_000);
   const read = await python(["-c", script]);
   expect(read.err).toBe("");
   const found = JSON.parse(read.out) as number[][];

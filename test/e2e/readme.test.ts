@@ -6,7 +6,7 @@ import { BINARY, bankingMessages, Gateway, ringHead, TempFolder, until } from ".
 import { LlmStub } from "./llm-stub.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");

@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { BINARY, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 const PYTHON = join(ROOT, ".venv/bin/python");

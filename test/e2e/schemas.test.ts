@@ -4,7 +4,7 @@ import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const FILL_RATE_AT = 4156;
 const order = (extra: object = {}): string =>

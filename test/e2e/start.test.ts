@@ -13,7 +13,7 @@ import {
 import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const folders: TempFolder[] = [];
 function folder(): TempFolder {

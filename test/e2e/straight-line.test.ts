@@ -14,7 +14,7 @@ import {
 } from "./gateway.ts";
 
 // Processes are started and waited for: on a busy machine that takes its time.
-setDefaultTimeout(60_000);
+setDefaultTimeout(300_000);
 
 const SINGLES = 1000;
 const CONNECTIONS = 16;
@@ -81,7 +81,7 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
     }
     expect(await gateway.stop()).toBe(0);
     frames = ringFrames(folder.ring);
-  }, 120_000);
+  }, 300_000);
 
   afterAll(() => folder[Symbol.dispose]());
 
