@@ -72,7 +72,7 @@ const CANCEL = "Quero cancelar meu plano";
 test("a thinking model: two messages of one shape get the types that their writers want, in frame and database", async () => {
   const stub = await stubIn("thinking");
   const db = folder.file("events.duckdb");
-  const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db]);
+  const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "60s"]);
   const car = await enriched(gateway, { message: CAR, conversation_id: "c" });
   expect(car).toEqual({
     ...{
@@ -89,7 +89,7 @@ test("a thinking model: two messages of one shape get the types that their write
   } as never);
   const cancel = await enriched(gateway, { message: CANCEL, conversation_id: "c" });
   expect([cancel.event_type, cancel.enrichment?.sentiment]).toEqual(["PlanCancellation", -0.5]);
-  // In the frame itself: the model was faster than --frame-wait.
+  // The frames themselves have it, because they waited for the model.
   await until("both frames are in the ring", () => ringHead(folder.ring)?.head === 3);
   const frames = ringFrames(folder.ring);
   const types = JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")).types as Record<string, string>;
@@ -162,7 +162,7 @@ test("an event that waits holds back its conversation, in order, and nobody else
 test("of many at once, 64 wait at most, and those that do not are answered later", async () => {
   const stub = await stubIn("well");
   stub.delayMs = 20;
-  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "30s"]);
+  const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "60s"]);
   await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
   const lines = Array.from({ length: 200 }, (_, n) => JSON.stringify({ message: `${CAR} ${n}` })).join("\n");
   expect((await gateway.postLines(lines)).status).toBe(200);
@@ -231,9 +231,10 @@ describe("in every fault events, frames and memory are fine, and it is over when
       expect(held - before).toBeLessThan(250_000_000);
       stub.mode = "well";
       await until("the breaker closes", async () => (await llmState(gateway)).state === "ok", 60_000);
-      expect(await enriched(gateway, { message: CAR, conversation_id: "c" })).toMatchObject({
-        event_type: "CarInsuranceRequest",
-        enrichment: { intent: "CarInsuranceRequest" },
+      // On a busy machine even a good model misses this gateway's short --llm-timeout now and then.
+      await until("the model's replies count again", async () => {
+        const { event_type, enrichment } = await enriched(gateway, { message: CAR, conversation_id: "c" });
+        return event_type === "CarInsuranceRequest" && enrichment?.intent === "CarInsuranceRequest";
       });
     });
   }
