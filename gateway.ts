@@ -86,7 +86,7 @@ function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayErr
     reembed: config.reembed,
     maxBacklogEvents: config.maxBacklogEvents,
     freeDiskBytes: () => freeDiskBytes(home.journalPath),
-    nowUs,
+    clock: systemClock,
     log,
     fatal,
   });

@@ -3,6 +3,7 @@
  * their vectors, but never an event.
  */
 
+import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
@@ -34,6 +35,7 @@ interface Answer {
 export interface PatientEmbedderOptions {
   /** What is embedded of an event: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -89,7 +91,7 @@ export class PatientEmbedder {
     if (asked.length === 0) return null;
     for (let waitMs = RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       const givenUp = this.#givenUp();
-      if (givenUp && performance.now() < this.#nextTryMs) return null;
+      if (givenUp && this.#o.clock.monotonicMs() < this.#nextTryMs) return null;
       try {
         const answers = await this.#ask(asked, wanted);
         this.#works();
@@ -97,7 +99,7 @@ export class PatientEmbedder {
       } catch (error) {
         this.#fails(error);
         if (givenUp) return null;
-        await Bun.sleep(Math.max(waitMs, retryAfterMs(error)));
+        await this.#o.clock.sleep(Math.max(waitMs, retryAfterMs(error)));
       }
     }
     return null;
@@ -105,7 +107,7 @@ export class PatientEmbedder {
 
   #givenUp(): boolean {
     if (this.#failingSinceMs === null) return false;
-    return this.#hasty || performance.now() - this.#failingSinceMs >= PATIENCE_MS;
+    return this.#hasty || this.#o.clock.monotonicMs() - this.#failingSinceMs >= PATIENCE_MS;
   }
 
   /**
@@ -113,10 +115,10 @@ export class PatientEmbedder {
    * @throws what the embedder threw, where it took none.
    */
   async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(Answer | null)[]> {
-    const startedMs = performance.now();
+    const startedMs = this.#o.clock.monotonicMs();
     try {
       const { rows, nearest } = await this.#embedder.embedNearest(texts, wanted);
-      this.batchMs = performance.now() - startedMs;
+      this.batchMs = this.#o.clock.monotonicMs() - startedMs;
       this.counters.embed_batches_total += 1;
       const { dim } = this.#embedder;
       return texts.map((_, index) => {
@@ -159,11 +161,11 @@ export class PatientEmbedder {
   #fails(error: unknown): void {
     this.counters.embed_failures_total += 1;
     if (this.#failingSinceMs === null) {
-      this.#failingSinceMs = performance.now();
+      this.#failingSinceMs = this.#o.clock.monotonicMs();
       this.#o.log("warn", `${messageOf(error)}; frames wait up to 30 s for it, then go out without a vector`);
     }
-    this.#nextTryMs = performance.now() + RETRY_MS_MAX;
-    const forS = Math.round((performance.now() - this.#failingSinceMs) / 1000);
+    this.#nextTryMs = this.#o.clock.monotonicMs() + RETRY_MS_MAX;
+    const forS = Math.round((this.#o.clock.monotonicMs() - this.#failingSinceMs) / 1000);
     this.#state = { state: "degraded", detail: `failing for ${forS} s: ${messageOf(error)}` };
   }
 

@@ -3,6 +3,7 @@
  * asks for them. Part of the pipeline.
  */
 import type { Ring } from "../../collider.ts";
+import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
 import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "../frame.ts";
 import type { Journal, StoredFrame } from "../journal/journal.ts";
@@ -24,6 +25,7 @@ export interface DecidedFramesOptions {
   /** The newest ones, in memory, ascending. */
   readonly recent: () => readonly Entry[];
   readonly nextFrameId: () => number;
+  readonly clock: Clock;
   /** @throws GatewayError store_unavailable where it is not open in time */
   readonly storeOpen: () => Promise<Store>;
 }
@@ -132,7 +134,7 @@ export class DecidedFrames {
       chunks.push(run.bytes);
       count += run.count;
       next = decodeFrame(run.bytes, run.bytes.byteLength - FRAME_BYTES).frame_id + 1;
-      await nextTurn();
+      await this.#o.clock.nextTurn();
     }
     return { chunks, count };
   }
@@ -154,9 +156,4 @@ export class DecidedFrames {
     const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#o.recent()[0]?.frameId;
     return oldest === undefined ? NO_FRAMES : this.rawFrom(oldest, limit);
   }
-}
-
-/** Lets the other work of this thread run. */
-export function nextTurn(): Promise<void> {
-  return new Promise((done) => setImmediate(done));
 }

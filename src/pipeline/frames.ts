@@ -2,6 +2,7 @@
 
 import type { Ring } from "../../collider.ts";
 import type { Understanding } from "../brain/brain.ts";
+import type { Clock } from "../clock.ts";
 import {
   decodePhysics,
   encodePhysics,
@@ -28,7 +29,7 @@ export interface FrameMakerOptions {
   readonly journalId: number;
   /** Whether frames carry a checksum: where readers on this machine need one. */
   readonly checksums: boolean;
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   /** Learns from an event, and says how much of its type's fields it fills. */
   readonly schemas: Pick<Schemas, "observe">;
 }
@@ -41,7 +42,7 @@ export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMake
   const timestampUs = event.timestampUs ?? event.receivedUs;
   const { conversationId, receivedUs } = event;
   const motion = o.kinetics.observe({ conversationId, timestampUs, receivedUs });
-  const decidedUs = o.nowUs();
+  const decidedUs = o.clock.nowUs();
   if (conversationId !== null) o.kinetics.decided(conversationId, decidedUs);
   const vector = embedded?.row ?? null;
   const given = event.fields ?? {};
@@ -146,7 +147,7 @@ export function withUnderstanding(
 export function withVector(
   row: DecidedFrame,
   { embedder, row: vector }: EventVector,
-  o: Pick<FrameMakerOptions, "spin" | "nowUs">,
+  o: Pick<FrameMakerOptions, "spin" | "clock">,
 ): DecidedFrame {
   const before = decodePhysics(row.physics);
   const physics = encodePhysics({
@@ -157,7 +158,7 @@ export function withVector(
     model_id: embedder.modelId,
   });
   const provenance = JSON.stringify({ ...JSON.parse(row.provenance), embedder: embedder.name });
-  return { ...row, decidedUs: o.nowUs(), physics, vector, provenance };
+  return { ...row, decidedUs: o.clock.nowUs(), physics, vector, provenance };
 }
 
 /** What is said of an event by its frame; unknown values are null. */

@@ -3,6 +3,7 @@
  * of a conversation keep its order, and nobody else is held up.
  */
 import type { Known } from "../brain/brain.ts";
+import type { Clock } from "../clock.ts";
 import type { Item } from "./work.ts";
 
 /** Frames that wait for the model at once; with more, an event does not wait at all. */
@@ -26,6 +27,7 @@ interface Entry {
 
 export interface WaitingOptions {
   readonly frameWaitMs: number;
+  readonly clock: Clock;
   /** Something can be taken. */
   readonly onReady: () => void;
   /** A frame's time was up before an answer came. */
@@ -38,9 +40,9 @@ export class Waiting {
   readonly #bySeq = new Map<number, Entry>();
   /** Those that wait, or did, in the order in which their time is up: all wait equally long. */
   #clock: Entry[] = [];
-  #timer: Timer | null = null;
+  #timer: Disposable | null = null;
   #ready: Item[] = [];
-  #announcing: Timer | null = null;
+  #announcing: Disposable | null = null;
   #frames = 0;
   #heldBytes = 0;
 
@@ -69,14 +71,14 @@ export class Waiting {
     }
     // Only the event's own vector: a view would keep those of its whole batch in memory.
     const vector = item.vector === null ? null : { ...item.vector, row: item.vector.row.slice() };
-    const untilMs = performance.now() + this.#o.frameWaitMs;
+    const untilMs = this.#o.clock.monotonicMs() + this.#o.frameWaitMs;
     const entry: Entry = { item: { ...item, vector }, waits, untilMs, line: key };
     if (waits) {
       this.#frames++;
       // Those that were answered need no clock; a few are not worth the trouble.
       if (this.#clock.length >= 4 * WAITING_FRAMES_MAX) this.#clock = this.#clock.filter((one) => one.waits);
       this.#clock.push(entry);
-      this.#timer ??= setTimeout(() => this.#tick(), this.#o.frameWaitMs);
+      this.#timer ??= this.#o.clock.after(this.#o.frameWaitMs, () => this.#tick());
     }
     if (line === undefined) this.#lines.set(key, [entry]);
     else line.push(entry);
@@ -107,7 +109,7 @@ export class Waiting {
   /** Releases whose time is up, or is so within GROUP_MS. */
   #tick(): void {
     this.#timer = null;
-    const upMs = performance.now() + Math.min(GROUP_MS, this.#o.frameWaitMs / 4);
+    const upMs = this.#o.clock.monotonicMs() + Math.min(GROUP_MS, this.#o.frameWaitMs / 4);
     let up = this.#clock.findIndex(({ waits, untilMs }) => waits && untilMs > upMs);
     if (up < 0) up = this.#clock.length;
     for (const entry of this.#clock.splice(0, up)) {
@@ -116,8 +118,9 @@ export class Waiting {
       this.#release(entry);
     }
     const [next] = this.#clock;
-    if (next !== undefined)
-      this.#timer = setTimeout(() => this.#tick(), Math.max(0, next.untilMs - performance.now()));
+    if (next === undefined) return;
+    const leftMs = Math.max(0, next.untilMs - this.#o.clock.monotonicMs());
+    this.#timer = this.#o.clock.after(leftMs, () => this.#tick());
   }
 
   #release(entry: Entry): void {
@@ -135,10 +138,10 @@ export class Waiting {
       this.#ready.push(item);
     }
     if (line.length === 0) this.#lines.delete(entry.line);
-    this.#announcing ??= setTimeout(() => {
+    this.#announcing ??= this.#o.clock.after(READY_MS, () => {
       this.#announcing = null;
       this.#o.onReady();
-    }, READY_MS);
+    });
   }
 
   /** Those that can be decided now, each conversation's in order. */

@@ -2,6 +2,7 @@
  * What is said of an event after its frame: read what was said last, say it anew, and tell who waits for it. One at a
  * time, so that nobody answers upon a word that is no longer the last.
  */
+import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
 import { messageOf } from "../errors.ts";
 import { encodePhysics, FLAG } from "../frame.ts";
@@ -30,6 +31,7 @@ export interface AnswersOptions {
   readonly stopped: () => boolean;
   /** Told each answer when it is committed. */
   readonly onWritten: (row: DecidedFrame) => void;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -80,7 +82,7 @@ export class Answers {
       } catch (error) {
         if (this.#o.stopped()) return;
         this.#o.log("warn", `answers wait: ${messageOf(error)}`);
-        await Bun.sleep(waitMs);
+        await this.#o.clock.sleep(waitMs);
       }
     }
     this.written += rows.length;
@@ -110,12 +112,12 @@ export class Answers {
       const waiters = this.#waiters.get(seq) ?? new Set();
       this.#waiters.set(seq, waiters);
       const settle = (enrichment: Enrichment | null): void => {
-        clearTimeout(timer);
+        timer[Symbol.dispose]();
         waiters.delete(settle);
         if (waiters.size === 0) this.#waiters.delete(seq);
         resolve(enrichment);
       };
-      const timer = setTimeout(() => settle(this.known(seq)), timeoutMs);
+      const timer = this.#o.clock.after(timeoutMs, () => settle(this.known(seq)));
       waiters.add(settle);
     });
   }

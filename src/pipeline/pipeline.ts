@@ -10,6 +10,7 @@
 
 import type { Ring } from "../../collider.ts";
 import type { Brain } from "../brain/brain.ts";
+import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
 import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import type { DecidedFrame, EventsGone, Journal, JournalCursors, JournalEvent } from "../journal/journal.ts";
@@ -20,7 +21,7 @@ import type { RingLabels } from "../ring/contract.ts";
 import type { Schemas } from "../schemas/schemas.ts";
 import type { Store } from "../store/store.ts";
 import { PatientEmbedder, vectorOf } from "./embedding.ts";
-import { DecidedFrames, nextTurn } from "./frame-reader.ts";
+import { DecidedFrames } from "./frame-reader.ts";
 import { Labels, makeFrame, understandingOf, vectorsToOffer } from "./frames.ts";
 import { Answers } from "./late-answers.ts";
 import { Asks } from "./questions.ts";
@@ -94,7 +95,7 @@ export interface PipelineOptions {
   readonly maxBacklogEvents: number;
   /** Free bytes where the journal lives, and the least that ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   readonly log: Log;
   /** A failure after which the gateway must not go on. */
   readonly fatal: (error: GatewayError) => void;
@@ -162,41 +163,42 @@ export class Pipeline {
   #draining = false;
   #stopped = false;
   #disk: Refusal | null = null;
-  #timers: Timer[] = [];
+  #timers: Disposable[] = [];
 
   constructor(options: PipelineOptions) {
     const { journal } = options;
     this.#o = options;
-    this.#startedUs = options.nowUs();
+    this.#startedUs = options.clock.nowUs();
     this.#labels = new Labels(journal);
     this.#next = journal.nextFrameId();
     journal.onCommitted = (batch) => this.#onCommitted(batch.events);
-    const { hashing, textOf, log, brain, frameWaitMs, nowUs } = options;
+    const { hashing, textOf, log, brain, frameWaitMs, clock } = options;
     const store = (): Store | null => this.#store;
     const stopped = (): boolean => this.#stopped;
     const onWritten = (row: DecidedFrame): void => options.watch?.answered(row.seq, understandingOf(row));
-    this.#answers = new Answers({ journal, store, hashing, textOf, log, stopped, onWritten });
+    this.#answers = new Answers({ journal, store, hashing, textOf, log, clock, stopped, onWritten });
     this.#frames = new DecidedFrames({
-      ...{ journal, hashing, textOf },
+      ...{ journal, hashing, textOf, clock },
       ring: () => this.#ring,
       recent: () => this.#recent,
       nextFrameId: () => this.#next,
       storeOpen: () => this.#storeOpen(),
     });
     const onReady = (): void => this.#wakeUp();
-    this.#asks = new Asks({ brain, journal, answers: this.#answers, frameWaitMs, nowUs, log, onReady });
+    this.#asks = new Asks({ brain, journal, answers: this.#answers, frameWaitMs, clock, log, onReady });
   }
 
   /** Starts everything that works behind the acknowledgement. Returns at once. */
   start(): void {
+    const { clock } = this.#o;
     this.#storeOpening = this.#openStore();
     void this.#openRing();
     void this.#frameAll();
     void this.#asks.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
     this.#lookAtDisk();
     this.#timers = [
-      setInterval(() => this.#beat(), HEARTBEAT_MS),
-      setInterval(() => this.#lookAtDisk(), DISK_LOOK_MS),
+      clock.every(HEARTBEAT_MS, () => this.#beat()),
+      clock.every(DISK_LOOK_MS, () => this.#lookAtDisk()),
     ];
   }
 
@@ -303,7 +305,7 @@ export class Pipeline {
    */
   async #yieldToIngest(): Promise<void> {
     const arrivals = this.#arrivals;
-    const nowMs = performance.now();
+    const nowMs = this.#o.clock.monotonicMs();
     const elapsedMs = nowMs - arrivals.sinceMs;
     if (elapsedMs >= ARRIVALS_WINDOW_MS) {
       arrivals.perSecond = (1000 * arrivals.events) / elapsedMs;
@@ -312,7 +314,7 @@ export class Pipeline {
     }
     if (!this.#bursting() || this.#draining) return;
     const share = 1 - this.#unframed() / YIELD_BACKLOG_EVENTS;
-    if (share > 0) await Bun.sleep(share * YIELD_MS_MAX);
+    if (share > 0) await this.#o.clock.sleep(share * YIELD_MS_MAX);
   }
 
   #bursting(): boolean {
@@ -328,15 +330,15 @@ export class Pipeline {
       kinetics.restore(rows);
       after = rows.at(-1)?.frameId ?? after;
       if (rows.length < RESTORE_STEP_FRAMES) return;
-      await nextTurn();
+      await this.#o.clock.nextTurn();
     }
   }
 
   async #openEmbedder(): Promise<PatientEmbedder | null> {
-    const { textOf, log } = this.#o;
+    const { textOf, clock, log } = this.#o;
     try {
       this.#openedEmbedder = await this.#o.openEmbedder();
-      this.#embedder = new PatientEmbedder(this.#openedEmbedder, { textOf, log });
+      this.#embedder = new PatientEmbedder(this.#openedEmbedder, { textOf, clock, log });
     } catch (error) {
       this.#fail(error, "embedder_unavailable", "embed: open");
     }
@@ -344,11 +346,11 @@ export class Pipeline {
   }
 
   #beginReembed(): void {
-    const { journal, textOf, spin, nowUs, log } = this.#o;
+    const { journal, textOf, spin, clock, log } = this.#o;
     const embedder = this.#openedEmbedder;
     if (embedder === null) return;
     this.#reembed = new Reembed({
-      ...{ journal, embedder, answers: this.#answers, textOf, spin, nowUs, log },
+      ...{ journal, embedder, answers: this.#answers, textOf, spin, clock, log },
       store: () => this.#store,
       busy: () => this.#unframed() > 0,
       onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
@@ -359,8 +361,8 @@ export class Pipeline {
 
   /** Commits frames, then publishes and offers them. Retries for as long as the journal cannot write. */
   async #decide(items: readonly Item[]): Promise<void> {
-    const { journal, kinetics, spin, nowUs, schemas, checksums } = this.#o;
-    const o = { kinetics, spin, nowUs, schemas, checksums, journalId: journal.journalId };
+    const { journal, kinetics, spin, clock, schemas, checksums } = this.#o;
+    const o = { kinetics, spin, clock, schemas, checksums, journalId: journal.journalId };
     let decided = items;
     let drafts = items.map((item) => makeFrame(item, o));
     this.#deciding = items.length;
@@ -383,7 +385,7 @@ export class Pipeline {
         }
         this.#states.journal = { state: "degraded", detail: messageOf(error) };
         this.#o.log("warn", `frames wait: ${messageOf(error)}`);
-        await Bun.sleep(waitMs);
+        await clock.sleep(waitMs);
         waitMs = Math.min(2 * waitMs, 2000);
       }
     }
@@ -445,7 +447,7 @@ export class Pipeline {
       } catch (error) {
         this.#states.ring = { state: "down", detail: `${messageOf(error)}; frames wait in the journal` };
         this.#o.log("error", `${messageOf(error)}; frames wait in the journal, trying again`);
-        await Bun.sleep(waitMs);
+        await this.#o.clock.sleep(waitMs);
       }
     }
   }
@@ -464,12 +466,12 @@ export class Pipeline {
         ring.publishBatch(entries);
         this.#counters.published_frames_total += entries.length;
         this.#forget();
-        if (entries.length === PUBLISH_SLICE_FRAMES) await nextTurn();
+        if (entries.length === PUBLISH_SLICE_FRAMES) await this.#o.clock.nextTurn();
       }
     } catch (error) {
       this.#states.ring = { state: "degraded", detail: messageOf(error) };
       this.#o.log("error", `ring: publish: ${messageOf(error)}; trying again`);
-      setTimeout(() => void this.#publish(), 500);
+      this.#o.clock.after(500, () => void this.#publish());
     } finally {
       this.#publishing = false;
     }
@@ -532,8 +534,9 @@ export class Pipeline {
   }
 
   async #storeOpen(): Promise<Store> {
-    const untilMs = performance.now() + STORE_WAIT_MS;
-    while (this.#store === null && !this.#stopped && performance.now() < untilMs) await Bun.sleep(10);
+    const { clock } = this.#o;
+    const untilMs = clock.monotonicMs() + STORE_WAIT_MS;
+    while (this.#store === null && !this.#stopped && clock.monotonicMs() < untilMs) await clock.sleep(10);
     if (this.#store !== null) return this.#store;
     throw new GatewayError({
       code: "store_unavailable",
@@ -568,7 +571,7 @@ export class Pipeline {
       }
     } catch (error) {
       this.#o.log("error", `store: offer: ${messageOf(error)}; trying again`);
-      setTimeout(() => void this.#feed(), 500);
+      this.#o.clock.after(500, () => void this.#feed());
     } finally {
       this.#feeding = false;
     }
@@ -578,20 +581,20 @@ export class Pipeline {
   async #prune(): Promise<void> {
     if (this.#pruning) return;
     this.#pruning = true;
-    const { journal, nowUs, log } = this.#o;
+    const { journal, clock, log } = this.#o;
     try {
       for (let removed = 1; removed > 0 && !this.#stopped; ) {
         const published = (this.#ring?.head() ?? 1) - 1;
         const { seq, frameId, answerId } = this.#checkpointed;
         removed = journal.prune({ seq, answerId, frameId: Math.min(frameId, published) }, PRUNE_STEP_EVENTS);
         this.#counters.pruned_events_total += removed;
-        await Bun.sleep(PRUNE_PAUSE_MS);
+        await clock.sleep(PRUNE_PAUSE_MS);
       }
       while (!this.#stopped && journal.pruneAnswers(this.#checkpointed.answerId, PRUNE_STEP_EVENTS) > 0)
-        await Bun.sleep(PRUNE_PAUSE_MS);
-      const before = nowUs() - DEDUP_WINDOW_US;
+        await clock.sleep(PRUNE_PAUSE_MS);
+      const before = clock.nowUs() - DEDUP_WINDOW_US;
       while (!this.#stopped && journal.pruneDedup(before, PRUNE_STEP_EVENTS) > 0)
-        await Bun.sleep(PRUNE_PAUSE_MS);
+        await clock.sleep(PRUNE_PAUSE_MS);
     } catch (error) {
       log("warn", `journal: prune: ${messageOf(error)}; trying again after the next checkpoint`);
     } finally {
@@ -642,11 +645,12 @@ export class Pipeline {
   /** Waits, for at most 10 s, until everything received is framed, shown and given to the store. */
   async settle(): Promise<void> {
     this.beginDrain();
-    const untilMs = performance.now() + DRAIN_MS_MAX;
-    while (!this.#idle() && performance.now() < untilMs) {
+    const { clock } = this.#o;
+    const untilMs = clock.monotonicMs() + DRAIN_MS_MAX;
+    while (!this.#idle() && clock.monotonicMs() < untilMs) {
       this.#wakeUp();
       void this.#feed();
-      await Bun.sleep(5);
+      await clock.sleep(5);
     }
   }
 
@@ -655,9 +659,9 @@ export class Pipeline {
     await this.settle();
     this.#stopped = true;
     this.#wakeUp();
-    for (const timer of this.#timers) clearInterval(timer);
+    for (const timer of this.#timers) timer[Symbol.dispose]();
     // DuckDB may still be opening, and would make files where they have just been removed.
-    await Promise.race([this.#storeOpening, Bun.sleep(STORE_OPENING_MS_MAX)]);
+    await Promise.race([this.#storeOpening, this.#o.clock.sleep(STORE_OPENING_MS_MAX)]);
     await this.#store?.[Symbol.asyncDispose]();
     this.#ring?.close("closed");
     this.#ring = null;
@@ -699,7 +703,7 @@ export class Pipeline {
   }
 
   snapshot(): Snapshot {
-    const { journal, version, nowUs, kinetics, schemas } = this.#o;
+    const { journal, version, clock, kinetics, schemas } = this.#o;
     const backlog = journal.backlog();
     const ring = this.#ring;
     const headSeq = journal.headSeq();
@@ -710,7 +714,7 @@ export class Pipeline {
     return {
       version,
       startedUs: this.#startedUs,
-      nowUs: nowUs(),
+      nowUs: clock.nowUs(),
       embedderName: embedder?.name ?? null,
       parts: {
         ...this.#states,

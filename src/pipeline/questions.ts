@@ -3,6 +3,7 @@
  * without, the newest first. What is not asked in time is forgotten and counted.
  */
 import type { Brain, Known, Understanding } from "../brain/brain.ts";
+import type { Clock } from "../clock.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { Journal } from "../journal/journal.ts";
 import type { LlmRefusal } from "../llm/contract.ts";
@@ -42,7 +43,7 @@ export interface AsksOptions {
   readonly journal: Journal;
   readonly answers: Answers;
   readonly frameWaitMs: number;
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   readonly log: Log;
   /** An event that was held back can be decided. */
   readonly onReady: () => void;
@@ -80,6 +81,7 @@ export class Asks {
     this.#o = options;
     this.waiting = new Waiting({
       frameWaitMs: options.frameWaitMs,
+      clock: options.clock,
       onReady: options.onReady,
       onVain: () => {
         this.#vain++;
@@ -227,9 +229,10 @@ export class Asks {
   /** An answer that comes in time is reason to wait for the next ones, too. */
   async #ask(event: Parameters<Brain["ask"]>[0], known: Known): ReturnType<Brain["ask"]> {
     if (known.question === null) return { ok: true, value: known.understanding };
-    const startedMs = performance.now();
-    const asked = await this.#o.brain.ask(event, known);
-    if (asked.ok && performance.now() - startedMs < this.#o.frameWaitMs) this.#vain = 0;
+    const { brain, clock, frameWaitMs } = this.#o;
+    const startedMs = clock.monotonicMs();
+    const asked = await brain.ask(event, known);
+    if (asked.ok && clock.monotonicMs() - startedMs < frameWaitMs) this.#vain = 0;
     return asked;
   }
 
@@ -243,7 +246,7 @@ export class Asks {
   }
 
   async #pause({ reason }: LlmRefusal): Promise<void> {
-    if (reason === "busy") await Bun.sleep(BUSY_MS);
+    if (reason === "busy") await this.#o.clock.sleep(BUSY_MS);
   }
 
   // ---------------------------------------------------------------------------------- after the frame
@@ -261,11 +264,11 @@ export class Asks {
 
   /** Only what the model, or what was learned from it, says is new; the rest stays as it was last said. */
   #answer(seq: number, understanding: Understanding): Promise<void> {
-    const { answers, nowUs } = this.#o;
+    const { answers, clock } = this.#o;
     return answers.alone(async () => {
       const said = await answers.lastSaid(seq);
       if (said === null) return this.#forget(seq);
-      await answers.write([{ said, row: withUnderstanding(said.row, understanding, nowUs()) }]);
+      await answers.write([{ said, row: withUnderstanding(said.row, understanding, clock.nowUs()) }]);
       this.counters.late_answers_total++;
       this.#done(seq);
     });
@@ -275,7 +278,7 @@ export class Asks {
 
   /** Asks about events of before this start whose frames say less than the model could, as far as they are still here. */
   async restore(): Promise<void> {
-    const { journal, brain } = this.#o;
+    const { journal, brain, clock } = this.#o;
     if (brain.llm.state.name === "off") return;
     const newest: number[] = [];
     const next = journal.nextFrameId();
@@ -285,7 +288,7 @@ export class Asks {
       to -= RESTORE_STEP_FRAMES
     ) {
       newest.push(...journal.unanswered(Math.max(1, to - RESTORE_STEP_FRAMES), to));
-      await new Promise((turn) => setImmediate(turn));
+      await clock.nextTurn();
     }
     this.counters.llm_forgotten_total += Math.max(0, newest.length - LATE_MAX);
     const restored = newest.slice(0, LATE_MAX).reverse();

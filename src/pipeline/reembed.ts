@@ -2,6 +2,7 @@
  * --reembed: gives older events vectors of the embedder in use, as answers, in the background. It goes through DuckDB from
  * the first event to the newest of its start, and a later start goes on where it was.
  */
+import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import { encodePhysics } from "../frame.ts";
@@ -27,7 +28,7 @@ export interface ReembedOptions {
   readonly answers: Answers;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   /** Called before vectors are written: the embedder knows its dimension by then. */
   readonly onVectors: () => void;
   /** New events have the embedder first. */
@@ -66,7 +67,7 @@ export class Reembed {
   }
 
   async run(): Promise<void> {
-    const { log, embedder, stopped } = this.#o;
+    const { log, embedder, clock, stopped } = this.#o;
     if (embedder.kind === "off") {
       this.#finished = true;
       return log("warn", "reembed: there is no embedder (--embedder off)");
@@ -74,11 +75,11 @@ export class Reembed {
     log("info", `reembed: events ${this.#doneSeq + 1} to ${this.#toSeq} with ${embedder.name}`);
     while (!stopped() && this.#doneSeq < this.#toSeq) {
       try {
-        await (this.#mayGoOn() ? this.#step() : Bun.sleep(BUSY_MS));
+        await (this.#mayGoOn() ? this.#step() : clock.sleep(BUSY_MS));
       } catch (error) {
         this.detail = messageOf(error);
         log("warn", `reembed: ${messageOf(error)}; trying again`);
-        for (let waited = 0; waited < RETRY_MS && !stopped(); waited += BUSY_MS) await Bun.sleep(BUSY_MS);
+        for (let waited = 0; waited < RETRY_MS && !stopped(); waited += BUSY_MS) await clock.sleep(BUSY_MS);
       }
     }
     if (stopped()) return;
@@ -94,7 +95,7 @@ export class Reembed {
   }
 
   async #step(): Promise<void> {
-    const { journal, answers, embedder, nowUs, spin } = this.#o;
+    const { journal, answers, embedder, clock, spin } = this.#o;
     const store = this.#o.store();
     if (store === null) return;
     const query = {
@@ -116,7 +117,7 @@ export class Reembed {
       const written = old.flatMap(({ said }, index) => {
         const row = rows[index];
         if (row == null || row.every((value) => value === 0)) return [];
-        return [{ said, row: withVector(said.row, { embedder, row }, { spin, nowUs }) }];
+        return [{ said, row: withVector(said.row, { embedder, row }, { spin, clock }) }];
       });
       if (written.length > 0) this.#o.onVectors();
       if (written.length > 0) await answers.write(written);
@@ -126,7 +127,7 @@ export class Reembed {
     this.detail = "";
     // What is done twice after a kill is seen to be done.
     if (this.#doneSeq < this.#toSeq && this.#doneSeq - this.#keptSeq < KEEP_EVERY_EVENTS)
-      return Bun.sleep(PAUSE_MS);
+      return clock.sleep(PAUSE_MS);
     this.#keptSeq = this.#doneSeq;
     journal.setMeta(META_KEY, JSON.stringify({ model: embedder.modelId, doneSeq: this.#doneSeq }));
   }

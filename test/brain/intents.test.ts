@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { RememberedAnswers, sameWords } from "../../src/brain/answer-cache.ts";
 import { INTENT_LIMITS, Intents } from "../../src/brain/intents.ts";
+import { systemClock } from "../../src/clock.ts";
 import { openHashing } from "../../src/embed/embed.ts";
 import type { Embedder } from "../../src/embed/embedder.ts";
 import { GatewayError } from "../../src/errors.ts";
@@ -206,7 +207,7 @@ test("the pipeline hears of the nearest examples with the vectors of a batch, wh
   await intents.put("Cancel", CANCEL);
   await intents.put("Card", CARD);
   const textOf = (message: string | null) => message ?? "note: quero cancelar meu plano";
-  const patient = new PatientEmbedder(embedder, { textOf, log: () => {} });
+  const patient = new PatientEmbedder(embedder, { textOf, clock: systemClock, log: () => {} });
   const event = (message: string | null, fields: JournalEvent["fields"] = null) =>
     ({ message, fields, body: new Uint8Array(0) }) as JournalEvent;
   const events = [

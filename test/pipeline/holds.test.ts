@@ -5,6 +5,7 @@ import type { Known, Understanding } from "../../src/brain/brain.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
 import { Waiting } from "../../src/pipeline/holds.ts";
 import type { Item } from "../../src/pipeline/work.ts";
+import { FakeClock } from "../fake-clock.ts";
 
 const NOTHING: Understanding = {
   ...{ type: null, typeFrom: null, intent: null, intentFrom: null },
@@ -25,8 +26,9 @@ function item(seq: number, conversationId: string | null, bodyBytes = 2): Item {
 
 function waiting(frameWaitMs = 60_000) {
   const told = { ready: 0, vain: 0 };
-  const held = new Waiting({ frameWaitMs, onReady: () => told.ready++, onVain: () => told.vain++ });
-  return { held, told };
+  const clock = new FakeClock();
+  const held = new Waiting({ frameWaitMs, clock, onReady: () => told.ready++, onVain: () => told.vain++ });
+  return { held, told, clock };
 }
 
 const seqs = (items: readonly Item[]): number[] => items.map(({ event }) => event.seq);
@@ -86,17 +88,18 @@ test("an event that waits does not hold up other conversations, nor events witho
 });
 
 test("when its time is up a frame waits no longer; an answer that comes while it stands behind others is taken all the same", async () => {
-  const { held, told } = waiting(30);
+  const { held, told, clock } = waiting(30);
   held.admit(item(1, "a"), true);
-  await Bun.sleep(20);
+  await clock.advance(20);
   held.admit(item(2, "a"), true);
-  while (told.vain === 0) await Bun.sleep(1);
+  await clock.advance(10);
+  expect(told.vain).toBe(1);
   const [first] = held.take();
   expect([first?.event.seq, first?.known.question]).toEqual([1, "message"]);
   expect(held.answered(1, ANSWERED)).toBe(false);
   expect(held.answered(2, ANSWERED)).toBe(true);
   expect(held.take().map(({ known }) => known)).toEqual([ANSWERED]);
-  while (told.ready === 0) await Bun.sleep(1);
+  await clock.advance(1000);
   expect(told).toEqual({ ready: 1, vain: 1 });
 });
 

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Ring } from "../../collider.ts";
 import { Brain, MESSAGE_QUESTION } from "../../src/brain/brain.ts";
+import { systemClock } from "../../src/clock.ts";
 import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
 import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
 import { Journal, type Label } from "../../src/journal/journal.ts";
@@ -111,7 +112,12 @@ describe("watch", () => {
         answers: { recall: () => null, remember: () => {}, keepOnly: () => {} },
       }),
       ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
-      ...{ maxBacklogEvents: 1000, freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }), nowUs, log },
+      ...{
+        maxBacklogEvents: 1000,
+        freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }),
+        clock: systemClock,
+        log,
+      },
       fatal: (error) => later.reject(error),
       watch,
     });
