@@ -25,7 +25,7 @@ interface Entry {
   readonly line: string | number;
 }
 
-export interface WaitingOptions {
+export interface HoldsOptions {
   readonly frameWaitMs: number;
   readonly clock: Clock;
   /** Something can be taken. */
@@ -34,8 +34,8 @@ export interface WaitingOptions {
   readonly onVain: () => void;
 }
 
-export class Waiting {
-  readonly #o: WaitingOptions;
+export class Holds {
+  readonly #o: HoldsOptions;
   readonly #lines = new Map<string | number, Entry[]>();
   readonly #bySeq = new Map<number, Entry>();
   /** Those that wait, or did, in the order in which their time is up: all wait equally long. */
@@ -46,7 +46,7 @@ export class Waiting {
   #frames = 0;
   #heldBytes = 0;
 
-  constructor(options: WaitingOptions) {
+  constructor(options: HoldsOptions) {
     this.#o = options;
   }
 

@@ -23,8 +23,7 @@ import type { Store } from "../store/store.ts";
 import { PatientEmbedder, vectorOf } from "./embedding.ts";
 import { DecidedFrames } from "./frame-reader.ts";
 import { Labels, makeFrame, understandingOf, vectorsToOffer } from "./frames.ts";
-import { Answers } from "./late-answers.ts";
-import { Asks } from "./questions.ts";
+import { Questions } from "./questions.ts";
 import { Reembed } from "./reembed.ts";
 import type {
   Enrichment,
@@ -36,6 +35,7 @@ import type {
   Snapshot,
   Watch,
 } from "./snapshot.ts";
+import { Updates } from "./updates.ts";
 import type { Draft, Embedded, Entry, Item } from "./work.ts";
 
 /** Events that wait in memory for their frame; beyond, they are read from the journal again. */
@@ -117,9 +117,9 @@ export class Pipeline {
   #ring: Ring | null = null;
   #embedder: PatientEmbedder | null = null;
   #openedEmbedder: Embedder | null = null;
-  readonly #answers: Answers;
+  readonly #updates: Updates;
   readonly #frames: DecidedFrames;
-  readonly #asks: Asks;
+  readonly #questions: Questions;
   #reembed: Reembed | null = null;
   #states: Record<Exclude<PartName, "embedder" | "llm">, PartState> = {
     journal: { state: "ok", detail: "" },
@@ -176,7 +176,7 @@ export class Pipeline {
     const store = (): Store | null => this.#store;
     const stopped = (): boolean => this.#stopped;
     const onWritten = (row: DecidedFrame): void => options.watch?.answered(row.seq, understandingOf(row));
-    this.#answers = new Answers({ journal, store, hashing, textOf, log, clock, stopped, onWritten });
+    this.#updates = new Updates({ journal, store, hashing, textOf, log, clock, stopped, onWritten });
     this.#frames = new DecidedFrames({
       ...{ journal, hashing, textOf, clock },
       ring: () => this.#ring,
@@ -185,7 +185,15 @@ export class Pipeline {
       storeOpen: () => this.#storeOpen(),
     });
     const onReady = (): void => this.#wakeUp();
-    this.#asks = new Asks({ brain, journal, answers: this.#answers, frameWaitMs, clock, log, onReady });
+    this.#questions = new Questions({
+      brain,
+      journal,
+      updates: this.#updates,
+      frameWaitMs,
+      clock,
+      log,
+      onReady,
+    });
   }
 
   /** Starts everything that works behind the acknowledgement. Returns at once. */
@@ -194,7 +202,7 @@ export class Pipeline {
     this.#storeOpening = this.#openStore();
     void this.#openRing();
     void this.#frameAll();
-    void this.#asks.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
+    void this.#questions.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
     this.#lookAtDisk();
     this.#timers = [
       clock.every(HEARTBEAT_MS, () => this.#beat()),
@@ -277,7 +285,7 @@ export class Pipeline {
         ahead.shift();
         this.#understand(batch.events, batch.embedded);
       }
-      const items = this.#asks.waiting.take();
+      const items = this.#questions.holds.take();
       if (items.length === 0 && ahead[0]?.embedded === undefined) {
         await new Promise<void>((wake) => {
           this.#wake = wake;
@@ -294,7 +302,7 @@ export class Pipeline {
     if (embedded !== null) this.#labels.noteModel(embedded);
     events.forEach((event, index) => {
       const known = this.#o.brain.known(event, embedded?.nearest[index] ?? null);
-      this.#asks.admit({ event, vector: vectorOf(embedded, index), known });
+      this.#questions.admit({ event, vector: vectorOf(embedded, index), known });
     });
     this.#underWay -= events.length;
   }
@@ -350,7 +358,7 @@ export class Pipeline {
     const embedder = this.#openedEmbedder;
     if (embedder === null) return;
     this.#reembed = new Reembed({
-      ...{ journal, embedder, answers: this.#answers, textOf, spin, clock, log },
+      ...{ journal, embedder, updates: this.#updates, textOf, spin, clock, log },
       store: () => this.#store,
       busy: () => this.#unframed() > 0,
       onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
@@ -372,13 +380,13 @@ export class Pipeline {
         this.#states.journal = { state: "ok", detail: "" };
         this.#deciding = 0;
         this.#decided(firstFrameId, drafts);
-        for (const item of decided) if (!this.#asks.framed(item)) this.#answers.tell(item.event.seq);
+        for (const item of decided) if (!this.#questions.framed(item)) this.#updates.tell(item.event.seq);
         return;
       } catch (error) {
         if (isEventsGone(error)) {
           // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
           const gone = new Set(error.seqs);
-          for (const seq of error.seqs) this.#asks.gone(seq);
+          for (const seq of error.seqs) this.#questions.gone(seq);
           decided = decided.filter(({ event }) => !gone.has(event.seq));
           drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
           continue;
@@ -639,7 +647,7 @@ export class Pipeline {
   beginDrain(): void {
     this.#draining = true;
     this.#embedder?.hurry();
-    this.#asks.hurry();
+    this.#questions.hurry();
   }
 
   /** Waits, for at most 10 s, until everything received is framed, shown and given to the store. */
@@ -678,17 +686,17 @@ export class Pipeline {
 
   #unframed(): number {
     const unread = Math.max(0, this.#o.journal.headSeq() - this.#taken);
-    return unread + this.#intake.length + this.#underWay + this.#asks.waiting.held + this.#deciding;
+    return unread + this.#intake.length + this.#underWay + this.#questions.holds.held + this.#deciding;
   }
 
   // ----------------------------------------------------------------------------------------- answers
 
   /** The brain's last word on event `seq`, or what is known within `timeoutMs`; null where that is nothing. */
   async enrichedWithin(seq: number, timeoutMs: number): Promise<Enrichment | null> {
-    const known = this.#answers.known(seq);
-    if (known !== null && !this.#asks.expects(seq)) return known;
+    const known = this.#updates.known(seq);
+    if (known !== null && !this.#questions.expects(seq)) return known;
     if (known === null && this.#o.journal.eventsAt([seq])[0] === null) return this.#enrichedInStore(seq);
-    return this.#answers.wait(seq, timeoutMs);
+    return this.#updates.wait(seq, timeoutMs);
   }
 
   /** Of an event that has left the journal, as a repeat asks for. */
@@ -725,8 +733,8 @@ export class Pipeline {
         ...this.#counters,
         ...embedder?.counters,
         ...this.#o.brain.llm.counters,
-        ...this.#asks.counters,
-        answers_total: this.#answers.written,
+        ...this.#questions.counters,
+        answers_total: this.#updates.written,
         ...schemas.counters,
         ...others.counters,
         dropped_events_total: journal.dropped(),
@@ -745,8 +753,8 @@ export class Pipeline {
         ring_reader_waiting: ring?.readerWaits() === true ? 1 : 0,
         embed_batch_ms: embedder?.batchMs ?? 0,
         ...this.#o.brain.llm.gauges,
-        llm_waiting_frames: this.#asks.waiting.frames,
-        llm_late_events: this.#asks.late,
+        llm_waiting_frames: this.#questions.holds.frames,
+        llm_late_events: this.#questions.late,
         remembered_shapes: this.#o.brain.shapes,
         ...this.#reembed?.gauges,
         conversations: kinetics.size,

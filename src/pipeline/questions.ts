@@ -9,8 +9,8 @@ import type { Journal } from "../journal/journal.ts";
 import type { LlmRefusal } from "../llm/contract.ts";
 import type { Log } from "../log.ts";
 import { understandingOf, withUnderstanding } from "./frames.ts";
-import { WAITING_FRAMES_MAX, Waiting } from "./holds.ts";
-import type { Answers } from "./late-answers.ts";
+import { Holds, WAITING_FRAMES_MAX } from "./holds.ts";
+import type { Updates } from "./updates.ts";
 import type { Item } from "./work.ts";
 
 /** Questions on their way at once: as many as the client has places. */
@@ -38,10 +38,10 @@ const NOT_ASKED: ReadonlySet<string> = new Set([
   "stopped",
 ]);
 
-export interface AsksOptions {
+export interface QuestionsOptions {
   readonly brain: Brain;
   readonly journal: Journal;
-  readonly answers: Answers;
+  readonly updates: Updates;
   readonly frameWaitMs: number;
   readonly clock: Clock;
   readonly log: Log;
@@ -61,10 +61,10 @@ interface Job {
   failed: boolean;
 }
 
-export class Asks {
-  readonly waiting: Waiting;
+export class Questions {
+  readonly holds: Holds;
   readonly counters = { late_answers_total: 0, llm_forgotten_total: 0, frame_waits_in_vain_total: 0 };
-  readonly #o: AsksOptions;
+  readonly #o: QuestionsOptions;
   /** By seq: questions of frames that are not decided, or that are being asked. */
   readonly #jobs = new Map<number, Job>();
   #fresh: Job[] = [];
@@ -77,9 +77,9 @@ export class Asks {
   #vain = 0;
   #stopped = false;
 
-  constructor(options: AsksOptions) {
+  constructor(options: QuestionsOptions) {
     this.#o = options;
-    this.waiting = new Waiting({
+    this.holds = new Holds({
       frameWaitMs: options.frameWaitMs,
       clock: options.clock,
       onReady: options.onReady,
@@ -103,13 +103,13 @@ export class Asks {
       this.#jobs.set(item.event.seq, job);
       this.#fresh.push(job);
     }
-    this.waiting.admit(item, waits);
+    this.holds.admit(item, waits);
     if (waits) this.#pump();
   }
 
   #mayWait(): boolean {
     if (this.#stopped || this.#o.frameWaitMs === 0 || this.#vain >= VAIN_MAX) return false;
-    return this.waiting.frames < WAITING_FRAMES_MAX && this.#o.brain.llm.usable;
+    return this.holds.frames < WAITING_FRAMES_MAX && this.#o.brain.llm.usable;
   }
 
   /**
@@ -137,7 +137,7 @@ export class Asks {
   /** A temporary journal has dropped the event before its frame. */
   gone(seq: number): void {
     this.#jobs.delete(seq);
-    this.#o.answers.tell(seq);
+    this.#o.updates.tell(seq);
   }
 
   /** Whether a further word on an event that has its frame may come soon. */
@@ -160,18 +160,18 @@ export class Asks {
   #done(seq: number): void {
     this.#expected.delete(seq);
     this.#attempts.delete(seq);
-    this.#o.answers.tell(seq);
+    this.#o.updates.tell(seq);
   }
 
   #changed(): void {
-    if (!this.#o.brain.llm.usable) this.#tellWhatIsKnown();
+    if (!this.#o.brain.llm.usable) this.#settleWaiters();
     this.#pump();
   }
 
   /** Nobody answers now: whoever waits for more than a frame is told what there is. */
-  #tellWhatIsKnown(): void {
-    const { answers } = this.#o;
-    for (const seq of answers.waitedFor()) if (this.#expected.has(seq)) answers.tell(seq);
+  #settleWaiters(): void {
+    const { updates } = this.#o;
+    for (const seq of updates.waitedFor()) if (this.#expected.has(seq)) updates.tell(seq);
   }
 
   /** A failure of ours, as of DuckDB while it is opened again: asked about later. */
@@ -206,7 +206,7 @@ export class Asks {
     const asked = await this.#ask(event, this.#o.brain.completed(event, job.item.known.understanding));
     job.running = false;
     if (asked.ok) {
-      if (this.waiting.answered(event.seq, { understanding: asked.value, question: null })) return;
+      if (this.holds.answered(event.seq, { understanding: asked.value, question: null })) return;
       if (!job.framed) {
         job.understanding = asked.value;
         return;
@@ -222,7 +222,7 @@ export class Asks {
       return this.#pause(asked);
     }
     if (job.failed) this.counters.llm_forgotten_total++;
-    this.waiting.release(event.seq);
+    this.holds.release(event.seq);
     return this.#pause(asked);
   }
 
@@ -252,10 +252,10 @@ export class Asks {
   // ---------------------------------------------------------------------------------- after the frame
 
   async #askLate(seq: number): Promise<void> {
-    const said = await this.#o.answers.lastSaid(seq);
-    if (said === null) return this.#forget(seq);
-    const known = this.#o.brain.completed(said, understandingOf(said.row));
-    const asked = await this.#ask(said, known);
+    const latest = await this.#o.updates.latest(seq);
+    if (latest === null) return this.#forget(seq);
+    const known = this.#o.brain.completed(latest, understandingOf(latest.row));
+    const asked = await this.#ask(latest, known);
     if (asked.ok) return this.#answer(seq, asked.value);
     if (this.#again(seq, asked)) this.#askLater(seq);
     else this.#forget(seq);
@@ -264,11 +264,11 @@ export class Asks {
 
   /** Only what the model, or what was learned from it, says is new; the rest stays as it was last said. */
   #answer(seq: number, understanding: Understanding): Promise<void> {
-    const { answers, clock } = this.#o;
-    return answers.alone(async () => {
-      const said = await answers.lastSaid(seq);
-      if (said === null) return this.#forget(seq);
-      await answers.write([{ said, row: withUnderstanding(said.row, understanding, clock.nowUs()) }]);
+    const { updates, clock } = this.#o;
+    return updates.alone(async () => {
+      const latest = await updates.latest(seq);
+      if (latest === null) return this.#forget(seq);
+      await updates.write([{ latest, row: withUnderstanding(latest.row, understanding, clock.nowUs()) }]);
       this.counters.late_answers_total++;
       this.#done(seq);
     });
@@ -300,7 +300,7 @@ export class Asks {
   /** A drain has begun: no frame waits any more, and nothing new is asked. */
   hurry(): void {
     this.#stopped = true;
-    this.waiting.releaseAll();
-    this.#tellWhatIsKnown();
+    this.holds.releaseAll();
+    this.#settleWaiters();
   }
 }

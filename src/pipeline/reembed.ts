@@ -1,5 +1,5 @@
 /**
- * --reembed: gives older events vectors of the embedder in use, as answers, in the background. It goes through DuckDB from
+ * --reembed: gives older events vectors of the embedder in use, as updates, in the background. It goes through DuckDB from
  * the first event to the newest of its start, and a later start goes on where it was.
  */
 import type { Clock } from "../clock.ts";
@@ -11,7 +11,7 @@ import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
-import type { Answers, LastSaid } from "./late-answers.ts";
+import type { Latest, Updates } from "./updates.ts";
 
 /** Texts in one call: few, so that a new event waits for little in the embedder's queue. */
 const BATCH_EVENTS = 8;
@@ -25,7 +25,7 @@ export interface ReembedOptions {
   readonly journal: Journal;
   readonly store: () => Store | null;
   readonly embedder: Embedder;
-  readonly answers: Answers;
+  readonly updates: Updates;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly clock: Clock;
@@ -95,32 +95,32 @@ export class Reembed {
   }
 
   async #step(): Promise<void> {
-    const { journal, answers, embedder, clock, spin } = this.#o;
+    const { journal, updates, embedder, clock, spin } = this.#o;
     const store = this.#o.store();
     if (store === null) return;
     const query = {
       ...{ afterSeq: this.#doneSeq, toSeq: this.#toSeq },
       ...{ limit: BATCH_EVENTS, notModel: embedder.modelId },
     };
-    this.#doneSeq = await answers.alone(async () => {
+    this.#doneSeq = await updates.alone(async () => {
       const reply = await store.decided(query);
-      const old: { said: LastSaid; text: string }[] = [];
+      const old: { latest: Latest; text: string }[] = [];
       for (const { message, payload, physics, ...rest } of reply.rows) {
         const body = new TextEncoder().encode(payload);
         const text = textToEmbed(this.#o.textOf(message, body));
         // What DuckDB does not hold yet is newer, and may have been done before a restart.
         const newer = journal.answerOf(rest.seq);
         const row: DecidedFrame = newer ?? { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
-        if (text !== "" && !this.#isDone(newer)) old.push({ said: { row, message, body }, text });
+        if (text !== "" && !this.#isDone(newer)) old.push({ latest: { row, message, body }, text });
       }
       const rows = await this.#embed(old.map(({ text }) => text));
-      const written = old.flatMap(({ said }, index) => {
+      const written = old.flatMap(({ latest }, index) => {
         const row = rows[index];
         if (row == null || row.every((value) => value === 0)) return [];
-        return [{ said, row: withVector(said.row, { embedder, row }, { spin, clock }) }];
+        return [{ latest, row: withVector(latest.row, { embedder, row }, { spin, clock }) }];
       });
       if (written.length > 0) this.#o.onVectors();
-      if (written.length > 0) await answers.write(written);
+      if (written.length > 0) await updates.write(written);
       this.#written += written.length;
       return reply.reachedSeq;
     });

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import type { Known, Understanding } from "../../src/brain/brain.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
-import { Waiting } from "../../src/pipeline/holds.ts";
+import { Holds } from "../../src/pipeline/holds.ts";
 import type { Item } from "../../src/pipeline/work.ts";
 import { FakeClock } from "../fake-clock.ts";
 
@@ -27,7 +27,7 @@ function item(seq: number, conversationId: string | null, bodyBytes = 2): Item {
 function waiting(frameWaitMs = 60_000) {
   const told = { ready: 0, vain: 0 };
   const clock = new FakeClock();
-  const held = new Waiting({ frameWaitMs, clock, onReady: () => told.ready++, onVain: () => told.vain++ });
+  const held = new Holds({ frameWaitMs, clock, onReady: () => told.ready++, onVain: () => told.vain++ });
   return { held, told, clock };
 }
 

@@ -17,13 +17,13 @@ const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 5000;
 
 /** The newest words on an event, with what it is about. */
-export interface LastSaid {
+export interface Latest {
   readonly row: DecidedFrame;
   readonly message: string | null;
   readonly body: Uint8Array;
 }
 
-export interface AnswersOptions {
+export interface UpdatesOptions {
   readonly journal: Journal;
   readonly store: () => Store | null;
   readonly hashing: Embedder;
@@ -35,13 +35,13 @@ export interface AnswersOptions {
   readonly log: Log;
 }
 
-export class Answers {
-  readonly #o: AnswersOptions;
+export class Updates {
+  readonly #o: UpdatesOptions;
   #turn: Promise<unknown> = Promise.resolve();
   readonly #waiters = new Map<number, Set<(enrichment: Enrichment | null) => void>>();
   written = 0;
 
-  constructor(options: AnswersOptions) {
+  constructor(options: UpdatesOptions) {
     this.#o = options;
   }
 
@@ -56,7 +56,7 @@ export class Answers {
    * What was last said of event `seq`, from the journal or, where it has left, from DuckDB; null where it is gone.
    * @throws GatewayError store_unavailable, overloaded
    */
-  async lastSaid(seq: number): Promise<LastSaid | null> {
+  async latest(seq: number): Promise<Latest | null> {
     const { journal } = this.#o;
     const [event] = journal.eventsAt([seq]);
     const row = journal.answerOf(seq) ?? journal.frameOf(seq);
@@ -72,9 +72,9 @@ export class Answers {
   }
 
   /** Stores answers, for as long as it takes; each carries its vector, since its event may be gone when DuckDB takes it. */
-  async write(answers: readonly { said: LastSaid; row: DecidedFrame }[]): Promise<void> {
+  async write(updates: readonly { latest: Latest; row: DecidedFrame }[]): Promise<void> {
     const rows: DecidedFrame[] = [];
-    for (const { said, row } of answers) rows.push(await this.#withVector(row, said));
+    for (const { latest, row } of updates) rows.push(await this.#withVector(row, latest));
     for (let waitMs = RETRY_MS_MIN; ; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
         await this.#o.journal.answer(rows);
@@ -90,7 +90,7 @@ export class Answers {
     this.#o.store()?.answers(this.#o.journal.headAnswerId());
   }
 
-  async #withVector(row: DecidedFrame, { message, body }: LastSaid): Promise<DecidedFrame> {
+  async #withVector(row: DecidedFrame, { message, body }: Latest): Promise<DecidedFrame> {
     if (row.vector !== null || (physicsFlags(row.physics) & FLAG.semantic) === 0) return row;
     const { hashing, textOf } = this.#o;
     return { ...row, vector: await hashing.embed([textToEmbed(textOf(message, body))]) };
