@@ -35,10 +35,10 @@ export const MUTATIONS: Readonly<Record<string, readonly Replacement[]>> = {
   "publish-before-row": [
     {
       file: "src/pipeline/pipeline.ts",
-      find: "        const firstFrameId = await journal.decide(",
-      replaceWith: `        for (const { decided, vector } of drafts) this.#ring?.publish(this.#ring.head(), decided.physics, vector);
-        await Bun.sleep(50);
-        const firstFrameId = await journal.decide(`,
+      find: "    return this.#o.journal.decide(drafts.map(({ decided }) => decided));\n",
+      replaceWith: `    const { ring } = this.#publisher;
+    for (const { decided, vector } of drafts) ring?.publish(ring.head(), decided.physics, vector);
+    return this.#o.clock.sleep(50).then(() => this.#o.journal.decide(drafts.map(({ decided }) => decided)));\n`,
     },
   ],
   /** Throws while the dashboard covers the terminal. */

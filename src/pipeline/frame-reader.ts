@@ -9,6 +9,7 @@ import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFF
 import type { Journal, StoredFrame } from "../journal/journal.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
+import type { RecentFrames } from "./recent.ts";
 import type { FramesRun, RawFrames } from "./snapshot.ts";
 import type { Entry } from "./work.ts";
 
@@ -17,17 +18,15 @@ const READ_SLICE_FRAMES = 128;
 const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 
 export interface DecidedFramesOptions {
-  readonly journal: Journal;
+  readonly journal: Pick<Journal, "framesFrom" | "eventsAt">;
   /** Computes again what the journal does not keep. */
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
-  readonly ring: () => Ring | null;
-  /** The newest ones, in memory, ascending. */
-  readonly recent: () => readonly Entry[];
-  readonly nextFrameId: () => number;
+  readonly ring: () => Pick<Ring, "capacity" | "read"> | null;
+  readonly recent: Pick<RecentFrames, "entries" | "next">;
   readonly clock: Clock;
   /** @throws GatewayError store_unavailable where it is not open in time */
-  readonly storeOpen: () => Promise<Store>;
+  readonly openedStore: () => Promise<Pick<Store, "cursors" | "frames">>;
 }
 
 export class DecidedFrames {
@@ -39,9 +38,9 @@ export class DecidedFrames {
 
   /** A contiguous run of decided frames from `start`, at most `limit`, from memory or else the journal. */
   async #keptFrom(start: number, limit: number): Promise<Entry[]> {
-    const first = this.#o.recent()[0]?.frameId;
-    if (first !== undefined && start >= first)
-      return this.#o.recent().slice(start - first, start - first + limit);
+    const { entries } = this.#o.recent;
+    const first = entries[0]?.frameId;
+    if (first !== undefined && start >= first) return entries.slice(start - first, start - first + limit);
     const rows = this.#o.journal.framesFrom(start, limit);
     return rows[0]?.frameId === start ? this.#entriesOf(rows) : [];
   }
@@ -105,7 +104,7 @@ export class DecidedFrames {
 
   /** Frames that DuckDB holds from exactly `start`; none where it does not have that one. */
   async #storedFrom(start: number, limit: number): Promise<RawFrames> {
-    const store = await this.#o.storeOpen();
+    const store = await this.#o.openedStore();
     if (start > store.cursors.frameId) return NO_FRAMES;
     const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
     const raw = new Uint8Array(bytes);
@@ -127,7 +126,7 @@ export class DecidedFrames {
     const chunks: Uint8Array[] = [];
     let count = 0;
     let next = start;
-    while (count < limit && next < this.#o.nextFrameId()) {
+    while (count < limit && next < this.#o.recent.next) {
       let run = await this.#runFrom(next, limit - count);
       if (run.count === 0 && count === 0) run = await this.#oldestAfter(start, limit);
       if (run.count === 0) break;
@@ -150,10 +149,10 @@ export class DecidedFrames {
 
   async #oldestAfter(start: number, limit: number): Promise<RawFrames> {
     // Older ones are gone, as in a temporary folder at its bound: the oldest that are kept.
-    const store = await this.#o.storeOpen();
+    const store = await this.#o.openedStore();
     const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
     if (count > 0) return { bytes: new Uint8Array(bytes), count };
-    const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#o.recent()[0]?.frameId;
+    const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#o.recent.entries[0]?.frameId;
     return oldest === undefined ? NO_FRAMES : this.rawFrom(oldest, limit);
   }
 }

@@ -1,6 +1,5 @@
-/** How a frame is made of an event, its vector and the motion of its conversation; and the labels that frames use. */
+/** How a frame is made of an event, its vector and the motion of its conversation. */
 
-import type { Ring } from "../../collider.ts";
 import type { Understanding } from "../brain/brain.ts";
 import type { Clock } from "../clock.ts";
 import {
@@ -14,14 +13,11 @@ import {
   SEMANTIC_DIM_MAX,
   UNKNOWN_EVENT,
 } from "../frame.ts";
-import type { DecidedFrame, Journal, Label } from "../journal/journal.ts";
+import type { DecidedFrame } from "../journal/journal.ts";
 import type { Kinetics } from "../physics.ts";
-import type { RingLabels } from "../ring/contract.ts";
 import type { Schemas } from "../schemas/schemas.ts";
 import type { Enrichment } from "./snapshot.ts";
-import type { Draft, Embedded, Entry, EventVector, Item } from "./work.ts";
-
-const LABELS_PER_KIND_MAX = 10_000;
+import type { Draft, Entry, EventVector, Item } from "./work.ts";
 
 export interface FrameMakerOptions {
   readonly kinetics: Kinetics;
@@ -196,70 +192,4 @@ export function physicsFlags(physics: Uint8Array): number {
 function modelOf(physics: Uint8Array): number {
   const at = OFFSET.model_id - PHYSICS_OFFSET;
   return new DataView(physics.buffer, physics.byteOffset, physics.byteLength).getUint32(at, true);
-}
-
-/** The labels behind the ids in frames: kept in the journal, shown beside the ring before a frame uses them. */
-export class Labels {
-  readonly #journal: Journal;
-  readonly #intents = new Map<number, string>();
-  readonly #types = new Map<number, string>();
-  readonly #models = new Map<number, { name: string; dim: number }>();
-  #shownBeside: Ring | null = null;
-
-  constructor(journal: Journal) {
-    this.#journal = journal;
-    for (const { kind, id, label, dim } of journal.labels()) {
-      if (kind === "model") this.#models.set(id, { name: label, dim });
-      else (kind === "intent" ? this.#intents : this.#types).set(id, label);
-    }
-  }
-
-  noteModel({ embedder, dim }: Pick<Embedded, "embedder" | "dim">): void {
-    if (this.#models.has(embedder.modelId)) return;
-    this.#models.set(embedder.modelId, { name: embedder.name, dim });
-    this.#journal.addLabels([{ kind: "model", id: embedder.modelId, label: embedder.name, dim }]);
-    this.#shownBeside = null;
-  }
-
-  /** Call before these frames are published: a label stands in the file before the first frame that uses it. */
-  show(entries: readonly Entry[], ring: Ring): void {
-    const fresh: Label[] = [];
-    for (const { eventType, intent } of entries) {
-      if (eventType !== null && eventType !== UNKNOWN_EVENT) note(fresh, "type", this.#types, eventType);
-      if (intent !== null) note(fresh, "intent", this.#intents, intent);
-    }
-    if (fresh.length > 0) {
-      this.#journal.addLabels(fresh);
-      this.#shownBeside = null;
-    }
-    if (this.#shownBeside === ring) return;
-    ring.setLabels(this.all([]));
-    this.#shownBeside = ring;
-  }
-
-  /** The labels shown so far, and those of `entries`, which may not have been shown yet. */
-  all(entries: readonly Entry[]): RingLabels {
-    const intents = new Map(this.#intents);
-    const types = new Map(this.#types);
-    // Many frames share few labels: an id, which is a hash, is made once a label.
-    for (const label of new Set(entries.map(({ intent }) => intent))) {
-      if (label !== null) note([], "intent", intents, label);
-    }
-    for (const label of new Set(entries.map(({ eventType }) => eventType))) {
-      if (label !== null && label !== UNKNOWN_EVENT) note([], "type", types, label);
-    }
-    return {
-      intents: Object.fromEntries(intents),
-      types: Object.fromEntries(types),
-      models: Object.fromEntries(this.#models),
-    };
-  }
-}
-
-/** Beyond the bound an id has no label; its frames are whole all the same. */
-function note(fresh: Label[], kind: "type" | "intent", known: Map<number, string>, label: string): void {
-  const id = labelId(label);
-  if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;
-  known.set(id, label);
-  fresh.push({ kind, id, label, dim: 0 });
 }

@@ -39,9 +39,9 @@ const NOT_ASKED: ReadonlySet<string> = new Set([
 ]);
 
 export interface QuestionsOptions {
-  readonly brain: Brain;
-  readonly journal: Journal;
-  readonly updates: Updates;
+  readonly brain: Pick<Brain, "llm" | "completed" | "ask">;
+  readonly journal: Pick<Journal, "nextFrameId" | "unanswered">;
+  readonly updates: Pick<Updates, "alone" | "latest" | "write" | "tell" | "waitedFor">;
   readonly frameWaitMs: number;
   readonly clock: Clock;
   readonly log: Log;
@@ -113,10 +113,14 @@ export class Questions {
   }
 
   /**
-   * The frame of an event is decided.
-   * @returns whether a further word on it is expected soon.
+   * The frame of an event is decided. Who waits for more is told at once, unless a further word on it is expected soon.
    */
-  framed({ event, known }: Item): boolean {
+  framed(item: Item): void {
+    if (!this.#askOn(item)) this.#o.updates.tell(item.event.seq);
+  }
+
+  /** @returns whether a further word on an event that has its frame is expected soon. */
+  #askOn({ event, known }: Item): boolean {
     const job = this.#jobs.get(event.seq);
     if (job !== undefined && !job.running) this.#jobs.delete(event.seq);
     if (known.question === null || job?.failed === true) return false;

@@ -22,10 +22,10 @@ const KEEP_EVERY_EVENTS = 256;
 const META_KEY = "reembed";
 
 export interface ReembedOptions {
-  readonly journal: Journal;
-  readonly store: () => Store | null;
+  readonly journal: Pick<Journal, "headSeq" | "nextFrameId" | "meta" | "setMeta" | "answerOf">;
+  readonly store: () => Pick<Store, "cursors" | "decided"> | null;
   readonly embedder: Embedder;
-  readonly updates: Updates;
+  readonly updates: Pick<Updates, "alone" | "write">;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly clock: Clock;
@@ -33,7 +33,6 @@ export interface ReembedOptions {
   readonly onVectors: () => void;
   /** New events have the embedder first. */
   readonly busy: () => boolean;
-  readonly stopped: () => boolean;
   readonly log: Log;
 }
 
@@ -46,6 +45,7 @@ export class Reembed {
   #keptSeq: number;
   #written = 0;
   #finished = false;
+  #stopped = false;
   detail = "";
 
   constructor(options: ReembedOptions) {
@@ -66,23 +66,29 @@ export class Reembed {
     };
   }
 
+  /** What is not done goes on at the next start. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
   async run(): Promise<void> {
-    const { log, embedder, clock, stopped } = this.#o;
+    const { log, embedder, clock } = this.#o;
     if (embedder.kind === "off") {
       this.#finished = true;
       return log("warn", "reembed: there is no embedder (--embedder off)");
     }
     log("info", `reembed: events ${this.#doneSeq + 1} to ${this.#toSeq} with ${embedder.name}`);
-    while (!stopped() && this.#doneSeq < this.#toSeq) {
+    while (!this.#stopped && this.#doneSeq < this.#toSeq) {
       try {
         await (this.#mayGoOn() ? this.#step() : clock.sleep(BUSY_MS));
       } catch (error) {
         this.detail = messageOf(error);
         log("warn", `reembed: ${messageOf(error)}; trying again`);
-        for (let waited = 0; waited < RETRY_MS && !stopped(); waited += BUSY_MS) await clock.sleep(BUSY_MS);
+        for (let waited = 0; waited < RETRY_MS && !this.#stopped; waited += BUSY_MS)
+          await clock.sleep(BUSY_MS);
       }
     }
-    if (stopped()) return;
+    if (this.#stopped) return;
     this.#finished = true;
     log("info", `reembed: done, ${this.#written} events have vectors of ${embedder.name} now`);
   }

@@ -24,11 +24,10 @@ export interface Latest {
 }
 
 export interface UpdatesOptions {
-  readonly journal: Journal;
-  readonly store: () => Store | null;
+  readonly journal: Pick<Journal, "eventsAt" | "answerOf" | "frameOf" | "answer" | "headAnswerId">;
+  readonly store: () => Pick<Store, "decided" | "answers" | "event"> | null;
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
-  readonly stopped: () => boolean;
   /** Told each answer when it is committed. */
   readonly onWritten: (row: DecidedFrame) => void;
   readonly clock: Clock;
@@ -40,9 +39,15 @@ export class Updates {
   #turn: Promise<unknown> = Promise.resolve();
   readonly #waiters = new Map<number, Set<(enrichment: Enrichment | null) => void>>();
   written = 0;
+  #stopped = false;
 
   constructor(options: UpdatesOptions) {
     this.#o = options;
+  }
+
+  /** A write that cannot succeed is given up. */
+  stop(): void {
+    this.#stopped = true;
   }
 
   /** Runs `work` when all before it has ended. */
@@ -80,7 +85,7 @@ export class Updates {
         await this.#o.journal.answer(rows);
         break;
       } catch (error) {
-        if (this.#o.stopped()) return;
+        if (this.#stopped) return;
         this.#o.log("warn", `answers wait: ${messageOf(error)}`);
         await this.#o.clock.sleep(waitMs);
       }
@@ -104,6 +109,17 @@ export class Updates {
     const frame = journal.frameOf(seq);
     if (frame === null) return null;
     return enrichmentOf(frame.frameId, journal.answerOf(seq) ?? frame);
+  }
+
+  /** Of an event that has left the journal, as a repeat asks for. */
+  async stored(seq: number): Promise<Enrichment | null> {
+    const { json } = (await this.#o.store()?.event(seq, 0)) ?? { json: null };
+    if (json === null) return null;
+    const event = JSON.parse(json) as {
+      event_type: string;
+      enrichment: Omit<Enrichment, "event_type"> | null;
+    };
+    return event.enrichment === null ? null : { event_type: event.event_type, ...event.enrichment };
   }
 
   /** Waits for `tell`; null after `timeoutMs`, with what is known by then. */

@@ -11,7 +11,7 @@ import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
 import { Journal, type Label } from "../../src/journal/journal.ts";
 import { openLlm } from "../../src/llm/llm.ts";
 import { Kinetics } from "../../src/physics.ts";
-import { Labels } from "../../src/pipeline/frames.ts";
+import { Labels } from "../../src/pipeline/labels.ts";
 import { Pipeline } from "../../src/pipeline/pipeline.ts";
 import type { Watch } from "../../src/pipeline/snapshot.ts";
 import type { Entry } from "../../src/pipeline/work.ts";

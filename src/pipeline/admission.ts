@@ -1,0 +1,54 @@
+/** Whether an event can be taken now: the disk, the backlog, and the end. */
+import type { Journal } from "../journal/journal.ts";
+import type { Refusal } from "./snapshot.ts";
+
+const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
+
+export interface AdmissionOptions {
+  readonly journal: Pick<Journal, "backlog">;
+  readonly maxBacklogEvents: number;
+  /** Free bytes where the journal lives, and the least that ingest needs. */
+  readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
+}
+
+export class Admission {
+  readonly #o: AdmissionOptions;
+  #draining = false;
+  #disk: Refusal | null = null;
+
+  constructor(options: AdmissionOptions) {
+    this.#o = options;
+  }
+
+  /** Nothing is taken from here on. */
+  drain(): void {
+    this.#draining = true;
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Only a checkpoint lets rows leave the journal: it is due before the backlog would refuse events. */
+  get checkpointDue(): boolean {
+    return this.#o.journal.backlog().events > this.#o.maxBacklogEvents / 2;
+  }
+
+  lookAtDisk(): void {
+    const { freeBytes, neededBytes } = this.#o.freeDiskBytes();
+    const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
+    const detail = `${megabytes(freeBytes)} MB free where the journal lives, ${megabytes(neededBytes)} MB needed`;
+    this.#disk = freeBytes < neededBytes ? { code: "disk_full", detail, retryAfterSeconds: 5 } : null;
+  }
+
+  /** Why an event cannot be taken now; null: it can. Costs nothing. */
+  refusal(): Refusal | null {
+    if (this.#draining) return DRAINING;
+    if (this.#disk !== null) return this.#disk;
+    const backlog = this.#o.journal.backlog().events;
+    const { maxBacklogEvents } = this.#o;
+    if (backlog < maxBacklogEvents) return null;
+    const detail = `${backlog} events wait in the journal, ${maxBacklogEvents} are allowed (--max-backlog)`;
+    return { code: "overloaded", detail, retryAfterSeconds: 2 };
+  }
+}

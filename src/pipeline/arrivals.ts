@@ -1,0 +1,45 @@
+/** How busy ingest is, and how long framing makes way for it. */
+import type { Clock } from "../clock.ts";
+
+/** From this rate on, framing yields to ingest: up to YIELD_MS_MAX after a batch, nothing at YIELD_BACKLOG_EVENTS. */
+const BURST_EVENTS_PER_SECOND = 3000;
+const YIELD_MS_MAX = 100;
+const YIELD_BACKLOG_EVENTS = 500_000;
+const WINDOW_MS = 100;
+
+export class Arrivals {
+  readonly #clock: Clock;
+  /** Events since the window began, and the rate of the window before. */
+  #events = 0;
+  #sinceMs = 0;
+  #perSecond = 0;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  count(events: number): void {
+    this.#events += events;
+  }
+
+  get bursting(): boolean {
+    return this.#perSecond >= BURST_EVENTS_PER_SECOND;
+  }
+
+  /**
+   * How long framing should pause after a batch. In a burst the acknowledgement comes first: the journal takes the burst,
+   * frames follow. The larger the backlog, the less framing yields, so that a lasting load finds its balance far below
+   * the bound that refuses events.
+   */
+  pauseMs(unframedEvents: number): number {
+    const nowMs = this.#clock.monotonicMs();
+    const elapsedMs = nowMs - this.#sinceMs;
+    if (elapsedMs >= WINDOW_MS) {
+      this.#perSecond = (1000 * this.#events) / elapsedMs;
+      this.#events = 0;
+      this.#sinceMs = nowMs;
+    }
+    if (!this.bursting) return 0;
+    return Math.max(0, 1 - unframedEvents / YIELD_BACKLOG_EVENTS) * YIELD_MS_MAX;
+  }
+}

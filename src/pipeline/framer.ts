@@ -1,0 +1,208 @@
+/**
+ * Framing: embeds events ahead, in order of receipt, and decides each frame as soon as nothing has to be waited for. Its
+ * only output is `commit`: what happens to a frame whose row has committed is not its concern.
+ */
+import type { Brain } from "../brain/brain.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import type { EventsGone, Journal, JournalEvent } from "../journal/journal.ts";
+import type { Log } from "../log.ts";
+import { Arrivals } from "./arrivals.ts";
+import { type PatientEmbedder, vectorOf } from "./embedding.ts";
+import { type FrameMakerOptions, makeFrame } from "./frames.ts";
+import { Intake } from "./intake.ts";
+import type { Labels } from "./labels.ts";
+import type { Questions } from "./questions.ts";
+import type { PartState } from "./snapshot.ts";
+import type { Draft, Embedded, Item } from "./work.ts";
+
+/** Batches that are embedded ahead of the one that is being decided. */
+const BATCHES_AHEAD = 2;
+/** Conversations are rebuilt at start from so many of the newest frames. */
+const RESTORE_FRAMES_MAX = 200_000;
+const RESTORE_STEP_FRAMES = 2000;
+const RETRY_MS_MIN = 50;
+const RETRY_MS_MAX = 2000;
+
+export interface FramerOptions extends Omit<FrameMakerOptions, "journalId"> {
+  readonly journal: Pick<
+    Journal,
+    "journalId" | "headSeq" | "unframedAfter" | "nextFrameId" | "recentConversations"
+  >;
+  readonly brain: Pick<Brain, "known">;
+  readonly questions: Pick<Questions, "admit" | "framed" | "gone" | "holds">;
+  readonly labels: Pick<Labels, "noteModel">;
+  /** Commits the rows of frames and gives the first frame_id. @throws what the journal's `decide` does */
+  readonly commit: (drafts: readonly Draft[]) => Promise<number>;
+  /** Called when their rows have committed. */
+  readonly onCommitted: (firstFrameId: number, drafts: readonly Draft[]) => void;
+  readonly log: Log;
+}
+
+interface Batch {
+  readonly events: readonly JournalEvent[];
+  /** undefined: not yet. */
+  embedded: Embedded | null | undefined;
+}
+
+export class Framer {
+  readonly #o: FramerOptions;
+  readonly #frameOptions: FrameMakerOptions;
+  readonly #intake: Intake;
+  readonly #arrivals: Arrivals;
+  /** The journal, as far as frames can be written to it. */
+  state: PartState = { state: "ok", detail: "" };
+  readonly counters = { frames_total: 0, frames_without_vector_total: 0 };
+  /** Events that are being embedded, and those whose rows are being committed. */
+  #embedding = 0;
+  #deciding = 0;
+  #wake: (() => void) | null = null;
+  #hasty = false;
+  #stopped = false;
+
+  constructor(options: FramerOptions) {
+    this.#o = options;
+    this.#frameOptions = { ...options, journalId: options.journal.journalId };
+    this.#intake = new Intake(options.journal);
+    this.#arrivals = new Arrivals(options.clock);
+  }
+
+  /** Events that are received and have no frame. */
+  get unframed(): number {
+    return this.#intake.waiting + this.#embedding + this.#o.questions.holds.held + this.#deciding;
+  }
+
+  get bursting(): boolean {
+    return this.#arrivals.bursting;
+  }
+
+  /** Takes events that have just committed. */
+  take(events: readonly JournalEvent[]): void {
+    this.#arrivals.count(events.length);
+    this.#intake.take(events);
+    this.wake();
+  }
+
+  /** Something may be ready that was not. */
+  wake(): void {
+    this.#wake?.();
+    this.#wake = null;
+  }
+
+  /** A drain has begun: framing makes way for nothing any more. */
+  hurry(): void {
+    this.#hasty = true;
+  }
+
+  /** What is not framed stays in the journal. */
+  stop(): void {
+    this.#stopped = true;
+    this.wake();
+  }
+
+  /** The motion of conversations, from the newest frames that the journal still has. */
+  async restore(): Promise<void> {
+    const { journal, kinetics, clock } = this.#o;
+    let after = Math.max(0, journal.nextFrameId() - 1 - RESTORE_FRAMES_MAX);
+    while (!this.#stopped) {
+      const rows = journal.recentConversations(RESTORE_STEP_FRAMES, after);
+      kinetics.restore(rows);
+      after = rows.at(-1)?.frameId ?? after;
+      if (rows.length < RESTORE_STEP_FRAMES) return;
+      await clock.nextTurn();
+    }
+  }
+
+  /** Embeds ahead, and decides in order of receipt what does not wait for the language model. Until {@link stop}. */
+  async run(embedder: PatientEmbedder): Promise<void> {
+    const ahead: Batch[] = [];
+    while (!this.#stopped) {
+      this.#embedAhead(embedder, ahead);
+      const [batch] = ahead;
+      if (batch?.embedded !== undefined) {
+        ahead.shift();
+        this.#understand(batch.events, batch.embedded);
+      }
+      const items = this.#o.questions.holds.take();
+      if (items.length === 0 && ahead[0]?.embedded === undefined) {
+        await new Promise<void>((wake) => {
+          this.#wake = wake;
+        });
+        continue;
+      }
+      await this.#decide(items);
+      if (batch?.embedded !== undefined) await this.#yieldToIngest();
+    }
+  }
+
+  #embedAhead(embedder: PatientEmbedder, ahead: Batch[]): void {
+    while (ahead.length < BATCHES_AHEAD) {
+      const events = this.#intake.next(embedder.maxBatch);
+      if (events.length === 0) return;
+      this.#embedding += events.length;
+      const batch: Batch = { events, embedded: undefined };
+      ahead.push(batch);
+      void embedder.embed(events).then((embedded) => {
+        batch.embedded = embedded;
+        this.wake();
+      });
+    }
+  }
+
+  /** Takes what is known of each event, and asks for the rest. */
+  #understand(events: readonly JournalEvent[], embedded: Embedded | null): void {
+    if (embedded !== null) this.#o.labels.noteModel(embedded);
+    events.forEach((event, index) => {
+      const known = this.#o.brain.known(event, embedded?.nearest[index] ?? null);
+      this.#o.questions.admit({ event, vector: vectorOf(embedded, index), known });
+    });
+    this.#embedding -= events.length;
+  }
+
+  async #yieldToIngest(): Promise<void> {
+    const pauseMs = this.#arrivals.pauseMs(this.unframed);
+    if (pauseMs > 0 && !this.#hasty) await this.#o.clock.sleep(pauseMs);
+  }
+
+  /** Makes frames and commits them. Retries for as long as the journal cannot write. */
+  async #decide(items: readonly Item[]): Promise<void> {
+    const { commit, onCommitted, questions, clock } = this.#o;
+    let decided = items;
+    let drafts = items.map((item) => makeFrame(item, this.#frameOptions));
+    this.#deciding = items.length;
+    for (let waitMs = RETRY_MS_MIN; !this.#stopped && drafts.length > 0; ) {
+      try {
+        const firstFrameId = await commit(drafts);
+        this.#deciding = 0;
+        this.#note(drafts);
+        onCommitted(firstFrameId, drafts);
+        for (const item of decided) questions.framed(item);
+        return;
+      } catch (error) {
+        if (isEventsGone(error)) {
+          // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
+          const gone = new Set(error.seqs);
+          for (const seq of error.seqs) questions.gone(seq);
+          decided = decided.filter(({ event }) => !gone.has(event.seq));
+          drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
+          continue;
+        }
+        this.state = { state: "degraded", detail: messageOf(error) };
+        this.#o.log("warn", `frames wait: ${messageOf(error)}`);
+        await clock.sleep(waitMs);
+        waitMs = Math.min(2 * waitMs, RETRY_MS_MAX);
+      }
+    }
+    this.#deciding = 0;
+  }
+
+  #note(drafts: readonly Draft[]): void {
+    this.state = { state: "ok", detail: "" };
+    this.counters.frames_total += drafts.length;
+    for (const { vector } of drafts) if (vector === null) this.counters.frames_without_vector_total += 1;
+  }
+}
+
+/** By shape: the journal's class is a value of another room. */
+function isEventsGone(error: unknown): error is EventsGone {
+  return error instanceof GatewayError && "seqs" in error;
+}

@@ -1,0 +1,59 @@
+/**
+ * What is to be framed, in order of receipt: committed events from memory, and from the journal where memory was too
+ * small or the process is new.
+ */
+import type { Journal, JournalEvent } from "../journal/journal.ts";
+
+/** Events that wait in memory for their frame; beyond, they are read from the journal again. */
+const EVENTS_MAX = 4096;
+const BYTES_MAX = 16 * 1024 * 1024;
+const READ_EVENTS = 256;
+
+export class Intake {
+  readonly #journal: Pick<Journal, "headSeq" | "unframedAfter">;
+  #events: JournalEvent[] = [];
+  #bytes = 0;
+  /** All events up to this seq are framed, in the intake or handed out. */
+  #taken = 0;
+
+  constructor(journal: Pick<Journal, "headSeq" | "unframedAfter">) {
+    this.#journal = journal;
+  }
+
+  /** Events that are committed and not handed out. */
+  get waiting(): number {
+    return Math.max(0, this.#journal.headSeq() - this.#taken) + this.#events.length;
+  }
+
+  /** Takes events that have just committed, as far as there is room. */
+  take(events: readonly JournalEvent[]): void {
+    // A gap means that earlier events are still only in the journal: these are read from there too, in order.
+    for (const event of events) {
+      const full = this.#events.length >= EVENTS_MAX || this.#bytes >= BYTES_MAX;
+      if (full || event.seq !== this.#taken + 1) return;
+      this.#push(event);
+    }
+  }
+
+  #push(event: JournalEvent): void {
+    this.#events.push(event);
+    this.#bytes += event.body.byteLength;
+    this.#taken = event.seq;
+  }
+
+  /** Hands out the next events, at most `limit`; none where all have been. */
+  next(limit: number): JournalEvent[] {
+    if (this.#events.length === 0) this.#read();
+    const events = this.#events.splice(0, limit);
+    for (const event of events) this.#bytes -= event.body.byteLength;
+    return events;
+  }
+
+  #read(): void {
+    const headSeq = this.#journal.headSeq();
+    if (this.#taken >= headSeq) return;
+    const events = this.#journal.unframedAfter(this.#taken, READ_EVENTS);
+    for (const event of events) this.#push(event);
+    if (events.length === 0) this.#taken = headSeq;
+  }
+}

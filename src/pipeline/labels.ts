@@ -1,0 +1,75 @@
+/** The labels behind the ids in frames: kept in the journal, shown beside the ring before a frame uses them. */
+import type { Ring } from "../../collider.ts";
+import { labelId, UNKNOWN_EVENT } from "../frame.ts";
+import type { Journal, Label } from "../journal/journal.ts";
+import type { RingLabels } from "../ring/contract.ts";
+import type { Embedded, Entry } from "./work.ts";
+
+const LABELS_PER_KIND_MAX = 10_000;
+
+type RingWithLabels = Pick<Ring, "setLabels">;
+
+export class Labels {
+  readonly #journal: Pick<Journal, "labels" | "addLabels">;
+  readonly #intents = new Map<number, string>();
+  readonly #types = new Map<number, string>();
+  readonly #models = new Map<number, { name: string; dim: number }>();
+  #shownBeside: RingWithLabels | null = null;
+
+  constructor(journal: Pick<Journal, "labels" | "addLabels">) {
+    this.#journal = journal;
+    for (const { kind, id, label, dim } of journal.labels()) {
+      if (kind === "model") this.#models.set(id, { name: label, dim });
+      else (kind === "intent" ? this.#intents : this.#types).set(id, label);
+    }
+  }
+
+  noteModel({ embedder, dim }: Pick<Embedded, "embedder" | "dim">): void {
+    if (this.#models.has(embedder.modelId)) return;
+    this.#models.set(embedder.modelId, { name: embedder.name, dim });
+    this.#journal.addLabels([{ kind: "model", id: embedder.modelId, label: embedder.name, dim }]);
+    this.#shownBeside = null;
+  }
+
+  /** Call before these frames are published: a label stands in the file before the first frame that uses it. */
+  show(entries: readonly Entry[], ring: RingWithLabels): void {
+    const fresh: Label[] = [];
+    for (const { eventType, intent } of entries) {
+      if (eventType !== null && eventType !== UNKNOWN_EVENT) note(fresh, "type", this.#types, eventType);
+      if (intent !== null) note(fresh, "intent", this.#intents, intent);
+    }
+    if (fresh.length > 0) {
+      this.#journal.addLabels(fresh);
+      this.#shownBeside = null;
+    }
+    if (this.#shownBeside === ring) return;
+    ring.setLabels(this.all([]));
+    this.#shownBeside = ring;
+  }
+
+  /** The labels shown so far, and those of `entries`, which may not have been shown yet. */
+  all(entries: readonly Entry[]): RingLabels {
+    const intents = new Map(this.#intents);
+    const types = new Map(this.#types);
+    // Many frames share few labels: an id, which is a hash, is made once a label.
+    for (const label of new Set(entries.map(({ intent }) => intent))) {
+      if (label !== null) note([], "intent", intents, label);
+    }
+    for (const label of new Set(entries.map(({ eventType }) => eventType))) {
+      if (label !== null && label !== UNKNOWN_EVENT) note([], "type", types, label);
+    }
+    return {
+      intents: Object.fromEntries(intents),
+      types: Object.fromEntries(types),
+      models: Object.fromEntries(this.#models),
+    };
+  }
+}
+
+/** Beyond the bound an id has no label; its frames are whole all the same. */
+function note(fresh: Label[], kind: "type" | "intent", known: Map<number, string>, label: string): void {
+  const id = labelId(label);
+  if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;
+  known.set(id, label);
+  fresh.push({ kind, id, label, dim: 0 });
+}

@@ -1,0 +1,63 @@
+/** Takes what a completed CHECKPOINT holds, and the ring has shown, out of the journal in small steps. */
+import type { Clock } from "../clock.ts";
+import { messageOf } from "../errors.ts";
+import type { Journal, JournalCursors } from "../journal/journal.ts";
+import type { Log } from "../log.ts";
+
+const STEP_EVENTS = 500;
+const PAUSE_MS = 5;
+/** A repeat of a key is known for so long. */
+const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
+
+export interface PrunerOptions {
+  readonly journal: Pick<Journal, "prune" | "pruneAnswers" | "pruneDedup">;
+  /** The newest frame_id that the ring has shown; 0 where there is no ring. */
+  readonly published: () => number;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export class Pruner {
+  readonly #o: PrunerOptions;
+  readonly counters = { pruned_events_total: 0 };
+  #checkpointed: JournalCursors = { seq: 0, frameId: 0, answerId: 0 };
+  #pruning = false;
+  #stopped = false;
+
+  constructor(options: PrunerOptions) {
+    this.#o = options;
+  }
+
+  /** Prunes up to these cursors, which a completed CHECKPOINT of this process holds. */
+  async prune(checkpointed: JournalCursors): Promise<void> {
+    this.#checkpointed = checkpointed;
+    if (this.#pruning) return;
+    this.#pruning = true;
+    const { journal, published, clock, log } = this.#o;
+    try {
+      await this.#inSteps(() => {
+        const { seq, frameId, answerId } = this.#checkpointed;
+        const to = { seq, answerId, frameId: Math.min(frameId, published()) };
+        const removed = journal.prune(to, STEP_EVENTS);
+        this.counters.pruned_events_total += removed;
+        return removed;
+      });
+      await this.#inSteps(() => journal.pruneAnswers(this.#checkpointed.answerId, STEP_EVENTS));
+      const before = clock.nowUs() - DEDUP_WINDOW_US;
+      await this.#inSteps(() => journal.pruneDedup(before, STEP_EVENTS));
+    } catch (error) {
+      log("warn", `journal: prune: ${messageOf(error)}; trying again after the next checkpoint`);
+    } finally {
+      this.#pruning = false;
+    }
+  }
+
+  /** Until a step has removed nothing. */
+  async #inSteps(step: () => number): Promise<void> {
+    while (!this.#stopped && step() > 0) await this.#o.clock.sleep(PAUSE_MS);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+}

@@ -1,0 +1,123 @@
+/**
+ * Keeps the ring open and shows every decided frame in it, in order. A ring that is lost, or that cannot go on without a
+ * gap, is replaced; frames wait in the journal meanwhile.
+ */
+import type { Ring } from "../../collider.ts";
+import type { Clock } from "../clock.ts";
+import { messageOf } from "../errors.ts";
+import type { Log } from "../log.ts";
+import type { DecidedFrames } from "./frame-reader.ts";
+import type { Labels } from "./labels.ts";
+import type { RecentFrames } from "./recent.ts";
+import type { PartState, RawFrames } from "./snapshot.ts";
+
+const SLICE_FRAMES = 256;
+const OPEN_RETRY_MS_MIN = 500;
+const OPEN_RETRY_MS_MAX = 5000;
+const RETRY_MS = 500;
+
+export interface PublisherOptions {
+  readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
+  readonly frames: Pick<DecidedFrames, "entriesFrom" | "rawFrom">;
+  readonly recent: Pick<RecentFrames, "next" | "forget">;
+  readonly labels: Pick<Labels, "show">;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export class Publisher {
+  readonly #o: PublisherOptions;
+  state: PartState = { state: "starting", detail: "the ring is being prepared" };
+  readonly counters = { published_frames_total: 0, refilled_frames_total: 0, rings_replaced_total: 0 };
+  #ring: Ring | null = null;
+  #publishing = false;
+  #stopped = false;
+
+  constructor(options: PublisherOptions) {
+    this.#o = options;
+  }
+
+  /** The ring while there is one. */
+  get ring(): Ring | null {
+    return this.#ring;
+  }
+
+  /** Whether the ring shows every decided frame, or is not there at all. */
+  get idle(): boolean {
+    return this.#ring === null || this.#ring.head() >= this.#o.recent.next;
+  }
+
+  /** Opens the ring, however often it has to be tried. */
+  async open(): Promise<void> {
+    const { openRing, frames, clock, log } = this.#o;
+    for (let waitMs = OPEN_RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, OPEN_RETRY_MS_MAX)) {
+      try {
+        const ring = await openRing((from, limit) => frames.rawFrom(from, limit));
+        this.#ring = ring;
+        this.state = { state: "ok", detail: "" };
+        this.counters.refilled_frames_total += ring.refilled;
+        const how = ring.adopted ? "adopted" : `new, ${ring.refilled} frames refilled`;
+        log("info", `ring ${ring.path}: ${ring.capacity} frames, ${how}, next frame ${ring.head()}`);
+        void this.publish();
+        return;
+      } catch (error) {
+        this.state = { state: "down", detail: `${messageOf(error)}; frames wait in the journal` };
+        log("error", `${messageOf(error)}; frames wait in the journal, trying again`);
+        await clock.sleep(waitMs);
+      }
+    }
+  }
+
+  /** Publishes everything decided that the ring does not have yet, in slices between other work. */
+  async publish(): Promise<void> {
+    if (this.#publishing) return;
+    this.#publishing = true;
+    const { frames, recent, labels, clock, log } = this.#o;
+    try {
+      for (let ring = this.#ring; ring !== null && !this.#stopped; ring = this.#ring) {
+        if (ring.head() >= recent.next) return;
+        const entries = await frames.entriesFrom(ring.head(), SLICE_FRAMES);
+        if (ring !== this.#ring) continue;
+        if (entries.length === 0) return this.#replace("the next frame was dropped at the bound");
+        labels.show(entries, ring);
+        ring.publishBatch(entries);
+        this.counters.published_frames_total += entries.length;
+        recent.forget();
+        if (entries.length === SLICE_FRAMES) await clock.nextTurn();
+      }
+    } catch (error) {
+      this.state = { state: "degraded", detail: messageOf(error) };
+      log("error", `ring: publish: ${messageOf(error)}; trying again`);
+      clock.after(RETRY_MS, () => void this.publish());
+    } finally {
+      this.#publishing = false;
+    }
+  }
+
+  /** Says to readers that the writer lives. Call it at least once a second. */
+  beat(): void {
+    if (this.#ring?.heartbeat() === "superseded") this.#replace("the file was removed or replaced");
+  }
+
+  #replace(why: string): void {
+    const ring = this.#ring;
+    if (ring === null) return;
+    this.#o.log("warn", `ring ${ring.path}: ${why}; making a new one`);
+    this.counters.rings_replaced_total += 1;
+    this.state = { state: "starting", detail: `${why}; a new one is being made` };
+    this.#ring = null;
+    ring.close("superseded");
+    void this.open();
+  }
+
+  /** Nothing more is published; what the ring shows can still be read. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  close(): void {
+    this.stop();
+    this.#ring?.close("closed");
+    this.#ring = null;
+  }
+}

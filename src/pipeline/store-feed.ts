@@ -1,0 +1,190 @@
+/**
+ * Opens the store, tells it what the journal has, and offers it the decided frames, in order. What a failed store had not
+ * committed is offered again.
+ */
+import type { Clock } from "../clock.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import type { Journal, JournalCursors } from "../journal/journal.ts";
+import type { Log } from "../log.ts";
+import type { Store } from "../store/store.ts";
+import type { DecidedFrames } from "./frame-reader.ts";
+import { vectorsToOffer } from "./frames.ts";
+import type { RecentFrames } from "./recent.ts";
+import type { PartState } from "./snapshot.ts";
+
+/** Frames offered to the store and not yet committed by it. */
+const OFFERED_FRAMES_MAX = 8192;
+const OFFER_FRAMES_MAX = 1024;
+const RETRY_MS = 500;
+const OPEN_WAIT_MS = 2000;
+const OPEN_LOOK_MS = 10;
+/** How long the end waits for DuckDB to have opened; a log that takes longer to replay is replayed again at the next start. */
+const OPENING_MS_MAX = 2000;
+
+export interface StoreFeedOptions {
+  readonly journal: Pick<Journal, "headSeq" | "headAnswerId" | "framesFrom">;
+  readonly openStore: () => Promise<Store>;
+  readonly frames: Pick<DecidedFrames, "entriesFrom">;
+  readonly recent: Pick<RecentFrames, "next" | "entries" | "forget">;
+  /** The model whose vectors the journal does not keep: they travel with the frames. */
+  readonly recomputedModelId: number;
+  readonly onOpen: () => void;
+  /** A CHECKPOINT has completed that holds everything up to these cursors. */
+  readonly onCheckpoint: (cursors: JournalCursors) => void;
+  /** It cannot be opened. */
+  readonly onFatal: (error: unknown) => void;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export class StoreFeed {
+  readonly #o: StoreFeedOptions;
+  state: PartState = { state: "starting", detail: "DuckDB is being opened" };
+  readonly counters = { store_failures_total: 0 };
+  #store: Store | null = null;
+  #opening: Promise<void> = Promise.resolve();
+  /** The newest frame_id that was offered. */
+  #offered = 0;
+  #feeding = false;
+  #checkpointAsked = false;
+  #stopped = false;
+
+  constructor(options: StoreFeedOptions) {
+    this.#o = options;
+  }
+
+  /** The store once DuckDB is open; null before. */
+  get store(): Store | null {
+    return this.#store;
+  }
+
+  /** The newest frame_id that was offered; 0 before the store is open. */
+  get offered(): number {
+    return this.#offered;
+  }
+
+  /** Whether every decided frame was offered, or the store is not open at all. */
+  get idle(): boolean {
+    return this.#store === null || this.#offered + 1 >= this.#o.recent.next;
+  }
+
+  open(): void {
+    this.#opening = this.#open();
+  }
+
+  async #open(): Promise<void> {
+    try {
+      const store = await this.#o.openStore();
+      this.#offered = store.cursors.frameId;
+      this.#listen(store);
+      this.#store = store;
+      this.state = { state: "ok", detail: "" };
+      store.head(this.#o.journal.headSeq());
+      store.answers(this.#o.journal.headAnswerId());
+      void this.feed();
+      this.#o.onOpen();
+    } catch (error) {
+      this.#o.onFatal(error);
+    }
+  }
+
+  #listen(store: Store): void {
+    store.onCursors = () => {
+      this.state = { state: "ok", detail: "" };
+      void this.feed();
+    };
+    store.onReopened = (cursors) => {
+      this.#offered = cursors.frameId;
+      void this.feed();
+    };
+    store.onCheckpoint = (cursors) => {
+      this.#checkpointAsked = false;
+      this.#o.onCheckpoint(cursors);
+    };
+    store.onFailure = (error) => {
+      this.counters.store_failures_total += 1;
+      this.state = { state: "degraded", detail: messageOf(error) };
+      this.#o.log("warn", messageOf(error));
+    };
+  }
+
+  /** The store, which may take a moment to be open. @throws GatewayError store_unavailable where it takes longer */
+  async opened(): Promise<Store> {
+    const { clock } = this.#o;
+    const untilMs = clock.monotonicMs() + OPEN_WAIT_MS;
+    while (this.#store === null && !this.#stopped && clock.monotonicMs() < untilMs)
+      await clock.sleep(OPEN_LOOK_MS);
+    if (this.#store !== null) return this.#store;
+    throw new GatewayError({
+      code: "store_unavailable",
+      operation: "store: read",
+      object: "frames",
+      detail: "DuckDB is not open yet",
+      hint: "try again in a moment",
+    });
+  }
+
+  /** Tells the store up to where the journal has events. */
+  tellHead(): void {
+    this.#store?.head(this.#o.journal.headSeq());
+  }
+
+  /** Asks for a checkpoint, unless one was asked for that has not completed. */
+  checkpoint(): void {
+    if (this.#store === null || this.#checkpointAsked) return;
+    this.#checkpointAsked = true;
+    this.#store.checkpoint().catch((error) => {
+      this.#checkpointAsked = false;
+      this.#o.log("warn", messageOf(error));
+    });
+  }
+
+  /** Offers decided frames to the store in order, at most OFFERED_FRAMES_MAX on their way. */
+  async feed(): Promise<void> {
+    if (this.#feeding) return;
+    this.#feeding = true;
+    const { frames, recent, clock, log } = this.#o;
+    try {
+      for (let store = this.#store; store !== null && !this.#stopped; store = this.#store) {
+        const start = this.#offered + 1;
+        const room = OFFERED_FRAMES_MAX - (this.#offered - store.cursors.frameId);
+        if (room < 1 || start >= recent.next) return;
+        const entries = await frames.entriesFrom(start, Math.min(room, OFFER_FRAMES_MAX));
+        if (this.#offered + 1 !== start) continue;
+        if (entries.length === 0) {
+          this.#passOver(start);
+          continue;
+        }
+        const vectors = vectorsToOffer(entries, this.#o.recomputedModelId);
+        store.offer({ firstFrameId: start, count: entries.length, vectors });
+        this.#offered = start + entries.length - 1;
+        recent.forget();
+      }
+    } catch (error) {
+      log("error", `store: offer: ${messageOf(error)}; trying again`);
+      clock.after(RETRY_MS, () => void this.feed());
+    } finally {
+      this.#feeding = false;
+    }
+  }
+
+  /** Frames that a temporary journal dropped at its bound are passed over. */
+  #passOver(start: number): void {
+    const { journal, recent } = this.#o;
+    const kept = journal.framesFrom(start, 1)[0]?.frameId ?? recent.next;
+    this.#offered = Math.min(kept, recent.entries[0]?.frameId ?? recent.next) - 1;
+  }
+
+  /** Nothing more is offered. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Closes the store, which commits what it was given. */
+  async close(): Promise<void> {
+    this.stop();
+    // DuckDB may still be opening, and would make files where they have just been removed.
+    await Promise.race([this.#opening, this.#o.clock.sleep(OPENING_MS_MAX)]);
+    await this.#store?.[Symbol.asyncDispose]();
+  }
+}
