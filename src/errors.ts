@@ -89,3 +89,25 @@ export class GatewayError extends Error {
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
+
+/**
+ * A GatewayError as it crosses threads: a structured clone of the error itself would lose its fields. The cause stays
+ * behind, since not everything that was thrown can be cloned.
+ */
+export type SerialisedError = Omit<GatewayErrorOptions, "cause">;
+
+export function serialiseError(error: GatewayError): SerialisedError {
+  const { code, operation, object, detail, hint, retryAfterMs } = error;
+  return {
+    code,
+    operation,
+    object,
+    detail,
+    ...(hint === undefined ? {} : { hint }),
+    ...(retryAfterMs === null ? {} : { retryAfterMs }),
+  };
+}
+
+export function deserialiseError(error: SerialisedError): GatewayError {
+  return new GatewayError(error);
+}

@@ -7,7 +7,7 @@
  * threads are started from here and inherit that.
  */
 
-import { GatewayError, messageOf } from "../errors.ts";
+import { GatewayError, messageOf, type SerialisedError, serialiseError } from "../errors.ts";
 import { SEMANTIC_DIM_MAX } from "../frame.ts";
 import { lowerThreadPriority } from "../native/libc.ts";
 import {
@@ -19,7 +19,7 @@ import {
 } from "../nearest/nearest.ts";
 import { HASHING_DIM, hashingEmbed } from "./hashing.ts";
 import { describeModel, type ModelDescription } from "./models.ts";
-import type { Asked, WorkerFailure, WorkerReply, WorkerRequest } from "./protocol.ts";
+import type { Asked, WorkerReply, WorkerRequest } from "./protocol.ts";
 import { RecentVectors } from "./recent.ts";
 
 /** Padded tokens of one run: bounds its memory and, on int8, how much one long text disturbs others. */
@@ -128,7 +128,7 @@ async function learn(index: number, request: number, examples: LabelledVectors):
   }
 }
 
-function failureOf(error: unknown): WorkerFailure {
+function failureOf(error: unknown): SerialisedError {
   if (!(error instanceof GatewayError)) {
     return {
       code: "embedder_unavailable",
@@ -137,8 +137,7 @@ function failureOf(error: unknown): WorkerFailure {
       detail: messageOf(error),
     };
   }
-  const { code, operation, object, detail, hint } = error;
-  return { code, operation, object, detail, ...(hint === undefined ? {} : { hint }) };
+  return serialiseError(error);
 }
 
 function hashAll(texts: readonly string[]): Float32Array<ArrayBuffer> {

@@ -1,5 +1,5 @@
 /** The messages between the main thread and the embed Worker. */
-import type { ErrorCode } from "../errors.ts";
+import type { SerialisedError } from "../errors.ts";
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
 
 /** Texts that are to be compared with the examples of an index. */
@@ -39,15 +39,6 @@ export type WorkerRequest =
       readonly asked: Asked;
     };
 
-/** A GatewayError as it crosses threads. */
-export interface WorkerFailure {
-  readonly code: ErrorCode;
-  readonly operation: string;
-  readonly object: string;
-  readonly detail: string;
-  readonly hint?: string;
-}
-
 export type WorkerReply =
   | {
       readonly id: number;
@@ -60,4 +51,4 @@ export type WorkerReply =
   | { readonly id: number; readonly kind: "nearest"; readonly nearest: readonly (Nearest | null)[] }
   | { readonly id: number; readonly kind: "loaded"; readonly name: string; readonly dim: number }
   | { readonly id: number; readonly kind: "unloaded" }
-  | { readonly id: number; readonly kind: "failed"; readonly failure: WorkerFailure };
+  | { readonly id: number; readonly kind: "failed"; readonly failure: SerialisedError };

@@ -1,6 +1,6 @@
 /** The embed Worker as the main thread sees it: questions and answers, matched by number. */
 
-import { GatewayError } from "../errors.ts";
+import { deserialiseError, GatewayError } from "../errors.ts";
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
 import type { EmbeddedTexts } from "./embedder.ts";
 import type { Asked, WorkerReply, WorkerRequest } from "./protocol.ts";
@@ -63,7 +63,7 @@ export class EmbedWorker {
     if (waiting === undefined) return;
     this.#waiting.delete(reply.id);
     if (this.#waiting.size === 0) this.#worker.unref();
-    if (reply.kind === "failed") waiting.reject(new GatewayError(reply.failure));
+    if (reply.kind === "failed") waiting.reject(deserialiseError(reply.failure));
     else waiting.resolve(reply);
   }
 

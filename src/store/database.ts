@@ -7,10 +7,10 @@
  */
 
 import { existsSync, renameSync, rmSync, statSync } from "node:fs";
-import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
+import { type ErrorCode, GatewayError, messageOf, type SerialisedError, serialiseError } from "../errors.ts";
 import { FRAME_FIELDS, type LayoutField, PHYSICS_OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
 import * as duckdb from "../native/duckdb.ts";
-import type { ErrorMessage, StoreCursors } from "./protocol.ts";
+import type { StoreCursors } from "./protocol.ts";
 
 export { duckdb };
 
@@ -175,9 +175,8 @@ export function failureOf(thrown: unknown, path: string): GatewayError {
 }
 
 /** The same, on its way to the main thread. */
-export function messageFor(thrown: unknown, path: string): ErrorMessage {
-  const { code, operation, object, detail, hint } = failureOf(thrown, path);
-  return { code, operation, object, detail, hint: hint ?? null };
+export function messageFor(thrown: unknown, path: string): SerialisedError {
+  return serialiseError(failureOf(thrown, path));
 }
 
 /** The files in which DuckDB 1.5 keeps what is not yet in the database file. */

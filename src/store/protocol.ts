@@ -1,5 +1,5 @@
 /** The messages between the main thread and the store Worker, and the options and results that they carry. */
-import type { ErrorCode } from "../errors.ts";
+import type { SerialisedError } from "../errors.ts";
 import type { Physics } from "../frame.ts";
 
 /** Up to which seq, frame_id and answer_id something reaches, each included; 0: nothing yet. */
@@ -115,20 +115,11 @@ export type ToWorker =
   | { call: "answers"; answerId: number }
   | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
 
-/** A GatewayError on its way between threads. */
-export interface ErrorMessage {
-  code: ErrorCode;
-  operation: string;
-  object: string;
-  detail: string;
-  hint: string | null;
-}
-
 export type FromWorker =
   | { event: "reply"; id: number; value: unknown }
-  | { event: "refusal"; id: number; error: ErrorMessage }
+  | { event: "refusal"; id: number; error: SerialisedError }
   | { event: "cursors"; cursors: StoreCursors }
   | { event: "checkpoint"; cursors: StoreCursors }
   | { event: "reopened"; cursors: StoreCursors }
-  | { event: "failure"; error: ErrorMessage }
+  | { event: "failure"; error: SerialisedError }
   | { event: "notice"; message: string };

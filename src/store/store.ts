@@ -5,11 +5,10 @@
  * connection of its own; main tells it the journal's head and offers vectors, which are transferred.
  */
 
-import { GatewayError, messageOf } from "../errors.ts";
+import { deserialiseError, GatewayError, messageOf } from "../errors.ts";
 import type {
   DecidedQuery,
   DecidedReply,
-  ErrorMessage,
   EventsQuery,
   FromWorker,
   StoreCall,
@@ -19,11 +18,6 @@ import type {
   StoreStats,
   ToWorker,
 } from "./protocol.ts";
-
-function errorOf(message: ErrorMessage): GatewayError {
-  const { hint, ...rest } = message;
-  return new GatewayError(hint === null ? rest : { ...rest, hint });
-}
 
 interface Waiting {
   resolve: (value: unknown) => void;
@@ -184,7 +178,7 @@ export class Store implements AsyncDisposable {
         this.#settle(message.id)?.resolve(message.value);
         return;
       case "refusal":
-        this.#settle(message.id)?.reject(errorOf(message.error));
+        this.#settle(message.id)?.reject(deserialiseError(message.error));
         return;
       case "cursors":
         this.#cursors = message.cursors;
@@ -198,7 +192,7 @@ export class Store implements AsyncDisposable {
         this.onReopened(message.cursors);
         return;
       case "failure":
-        this.onFailure(errorOf(message.error));
+        this.onFailure(deserialiseError(message.error));
         return;
       case "notice":
         this.#onNotice(message.message);
