@@ -12,6 +12,7 @@ import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import { FRAME_BYTES, frameJson, OFFSET } from "../frame.ts";
 import type { Log } from "../log.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";
+import type { EventsQuery } from "../store/protocol.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
 import { type Answer, Ingest, type IngestOptions, type Refused, refusedBy } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
@@ -36,17 +37,6 @@ const FRAMES_A_TURN = 16;
 const RAW_FRAMES_A_TURN = 128;
 const FILTER_CHARS_MAX = 1024;
 const RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames";
-
-/** What the store answers; see store.ts. */
-export interface EventsQuery {
-  limit: number;
-  type?: string;
-  intent?: string;
-  conversationId?: string;
-  q?: string;
-  before?: number;
-  after?: number;
-}
 
 export interface HttpOptions {
   readonly config: Pick<Config, "host" | "port" | "token" | "insecure" | "maxBodyBytes">;

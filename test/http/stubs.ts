@@ -6,9 +6,10 @@ import type { Changed, IntentExamples, IntentsState } from "../../src/brain/inte
 import { GatewayError } from "../../src/errors.ts";
 import type { ParsedEvent } from "../../src/event/event.ts";
 import * as events from "../../src/event/event.ts";
-import { type EventsQuery, type GatewayServer, type HttpOptions, serve } from "../../src/http/http.ts";
+import { type GatewayServer, type HttpOptions, serve } from "../../src/http/http.ts";
 import type { Enrichment, Refusal, Snapshot } from "../../src/pipeline/snapshot.ts";
 import { Schemas } from "../../src/schemas/schemas.ts";
+import type { EventsQuery } from "../../src/store/protocol.ts";
 
 export interface Kept {
   seq: number;
