@@ -1,6 +1,6 @@
 /**
- * The DuckDB file: looking at it without writing, creating it, opening it with its settings, its
- * tables, and setting aside a write-ahead log that cannot be replayed. Part of the store's worker.
+ * The DuckDB file: looking at it without writing, creating it, opening it with its settings, and
+ * setting aside a write-ahead log that cannot be replayed. Part of the store's worker.
  *
  * Recorded about DuckDB 1.5 and kept by construction: no primary key, unique index or UPDATE; DDL
  * only while creating and at a change of generation, followed by CHECKPOINT at once; appends only.
@@ -8,19 +8,24 @@
 
 import { existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { type ErrorCode, GatewayError, messageOf, type SerialisedError, serialiseError } from "../errors.ts";
-import { FRAME_FIELDS, type LayoutField, PHYSICS_OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
 import * as duckdb from "../native/duckdb.ts";
 import type { StoreCursors } from "./protocol.ts";
+import {
+  BIG_TABLES,
+  CURSOR_COLUMNS,
+  columnsSql,
+  enrichedViewSql,
+  generationViewSql,
+  SCHEMA_VERSION,
+  tableSql,
+} from "./schema.ts";
 
 export { duckdb };
-
-/** Version of the tables below; a database with a higher one is of a later gateway. */
-export const SCHEMA_VERSION = 1;
 
 /** Rows in a row group: small ones keep a CHECKPOINT of wide vectors quick and small. */
 const ROW_GROUP_ROWS = 8192;
 
-const CATALOG = "store";
+export const CATALOG = "store";
 
 export interface DatabaseOptions {
   readonly path: string;
@@ -32,119 +37,6 @@ export interface DatabaseOptions {
   readonly pruned: StoreCursors;
   /** Tables in generations behind views, so that the oldest can be dropped. */
   readonly generations: boolean;
-}
-
-interface Column {
-  readonly name: string;
-  readonly sqlType: string;
-}
-
-const SQL_TYPE: Readonly<Record<LayoutField["type"], string>> = {
-  u64: "UBIGINT",
-  i64: "BIGINT",
-  u32: "UINTEGER",
-  i32: "INTEGER",
-  u16: "USMALLINT",
-  f32: "FLOAT",
-};
-
-/** The fields of a frame behind its embedding: columns of the same names. */
-export const PHYSICS_FIELDS: readonly LayoutField[] = FRAME_FIELDS.filter(
-  (field) => field.offset >= PHYSICS_OFFSET,
-);
-
-export const EVENT_COLUMNS: readonly Column[] = [
-  { name: "seq", sqlType: "BIGINT" },
-  { name: "id", sqlType: "VARCHAR" },
-  { name: "received_us", sqlType: "BIGINT" },
-  { name: "timestamp_us", sqlType: "BIGINT" },
-  { name: "event_type", sqlType: "VARCHAR" },
-  { name: "conversation_id", sqlType: "VARCHAR" },
-  { name: "message", sqlType: "VARCHAR" },
-  { name: "source", sqlType: "VARCHAR" },
-  { name: "payload", sqlType: "VARCHAR" },
-];
-
-/**
- * `negative_zeros` is the bit mask of a frame's floats that are -0.0, NULL where none is. DuckDB's
- * constant and run-length compression compare values with ==, so that a neighbour's sign of zero
- * comes back (seen with 1.5.6). So it is only ever given 0.0, and the mask restores a frame bit for bit.
- */
-export const FRAME_COLUMNS: readonly Column[] = [
-  { name: "seq", sqlType: "BIGINT" },
-  { name: "decided_us", sqlType: "BIGINT" },
-  { name: "event_type", sqlType: "VARCHAR" },
-  { name: "intent", sqlType: "VARCHAR" },
-  { name: "provenance", sqlType: "VARCHAR" },
-  ...PHYSICS_FIELDS.map((field) => ({
-    name: field.name,
-    sqlType: SQL_TYPE[field.type] + (field.count === 1 ? "" : `[${field.count}]`),
-  })),
-  { name: "semantic", sqlType: `FLOAT[${SEMANTIC_DIM_MAX}]` },
-  { name: "negative_zeros", sqlType: "BLOB" },
-];
-
-export const CURSOR_COLUMNS: readonly Column[] = [
-  { name: "journal_id", sqlType: "UINTEGER" },
-  { name: "schema_version", sqlType: "UINTEGER" },
-  { name: "seq", sqlType: "BIGINT" },
-  { name: "frame_id", sqlType: "BIGINT" },
-  { name: "answer_id", sqlType: "BIGINT" },
-];
-
-function columnsSql(columns: readonly Column[]): string {
-  return columns.map((column) => `"${column.name}" ${column.sqlType}`).join(", ");
-}
-
-export type BigTable = "events" | "enrichments" | "answers";
-
-/** The names of the big tables, of one generation or of the only one. */
-export function tableName(name: BigTable, generation: number | null): string {
-  return generation === null ? name : `${name}_${generation}`;
-}
-
-const BIG_TABLES: readonly BigTable[] = ["events", "enrichments", "answers"];
-
-function tableSql(name: BigTable, generation: number | null): string {
-  const columns = {
-    events: EVENT_COLUMNS,
-    enrichments: [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
-    answers: [{ name: "answer_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS],
-  };
-  return `CREATE TABLE ${tableName(name, generation)}(${columnsSql(columns[name])})`;
-}
-
-/**
- * What has generations of its own in an ephemeral database: vectors, far larger than their events, must
- * not push these out. Answers go with the enrichments they stand over.
- */
-const GENERATION_TABLES = { events: ["events"], enrichments: ["enrichments", "answers"] } as const;
-export type GenerationKind = keyof typeof GENERATION_TABLES;
-/** Numbers of the generations there are, oldest first. */
-export type Generations = Record<GenerationKind, number[]>;
-
-/** The newest answer stands over the enrichment, as a whole; the event's own columns stay. */
-function enrichedViewSql(): string {
-  const overlaid = FRAME_COLUMNS.filter(
-    (column) => column.name !== "seq" && column.name !== "event_type",
-  ).map((column) => {
-    // The event's own timestamp (NULL where it gave none) keeps the name; the frame's is always set.
-    const alias = column.name === "timestamp_us" ? "frame_timestamp_us" : column.name;
-    return `CASE WHEN a.seq IS NULL THEN n."${column.name}" ELSE a."${column.name}" END AS "${alias}"`;
-  });
-  return `CREATE OR REPLACE VIEW enriched_events AS
-    SELECT e.seq, e.id, e.received_us, e.timestamp_us,
-      coalesce(a.event_type, n.event_type, e.event_type) AS event_type,
-      e.conversation_id, e.message, e.source, e.payload, n.frame_id, a.answer_id, ${overlaid.join(", ")}
-    FROM events e LEFT JOIN enrichments n ON n.seq = e.seq
-    LEFT JOIN (SELECT * FROM answers QUALIFY row_number() OVER (PARTITION BY seq ORDER BY answer_id DESC) = 1) a
-      ON a.seq = e.seq`;
-}
-
-/** The view over the generations of one table, oldest first. */
-function generationViewSql(name: BigTable, generations: readonly number[]): string {
-  const parts = generations.map((generation) => `SELECT * FROM ${tableName(name, generation)}`);
-  return `CREATE OR REPLACE VIEW ${name} AS ${parts.join(" UNION ALL ")}`;
 }
 
 function quoted(text: string): string {
@@ -415,42 +307,6 @@ export async function openDatabase(
     if (thrown instanceof GatewayError) throw thrown;
     throw storeError(path, "open", { code: "store_failed", detail: messageOf(thrown), cause: thrown });
   }
-}
-
-/** The generations of an ephemeral database; at least one of each kind. */
-export async function generationsOf(connection: duckdb.DuckDBConnection): Promise<Generations> {
-  const rows = await rowsOf(
-    connection,
-    `SELECT table_name FROM duckdb_tables() WHERE database_name = '${CATALOG}'`,
-  );
-  const names = rows.map(([name]) => String(name));
-  const numbers = (kind: GenerationKind): number[] =>
-    names
-      .filter((name) => name.startsWith(`${kind}_`))
-      .map((name) => Number(name.slice(kind.length + 1)))
-      .sort((a, b) => a - b);
-  return { events: numbers("events"), enrichments: numbers("enrichments") };
-}
-
-/** Begins a new generation and drops the oldest of two; CHECKPOINT gives the space back to the file. */
-export async function rotateGeneration(
-  connection: duckdb.DuckDBConnection,
-  kind: GenerationKind,
-  generations: readonly number[],
-): Promise<number[]> {
-  const newest = generations.at(-1);
-  if (newest === undefined) throw new Error("store: no generation to follow");
-  const next = [newest, newest + 1];
-  const statements: string[] = [];
-  for (const name of GENERATION_TABLES[kind]) {
-    statements.push(tableSql(name, newest + 1), generationViewSql(name, next));
-    for (const old of generations.slice(0, -1)) statements.push(`DROP TABLE ${tableName(name, old)}`);
-  }
-  await connection.run("BEGIN");
-  for (const statement of [...statements, enrichedViewSql()]) await connection.run(statement);
-  await connection.run("COMMIT");
-  await connection.run(`CHECKPOINT ${CATALOG}`);
-  return next;
 }
 
 /**

@@ -3,8 +3,9 @@
  * Part of the store's worker.
  */
 import { type LayoutField, type Physics, SEMANTIC_DIM_MAX } from "../frame.ts";
-import { duckdb, PHYSICS_FIELDS, rowsOf } from "./database.ts";
+import { duckdb, rowsOf } from "./database.ts";
 import type { DecidedQuery, DecidedReply, DecidedRow } from "./protocol.ts";
+import { PHYSICS_FIELDS } from "./schema.ts";
 
 /** Events looked at in one query. */
 const WINDOW_SEQS = 8192;

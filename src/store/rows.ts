@@ -15,15 +15,10 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../frame.ts";
-import {
-  CURSOR_COLUMNS,
-  duckdb,
-  EVENT_COLUMNS,
-  FRAME_COLUMNS,
-  PHYSICS_FIELDS,
-  SCHEMA_VERSION,
-} from "./database.ts";
+import type { Run } from "./backlog.ts";
+import { duckdb } from "./database.ts";
 import type { StoreCursors } from "./protocol.ts";
+import { CURSOR_COLUMNS, EVENT_COLUMNS, FRAME_COLUMNS, PHYSICS_FIELDS, SCHEMA_VERSION } from "./schema.ts";
 
 /** Rows in a data chunk: DuckDB's own vector size. */
 export const CHUNK_ROWS = 2048;
@@ -166,25 +161,6 @@ export class CursorWriter {
     ]);
     appender.appendDataChunk(chunk);
   }
-}
-
-/** Frames offered to the store. */
-export interface Run {
-  readonly firstFrameId: number;
-  readonly count: number;
-  /** count × SEMANTIC_DIM_MAX floats; null: the journal's rows have the vectors. */
-  readonly vectors: Float32Array | null;
-}
-
-/** The rest of a run from `frameId` on, without copying its vectors. */
-export function skipUntil(run: Run, frameId: number): Run {
-  const skipped = frameId - run.firstFrameId;
-  if (skipped <= 0) return run;
-  return {
-    firstFrameId: frameId,
-    count: run.count - skipped,
-    vectors: run.vectors?.subarray((skipped * run.vectors.length) / run.count) ?? null,
-  };
 }
 
 /** Words of a frame that are floats, counted from the first float of `semantic`. */

@@ -1,4 +1,3 @@
-import { Database } from "bun:sqlite";
 import { afterAll, describe, expect, test } from "bun:test";
 import {
   existsSync,
@@ -13,25 +12,31 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { GatewayError } from "../../src/errors.ts";
+import type { GatewayError } from "../../src/errors.ts";
 import {
   decodeFrame,
   encodeFrame,
   encodePhysics,
   FLAG,
   FRAME_BYTES,
-  type Physics,
   SEMANTIC_DIM_MAX,
 } from "../../src/frame.ts";
-import type { StoreCursors, StoreOptions } from "../../src/store/protocol.ts";
+import type { StoreCursors } from "../../src/store/protocol.ts";
 import { Store } from "../../src/store/store.ts";
+import {
+  EVERYTHING,
+  eventRow,
+  many,
+  numbered,
+  physicsOf,
+  rejection,
+  TestJournal,
+  until,
+  WORKER_URL,
+} from "./test-journal.ts";
 
 const ROOT = mkdtempSync(join(tmpdir(), "store-test-"));
-const WORKER_URL = new URL("../../src/store/store.worker.ts", import.meta.url);
-const JOURNAL_ID = 0xfedcba98;
 const CAPACITY = 1000;
-const EVERYTHING: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
-
 /** Unmounted at the end even where a test timed out. */
 const mounts: string[] = [];
 
@@ -39,182 +44,6 @@ afterAll(() => {
   for (const path of mounts) Bun.spawnSync(["umount", "-l", path]);
   rmSync(ROOT, { recursive: true, force: true });
 });
-
-interface EventRow {
-  id: string;
-  type: string | null;
-  message: string | null;
-  conversationId: string | null;
-  timestampUs: number | null;
-  body: string;
-}
-
-function eventRow(row: Partial<EventRow> = {}): EventRow {
-  const event: EventRow = {
-    id: "e",
-    type: null,
-    message: null,
-    conversationId: null,
-    timestampUs: null,
-    body: "{}",
-  };
-  return { ...event, ...row };
-}
-
-function physicsOf(row: Partial<Physics>): Physics {
-  return {
-    delta_time: 0,
-    duration_ms: 1.5,
-    velocity: 2,
-    interrupt: 0,
-    timestamp_us: 1_700_000_000_000_000,
-    conversation_hash: 0n,
-    workflow_node: -1,
-    case_status: 0,
-    lead_status: 0,
-    fill_rate: 0,
-    actor_type: 1,
-    intent_id: -1,
-    sentiment: 0,
-    confidence: 0,
-    spin: [1, 0, 0, 0],
-    event_seq: 1,
-    semantic_dim: SEMANTIC_DIM_MAX,
-    flags: FLAG.semantic,
-    model_id: 7,
-    type_id: -1,
-    journal_id: JOURNAL_ID,
-    checksum: 0n,
-    ...row,
-  };
-}
-
-interface FrameRow {
-  seq: number;
-  physics: Physics;
-  vector?: Float32Array | null;
-  eventType?: string | null;
-  intent?: string | null;
-}
-
-/** The journal's tables, as the gateway writes them, without its code. */
-class TestJournal {
-  readonly folder = mkdtempSync(join(ROOT, "case-"));
-  readonly databasePath = join(this.folder, "events.duckdb");
-  readonly path = `${this.databasePath}.journal`;
-  readonly db = new Database(this.path);
-
-  constructor() {
-    this.db.run("PRAGMA journal_mode = WAL");
-    this.db.run(`CREATE TABLE events(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER, id TEXT, type TEXT,
-      message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT, source TEXT, body BLOB)`);
-    this.db.run(`CREATE TABLE frames(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER UNIQUE, decided_us INTEGER,
-      physics BLOB, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT)`);
-  }
-
-  addEvents(rows: readonly EventRow[]): number {
-    const insert = this.db.prepare(
-      `INSERT INTO events(received_us, id, type, message, conversation_id, timestamp_us, source, body)
-       VALUES (?, ?, ?, ?, ?, ?, 'test', ?)`,
-    );
-    this.db.transaction(() => {
-      for (const row of rows) {
-        const body = new TextEncoder().encode(row.body);
-        insert.run(
-          1_700_000_000_000_001,
-          row.id,
-          row.type,
-          row.message,
-          row.conversationId,
-          row.timestampUs,
-          body,
-        );
-      }
-    })();
-    return (this.db.query("SELECT max(seq) AS seq FROM events").get() as { seq: number }).seq;
-  }
-
-  addFrames(rows: readonly FrameRow[]): void {
-    const insert = this.db.prepare(
-      `INSERT INTO frames(seq, decided_us, physics, vector, event_type, intent, provenance)
-       VALUES (?, 1700000000000002, ?, ?, ?, ?, '{"embedder":"test"}')`,
-    );
-    this.db.transaction(() => {
-      for (const row of rows) {
-        const vector = row.vector == null ? null : new Uint8Array(row.vector.slice().buffer);
-        insert.run(row.seq, encodePhysics(row.physics), vector, row.eventType ?? null, row.intent ?? null);
-      }
-    })();
-  }
-
-  options(o: Partial<StoreOptions> = {}): StoreOptions {
-    return {
-      databasePath: this.databasePath,
-      journalPath: this.path,
-      journalId: JOURNAL_ID,
-      memoryLimit: "150MB",
-      tempFolder: join(this.folder, "temp"),
-      ephemeral: null,
-      workerUrl: WORKER_URL,
-      quarantine: false,
-      pruned: EVERYTHING,
-      ...o,
-    };
-  }
-
-  /** All rows of both tables, read back after the store has closed. */
-  async rows(columns: string, table: string): Promise<unknown[][]> {
-    const { DuckDBInstance } = await import("../../src/native/duckdb.ts");
-    const instance = await DuckDBInstance.create(this.databasePath, { access_mode: "READ_ONLY" });
-    const connection = await instance.connect();
-    try {
-      return await (await connection.run(`SELECT ${columns} FROM ${table}`)).getRows();
-    } finally {
-      connection.closeSync();
-      instance.closeSync();
-    }
-  }
-
-  hashes(): Record<string, string> {
-    const names = readdirSync(this.folder).filter(
-      (name) => name.startsWith("events.duckdb") && !name.includes("journal"),
-    );
-    return Object.fromEntries(
-      names.sort().map((name) => [name, Bun.hash(readFileSync(join(this.folder, name))).toString(16)]),
-    );
-  }
-}
-
-async function rejection(promise: Promise<unknown>): Promise<GatewayError> {
-  const thrown = await promise.then(
-    () => null,
-    (error: unknown) => error,
-  );
-  expect(thrown).toBeInstanceOf(GatewayError);
-  return thrown as GatewayError;
-}
-
-async function until(what: string, condition: () => boolean): Promise<void> {
-  const endMs = performance.now() + 15_000;
-  while (!condition()) {
-    if (performance.now() > endMs) throw new Error(`waited in vain: ${what}`);
-    await Bun.sleep(5);
-  }
-}
-
-function many(count: number, row: (index: number) => Partial<EventRow>): EventRow[] {
-  return Array.from({ length: count }, (_, index) => eventRow(row(index)));
-}
-
-/** Enough of a row to see that it is the right one. */
-function numbered(count: number, from = 1): EventRow[] {
-  return many(count, (index) => ({
-    id: `id-${from + index}`,
-    message: `message ${from + index}`,
-    conversationId: `c-${(from + index) % 7}`,
-    body: `{"n":${from + index}}`,
-  }));
-}
 
 interface Page {
   events: {
@@ -233,7 +62,7 @@ async function page(store: Store, query: Parameters<Store["events"]>[0], headSeq
 
 describe("events", () => {
   test("a read sees what the journal had when it came, newest first, each field as sent", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const body = '{"z":1, "big":12345678901234567890,"e":1e400,\n"a":"\\ud800"}';
     journal.addEvents([
@@ -282,7 +111,7 @@ describe("events", () => {
   });
 
   test("an enrichment appears with its event: unknown values are null, floats are as short as they were", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const head = journal.addEvents(numbered(2));
     const known = FLAG.intent | FLAG.sentiment;
@@ -306,7 +135,7 @@ describe("events", () => {
   });
 
   test("pages join without gap or overlap, downwards and upwards", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const head = journal.addEvents(numbered(5000));
     const seen: number[] = [];
@@ -324,7 +153,7 @@ describe("events", () => {
   });
 
   test("filters find by type, intent, conversation and text, also what is far back", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addEvents([
       eventRow({ id: "a", type: "Order", message: "ÄPFEL kaufen", conversationId: "x" }),
@@ -349,7 +178,7 @@ describe("events", () => {
   });
 
   test("a read that the store cannot catch up for says by how much it lags", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addEvents(numbered(3));
     await store.flush(3);
@@ -412,7 +241,7 @@ describe("frames", () => {
       fc.array(fc.tuple(physics, vector), { minLength: 1, maxLength: 12 }),
       fc.boolean(),
       async (given, offered) => {
-        const journal = new TestJournal();
+        const journal = new TestJournal(ROOT);
         const rows = given.map(([fields, values], index) => ({
           seq: index + 1,
           physics: fields,
@@ -458,7 +287,7 @@ describe("frames", () => {
   }, 30_000);
 
   test("signs of zero survive in thousands of frames that compress to constants and runs", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const count = 5000;
     const sign = (index: number): number => (index % 3 === 0 ? -0 : 0);
@@ -491,7 +320,7 @@ describe("frames", () => {
   });
 
   test("a run is contiguous, begins after what was asked for, and ends where the store does", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     expect(await store.frames(0, 10, CAPACITY)).toEqual({ bytes: new ArrayBuffer(0), count: 0, oldest: 0 });
     journal.addFrames(
@@ -525,7 +354,7 @@ describe("frames", () => {
   });
 
   test("a frame whose vector nobody has is a failure that is told, not a frame without one", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addFrames([{ seq: 1, physics: physicsOf({ flags: FLAG.semantic }), vector: null }]);
     const failures: string[] = [];
@@ -544,7 +373,7 @@ describe("frames", () => {
 
 describe("opening", () => {
   test("restart goes on where the cursors say; nothing is twice", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(3000));
     {
       await using store = await Store.open(journal.options());
@@ -567,7 +396,7 @@ describe("opening", () => {
   });
 
   test("a database of another journal, another program or of later rows is refused and stays as it was", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(10));
     {
       await using store = await Store.open(journal.options());
@@ -579,7 +408,7 @@ describe("opening", () => {
     expect((await rejection(Store.open(journal.options({ pruned })))).code).toBe("store_behind");
     expect(journal.hashes()).toEqual(before);
 
-    const other = new TestJournal();
+    const other = new TestJournal(ROOT);
     const { DuckDBInstance } = await import("../../src/native/duckdb.ts");
     const instance = await DuckDBInstance.create(other.databasePath);
     const connection = await instance.connect();
@@ -600,7 +429,7 @@ describe("opening", () => {
       expect(other.hashes()).toEqual(foreign);
     }
 
-    const text = new TestJournal();
+    const text = new TestJournal(ROOT);
     writeFileSync(text.databasePath, "somebody's letter\n".repeat(1000));
     const letter = text.hashes();
     expect((await rejection(Store.open(text.options()))).code).toBe("foreign_store");
@@ -608,14 +437,14 @@ describe("opening", () => {
   });
 
   test("a journal that was pruned finds no database: refused, and none is created", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const pruned = { seq: 1, frameId: 1, answerId: 0 };
     expect((await rejection(Store.open(journal.options({ pruned })))).code).toBe("store_behind");
     expect(existsSync(journal.databasePath)).toBe(false);
   });
 
   test("an empty file becomes a database", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     writeFileSync(journal.databasePath, "");
     await using store = await Store.open(journal.options());
     expect(store.cursors).toEqual(EVERYTHING);
@@ -677,7 +506,7 @@ describe("crash", () => {
       state = (state * 1_103_515_245 + 12_345) & 0x7fffffff;
       return state / 0x7fffffff;
     };
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const head = 60_000;
     journal.addEvents(numbered(head));
     journal.addFrames(
@@ -734,7 +563,7 @@ describe("crash", () => {
   }, 60_000);
 
   test("a log that cannot be replayed is set aside, loudly, and its rows come again from the journal", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const head = journal.addEvents(numbered(4000));
     {
       await using store = await Store.open(journal.options());
@@ -759,7 +588,7 @@ describe("crash", () => {
 
 describe("checkpoint", () => {
   test("it reports the cursors read before it began, and only when it has completed", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const head = journal.addEvents(numbered(100));
     await using store = await Store.open(journal.options());
     const reported: StoreCursors[] = [];
@@ -775,7 +604,7 @@ describe("checkpoint", () => {
 
 describe("reads beside checkpoints", () => {
   test("neither disturbs the other", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const failures: GatewayError[] = [];
     store.onFailure = (error) => failures.push(error);
@@ -820,7 +649,7 @@ describe("full disk", () => {
   test.skipIf(!root)(
     "nothing is lost and it recovers by itself when there is room again (needs root)",
     async () => {
-      const journal = new TestJournal();
+      const journal = new TestJournal(ROOT);
       const disk = smallDisk(journal.folder, 48);
       if (disk === null) return;
       const databasePath = join(disk, "events.duckdb");
@@ -869,7 +698,7 @@ describe("full disk", () => {
 
 describe("ephemeral", () => {
   test("the file stays within its bound, and the newest rows are there", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const limitBytes = 32 * 1024 * 1024;
     const store = await Store.open(journal.options({ ephemeral: { limitBytes } }));
     const failures: GatewayError[] = [];
@@ -910,7 +739,7 @@ describe("ephemeral", () => {
 
 describe("ephemeral events and frames", () => {
   test("wide frames that come later do not push out the events they belong to", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     const limitBytes = 32 * 1024 * 1024;
     await using store = await Store.open(journal.options({ ephemeral: { limitBytes } }));
     const head = journal.addEvents(numbered(6000));
@@ -935,7 +764,7 @@ describe("ephemeral events and frames", () => {
 
 describe("closing", () => {
   test("it flushes, checkpoints and lets its thread end, so that the process does", async () => {
-    const journal = new TestJournal();
+    const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(10));
     const script = join(journal.folder, "close.ts");
     const { workerUrl: _, ...options } = journal.options();

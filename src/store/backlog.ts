@@ -1,0 +1,104 @@
+/**
+ * What the journal holds and the database does not: events and updates up to the heads that the main thread has told, and the runs of
+ * frames that it has offered. Only numbers and vectors are kept here; the rows stay in the journal. Part of the store's worker.
+ */
+
+import type { StoreCursors } from "./protocol.ts";
+
+/** Consecutive frames that the main thread has offered. */
+export interface Run {
+  readonly firstFrameId: number;
+  readonly count: number;
+  /** count × SEMANTIC_DIM_MAX floats; null: the journal's rows have the vectors. */
+  readonly vectors: Float32Array | null;
+}
+
+/** The rest of a run from `frameId` on, without copying its vectors. */
+function skipUntil(run: Run, frameId: number): Run {
+  const skipped = frameId - run.firstFrameId;
+  if (skipped <= 0) return run;
+  return {
+    firstFrameId: frameId,
+    count: run.count - skipped,
+    vectors: run.vectors?.subarray((skipped * run.vectors.length) / run.count) ?? null,
+  };
+}
+
+export class Backlog {
+  /** Whether frame ids may be missing: an ephemeral journal drops frames that nobody has read. */
+  readonly #gapsAllowed: boolean;
+  #headSeq = 0;
+  #headAnswerId = 0;
+  #runs: Run[] = [];
+  /** The main thread knows where to begin again, but no run from there has come yet. */
+  #askedAgain = false;
+
+  constructor(o: { gapsAllowed: boolean }) {
+    this.#gapsAllowed = o.gapsAllowed;
+  }
+
+  /** The highest known seq of the journal. */
+  get headSeq(): number {
+    return this.#headSeq;
+  }
+
+  /** The highest known answer_id of the journal. */
+  get headAnswerId(): number {
+    return this.#headAnswerId;
+  }
+
+  /** Offered and not yet stored, in order of frame_id. */
+  get runs(): readonly Run[] {
+    return this.#runs;
+  }
+
+  raiseSeq(seq: number): void {
+    this.#headSeq = Math.max(this.#headSeq, seq);
+  }
+
+  raiseAnswerId(answerId: number): void {
+    this.#headAnswerId = Math.max(this.#headAnswerId, answerId);
+  }
+
+  /** The last frame_id that the offered runs reach; without a run, that of the cursors. */
+  lastFrameId(cursors: StoreCursors): number {
+    const last = this.#runs.at(-1);
+    return last === undefined ? cursors.frameId : last.firstFrameId + last.count - 1;
+  }
+
+  /**
+   * Takes the part of a run that is new. `missing`: frames between are missing, so the run is not taken and the main thread must be
+   * asked to begin again. `ignored`: nothing of it is new, or the main thread has been asked already.
+   */
+  offer(run: Run, cursors: StoreCursors): "taken" | "ignored" | "missing" {
+    const expected = this.lastFrameId(cursors) + 1;
+    if (run.firstFrameId + run.count <= expected) return "ignored";
+    if (run.firstFrameId > expected && !this.#gapsAllowed) return this.#askedAgain ? "ignored" : "missing";
+    this.#askedAgain = false;
+    this.#runs.push(skipUntil(run, expected));
+    return "taken";
+  }
+
+  /** Forgets every run: the main thread is asked to offer them again. */
+  beginAgain(): void {
+    this.#runs = [];
+    this.#askedAgain = true;
+  }
+
+  /** Rows that are due: events, updates and offered frames above the cursors. */
+  rows(cursors: StoreCursors): number {
+    const events = Math.max(0, this.#headSeq - cursors.seq);
+    const updates = Math.max(0, this.#headAnswerId - cursors.answerId);
+    return events + updates + (this.lastFrameId(cursors) - cursors.frameId);
+  }
+
+  /** Forgets the runs that the committed cursors cover. */
+  stored(cursors: StoreCursors): void {
+    let covered = 0;
+    for (const { firstFrameId, count } of this.#runs) {
+      if (firstFrameId + count - 1 > cursors.frameId) break;
+      covered++;
+    }
+    this.#runs.splice(0, covered);
+  }
+}

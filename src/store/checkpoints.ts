@@ -1,0 +1,211 @@
+/**
+ * When a CHECKPOINT is due, and running it to its end. Part of the store's worker.
+ *
+ * The journal gives up only what a completed CHECKPOINT of this process holds. So whoever runs one passes the cursors that were
+ * committed before it begins, and these are what is reported when it has completed.
+ */
+
+import { statfsSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Clock } from "../clock.ts";
+import { GatewayError } from "../errors.ts";
+import {
+  checkpointDatabase,
+  type Database,
+  type duckdb,
+  failureOf,
+  logBytes,
+  messageFor,
+  rowsOf,
+} from "./database.ts";
+import type { FromWorker, StoreCursors } from "./protocol.ts";
+import type { Reads } from "./reads.ts";
+
+const CHECKPOINT_LOG_BYTES = 64 * 1024 * 1024;
+const CHECKPOINT_ROW_BYTES = 256 * 1024 * 1024;
+/** An ephemeral database is checkpointed when this share of its bound is in the log or in new rows. */
+const EPHEMERAL_SHARE = 1 / 8;
+const CHECKPOINT_IDLE_MS = 30_000;
+/** The oldest uncheckpointed commit is never older: the journal is pruned below checkpoints only. */
+const CHECKPOINT_AGE_MS_MAX = 300_000;
+/** Free space below which no checkpoint is tried, beside twice the log. */
+const CHECKPOINT_RESERVE_BYTES = 16 * 1024 * 1024;
+const CURSOR_ROWS_MAX = 100_000;
+
+export interface CheckpointsOptions {
+  readonly clock: Clock;
+  /** The database file. */
+  readonly path: string;
+  /** The bound of an ephemeral database; null: durable. */
+  readonly limitBytes: number | null;
+  readonly reads: Reads;
+  readonly post: (message: FromWorker) => void;
+  /** Called when a checkpoint has become due because nothing was written for a while. */
+  readonly onIdle: () => void;
+  readonly freeBytes?: (folder: string) => number;
+}
+
+interface Request {
+  readonly resolve: () => void;
+  readonly reject: (error: GatewayError) => void;
+}
+
+export class Checkpoints {
+  readonly #o: CheckpointsOptions;
+  readonly #freeBytes: (folder: string) => number;
+  readonly #rowBytesMax: number;
+  readonly #logBytesMax: number;
+  #completed = 0;
+  #requests: Request[] = [];
+  /** When the oldest commit came that no checkpoint holds; null: there is none. */
+  #dirtySinceMs: number | null = null;
+  #dirtyBytes = 0;
+  /** Rows of the table `cursors`. */
+  #cursorRows = 0;
+  #idleTimer: Disposable | null = null;
+
+  constructor(options: CheckpointsOptions) {
+    const limitBytes = options.limitBytes ?? Number.POSITIVE_INFINITY;
+    this.#o = options;
+    this.#freeBytes = options.freeBytes ?? freeBytesOf;
+    this.#rowBytesMax = Math.min(CHECKPOINT_ROW_BYTES, limitBytes * EPHEMERAL_SHARE);
+    this.#logBytesMax = Math.min(CHECKPOINT_LOG_BYTES, limitBytes * EPHEMERAL_SHARE);
+  }
+
+  /** Checkpoints completed by this process. */
+  get completed(): number {
+    return this.#completed;
+  }
+
+  /** Whether somebody, or the idle timer, has asked for one. */
+  get requested(): boolean {
+    return this.#requests.length > 0;
+  }
+
+  /** Whether the database holds commits that no checkpoint does. */
+  get dirty(): boolean {
+    return this.#dirtySinceMs !== null;
+  }
+
+  get due(): boolean {
+    if (this.requested) return true;
+    if (this.#dirtySinceMs === null) return false;
+    if (this.#o.clock.monotonicMs() - this.#dirtySinceMs > CHECKPOINT_AGE_MS_MAX) return true;
+    return this.#dirtyBytes >= this.#rowBytesMax || logBytes(this.#o.path) >= this.#logBytesMax;
+  }
+
+  /** Asks for one. Resolves when it has completed. @throws GatewayError disk_full, store_failed */
+  request(): Promise<void> {
+    return new Promise((resolve, reject) => this.#requests.push({ resolve, reject }));
+  }
+
+  /** Call when a database has been opened: rows that were replayed from its log make a checkpoint due, even if nothing new comes. */
+  async opened(connection: duckdb.DuckDBConnection): Promise<void> {
+    const [rows] = await rowsOf(connection, "SELECT count(*) FROM cursors");
+    this.#cursorRows = Number(rows?.[0] ?? 0);
+    if (logBytes(this.#o.path) > 0) this.#touch(0);
+  }
+
+  /** Call after each commit. */
+  committed(bytes: number): void {
+    this.#cursorRows++;
+    this.#touch(bytes);
+  }
+
+  /** Notes that there is something a checkpoint would keep. */
+  #touch(bytes: number): void {
+    this.#dirtySinceMs ??= this.#o.clock.monotonicMs();
+    this.#dirtyBytes += bytes;
+    this.#clearIdleTimer();
+    this.#idleTimer = this.#o.clock.after(CHECKPOINT_IDLE_MS, () => {
+      this.#idleTimer = null;
+      this.#requests.push({ resolve: () => {}, reject: () => {} });
+      this.#o.onIdle();
+    });
+  }
+
+  /**
+   * Runs one, for everybody who has asked until now. Call only while nothing is written.
+   * @param before the committed cursors, read before it begins.
+   * @throws whatever DuckDB throws: the database must be opened again.
+   */
+  async run(database: Database, before: StoreCursors): Promise<void> {
+    const requests = this.#requests.splice(0);
+    const noRoom = this.#whyNoRoom();
+    if (noRoom !== null) {
+      for (const { reject } of requests) reject(noRoom);
+      // Looked at again when more has come, or after the idle time.
+      this.#dirtyBytes = 0;
+      this.#dirtySinceMs = this.#o.clock.monotonicMs();
+      if (requests.length === 0) this.#o.post({ event: "failure", error: messageFor(noRoom, this.#o.path) });
+      this.#touch(0);
+      return;
+    }
+    try {
+      await this.#complete(database, before);
+    } catch (thrown) {
+      for (const { reject } of requests) reject(failureOf(thrown, this.#o.path));
+      throw thrown;
+    }
+    this.#completed++;
+    this.#dirtySinceMs = null;
+    this.#dirtyBytes = 0;
+    this.#clearIdleTimer();
+    this.#o.post({ event: "checkpoint", cursors: before });
+    for (const { resolve } of requests) resolve();
+  }
+
+  async #complete({ writes }: Database, newest: StoreCursors): Promise<void> {
+    await this.#trimCursors(writes, newest);
+    if (!(await checkpointDatabase(writes))) {
+      const completed = await this.#o.reads.exclusive(() => checkpointDatabase(writes));
+      if (!completed) throw new Error("CHECKPOINT was refused although nothing else runs");
+    }
+    const left = logBytes(this.#o.path);
+    if (left > 0) throw new Error(`CHECKPOINT left ${left} bytes of log`);
+  }
+
+  /** Each commit adds a row; all but the newest are of no use. Just before a CHECKPOINT, so that no log keeps it. */
+  async #trimCursors(connection: duckdb.DuckDBConnection, newest: StoreCursors): Promise<void> {
+    if (this.#cursorRows <= CURSOR_ROWS_MAX) return;
+    await connection.run(
+      `DELETE FROM cursors WHERE seq < ${newest.seq} OR frame_id < ${newest.frameId} OR answer_id < ${newest.answerId}`,
+    );
+    this.#cursorRows = 1;
+  }
+
+  /** A checkpoint that meets a full disk has lost committed rows (DuckDB's tracker): it is not begun. */
+  #whyNoRoom(): GatewayError | null {
+    const { path } = this.#o;
+    const free = this.#freeBytes(dirname(path));
+    const needed = 2 * logBytes(path) + CHECKPOINT_RESERVE_BYTES;
+    if (free >= needed) return null;
+    return new GatewayError({
+      code: "disk_full",
+      operation: "store: checkpoint",
+      object: path,
+      detail: `${free} bytes are free, ${needed} are needed`,
+      hint: "free some disk space; until then the journal keeps everything",
+    });
+  }
+
+  /** Rejects everybody who has asked: the database is given up. */
+  fail(error: GatewayError): void {
+    for (const { reject } of this.#requests.splice(0)) reject(error);
+  }
+
+  /** No checkpoint becomes due by itself any more. */
+  stop(): void {
+    this.#clearIdleTimer();
+  }
+
+  #clearIdleTimer(): void {
+    this.#idleTimer?.[Symbol.dispose]();
+    this.#idleTimer = null;
+  }
+}
+
+function freeBytesOf(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder);
+  return bavail * bsize;
+}

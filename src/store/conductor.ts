@@ -1,0 +1,339 @@
+/**
+ * The store on its own thread: it keeps the order in which its parts work and owns the open database.
+ *
+ * `#pump` is the only place where something is written. Nothing that fails there loses anything: the journal keeps a row until a
+ * CHECKPOINT of this process holds it. After any failure the instance is closed and opened again, and the cursors say where to go on.
+ */
+
+import { Database as Journal } from "bun:sqlite";
+import type { Clock } from "../clock.ts";
+import { Backlog, type Run } from "./backlog.ts";
+import { Checkpoints } from "./checkpoints.ts";
+import { type Database, type DatabaseOptions, failureOf, messageFor, openDatabase } from "./database.ts";
+import { Generations } from "./generations.ts";
+import { WritePause } from "./pause.ts";
+import type { FromWorker, StoreCalls, StoreCursors, StoreOpen } from "./protocol.ts";
+import { Queries } from "./queries.ts";
+import { Reads } from "./reads.ts";
+import { Waiters } from "./waiters.ts";
+import { Writer } from "./writer.ts";
+
+/** A commit begins when so many rows wait, or the first has waited so long, or a read waits. */
+const COMMIT_ROWS = 2048;
+const COMMIT_DELAY_MS = 60;
+const READ_WAIT_MS_MAX = 2000;
+const CLOSE_FLUSH_MS_MAX = 10_000;
+
+export interface ConductorContext {
+  readonly clock: Clock;
+  /** Takes a message for the main thread. */
+  readonly post: (message: FromWorker) => void;
+}
+
+export class Conductor {
+  readonly #options: DatabaseOptions;
+  readonly #clock: Clock;
+  readonly #post: (message: FromWorker) => void;
+  readonly #journal: Journal;
+
+  readonly #backlog: Backlog;
+  readonly #writer: Writer;
+  readonly #generations: Generations;
+  readonly #checkpoints: Checkpoints;
+  readonly #reads: Reads;
+  readonly #queries: Queries;
+  readonly #waiters = new Waiters();
+  readonly #pause: WritePause;
+
+  /** null while it is being opened again. */
+  #database: Database | null = null;
+  /** What the database has committed. */
+  #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
+  /** The running pump; null: nothing is being written. */
+  #pumping: Promise<void> | null = null;
+  #pumpTimer: Disposable | null = null;
+  #stopping = false;
+  readonly #stop = Promise.withResolvers<void>();
+
+  private constructor(open: StoreOpen, { clock, post }: ConductorContext) {
+    const path = open.databasePath;
+    const ephemeral = open.ephemeral !== null;
+    const limitBytes = open.ephemeral?.limitBytes ?? null;
+    this.#options = {
+      path,
+      journalId: open.journalId,
+      memoryLimit: open.memoryLimit,
+      tempFolder: open.tempFolder,
+      pruned: open.pruned,
+      generations: ephemeral,
+    };
+    this.#clock = clock;
+    this.#post = post;
+    this.#journal = new Journal(open.journalPath, { readonly: true });
+    this.#journal.run("PRAGMA busy_timeout = 5000");
+    this.#backlog = new Backlog({ gapsAllowed: ephemeral });
+    this.#writer = new Writer({ clock, journal: this.#journal, journalId: open.journalId, limitBytes });
+    this.#generations = new Generations(limitBytes);
+    this.#reads = new Reads({ clock, path });
+    this.#checkpoints = new Checkpoints({
+      ...{ clock, path, limitBytes, post, reads: this.#reads },
+      onIdle: () => this.#schedule(),
+    });
+    const cursors = (): StoreCursors => this.#cursors;
+    this.#queries = new Queries({ path, cursors, reads: this.#reads, gapsAllowed: ephemeral });
+    this.#pause = new WritePause(clock);
+  }
+
+  /** @throws GatewayError foreign_store, store_behind (then nothing was written) or store_failed. */
+  static async open(open: StoreOpen, context: ConductorContext): Promise<Conductor> {
+    const conductor = new Conductor(open, context);
+    try {
+      await conductor.#openDatabase(open.quarantine);
+    } catch (thrown) {
+      conductor.#journal.close();
+      throw thrown;
+    }
+    return conductor;
+  }
+
+  get cursors(): StoreCursors {
+    return this.#cursors;
+  }
+
+  async #openDatabase(quarantine: boolean): Promise<void> {
+    const database = await openDatabase(this.#options, {
+      quarantine,
+      nowUs: this.#clock.nowUs(),
+      notice: (message) => this.#post({ event: "notice", message }),
+    });
+    try {
+      await this.#generations.load(database.writes);
+      await this.#writer.open(database.writes, this.#generations);
+      await this.#checkpoints.opened(database.reads);
+    } catch (thrown) {
+      database.close();
+      throw thrown;
+    }
+    this.#database = database;
+    this.#cursors = database.cursors;
+    this.#reads.open(database.reads);
+    this.#queries.forgetOldest();
+  }
+
+  #closeDatabase(): void {
+    this.#writer.discard();
+    this.#database?.close();
+    this.#database = null;
+  }
+
+  // ---- What the main thread tells ----------------------------------------------------------------
+
+  /** The journal's newest committed seq. */
+  head(seq: number): void {
+    if (seq <= this.#backlog.headSeq) return;
+    this.#backlog.raiseSeq(seq);
+    this.#schedule();
+  }
+
+  /** The journal's newest committed update. Updates are read from the journal like events: their rows have their vectors. */
+  updates(answerId: number): void {
+    if (answerId <= this.#backlog.headAnswerId) return;
+    this.#backlog.raiseAnswerId(answerId);
+    this.#schedule();
+  }
+
+  /** Frames to store, in order of frame_id. */
+  offer(run: Run): void {
+    const outcome = this.#backlog.offer(run, this.#cursors);
+    // It was on its way while the cursors fell back.
+    if (outcome === "missing") this.#askAgain();
+    else if (outcome === "taken") this.#schedule();
+  }
+
+  /** Tells the main thread, once, from which frame on to offer again. */
+  #askAgain(): void {
+    this.#backlog.beginAgain();
+    this.#post({ event: "reopened", cursors: this.#cursors });
+  }
+
+  // ---- Writing -----------------------------------------------------------------------------------
+
+  #schedule(): void {
+    if (this.#pumping !== null || this.#database === null) return;
+    const pauseMs = this.#pause.remainingMs();
+    if (pauseMs > 0) {
+      this.#pumpLater(pauseMs);
+      return;
+    }
+    const rows = this.#backlog.rows(this.#cursors);
+    const urgent = rows >= COMMIT_ROWS || (rows > 0 && this.#waiters.count > 0);
+    if (urgent || this.#checkpoints.requested) this.#pumpNow();
+    else if (rows > 0) this.#pumpLater(COMMIT_DELAY_MS);
+  }
+
+  #pumpLater(ms: number): void {
+    this.#pumpTimer ??= this.#clock.after(ms, () => this.#pumpNow());
+  }
+
+  #pumpNow(): void {
+    this.#clearPumpTimer();
+    if (this.#pumping !== null || this.#database === null) return;
+    this.#pumping = this.#pump(this.#database).finally(() => {
+      this.#pumping = null;
+      if (!this.#stopping) this.#schedule();
+    });
+  }
+
+  #clearPumpTimer(): void {
+    this.#pumpTimer?.[Symbol.dispose]();
+    this.#pumpTimer = null;
+  }
+
+  /** The only place where something is written. Runs until nothing is due; never rejects. */
+  async #pump(database: Database): Promise<void> {
+    try {
+      while (this.#backlog.rows(this.#cursors) > 0) {
+        await this.#commit(database);
+        this.#waiters.wake(this.#cursors);
+        // The cursors are read before the checkpoint begins: nothing is committed until it has ended.
+        if (this.#checkpoints.due) await this.#checkpoints.run(database, this.#cursors);
+        await this.#rotateIfFull(database);
+        if (this.#backlog.rows(this.#cursors) < COMMIT_ROWS && this.#waiters.count === 0) break;
+      }
+      if (this.#checkpoints.requested) await this.#checkpoints.run(database, this.#cursors);
+    } catch (thrown) {
+      await this.#recover(thrown);
+    }
+  }
+
+  async #commit(database: Database): Promise<void> {
+    const { cursors, eventBytes, frameBytes } = await this.#writer.commit(
+      database.writes,
+      this.#backlog,
+      this.#cursors,
+    );
+    this.#cursors = cursors;
+    this.#pause.succeeded();
+    this.#generations.wrote("events", eventBytes);
+    this.#generations.wrote("enrichments", frameBytes);
+    this.#checkpoints.committed(eventBytes + frameBytes);
+    this.#backlog.stored(cursors);
+    this.#post({ event: "cursors", cursors });
+  }
+
+  async #rotateIfFull(database: Database): Promise<void> {
+    for (const kind of this.#generations.full()) {
+      this.#writer.close();
+      await this.#reads.exclusive(() => this.#generations.rotate(database.writes, kind));
+      await this.#writer.open(database.writes, this.#generations);
+      this.#queries.forgetOldest();
+    }
+  }
+
+  /**
+   * Closes the instance and opens it again, as often as it takes; the cursors say where to go on. Reads
+   * are answered as soon as it is open, writing pauses for a while that doubles with each failure.
+   */
+  async #recover(thrown: unknown): Promise<void> {
+    for (let failure = failureOf(thrown, this.#options.path); ; ) {
+      this.#post({ event: "failure", error: messageFor(failure, this.#options.path) });
+      this.#waiters.fail(failure);
+      this.#checkpoints.fail(failure);
+      await this.#reads.interrupt();
+      this.#closeDatabase();
+      const pauseMs = this.#pause.begin();
+      if (this.#stopping) return;
+      try {
+        await this.#openDatabase(false);
+        this.#askAgain();
+        return;
+      } catch (again) {
+        failure = failureOf(again, this.#options.path);
+        await this.#within(this.#stop.promise, pauseMs);
+        if (this.#stopping) return;
+      }
+    }
+  }
+
+  // ---- Reading -----------------------------------------------------------------------------------
+
+  /** Until the cursors reach `target`; every wait hastens the commit. Rejects at a failure. */
+  #reached(target: StoreCursors): Promise<void> {
+    this.#backlog.raiseSeq(target.seq);
+    const reached = this.#waiters.reached(target, this.#cursors);
+    this.#schedule();
+    return reached;
+  }
+
+  /** A read sees what the journal had when it came, or waits 2 s and says by how much it lags. */
+  async #caughtUp(headSeq: number): Promise<number> {
+    const reached = this.#reached({ seq: headSeq, frameId: 0, answerId: 0 }).catch(() => {});
+    await this.#within(reached, READ_WAIT_MS_MAX);
+    return Math.max(0, headSeq - this.#cursors.seq);
+  }
+
+  async events({ query, headSeq }: StoreCalls["events"][0]): Promise<StoreCalls["events"][1]> {
+    const lag = await this.#caughtUp(headSeq);
+    return { json: await this.#queries.events(query), lag };
+  }
+
+  async event({ seq, headSeq }: StoreCalls["event"][0]): Promise<StoreCalls["event"][1]> {
+    const lag = await this.#caughtUp(Math.min(seq, headSeq));
+    return { json: await this.#queries.event(seq), lag };
+  }
+
+  frames(range: StoreCalls["frames"][0]): Promise<StoreCalls["frames"][1]> {
+    return this.#queries.frames(range);
+  }
+
+  decided(query: StoreCalls["decided"][0]): Promise<StoreCalls["decided"][1]> {
+    return this.#queries.decided(query);
+  }
+
+  async stats(): Promise<StoreCalls["stats"][1]> {
+    return { ...(await this.#queries.stats()), checkpoints: this.#checkpoints.completed };
+  }
+
+  // ---- The rest ----------------------------------------------------------------------------------
+
+  async checkpoint(): Promise<null> {
+    const completed = this.#checkpoints.request();
+    this.#schedule();
+    await completed;
+    return null;
+  }
+
+  /** Resolves when the database holds `headSeq`, every run offered and every update told before. */
+  async flush({ headSeq }: StoreCalls["flush"][0]): Promise<null> {
+    await this.#reached({
+      seq: headSeq,
+      frameId: this.#backlog.lastFrameId(this.#cursors),
+      answerId: this.#backlog.headAnswerId,
+    });
+    return null;
+  }
+
+  /** Flushes, checkpoints and closes. */
+  async close(): Promise<null> {
+    const flushed = this.flush({ headSeq: this.#backlog.headSeq }).catch(() => {});
+    // A database that cannot be opened has nothing to flush to; the journal keeps it.
+    if (this.#database !== null) await this.#within(flushed, CLOSE_FLUSH_MS_MAX);
+    if (this.#checkpoints.dirty && this.#database !== null) await this.checkpoint().catch(() => {});
+    this.#stopping = true;
+    this.#stop.resolve();
+    this.#clearPumpTimer();
+    this.#checkpoints.stop();
+    while (this.#pumping !== null) await this.#pumping;
+    await this.#reads.stop();
+    this.#closeDatabase();
+    this.#journal.close();
+    return null;
+  }
+
+  /** Waits for `promise`, at most so long; leaves no timer behind, which would keep the thread alive. */
+  async #within(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    using _timer = this.#clock.after(timeoutMs, resolve);
+    await Promise.race([promise, late]);
+  }
+}

@@ -1,0 +1,120 @@
+/** What can be read from the database. Part of the store's worker. */
+
+import { statSync } from "node:fs";
+import { FRAME_BYTES } from "../frame.ts";
+import { type duckdb, logBytes, rowsOf } from "./database.ts";
+import { decidedRows } from "./decided.ts";
+import { eventJson, eventsPage } from "./events.ts";
+import type {
+  DecidedQuery,
+  DecidedReply,
+  EventsQuery,
+  StoreCalls,
+  StoreCursors,
+  StoreStats,
+} from "./protocol.ts";
+import type { Reads } from "./reads.ts";
+import { CHUNK_ROWS, FRAME_SELECT, FrameBuffer } from "./rows.ts";
+
+const FRAMES_SLICE = CHUNK_ROWS;
+
+export interface QueriesOptions {
+  readonly reads: Reads;
+  /** The database file. */
+  readonly path: string;
+  /** Whether frame ids may be missing, as in an ephemeral database. */
+  readonly gapsAllowed: boolean;
+  /** The committed cursors, read when a query's turn has come. */
+  readonly cursors: () => StoreCursors;
+}
+
+export class Queries {
+  readonly #o: QueriesOptions;
+  /** The oldest stored rows; null: not looked up since the tables changed. */
+  #oldestSeq: number | null = null;
+  #oldestFrameId: number | null = null;
+
+  constructor(options: QueriesOptions) {
+    this.#o = options;
+  }
+
+  /** Call when rows may have been dropped: what was known about the oldest ones is looked up again. */
+  forgetOldest(): void {
+    this.#oldestSeq = null;
+    this.#oldestFrameId = null;
+  }
+
+  events(query: EventsQuery): Promise<string> {
+    return this.#o.reads.run(async (connection) => {
+      const min = await this.#minSeq(connection);
+      return eventsPage(connection, query, { min, max: this.#o.cursors().seq });
+    });
+  }
+
+  event(seq: number): Promise<string | null> {
+    return this.#o.reads.run((connection) => eventJson(connection, seq));
+  }
+
+  decided(query: DecidedQuery): Promise<DecidedReply> {
+    return this.#o.reads.run((connection) => decidedRows(connection, query));
+  }
+
+  frames({ afterFrameId, limit, capacity }: StoreCalls["frames"][0]): Promise<StoreCalls["frames"][1]> {
+    return this.#o.reads.run(async (connection) => {
+      const oldest = await this.#minFrameId(connection);
+      let first = Math.max(afterFrameId + 1, oldest);
+      if (this.#o.gapsAllowed) first = await nextFrameId(connection, first);
+      const count = oldest === 0 ? 0 : Math.max(0, Math.min(limit, this.#o.cursors().frameId - first + 1));
+      const frames = new FrameBuffer(first, count, capacity);
+      for (let done = 0; done < count && frames.contiguous() === done; ) {
+        const slice = Math.min(FRAMES_SLICE, count - done);
+        const result = await connection.run(
+          `SELECT ${FRAME_SELECT} FROM enrichments
+           WHERE frame_id BETWEEN ${first + done} AND ${first + done + slice - 1}`,
+        );
+        for (const chunk of await result.fetchAllChunks()) frames.place(chunk);
+        done += slice;
+      }
+      const whole = frames.contiguous();
+      const bytes = whole === count ? frames.buffer : frames.buffer.slice(0, whole * FRAME_BYTES);
+      return { bytes, count: whole, oldest };
+    });
+  }
+
+  stats(): Promise<Omit<StoreStats, "checkpoints">> {
+    return this.#o.reads.run(async (connection) => {
+      const [row] = await rowsOf(
+        connection,
+        "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM enrichments)",
+      );
+      const file = statSync(this.#o.path, { throwIfNoEntry: false })?.size ?? 0;
+      return {
+        fileBytes: file + logBytes(this.#o.path),
+        events: Number(row?.[0] ?? 0),
+        enrichments: Number(row?.[1] ?? 0),
+      };
+    });
+  }
+
+  async #minSeq(connection: duckdb.DuckDBConnection): Promise<number> {
+    this.#oldestSeq ??= await numberOf(connection, "SELECT min(seq) FROM events");
+    return this.#oldestSeq ?? 1;
+  }
+
+  /** 0: no frame is stored. */
+  async #minFrameId(connection: duckdb.DuckDBConnection): Promise<number> {
+    this.#oldestFrameId ??= await numberOf(connection, "SELECT min(frame_id) FROM enrichments");
+    return this.#oldestFrameId ?? 0;
+  }
+}
+
+/** The only value of a result; null if it is NULL. */
+async function numberOf(connection: duckdb.DuckDBConnection, sql: string): Promise<number | null> {
+  const [row] = await rowsOf(connection, sql);
+  return row?.[0] == null ? null : Number(row[0]);
+}
+
+async function nextFrameId(connection: duckdb.DuckDBConnection, from: number): Promise<number> {
+  const sql = `SELECT min(frame_id) FROM enrichments WHERE frame_id >= ${from}`;
+  return (await numberOf(connection, sql)) ?? from;
+}
