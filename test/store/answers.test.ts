@@ -1,5 +1,5 @@
 /** Answers on their way from a real journal into DuckDB: once, the newest over the frame, over restarts. */
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,8 @@ import { decodePhysics, encodePhysics, FLAG, labelId, type Physics } from "../..
 import { type DecidedFrame, Journal } from "../../src/journal/journal.ts";
 import type { StoreOptions } from "../../src/store/protocol.ts";
 import { Store } from "../../src/store/store.ts";
+
+setDefaultTimeout(60_000);
 
 const root = mkdtempSync(join(tmpdir(), "store-answers-test-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   existsSync,
   mkdirSync,
@@ -23,6 +23,7 @@ import {
 } from "../../src/frame.ts";
 import type { StoreCursors } from "../../src/store/protocol.ts";
 import { Store } from "../../src/store/store.ts";
+import { randomOf } from "../random.ts";
 import {
   EVERYTHING,
   eventRow,
@@ -34,6 +35,8 @@ import {
   until,
   WORKER_URL,
 } from "./test-journal.ts";
+
+setDefaultTimeout(120_000);
 
 const ROOT = mkdtempSync(join(tmpdir(), "store-test-"));
 const CAPACITY = 1000;
@@ -284,7 +287,7 @@ describe("frames", () => {
       },
     );
     await fc.assert(property, { numRuns: Number(process.env.STORE_RUNS ?? 6) });
-  }, 30_000);
+  });
 
   test("signs of zero survive in thousands of frames that compress to constants and runs", async () => {
     const journal = new TestJournal(ROOT);
@@ -474,38 +477,54 @@ const CHILD = `
 
 describe("crash", () => {
   /**
-   * Lets a child store rows of the journal and kills it: so long after its first line that says it is
-   * open, or (negative) so long after its start. Returns what it said.
+   * Lets a child store rows of the journal and kills it `afterMs` after it has reached `progress`: events and frames stored,
+   * together; null: after its start. Returns the lines that it wrote.
    */
   async function killedChild(
     journal: TestJournal,
-    o: { afterMs: number; step: number; head: number; frames: number },
+    o: {
+      progress: ((opened: number) => number) | null;
+      afterMs: number;
+      step: number;
+      head: number;
+      frames: number;
+    },
   ): Promise<string[]> {
     const script = join(journal.folder, "child.ts");
     writeFileSync(script, CHILD);
     const { workerUrl: _, ...options } = journal.options();
     const args = [JSON.stringify(options), `${o.head}`, `${o.frames}`, `${o.step}`];
     const child = Bun.spawn([process.execPath, script, ...args], { stdout: "pipe", stderr: "inherit" });
-    const killLater = (ms: number): unknown => setTimeout(() => child.kill("SIGKILL"), ms);
-    if (o.afterMs < 0) killLater(-o.afterMs);
-    let said = "";
-    const decoder = new TextDecoder();
-    for await (const part of child.stdout) {
-      if (said === "" && o.afterMs >= 0) killLater(o.afterMs);
-      said += decoder.decode(part);
+    const killLater = (): unknown => setTimeout(() => child.kill("SIGKILL"), o.afterMs);
+    if (o.progress === null) killLater();
+    const lines: string[] = [];
+    let target: number | null = null;
+    for await (const line of linesOf(child.stdout)) {
+      lines.push(line);
+      const [kind, seq, frameId] = line.split(" ");
+      const reached = Number(seq) + Number(frameId);
+      if (kind === "open" && o.progress !== null) target = o.progress(reached);
+      if (target === null || kind === "checkpoint" || reached < target) continue;
+      target = null;
+      killLater();
     }
     await child.exited;
-    return said.trim().split("\n");
+    return lines;
+  }
+
+  async function* linesOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string> {
+    let rest = "";
+    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+      const parts = (rest + text).split("\n");
+      rest = parts.pop() ?? "";
+      yield* parts;
+    }
   }
 
   test("after SIGKILL at any instant, rows and cursors agree and nothing is twice", async () => {
     const seed = Number(process.env.STORE_SEED ?? Date.now() % 1_000_000);
     console.log(`store crash seed ${seed}`);
-    let state = seed;
-    const random = (): number => {
-      state = (state * 1_103_515_245 + 12_345) & 0x7fffffff;
-      return state / 0x7fffffff;
-    };
+    const random = randomOf(seed);
     const journal = new TestJournal(ROOT);
     const head = 60_000;
     journal.addEvents(numbered(head));
@@ -520,19 +539,22 @@ describe("crash", () => {
     let committed = 0;
     for (let round = 0; round < rounds; round++) {
       const step = random() < 0.5 ? 40 : 2500;
-      const said = await killedChild(journal, {
-        // One in five dies on its way up.
-        afterMs: round % 5 === 2 ? -50 - random() * 400 : random() * 900,
+      const share = 0.5 * random();
+      const lines = await killedChild(journal, {
+        // One in five dies on its way up, the first one not before it has stored something.
+        progress:
+          round % 5 === 2 ? null : (opened) => opened + (round === 0 ? 1 : 0) + share * (2 * head - opened),
+        afterMs: round % 5 === 2 ? 50 + random() * 400 : random() * 60,
         step,
         head,
         frames: head,
       });
-      const opened = said
+      const opened = lines
         .find((line) => line.startsWith("open "))
         ?.split(" ")
         .map(Number);
       if (opened?.[1] !== undefined) expect(opened[1]).toBeGreaterThanOrEqual(committed);
-      const last = said
+      const last = lines
         .findLast((line) => line.startsWith("cursors "))
         ?.split(" ")
         .map(Number);
@@ -560,7 +582,7 @@ describe("crash", () => {
     expect(await journal.rows("count(*)::INT", "events WHERE payload <> '{\"n\":' || seq || '}'")).toEqual([
       [0],
     ]);
-  }, 60_000);
+  });
 
   test("a log that cannot be replayed is set aside, loudly, and its rows come again from the journal", async () => {
     const journal = new TestJournal(ROOT);
@@ -569,7 +591,7 @@ describe("crash", () => {
       await using store = await Store.open(journal.options());
       await store.flush(1000);
     }
-    await killedChild(journal, { afterMs: 100, step: 40, head, frames: 0 });
+    await killedChild(journal, { progress: (opened) => opened + 1, afterMs: 0, step: 40, head, frames: 0 });
     const log = `${journal.databasePath}.wal`;
     // The child may have been killed right behind a checkpoint; then any log will do.
     const bytes = existsSync(log) ? readFileSync(log) : Buffer.alloc(0);
@@ -583,7 +605,7 @@ describe("crash", () => {
     expect(store.cursors.seq).toBeGreaterThanOrEqual(1000);
     await store.flush(head);
     expect((await store.stats()).events).toBe(head);
-  }, 30_000);
+  });
 });
 
 describe("checkpoint", () => {
@@ -629,7 +651,7 @@ describe("reads beside checkpoints", () => {
     await reading;
     expect(failures).toEqual([]);
     expect((await store.stats()).checkpoints).toBeGreaterThanOrEqual(20);
-  }, 20_000);
+  });
 });
 
 const root = process.platform === "linux" && process.getuid?.() === 0;
@@ -692,7 +714,6 @@ describe("full disk", () => {
         Bun.spawnSync(["umount", "-l", disk]);
       }
     },
-    40_000,
   );
 });
 
@@ -734,7 +755,7 @@ describe("ephemeral", () => {
     await using again = await Store.open(journal.options({ ephemeral: { limitBytes } }));
     expect(again.cursors).toEqual({ seq: head, frameId: head, answerId: 0 });
     expect((await again.stats()).events).toBe(stats.events);
-  }, 30_000);
+  });
 });
 
 describe("ephemeral events and frames", () => {
@@ -759,7 +780,7 @@ describe("ephemeral events and frames", () => {
     expect(enrichments).toBeLessThan(head);
     const { events } = await page(store, { limit: 1 }, head);
     expect(events[0]).toMatchObject({ seq: head, enrichment: { frame_id: head } });
-  }, 20_000);
+  });
 });
 
 describe("closing", () => {
