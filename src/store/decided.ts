@@ -16,8 +16,8 @@ const BODY_BYTES_MAX = 16 * 1024 * 1024;
 const overlaid = (column: string): string =>
   `CASE WHEN a.seq IS NULL THEN n."${column}" ELSE a."${column}" END`;
 
-/** The newest words on the events of a condition on `seq`. */
-function wordsSql(columns: string, range: string): string {
+/** Events in a range of `seq`, each with its newest update, or its enrichment if it has none. */
+function newestSql(columns: string, range: string): string {
   return `SELECT ${columns} FROM events e JOIN (SELECT * FROM enrichments WHERE ${range}) n ON n.seq = e.seq
     LEFT JOIN (SELECT * FROM answers WHERE ${range}
       QUALIFY row_number() OVER (PARTITION BY seq ORDER BY answer_id DESC) = 1) a ON a.seq = e.seq
@@ -35,7 +35,7 @@ export async function decidedRows(
   const toSeq = Math.min(query.toSeq, afterSeq + WINDOW_SEQS);
   const found = await rowsOf(
     connection,
-    `${wordsSql("e.seq, CASE WHEN e.message IS NULL THEN strlen(e.payload) ELSE 0 END", `seq BETWEEN ${afterSeq + 1} AND ${toSeq}`)}
+    `${newestSql("e.seq, CASE WHEN e.message IS NULL THEN strlen(e.payload) ELSE 0 END", `seq BETWEEN ${afterSeq + 1} AND ${toSeq}`)}
      AND ${overlaid("model_id")} <> ${notModel} ORDER BY e.seq LIMIT ${limit}`,
   );
   const seqs: number[] = [];
@@ -66,7 +66,7 @@ const BIGINTS: ReadonlySet<string> = new Set(["conversation_hash", "checksum"]);
 
 async function rowsAt(connection: duckdb.DuckDBConnection, seqs: readonly number[]): Promise<DecidedRow[]> {
   if (seqs.length === 0) return [];
-  const sql = `${wordsSql(COLUMNS, `seq IN (${seqs.map(Number).join(",")})`)} ORDER BY e.seq`;
+  const sql = `${newestSql(COLUMNS, `seq IN (${seqs.map(Number).join(",")})`)} ORDER BY e.seq`;
   return (await rowsOf(connection, sql)).map(rowOf);
 }
 

@@ -112,7 +112,7 @@ export type StoreCall = {
 export type ToWorker =
   | StoreCall
   | { call: "head"; seq: number }
-  | { call: "answers"; answerId: number }
+  | { call: "updates"; answerId: number }
   | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
 
 export type FromWorker =

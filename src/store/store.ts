@@ -80,7 +80,7 @@ export class Store implements AsyncDisposable {
 
   /** Tells the journal's newest committed answer; the worker reads the rows up to it. */
   answers(answerId: number): void {
-    this.#post({ call: "answers", answerId });
+    this.#post({ call: "updates", answerId });
   }
 
   /**

@@ -20,7 +20,7 @@ function post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
 /** null until the database is open. */
 let conductor: Conductor | null = null;
 
-async function answer(message: StoreCall): Promise<unknown> {
+async function perform(message: StoreCall): Promise<unknown> {
   if (message.call === "open") {
     conductor = await Conductor.open(message.args, { clock: systemClock, post });
     return conductor.cursors;
@@ -51,7 +51,7 @@ async function receive(message: ToWorker): Promise<void> {
     case "head":
       conductor?.head(message.seq);
       return;
-    case "answers":
+    case "updates":
       conductor?.updates(message.answerId);
       return;
     case "offer":
@@ -59,7 +59,7 @@ async function receive(message: ToWorker): Promise<void> {
       return;
   }
   try {
-    const value = await answer(message);
+    const value = await perform(message);
     const transfer = message.call === "frames" ? [(value as StoreCalls["frames"][1]).bytes] : [];
     post({ event: "reply", id: message.id, value }, transfer);
     if (message.call === "close") leave();

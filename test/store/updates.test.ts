@@ -1,4 +1,4 @@
-/** Answers on their way from a real journal into DuckDB: once, the newest over the frame, over restarts. */
+/** Updates on their way from a real journal into DuckDB: once, the newest over the frame, over restarts. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ import { Store } from "../../src/store/store.ts";
 
 setDefaultTimeout(60_000);
 
-const root = mkdtempSync(join(tmpdir(), "store-answers-test-"));
+const root = mkdtempSync(join(tmpdir(), "store-updates-test-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const DIM = 8;
@@ -103,8 +103,8 @@ class Case {
     return store;
   }
 
-  async answer(...answers: DecidedFrame[]): Promise<void> {
-    await this.journal.answer(answers);
+  async update(...updates: DecidedFrame[]): Promise<void> {
+    await this.journal.answer(updates);
     this.store?.answers(this.journal.headAnswerId());
   }
 
@@ -119,12 +119,12 @@ async function enrichment(store: Store, seq: number): Promise<unknown> {
   return JSON.parse((await store.event(seq, 0)).json ?? "null")?.enrichment;
 }
 
-describe("answers", () => {
-  test("the newest answer stands over the frame, and says of which frame it is", async () => {
+describe("updates", () => {
+  test("the newest update stands over the enrichment, under the id of its frame", async () => {
     const one = new Case();
     const store = await one.fill(3);
-    await one.answer(late(1, "First"), late(2, "Other"));
-    await one.answer(late(1, "Second", { confidence: 0.75 }));
+    await one.update(late(1, "First"), late(2, "Other"));
+    await one.update(late(1, "Second", { confidence: 0.75 }));
     await store.flush(3);
     expect(store.cursors).toEqual({ seq: 3, frameId: 3, answerId: 3 });
     expect(await enrichment(store, 1)).toEqual({
@@ -138,10 +138,10 @@ describe("answers", () => {
     await one.close();
   });
 
-  test("each answer is stored once, over a restart, and goes from the journal when it is safe", async () => {
+  test("each update is stored once, over a restart, and goes from the journal when it is safe", async () => {
     const one = new Case();
     const first = await one.fill(2);
-    await one.answer(late(1, "A"));
+    await one.update(late(1, "A"));
     await first.flush(2);
     await first[Symbol.asyncDispose]();
     // While nobody looked, another came.
@@ -155,7 +155,7 @@ describe("answers", () => {
     await store.checkpoint();
     expect(held).toEqual([2]);
     expect(one.journal.prune({ seq: 2, frameId: 2, answerId: 2 })).toBe(2);
-    await one.answer(late(1, "C"));
+    await one.update(late(1, "C"));
     await store.flush(2);
     expect(await enrichment(store, 1)).toMatchObject({ intent: "C" });
     expect(await enrichment(store, 2)).toMatchObject({ intent: "B" });
@@ -177,12 +177,12 @@ describe("answers", () => {
     instance.closeSync();
   });
 
-  test("many answers at once are stored in several commits, and an ephemeral database takes them, too", async () => {
+  test("many updates at once are stored in several commits, and an ephemeral database takes them, too", async () => {
     const one = new Case();
     await one.open({ ephemeral: { limitBytes: 200_000_000 } });
     const store = await one.fill(10);
     const many = Array.from({ length: 5000 }, (_, index) => late((index % 10) + 1, `I${index}`));
-    await one.answer(...many);
+    await one.update(...many);
     await store.flush(10);
     expect(store.cursors.answerId).toBe(5000);
     expect(await enrichment(store, 10)).toMatchObject({ intent: "I4999" });
@@ -191,10 +191,10 @@ describe("answers", () => {
 });
 
 describe("what was last said", () => {
-  test("of given events: text, words, physics and vector, by the newest answer or the frame", async () => {
+  test("of given events: text, words, physics and vector, by the newest update or the enrichment", async () => {
     const one = new Case();
     const store = await one.fill(4);
-    await one.answer(late(1, "Late", { model_id: 9, semantic_dim: DIM }));
+    await one.update(late(1, "Late", { model_id: 9, semantic_dim: DIM }));
     await store.flush(4);
     const { rows } = await store.decided({ seqs: [4, 1, 99] });
     expect(rows.map(({ seq, message, payload }) => [seq, message, payload])).toEqual([
@@ -212,7 +212,7 @@ describe("what was last said", () => {
   test("events whose newest vector is of another model are gone through from first to last", async () => {
     const one = new Case();
     const store = await one.fill(300);
-    await one.answer(late(2, "L", { model_id: 9 }), late(5, "L"), late(150, "L", { model_id: 9 }));
+    await one.update(late(2, "L", { model_id: 9 }), late(5, "L"), late(150, "L", { model_id: 9 }));
     await store.flush(300);
     const seen: number[] = [];
     for (let afterSeq = 0; afterSeq < 290; ) {
