@@ -35,6 +35,10 @@ export const GENERATION_SUFFIXES: Readonly<Record<JournalKind, readonly string[]
 export type Row = Record<string, SQLQueryBindings>;
 export type PreparedStatement = Statement<Row, SQLQueryBindings[]>;
 
+export function prepare(database: Database, sql: string): PreparedStatement {
+  return database.prepare<Row, SQLQueryBindings[]>(sql);
+}
+
 const SCHEMA_SQL = `
   CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
   CREATE TABLE labels(kind TEXT NOT NULL, id INTEGER NOT NULL, label TEXT NOT NULL, dim INTEGER NOT NULL,
@@ -273,7 +277,7 @@ export class Inserter {
     const row = `(${new Array(columns).fill("?").join(",")})`;
     this.#statements = Inserter.#ROWS.map((rows) => ({
       cells: rows * columns,
-      statement: database.prepare(`${insertInto} VALUES ${new Array(rows).fill(row).join(",")}`),
+      statement: prepare(database, `${insertInto} VALUES ${new Array(rows).fill(row).join(",")}`),
     }));
   }
 

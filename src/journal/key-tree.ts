@@ -1,0 +1,160 @@
+/**
+ * Dedup keys on disk, in the order of keys, by generations: a generation takes keys for half of the window, and is
+ * forgotten as a whole once its newest key is too old. Part of the journal.
+ */
+
+import type { Database } from "bun:sqlite";
+import { Inserter, type PreparedStatement, prepare } from "./file.ts";
+import { HASH_BYTES, type KeyTable, type KnownKey } from "./key-table.ts";
+
+/** Keys of one look-up. */
+const LOOKUP_KEYS = 16;
+const EMPTY = new Uint8Array(0);
+
+interface KeyGeneration {
+  readonly generation: number;
+  readonly startedUs: number;
+  readonly newestUs: number;
+}
+
+export class KeyTree {
+  readonly #generationUs: number;
+  /** Oldest first. */
+  #generations: readonly KeyGeneration[];
+  /** The newest generation as the open transaction makes it, for after its commit. */
+  #written: KeyGeneration | null = null;
+  readonly #lookUp: PreparedStatement;
+  readonly #setGeneration: PreparedStatement;
+  readonly #dropGeneration: PreparedStatement;
+  readonly #boundary: PreparedStatement;
+  readonly #deleteTo: PreparedStatement;
+  readonly #deleteAll: PreparedStatement;
+  readonly #insert: Inserter;
+
+  /** @param generationUs how long a generation takes keys. */
+  constructor(database: Database, generationUs: number) {
+    this.#generationUs = generationUs;
+    const places = new Array(LOOKUP_KEYS).fill("?").join(",");
+    this.#lookUp = prepare(
+      database,
+      `SELECT key, seq, received_us FROM dedup WHERE generation = ? AND key IN (${places})`,
+    );
+    this.#setGeneration = prepare(
+      database,
+      "INSERT OR REPLACE INTO dedup_generations(generation, started_us, newest_us) VALUES (?, ?, ?)",
+    );
+    this.#dropGeneration = prepare(database, "DELETE FROM dedup_generations WHERE generation = ?");
+    this.#boundary = prepare(
+      database,
+      "SELECT key FROM dedup WHERE generation = ? ORDER BY key LIMIT 1 OFFSET ?",
+    );
+    this.#deleteTo = prepare(database, "DELETE FROM dedup WHERE generation = ? AND key < ?");
+    this.#deleteAll = prepare(database, "DELETE FROM dedup WHERE generation = ?");
+    this.#insert = new Inserter(
+      database,
+      "INSERT OR REPLACE INTO dedup(generation, key, seq, received_us)",
+      4,
+    );
+    this.#generations = prepare(database, "SELECT * FROM dedup_generations ORDER BY generation")
+      .all()
+      .map((row) => ({
+        generation: row.generation as number,
+        startedUs: row.started_us as number,
+        newestUs: row.newest_us as number,
+      }));
+  }
+
+  /**
+   * Looks up the keys of `indices` and puts those that are there into `known`.
+   * @param hashes HASH_BYTES for each index.
+   */
+  find(hashes: Uint8Array, indices: readonly number[], known: Map<number, KnownKey>): void {
+    // The newest generation first: what stands there is the newer use of a key.
+    for (const { generation } of this.#generations.toReversed()) {
+      this.#findIn(
+        generation,
+        hashes,
+        indices.filter((index) => !known.has(index)),
+        known,
+      );
+    }
+  }
+
+  #findIn(
+    generation: number,
+    hashes: Uint8Array,
+    indices: readonly number[],
+    known: Map<number, KnownKey>,
+  ): void {
+    for (let from = 0; from < indices.length; from += LOOKUP_KEYS) {
+      const part = indices.slice(from, from + LOOKUP_KEYS);
+      const keys = part.map((index) => hashes.slice(HASH_BYTES * index, HASH_BYTES * (index + 1)));
+      const rest = new Array<null>(LOOKUP_KEYS - keys.length).fill(null);
+      for (const row of this.#lookUp.all(generation, ...keys, ...rest)) {
+        part.forEach((index, at) => {
+          if (Buffer.compare(keys[at] ?? EMPTY, row.key as Uint8Array) !== 0) return;
+          known.set(index, { seq: row.seq as number, receivedUs: row.received_us as number });
+        });
+      }
+    }
+  }
+
+  /**
+   * Takes up to `limit` keys of `table` from `slot` on, in the open transaction.
+   * @returns where to go on, `table.slots` at the end.
+   */
+  add(table: KeyTable, slot: number, limit: number): number {
+    const newest = this.#generations.at(-1);
+    const fresh = newest === undefined || table.newestUs - newest.startedUs >= this.#generationUs;
+    const written = {
+      generation: (newest?.generation ?? 0) + (fresh ? 1 : 0),
+      startedUs: fresh ? table.newestUs : newest.startedUs,
+      newestUs: Math.max(newest?.newestUs ?? 0, table.newestUs),
+    };
+    const { rows, next } = table.rowsFrom(slot, limit, written.generation);
+    if (slot === 0) this.#setGeneration.run(written.generation, written.startedUs, written.newestUs);
+    this.#insert.insert(rows);
+    this.#written = written;
+    return next;
+  }
+
+  /** The transaction was rolled back. */
+  rollback(): void {
+    this.#written = null;
+  }
+
+  /** The transaction has committed. */
+  commit(): void {
+    const written = this.#written;
+    if (written === null) return;
+    const others = this.#generations.filter(({ generation }) => generation !== written.generation);
+    this.#generations = [...others, written];
+    this.#written = null;
+  }
+
+  /** Whether `prune` would delete keys; `filling`: the newest generation takes keys right now and stays. */
+  hasOlder(olderThanUs: number, filling: boolean): boolean {
+    const oldest = this.#generations[0];
+    const busy = filling && this.#generations.length === 1;
+    return oldest !== undefined && oldest.newestUs < olderThanUs && !busy;
+  }
+
+  /**
+   * Deletes keys of the oldest generation, at most `max`, in the open transaction.
+   * @returns how many, and what to do after the commit.
+   */
+  prune(max: number): { removed: number; done: () => void } {
+    const oldest = this.#generations[0];
+    if (oldest === undefined) return { removed: 0, done: () => {} };
+    const boundary = this.#boundary.get(oldest.generation, max)?.key as Uint8Array | undefined;
+    if (boundary !== undefined) {
+      return { removed: this.#deleteTo.run(oldest.generation, boundary).changes, done: () => {} };
+    }
+    const removed = this.#deleteAll.run(oldest.generation).changes;
+    this.#dropGeneration.run(oldest.generation);
+    const done = (): void => {
+      this.#generations = this.#generations.filter((known) => known !== oldest);
+    };
+    return { removed, done };
+  }
+}
