@@ -268,6 +268,16 @@ function configure(database: Database, path: string, kind: JournalKind, walBytes
   }
 }
 
+/** Tells how many bytes of the file's pages are in use. */
+export function pagesInUse(database: Database): () => number {
+  const statement = prepare(
+    database,
+    `SELECT (page_count - freelist_count) * page_size AS bytes
+     FROM pragma_page_count, pragma_freelist_count, pragma_page_size`,
+  );
+  return () => statement.get()?.bytes as number;
+}
+
 /** INSERT of many rows by few statements: starting one costs as much as several rows. */
 export class Inserter {
   static readonly #ROWS = [16, 4, 1] as const;

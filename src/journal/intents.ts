@@ -3,7 +3,8 @@
  * pruned with events. Part of the journal. How many rows there may be is the caller's bound.
  */
 import type { Database } from "bun:sqlite";
-import type { PreparedStatement, Row } from "./file.ts";
+import { type PreparedStatement, prepare } from "./file.ts";
+import type { Transactions } from "./transactions.ts";
 
 /** Also for journals that were made before there were any. */
 export const INTENTS_SCHEMA_SQL = `
@@ -29,11 +30,8 @@ export interface RememberedRow {
   readonly answer: string;
 }
 
-/** Runs a change as a transaction of its own; durable when it returns. */
-type Change = (operation: string, change: () => void) => void;
-
 export class IntentRows {
-  readonly #change: Change;
+  readonly #transactions: Transactions;
   readonly #labels: PreparedStatement;
   readonly #examples: PreparedStatement;
   readonly #clear: PreparedStatement;
@@ -43,25 +41,27 @@ export class IntentRows {
   readonly #putAnswer: PreparedStatement;
   readonly #dropAnswer: PreparedStatement;
 
-  constructor(database: Database, change: Change) {
+  constructor(database: Database, transactions: Transactions) {
     database.run(INTENTS_SCHEMA_SQL);
-    const prepare = (sql: string): PreparedStatement => database.prepare<Row, []>(sql) as PreparedStatement;
-    this.#change = change;
-    this.#labels = prepare("SELECT label, text FROM intent_examples ORDER BY label, position");
+    this.#transactions = transactions;
+    this.#labels = prepare(database, "SELECT label, text FROM intent_examples ORDER BY label, position");
     this.#examples = prepare(
+      database,
       "SELECT position, text, model, vector FROM intent_examples WHERE label = ? ORDER BY position",
     );
-    this.#clear = prepare("DELETE FROM intent_examples WHERE label = ?");
-    this.#insert = prepare("INSERT INTO intent_examples(label, position, text) VALUES (?, ?, ?)");
+    this.#clear = prepare(database, "DELETE FROM intent_examples WHERE label = ?");
+    this.#insert = prepare(database, "INSERT INTO intent_examples(label, position, text) VALUES (?, ?, ?)");
     this.#setVector = prepare(
+      database,
       "UPDATE intent_examples SET model = ?, vector = ? WHERE label = ? AND position = ? AND text = ?",
     );
-    this.#answers = prepare("SELECT key, said, answer FROM remembered_answers ORDER BY said");
+    this.#answers = prepare(database, "SELECT key, said, answer FROM remembered_answers ORDER BY said");
     this.#putAnswer = prepare(
+      database,
       `INSERT INTO remembered_answers(key, said, answer) VALUES (?, ?, ?)
        ON CONFLICT(key) DO UPDATE SET said = excluded.said, answer = excluded.answer`,
     );
-    this.#dropAnswer = prepare("DELETE FROM remembered_answers WHERE key = ?");
+    this.#dropAnswer = prepare(database, "DELETE FROM remembered_answers WHERE key = ?");
   }
 
   /** Every label with its texts, without vectors, in the order of labels. */
@@ -86,7 +86,7 @@ export class IntentRows {
 
   /** The label's examples are these from now on; none: the label is gone. */
   replace(label: string, texts: readonly string[]): void {
-    this.#change("write examples", () => {
+    this.#transactions.change("write examples", () => {
       this.#clear.run(label);
       texts.forEach((text, position) => {
         this.#insert.run(label, position, text);
@@ -96,7 +96,7 @@ export class IntentRows {
 
   /** Keeps vectors beside the examples that still are what they were made of. */
   setVectors(model: string, examples: readonly StoredExample[]): void {
-    this.#change("write examples' vectors", () => {
+    this.#transactions.change("write examples' vectors", () => {
       for (const { label, position, text, vector } of examples) {
         if (vector === null) continue;
         const bytes = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
@@ -115,7 +115,7 @@ export class IntentRows {
   }
 
   changeAnswers(put: readonly RememberedRow[], dropped: readonly Uint8Array[]): void {
-    this.#change("remember answers", () => {
+    this.#transactions.change("remember answers", () => {
       for (const key of dropped) this.#dropAnswer.run(key);
       for (const { key, said, answer } of put) this.#putAnswer.run(key, said, answer);
     });

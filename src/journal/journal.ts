@@ -17,37 +17,32 @@
  * is emptied; its next transaction finds the rows gone.
  */
 
-import { type Database, SQLiteError, type SQLQueryBindings } from "bun:sqlite";
-import { statSync } from "node:fs";
-import { GatewayError, messageOf } from "../errors.ts";
+import type { Database } from "bun:sqlite";
 import type { ParsedEvent } from "../event/event.ts";
-import { PHYSICS_BYTES } from "../frame.ts";
-import {
-  isFileFailure,
-  type JournalKind,
-  journalError,
-  openFile,
-  type PreparedStatement,
-  type Row,
-} from "./file.ts";
+import { AppendCall, type Call, DecideCall, isAppend } from "./calls.ts";
+import { type JournalKind, journalError, openFile, pagesInUse } from "./file.ts";
+import { Generations } from "./generations.ts";
+import { GroupCommit } from "./group-commit.ts";
 import { IntentRows } from "./intents.ts";
 import { KEYS_SCHEMA_SQL, Keys } from "./keys.ts";
-import { type Heads, Logs } from "./logs.ts";
-import {
-  type AppendResult,
-  type ConversationMotion,
-  type DecidedFrame,
-  EventsGone,
-  eventId,
-  idPrefix,
-  idRest,
-  type JournalCursors,
-  type JournalEvent,
-  type Label,
-  type StoredAnswer,
-  type StoredFrame,
+import { Labels } from "./labels.ts";
+import { Logs } from "./logs.ts";
+import { Pruning } from "./pruning.ts";
+import { boundsOf, type Dropped, Room } from "./room.ts";
+import type {
+  AppendResult,
+  ConversationMotion,
+  DecidedFrame,
+  JournalCursors,
+  JournalEvent,
+  Label,
+  StoredAnswer,
+  StoredFrame,
 } from "./rows.ts";
+import { Settings } from "./settings.ts";
 import { openTable, type SmallTable, type SmallTableName } from "./tables.ts";
+import { Transactions } from "./transactions.ts";
+import { Writer } from "./writer.ts";
 
 export type { IntentRows, RememberedRow, StoredExample } from "./intents.ts";
 export type {
@@ -82,53 +77,7 @@ export interface JournalOptions {
 
 /** Rows of one transaction; a single call may hold more. */
 const GROUP_ROWS_MAX = 4096;
-/** Bytes of bodies and messages in one transaction; a single call may hold more. */
-const GROUP_BYTES_MAX = 16 * 1024 * 1024;
-/** Events that leave in one transaction. */
-const PRUNE_EVENTS_MAX = 1000;
-/** A temporary journal keeps at least this part of its room for the newest events, one in so many. */
-const NEWEST_SHARE = 16;
-
-/**
- * The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10
- * ms).
- */
-const CHECKPOINT_BYTES = 4 * 1024 * 1024;
 const KEYS_IN_MEMORY_MAX = 65_536;
-/** What a row takes beside its bodies, messages and vectors, roughly. */
-const ROW_BYTES = 128;
-
-interface AppendCall {
-  readonly kind: "append";
-  readonly events: readonly ParsedEvent[];
-  readonly source: string;
-  readonly receivedUs: number;
-  readonly rows: number;
-  readonly bytes: number;
-  results: AppendResult[];
-  stored: JournalEvent[];
-  failure: unknown;
-  readonly settle: PromiseWithResolvers<AppendResult[]>;
-}
-
-/** Rows of frames or of answers. */
-interface DecideCall {
-  readonly kind: "decide" | "answer";
-  readonly frames: readonly DecidedFrame[];
-  readonly rows: number;
-  readonly bytes: number;
-  firstId: number;
-  failure: unknown;
-  readonly settle: PromiseWithResolvers<number>;
-}
-
-type Call = AppendCall | DecideCall;
-
-/** What a transaction makes of the counters; taken over when it has committed. */
-interface Counters extends Heads {
-  /** Every event up to here has its frame, or is gone: where the search for unframed ones begins. */
-  framedTo: number;
-}
 
 export class Journal implements Disposable {
   readonly path: string;
@@ -143,28 +92,16 @@ export class Journal implements Disposable {
   readonly intents: IntentRows;
 
   readonly #database: Database;
-  /** Of a temporary journal: what its tables, its WAL and a group may take. */
-  readonly #bounds: {
-    readonly tablesBytes: number;
-    readonly walBytes: number;
-    readonly groupBytes: number;
-  } | null;
+  readonly #transactions: Transactions;
+  readonly #settings: Settings;
+  readonly #labels: Labels;
   readonly #logs: Logs;
-  readonly #keys: Keys;
-  readonly #begin: PreparedStatement;
-  readonly #commit: PreparedStatement;
-  readonly #rollback: PreparedStatement;
-  readonly #size: PreparedStatement;
-  readonly #getMeta: PreparedStatement;
-  readonly #putMeta: PreparedStatement;
-  #counters: Counters;
-  #pruned: JournalCursors;
-  /** Events that left the journal, pruned or dropped: with seq dense, the others are there. */
-  #gone: number;
-  #dropped = 0;
-  #queue: Call[] = [];
-  #scheduled: ReturnType<typeof setImmediate> | null = null;
-  #closed = false;
+  readonly #writer: Writer;
+  readonly #pruning: Pruning;
+  /** Of a temporary journal. */
+  readonly #room: Room | null;
+  readonly #group: GroupCommit<Call>;
+  readonly #usedBytes: () => number;
 
   /**
    * Opens the journal at `path`, or makes one (mode 0600) where there is none.
@@ -177,56 +114,53 @@ export class Journal implements Disposable {
   }
 
   private constructor(o: JournalOptions) {
+    const { path, nowUs } = o;
     const kind: JournalKind = o.ephemeral === null ? "kept" : "temporary";
     const limitBytes = o.ephemeral?.limitBytes ?? Number.POSITIVE_INFINITY;
-    const walBytes = Math.min(CHECKPOINT_BYTES, limitBytes / 16);
-    const groupBytes = Math.min(GROUP_BYTES_MAX, limitBytes / 16);
-    // Beside the tables: a full WAL, which a group more may exceed, and the group's own pages.
-    const tablesBytes = limitBytes - 2 * walBytes - 2 * groupBytes;
-    this.path = o.path;
-    this.#bounds = o.ephemeral === null ? null : { tablesBytes, walBytes, groupBytes };
-    const meta = { "journal.id": String(o.randomU32() >>> 0 || 1), "journal.created_us": String(o.nowUs()) };
-    const database = openFile(o.path, kind, { walBytes, schemaSql: KEYS_SCHEMA_SQL, meta });
+    const bounds = boundsOf(limitBytes);
+    const meta = { "journal.id": String(o.randomU32() >>> 0 || 1), "journal.created_us": String(nowUs()) };
+    const database = openFile(path, kind, { walBytes: bounds.walBytes, schemaSql: KEYS_SCHEMA_SQL, meta });
+    this.path = path;
     this.#database = database;
     try {
-      const prepare = (sql: string): PreparedStatement => database.prepare<Row, SQLQueryBindings[]>(sql);
-      this.#begin = prepare("BEGIN IMMEDIATE");
-      this.#commit = prepare("COMMIT");
-      this.#rollback = prepare("ROLLBACK");
-      this.#size = prepare(
-        `SELECT (page_count - freelist_count) * page_size AS bytes
-         FROM pragma_page_count, pragma_freelist_count, pragma_page_size`,
-      );
-      this.#getMeta = prepare("SELECT value FROM meta WHERE key = ?");
-      this.#putMeta = prepare(
-        "INSERT INTO meta(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
-      );
-      this.intents = new IntentRows(database, (operation, change) => this.#change(operation, change));
-      this.#logs = new Logs(database, kind);
-      this.#keys = new Keys(database, {
+      const transactions = new Transactions(database, path);
+      const settings = new Settings(database, transactions);
+      const generations = new Generations(database, kind);
+      const logs = new Logs(generations);
+      const keys = new Keys(database, {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
       });
-      this.journalId = Number(this.meta("journal.id"));
-      this.sameBoot = this.meta("journal.boot") === o.bootId;
-      if (!this.sameBoot) this.setMeta("journal.boot", o.bootId);
-      const pruned = JSON.parse(
-        this.meta("journal.pruned") ?? '{"seq":0,"frameId":0,"answerId":0,"events":0}',
-      );
-      this.#pruned = { seq: pruned.seq, frameId: pruned.frameId, answerId: pruned.answerId };
-      this.#gone = pruned.events;
-      this.#counters = this.#readCounters();
+      this.#transactions = transactions;
+      this.#settings = settings;
+      this.#logs = logs;
+      this.#labels = new Labels(database, transactions);
+      this.intents = new IntentRows(database, transactions);
+      this.#usedBytes = pagesInUse(database);
+      this.journalId = Number(settings.get("journal.id"));
+      this.sameBoot = settings.get("journal.boot") === o.bootId;
+      if (!this.sameBoot) settings.set("journal.boot", o.bootId);
+      const shared = { path, database, transactions, settings, generations, logs, keys };
+      this.#writer = new Writer({ ...shared, journalId: this.journalId });
+      this.#pruning = new Pruning({ ...shared, nowUs, onLeft: (leaving) => this.#room?.left(leaving) });
+      const onDropped = ({ events, oldestSeq }: Dropped): void => {
+        this.#pruning.dropped(events);
+        this.#writer.startsAt(oldestSeq);
+      };
+      this.#room =
+        o.ephemeral === null ? null : new Room({ ...shared, bounds, usedBytes: this.#usedBytes, onDropped });
     } catch (error) {
       database.close(true);
-      throw journalError("open", o.path, error);
+      throw journalError("open", path, error);
     }
+    this.#group = new GroupCommit<Call>({
+      path,
+      rowsMax: GROUP_ROWS_MAX,
+      bytesMax: bounds.groupBytes,
+      store: (group) => this.#store(group),
+      stored: (group) => this.#tell(group),
+    });
   }
-
-  #readCounters(): Counters {
-    return { ...this.#logs.heads(), framedTo: Number(this.meta("journal.framed_to") ?? 0) };
-  }
-
-  // ------------------------------------------------------------------------------------------ groups
 
   /**
    * Stores events in the group of this turn of the event loop.
@@ -237,24 +171,7 @@ export class Journal implements Disposable {
    *   journal_failed: then nothing of this call was stored.
    */
   append(events: readonly ParsedEvent[], o: { source: string; receivedUs: number }): Promise<AppendResult[]> {
-    let bytes = 0;
-    for (const event of events) bytes += event.body.byteLength + (event.message?.length ?? 0);
-    const settle = Promise.withResolvers<AppendResult[]>();
-    const { source, receivedUs } = o;
-    const rows = events.length;
-    this.#enqueue({
-      kind: "append",
-      events,
-      source,
-      receivedUs,
-      rows,
-      bytes,
-      results: [],
-      stored: [],
-      failure: undefined,
-      settle,
-    });
-    return settle.promise;
+    return this.#add(new AppendCall(events, o));
   }
 
   /**
@@ -265,7 +182,7 @@ export class Journal implements Disposable {
    *   already, which is a bug: then nothing of this call was stored.
    */
   decide(frames: readonly DecidedFrame[]): Promise<number> {
-    return this.#enqueueDecided("decide", frames);
+    return this.#add(new DecideCall("decide", frames));
   }
 
   /**
@@ -275,315 +192,64 @@ export class Journal implements Disposable {
    *   nothing of this call was stored.
    */
   answer(answers: readonly DecidedFrame[]): Promise<number> {
-    return this.#enqueueDecided("answer", answers);
+    return this.#add(new DecideCall("answer", answers));
   }
 
-  #enqueueDecided(kind: DecideCall["kind"], frames: readonly DecidedFrame[]): Promise<number> {
-    let bytes = 0;
-    for (const { physics, vector } of frames) {
-      if (physics.byteLength !== PHYSICS_BYTES)
-        throw new Error(`journal: ${physics.byteLength} bytes of physics`);
-      bytes += PHYSICS_BYTES + (vector?.byteLength ?? 0);
-    }
-    const settle = Promise.withResolvers<number>();
-    this.#enqueue({
-      kind,
-      frames,
-      rows: frames.length,
-      bytes,
-      firstId: 0,
-      failure: undefined,
-      settle,
-    });
-    return settle.promise;
-  }
-
-  #enqueue(call: Call): void {
-    if (this.#closed) {
-      call.settle.reject(journalError(call.kind, this.path, new Error("the journal is closed")));
-      return;
-    }
-    this.#queue.push(call);
-    this.#scheduled ??= setImmediate(() => this.#commitGroup());
-  }
-
-  /** One group: as many calls as fit, in order, in one transaction; then everybody is told. */
-  #commitGroup(): void {
-    const group = this.#nextGroup();
-    this.#scheduled = this.#queue.length > 0 ? setImmediate(() => this.#commitGroup()) : null;
-    try {
-      this.#store(group);
-    } catch (error) {
-      for (const call of group) call.failure ??= journalError(call.kind, this.path, error);
-    }
-    try {
-      const events = group.flatMap((call) =>
-        call.kind === "append" && call.failure === undefined ? call.stored : [],
-      );
-      if (events.length > 0) this.onCommitted({ events });
-    } finally {
-      // What is committed is acknowledged, whatever the listener makes of it.
-      for (const call of group) {
-        if (call.failure !== undefined) call.settle.reject(call.failure);
-        else if (call.kind === "append") call.settle.resolve(call.results);
-        else call.settle.resolve(call.firstId);
-      }
-    }
-  }
-
-  #nextGroup(): Call[] {
-    const bytesMax = this.#bounds?.groupBytes ?? GROUP_BYTES_MAX;
-    let [count, rows, bytes] = [0, 0, 0];
-    for (const call of this.#queue) {
-      rows += call.rows;
-      bytes += call.bytes;
-      if (count > 0 && (rows > GROUP_ROWS_MAX || bytes > bytesMax)) break;
-      count += 1;
-    }
-    return this.#queue.splice(0, count);
+  #add<T>(call: Call & { readonly promise: Promise<T> }): Promise<T> {
+    this.#group.add(call);
+    return call.promise;
   }
 
   #store(group: readonly Call[]): void {
-    this.#makeRoom(group);
-    const appends = group.filter((call) => call.kind === "append");
-    const decides = group.filter((call): call is DecideCall => call.kind === "decide");
-    this.#keys.reserve(appends.reduce((sum, call) => sum + call.rows, 0));
-    try {
-      this.#transact(() => this.#storeCalls(group, this.#counters));
-    } catch (error) {
-      if (isFileFailure(error)) throw error;
-      // A row was refused. Now each call stands for itself, and only that row's call fails.
-      this.#transact(() => this.#storeOneByOne(group));
-    }
-    const { current } = this.#logs;
-    for (const call of appends) {
-      current.bytes += call.bytes + call.rows * ROW_BYTES;
-      if (call.failure !== undefined) continue;
-      current.events += call.stored.length;
-      current.unframed += call.stored.length;
-    }
-    for (const call of decides) {
-      // Frames stand beside their events, mostly older ones: they are no reason to begin a new generation.
-      if (call.failure !== undefined) continue;
-      for (const { seq } of call.frames) {
-        const generation = this.#logs.of(seq);
-        if (generation !== undefined) generation.unframed -= 1;
-      }
-    }
+    this.#room?.make(group, this.headSeq() + 1);
+    this.#writer.store(group);
+    this.#room?.stored(group);
   }
 
-  #storeOneByOne(group: readonly Call[]): Counters {
-    let counters = this.#counters;
-    const order = ["append", "decide", "answer"] as const;
-    for (const call of order.flatMap((kind) => group.filter((one) => one.kind === kind))) {
-      const mark = this.#keys.mark;
-      this.#database.run("SAVEPOINT one_call");
-      try {
-        counters = this.#storeCalls([call], counters);
-      } catch (error) {
-        if (isFileFailure(error)) throw error;
-        call.failure = rowFailure(call.kind, error);
-        this.#keys.rollback(mark);
-        this.#database.run("ROLLBACK TO one_call");
-      }
-      this.#database.run("RELEASE one_call");
-    }
-    return counters;
+  #tell(group: readonly Call[]): void {
+    const events = group.flatMap((call) => (isAppend(call) && call.failure === undefined ? call.stored : []));
+    if (events.length > 0) this.onCommitted({ events });
   }
-
-  /**
-   * Runs `store` in a transaction; takes its counters over after the commit, or leaves everything as it
-   * was.
-   */
-  #transact(store: () => Counters): void {
-    let counters: Counters;
-    try {
-      this.#begin.run();
-      counters = store();
-      this.#keys.step();
-      this.#commit.run();
-    } catch (error) {
-      this.#keys.rollback(0);
-      this.#undo();
-      throw error;
-    }
-    this.#counters = counters;
-    this.#keys.commit();
-  }
-
-  #undo(): void {
-    // After some failures SQLite has rolled back by itself.
-    if (this.#database.inTransaction) this.#rollback.run();
-    this.#counters = this.#readCounters();
-  }
-
-  /** One small change as a transaction of its own. No group is ever open here: everything is synchronous. */
-  #change<T>(operation: string, change: () => T): T {
-    if (this.#database.inTransaction) throw new Error(`journal: ${operation} inside a transaction`);
-    try {
-      this.#begin.run();
-      const result = change();
-      this.#commit.run();
-      return result;
-    } catch (error) {
-      if (this.#database.inTransaction) this.#rollback.run();
-      throw journalError(operation, this.path, error);
-    }
-  }
-
-  /** Events first, then frames, then answers. */
-  #storeCalls(calls: readonly Call[], before: Counters): Counters {
-    const counters = { ...before };
-    const appends = calls.filter((call) => call.kind === "append");
-    const decides = calls.filter((call): call is DecideCall => call.kind === "decide");
-    if (appends.length > 0) this.#storeEvents(appends, counters);
-    if (decides.length > 0) this.#storeFrames(decides, counters);
-    for (const call of calls) {
-      if (call.kind !== "answer") continue;
-      call.firstId = counters.headAnswerId + 1;
-      this.#logs.insertAnswers(call.frames, call.firstId);
-      counters.headAnswerId += call.frames.length;
-    }
-    return counters;
-  }
-
-  #storeEvents(calls: readonly AppendCall[], counters: Counters): void {
-    const keys: string[] = [];
-    for (const { events, source } of calls) {
-      for (const { key } of events) if (key !== null) keys.push(`${source}\0${key}`);
-    }
-    this.#keys.begin(keys);
-    const cells: SQLQueryBindings[] = [];
-    const nameless: { call: AppendCall; index: number; receivedUs: number }[] = [];
-    let keyIndex = -1;
-    for (const call of calls) {
-      const { receivedUs, source } = call;
-      const prefix = idPrefix(receivedUs, this.journalId);
-      call.results = [];
-      call.stored = [];
-      for (const event of call.events) {
-        const { type, message, conversationId, timestampUs, fields, body } = event;
-        if (event.key !== null) {
-          const first = this.#keys.find(++keyIndex, receivedUs);
-          if (first !== null) {
-            if (event.id === null)
-              nameless.push({ call, index: call.results.length, receivedUs: first.receivedUs });
-            call.results.push({ seq: first.seq, id: event.id ?? "", duplicate: true });
-            continue;
-          }
-          this.#keys.put(keyIndex, counters.headSeq + 1, receivedUs);
-        }
-        const seq = ++counters.headSeq;
-        const id = event.id ?? prefix + idRest(this.journalId, seq);
-        const json = fields === null ? null : JSON.stringify(fields);
-        cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body);
-        call.stored.push({ seq, receivedUs, id, type, message, conversationId, timestampUs, fields, body });
-        call.results.push({ seq, id, duplicate: false });
-      }
-    }
-    this.#logs.insertEvents(cells);
-    this.#keys.log();
-    for (const { call, index, receivedUs } of nameless) {
-      const seq = call.results[index]?.seq ?? 0;
-      const id = this.#logs.idOf(seq) ?? eventId(receivedUs, this.journalId, seq);
-      call.results[index] = { seq, id, duplicate: true };
-    }
-  }
-
-  #storeFrames(calls: readonly DecideCall[], counters: Counters): void {
-    for (const call of calls) {
-      const gone = this.#logs.missing(call.frames.map(({ seq }) => seq));
-      if (gone.length > 0) throw new EventsGone(this.path, gone);
-      call.firstId = counters.headFrameId + 1;
-      counters.headFrameId += call.frames.length;
-    }
-    const frames = calls.flatMap((call) => call.frames);
-    this.#logs.insertFrames(frames, counters.headFrameId - frames.length + 1);
-    const before = counters.framedTo;
-    for (const seq of frames.map((frame) => frame.seq).sort((a, b) => a - b)) {
-      if (seq === counters.framedTo + 1) counters.framedTo = seq;
-      counters.framedMax = Math.max(counters.framedMax, seq);
-    }
-    counters.framedTo = this.#logs.framedTo(counters.framedTo, counters.framedMax);
-    if (counters.framedTo > before) this.#putMeta.run("journal.framed_to", String(counters.framedTo));
-  }
-
-  // ------------------------------------------------------------------------------------------- bound
-
-  /**
-   * Empties the oldest generation of a temporary journal when the bound would be passed or the newest has
-   * its share.
-   */
-  #makeRoom(group: readonly Call[]): void {
-    if (this.#bounds === null) return;
-    const { tablesBytes, walBytes, groupBytes } = this.#bounds;
-    const incoming = group.reduce((sum, call) => sum + call.bytes + call.rows * ROW_BYTES, 0);
-    for (let turn = 0; turn < this.#logs.generations; turn++) {
-      const full = this.#usedBytes() + incoming > tablesBytes;
-      const shareReached = this.#logs.current.bytes >= tablesBytes / this.#logs.generations;
-      if (!full && !shareReached) break;
-      // Frames of the newest events may fill the room by themselves: these events are not what has to go.
-      if (!shareReached && this.#logs.bytesBesideOldest < tablesBytes / NEWEST_SHARE) break;
-      this.#rotate();
-    }
-    // A reader that sat on the WAL kept it from starting over; it is cut as soon as nobody does.
-    const wal = statSync(`${this.path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
-    if (wal > walBytes + groupBytes) this.#database.run("PRAGMA wal_checkpoint(TRUNCATE)");
-  }
-
-  #rotate(): void {
-    this.#change("drop the oldest events", () => this.#logs.emptyOldest());
-    const { events, unframed, oldestSeq } = this.#logs.rotate(this.#counters.headSeq + 1);
-    this.#gone += events;
-    this.#dropped += unframed;
-    this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, oldestSeq - 1) };
-  }
-
-  #usedBytes(): number {
-    return this.#size.get()?.bytes as number;
-  }
-
-  // ----------------------------------------------------------------------------------------- reading
 
   /** The newest committed seq; 0 where there never was one. */
   headSeq(): number {
-    return this.#counters.headSeq;
+    return this.#writer.heads.headSeq;
   }
 
   /** The id of the next frame. */
   nextFrameId(): number {
-    return this.#counters.headFrameId + 1;
+    return this.#writer.heads.headFrameId + 1;
   }
 
   /** Events above `seq` that have no frame, ascending, at most `limit`. */
   unframedAfter(seq: number, limit: number): JournalEvent[] {
-    const after = Math.max(seq, this.#counters.framedTo);
-    return this.#reading(() => this.#logs.unframedAfter(after, limit));
+    const after = Math.max(seq, this.#writer.heads.framedTo);
+    return this.#transactions.reading(() => this.#logs.unframedAfter(after, limit));
   }
 
   /** The events of these numbers, in their order; null where there is none (any more). */
   eventsAt(seqs: readonly number[]): (JournalEvent | null)[] {
-    return this.#reading(() => seqs.map((seq) => this.#logs.eventAt(seq)));
+    return this.#transactions.reading(() => seqs.map((seq) => this.#logs.eventAt(seq)));
   }
 
   /** Frames from `frameId` on that are still here, ascending, at most `limit`. */
   framesFrom(frameId: number, limit: number): StoredFrame[] {
-    return this.#reading(() => this.#logs.framesFrom(frameId, limit));
+    return this.#transactions.reading(() => this.#logs.framesFrom(frameId, limit));
   }
 
   /** The frame of event `seq`; null where there is none (yet, or any more). */
   frameOf(seq: number): StoredFrame | null {
-    return this.#reading(() => this.#logs.frameOf(seq));
+    return this.#transactions.reading(() => this.#logs.frameOf(seq));
   }
 
   /** The newest answer on event `seq` that is still here; null where there is none. */
   answerOf(seq: number): StoredAnswer | null {
-    return this.#reading(() => this.#logs.answerOf(seq));
+    return this.#transactions.reading(() => this.#logs.answerOf(seq));
   }
 
   /** The id of the newest answer that was ever stored; 0 where there never was one. */
   headAnswerId(): number {
-    return this.#counters.headAnswerId;
+    return this.#writer.heads.headAnswerId;
   }
 
   /**
@@ -591,7 +257,7 @@ export class Journal implements Disposable {
    * `fromFrameId` to before `toFrameId` those that are still here, the newest first.
    */
   unanswered(fromFrameId: number, toFrameId: number): number[] {
-    return this.#reading(() => this.#logs.unanswered(fromFrameId, toFrameId));
+    return this.#transactions.reading(() => this.#logs.unanswered(fromFrameId, toFrameId));
   }
 
   /**
@@ -599,7 +265,7 @@ export class Journal implements Disposable {
    * first `limit` above it.
    */
   recentConversations(limit: number, afterFrameId?: number): ConversationMotion[] {
-    return this.#reading(() => this.#logs.recentConversations(limit, afterFrameId));
+    return this.#transactions.reading(() => this.#logs.recentConversations(limit, afterFrameId));
   }
 
   /**
@@ -607,9 +273,9 @@ export class Journal implements Disposable {
    * when read.
    */
   backlog(): { readonly events: number; readonly bytes: number } {
-    const usedBytes = (): number => this.#reading(() => this.#usedBytes());
+    const usedBytes = (): number => this.#transactions.reading(() => this.#usedBytes());
     return {
-      events: this.#counters.headSeq - this.#gone,
+      events: this.headSeq() - this.#pruning.gone,
       get bytes() {
         return usedBytes();
       },
@@ -618,47 +284,18 @@ export class Journal implements Disposable {
 
   /** Events that a temporary journal dropped at its bound before they had a frame. */
   dropped(): number {
-    return this.#dropped;
+    return this.#room?.dropped ?? 0;
   }
-
-  #reading<T>(read: () => T): T {
-    try {
-      return read();
-    } catch (error) {
-      throw journalError("read", this.path, error);
-    }
-  }
-
-  // ----------------------------------------------------------------------------------------- leaving
 
   /**
    * Lets the oldest frames go, together with their events and answers, in one commit: ascending by frame_id,
    * up to the first that is above one of the cursors.
-   * @param maxEvents 1 to PRUNE_EVENTS_MAX.
+   * @param maxEvents 1 to 1000.
    * @returns how many events left.
    * @throws GatewayError disk_full, journal_failed
    */
-  prune(to: JournalCursors, maxEvents = PRUNE_EVENTS_MAX): number {
-    const limit = Math.min(Math.max(1, maxEvents), PRUNE_EVENTS_MAX);
-    const leaving = this.#reading(() => this.#logs.leaving(to, limit));
-    if (leaving.length === 0) return 0;
-    const pruned = leaving.reduce(
-      (sum, { frameId, seq, answerId }) => ({
-        seq: Math.max(sum.seq, seq),
-        frameId: Math.max(sum.frameId, frameId),
-        answerId: Math.max(sum.answerId, answerId),
-      }),
-      this.#pruned,
-    );
-    const events = this.#gone + leaving.length;
-    this.#change("prune", () => {
-      this.#logs.remove(leaving);
-      this.#putMeta.run("journal.pruned", JSON.stringify({ ...pruned, events }));
-    });
-    for (const { generation } of leaving) generation.events -= 1;
-    this.#gone = events;
-    this.#pruned = pruned;
-    return leaving.length;
+  prune(to: JournalCursors, maxEvents?: number): number {
+    return this.#pruning.events(to, maxEvents);
   }
 
   /**
@@ -666,57 +303,47 @@ export class Journal implements Disposable {
    * @returns how many left, at most `max`.
    * @throws GatewayError disk_full, journal_failed
    */
-  pruneAnswers(answerId: number, max = PRUNE_EVENTS_MAX): number {
-    const limit = Math.min(Math.max(1, max), PRUNE_EVENTS_MAX);
-    const ids = this.#reading(() => this.#logs.lonelyAnswers(this.#pruned.seq, answerId, limit));
-    const newest = ids.at(-1);
-    if (newest === undefined) return 0;
-    const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
-    this.#change("prune answers", () => {
-      this.#logs.removeAnswers(ids);
-      this.#putMeta.run("journal.pruned", JSON.stringify({ ...pruned, events: this.#gone }));
-    });
-    this.#pruned = pruned;
-    return ids.length;
+  pruneAnswers(answerId: number, max?: number): number {
+    return this.#pruning.answers(answerId, max);
   }
 
   /** Up to which row of each log something has left by `prune`; 0: nothing. */
   pruned(): JournalCursors {
-    return this.#pruned;
+    return this.#pruning.pruned;
   }
 
   /**
-   * Forgets keys that were received before `olderThanUs`, once all of their generation (4 days) were.
+   * Forgets dedup keys that are past their window, once all of their generation (4 days) are.
    * @returns how many, at most `max`; 0: there are none now.
    * @throws GatewayError disk_full, journal_failed
    */
-  pruneDedup(olderThanUs: number, max = PRUNE_EVENTS_MAX): number {
-    if (!this.#keys.hasOlder(olderThanUs)) return 0;
-    const { removed, done } = this.#change("forget keys", () => this.#keys.prune(olderThanUs, max));
-    done();
-    return removed;
+  pruneKeys(max?: number): number {
+    return this.#pruning.keys(max);
   }
 
-  // ---------------------------------------------------------------------------------------- settings
+  /** `pruneKeys`, until the pipeline calls it by that name; the window is the journal's. */
+  pruneDedup(_olderThanUs: number, max?: number): number {
+    return this.pruneKeys(max);
+  }
 
   /** How many times in a row the store was about to open and did not say that it had. */
   openAttempts(): number {
-    return Number(this.meta("journal.open_attempts") ?? 0);
+    return this.#settings.openAttempts();
   }
 
   /** @throws GatewayError disk_full, journal_failed */
   raiseOpenAttempts(): void {
-    this.setMeta("journal.open_attempts", String(this.openAttempts() + 1));
+    this.#settings.raiseOpenAttempts();
   }
 
   /** @throws GatewayError disk_full, journal_failed */
   clearOpenAttempts(): void {
-    this.setMeta("journal.open_attempts", "0");
+    this.#settings.clearOpenAttempts();
   }
 
   /** A small setting; keys that begin with "journal." are the journal's own. */
   meta(key: string): string | null {
-    return this.#reading(() => (this.#getMeta.get(key)?.value as string | undefined) ?? null);
+    return this.#settings.get(key);
   }
 
   /**
@@ -724,29 +351,17 @@ export class Journal implements Disposable {
    * @throws GatewayError disk_full, journal_failed
    */
   setMeta(key: string, value: string): void {
-    this.#change("write a setting", () => this.#putMeta.run(key, value));
+    this.#settings.set(key, value);
   }
 
   /** A table for what is small and changes. @throws GatewayError disk_full, journal_failed */
   table(name: SmallTableName): SmallTable {
-    return openTable(name, {
-      database: this.#database,
-      reading: (read) => this.#reading(read),
-      change: (operation, change) => this.#change(operation, change),
-    });
+    return openTable(name, this.#database, this.#transactions);
   }
 
   /** All labels, in the order of kind and id. */
   labels(): Label[] {
-    const rows = this.#reading(() =>
-      this.#logs.current.query("SELECT * FROM labels ORDER BY kind, id").all(),
-    );
-    return rows.map((row) => ({
-      kind: row.kind as Label["kind"],
-      id: row.id as number,
-      label: row.label as string,
-      dim: row.dim as number,
-    }));
+    return this.#labels.all();
   }
 
   /**
@@ -754,38 +369,16 @@ export class Journal implements Disposable {
    * @throws GatewayError disk_full, journal_failed
    */
   addLabels(labels: readonly Label[]): void {
-    if (labels.length === 0) return;
-    this.#change("add labels", () => {
-      const insert = this.#logs.current.query(
-        "INSERT OR IGNORE INTO labels(kind, id, label, dim) VALUES (?, ?, ?, ?)",
-      );
-      for (const { kind, id, label, dim } of labels) insert.run(kind, id, label, dim);
-    });
+    this.#labels.add(labels);
   }
 
   /** Commits what waits and closes the file. A second time it does nothing. */
   [Symbol.dispose](): void {
-    if (this.#closed) return;
-    this.#closed = true;
     try {
-      while (this.#queue.length > 0) {
-        if (this.#scheduled !== null) clearImmediate(this.#scheduled);
-        this.#commitGroup();
-      }
+      this.#group[Symbol.dispose]();
     } finally {
-      if (this.#scheduled !== null) clearImmediate(this.#scheduled);
       // Finalizes the statements too; without it the file would stay open.
       this.#database.close(true);
     }
   }
-}
-
-/** What a call is told whose row SQLite or its binding refused. */
-function rowFailure(kind: Call["kind"], thrown: unknown): unknown {
-  if (kind === "decide" && thrown instanceof SQLiteError && thrown.code === "SQLITE_CONSTRAINT_UNIQUE") {
-    return new Error(`journal: decide: an event has its frame already: ${messageOf(thrown)}`);
-  }
-  return thrown instanceof SQLiteError || !(thrown instanceof GatewayError)
-    ? new Error(`journal: ${kind}: ${messageOf(thrown)}`, { cause: thrown })
-    : thrown;
 }

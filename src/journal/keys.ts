@@ -15,7 +15,7 @@ import { HASH_BYTES, KeyTable, type KnownKey } from "./key-table.ts";
 import { KeyTree } from "./key-tree.ts";
 
 /** A repeat within this time is a duplicate: 8 days. */
-const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
+export const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
 /** Keys that move to `dedup` in one transaction, at least. */
 const MERGE_KEYS_MIN = 512;
 

@@ -1,10 +1,11 @@
 /**
- * The three logs of the journal, over the generations in which they are kept: one in a kept journal,
- * several in a temporary one. Part of the journal; it knows nothing of transactions.
+ * The three logs of the journal, over the generations in which they are kept. Part of the journal; it knows nothing of
+ * transactions and has no state of its own.
  */
 
-import type { Database, SQLQueryBindings } from "bun:sqlite";
-import { GENERATION_SUFFIXES, Inserter, type JournalKind, type PreparedStatement, type Row } from "./file.ts";
+import type { SQLQueryBindings } from "bun:sqlite";
+import type { Row } from "./file.ts";
+import type { Generation, Generations } from "./generations.ts";
 import {
   ANSWER_READ,
   answerOf,
@@ -19,45 +20,6 @@ import {
   type StoredAnswer,
   type StoredFrame,
 } from "./rows.ts";
-
-const EVENT_COLUMNS =
-  "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body";
-
-/** The tables of one generation. */
-class Generation {
-  /** The first seq that is, or would be, in it. */
-  firstSeq = 1;
-  /** Rows of events there, those without a frame, and what was written since it is the current one. */
-  events = 0;
-  unframed = 0;
-  bytes = 0;
-  readonly insertEvents: Inserter;
-  readonly insertFrames: Inserter;
-  readonly insertAnswers: Inserter;
-  readonly suffix: string;
-  readonly #database: Database;
-  readonly #statements = new Map<string, PreparedStatement>();
-
-  constructor(database: Database, suffix: string) {
-    this.#database = database;
-    this.suffix = suffix;
-    this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
-    this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_READ})`, 8);
-    this.insertAnswers = new Inserter(database, `INSERT INTO answers${suffix}(${ANSWER_READ})`, 8);
-  }
-
-  /** `sql` with `{events}`, `{frames}` and `{answers}` as the tables of this generation, prepared once. */
-  query(sql: string): PreparedStatement {
-    let statement = this.#statements.get(sql);
-    if (statement === undefined) {
-      statement = this.#database.prepare<Row, SQLQueryBindings[]>(
-        sql.replace(/\{(\w+)\}/g, `$1${this.suffix}`),
-      );
-      this.#statements.set(sql, statement);
-    }
-    return statement;
-  }
-}
 
 /** A frame that may leave, with the newest of its answers. */
 export interface Leaving extends JournalCursors {
@@ -74,32 +36,10 @@ export interface Heads {
 }
 
 export class Logs {
-  /** Oldest first. New events go to the last. */
-  readonly #generations: Generation[];
+  readonly #generations: Generations;
 
-  constructor(database: Database, kind: JournalKind) {
-    this.#generations = GENERATION_SUFFIXES[kind].map((suffix) => new Generation(database, suffix));
-  }
-
-  get generations(): number {
-    return this.#generations.length;
-  }
-
-  /** The generation that takes the new events. */
-  get current(): Generation {
-    const generation = this.#generations.at(-1);
-    if (generation === undefined) throw new Error("journal: no generation");
-    return generation;
-  }
-
-  /** The generation that event `seq` is in, or was never in any. */
-  of(seq: number): Generation | undefined {
-    return this.#generations.findLast((generation) => seq >= generation.firstSeq);
-  }
-
-  /** Rows of all generations, the oldest generation's first. */
-  #each<T>(read: (generation: Generation) => T[]): T[] {
-    return this.#generations.flatMap(read);
+  constructor(generations: Generations) {
+    this.#generations = generations;
   }
 
   /** What SQLite's own sequences say, which never go back. */
@@ -109,7 +49,7 @@ export class Logs {
       (SELECT seq FROM sqlite_sequence WHERE name = 'frames' || ?1) AS frames,
       (SELECT seq FROM sqlite_sequence WHERE name = 'answers' || ?1) AS answers,
       (SELECT max(seq) FROM {frames}) AS framed`;
-    for (const generation of this.#generations) {
+    for (const generation of this.#generations.all) {
       const row = generation.query(sql).get(generation.suffix);
       heads.headSeq = Math.max(heads.headSeq, (row?.events as number | null) ?? 0);
       heads.headFrameId = Math.max(heads.headFrameId, (row?.frames as number | null) ?? 0);
@@ -121,7 +61,7 @@ export class Logs {
 
   /** @param cells the values of EVENT_COLUMNS, one event after the other. */
   insertEvents(cells: SQLQueryBindings[]): void {
-    this.current.insertEvents.insert(cells);
+    this.#generations.current.insertEvents.insert(cells);
   }
 
   /** Stores frames whose events are there; their ids go on from `frameId`. */
@@ -129,7 +69,7 @@ export class Logs {
     const cells = new Map<Generation, SQLQueryBindings[]>();
     let next = frameId;
     for (const frame of frames) {
-      const generation = this.of(frame.seq);
+      const generation = this.#generations.of(frame.seq);
       if (generation === undefined) throw new Error(`journal: event ${frame.seq} has no generation`);
       const rows = cells.get(generation) ?? [];
       rows.push(next++, ...cellsOf(frame));
@@ -141,14 +81,14 @@ export class Logs {
   /** Stores answers beside their events, or among the newest rows where the event has gone. */
   insertAnswers(answers: readonly DecidedFrame[], answerId: number): void {
     answers.forEach((answer, index) => {
-      const generation = this.of(answer.seq) ?? this.current;
+      const generation = this.#generations.of(answer.seq) ?? this.#generations.current;
       generation.insertAnswers.insert([answerId + index, ...cellsOf(answer)]);
     });
   }
 
   answerOf(seq: number): StoredAnswer | null {
     const sql = `SELECT ${ANSWER_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
-    const rows = this.#each((generation) => generation.query(sql).all(seq));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(seq));
     const [newest] = rows.sort((a, b) => (b.answer_id as number) - (a.answer_id as number));
     return newest === undefined ? null : answerOf(newest);
   }
@@ -157,14 +97,14 @@ export class Logs {
   lonelyAnswers(seq: number, answerId: number, limit: number): number[] {
     const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id <= ?
       AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = a.seq) ORDER BY answer_id LIMIT ?`;
-    const rows = this.#each((generation) => generation.query(sql).all(seq, answerId, limit));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(seq, answerId, limit));
     const ids = rows.map((row) => row.answer_id as number);
     return ids.sort((a, b) => a - b).slice(0, limit);
   }
 
   removeAnswers(ids: readonly number[]): void {
     const sql = "DELETE FROM {answers} WHERE answer_id IN (SELECT value FROM json_each(?))";
-    for (const generation of this.#generations) generation.query(sql).run(JSON.stringify(ids));
+    for (const generation of this.#generations.all) generation.query(sql).run(JSON.stringify(ids));
   }
 
   /**
@@ -177,7 +117,7 @@ export class Logs {
         THEN json_extract(f.provenance, '$.type') IS NULL
         ELSE json_extract(f.provenance, '$.intent') IS NULL OR json_extract(f.provenance, '$.sentiment') IS NULL END
       AND NOT EXISTS (SELECT 1 FROM {answers} a WHERE a.seq = f.seq)`;
-    const rows = this.#each((generation) => generation.query(sql).all(fromFrameId, toFrameId));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(fromFrameId, toFrameId));
     return rows
       .sort(byFrameId)
       .reverse()
@@ -186,18 +126,22 @@ export class Logs {
 
   /** The id that event `seq` was given; undefined where it has left. */
   idOf(seq: number): string | undefined {
-    return this.of(seq)?.query("SELECT id FROM {events} WHERE seq = ?").get(seq)?.id as string | undefined;
+    return this.#generations.of(seq)?.query("SELECT id FROM {events} WHERE seq = ?").get(seq)?.id as
+      | string
+      | undefined;
   }
 
   /** Those of `seqs` that have no row of events. */
   missing(seqs: readonly number[]): number[] {
     const present = "FROM json_each(?) j CROSS JOIN {events} e ON e.seq = j.value";
     const json = JSON.stringify(seqs);
-    const counts = this.#each((generation) =>
+    const counts = this.#generations.each((generation) =>
       generation.query(`SELECT count(*) AS count ${present}`).all(json),
     );
     if (counts.reduce((sum, row) => sum + (row.count as number), 0) === seqs.length) return [];
-    const rows = this.#each((generation) => generation.query(`SELECT e.seq AS seq ${present}`).all(json));
+    const rows = this.#generations.each((generation) =>
+      generation.query(`SELECT e.seq AS seq ${present}`).all(json),
+    );
     const there = new Set(rows.map((row) => row.seq));
     return seqs.filter((seq) => !there.has(seq));
   }
@@ -212,7 +156,7 @@ export class Logs {
       FROM {events} e WHERE seq > ? ORDER BY seq LIMIT ${step}`;
     let reached = from;
     for (let turn = 0; turn < 64 && reached < framedMax; turn++) {
-      const rows = this.#each((generation) => generation.query(sql).all(reached)).slice(0, step);
+      const rows = this.#generations.each((generation) => generation.query(sql).all(reached)).slice(0, step);
       const open = rows.find((row) => row.framed === 0);
       if (open !== undefined) return (open.seq as number) - 1;
       reached = rows.length < step ? framedMax : (rows.at(-1)?.seq as number);
@@ -223,23 +167,25 @@ export class Logs {
   unframedAfter(seq: number, limit: number): JournalEvent[] {
     const sql = `SELECT ${EVENT_READ} FROM {events} e
       WHERE seq > ? AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = e.seq) ORDER BY seq LIMIT ?`;
-    const rows = this.#each((generation) => generation.query(sql).all(seq, limit));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(seq, limit));
     return rows.slice(0, limit).map(eventOf);
   }
 
   eventAt(seq: number): JournalEvent | null {
-    const row = this.of(seq)?.query(`SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`).get(seq) ?? null;
+    const row =
+      this.#generations.of(seq)?.query(`SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`).get(seq) ?? null;
     return row === null ? null : eventOf(row);
   }
 
   framesFrom(frameId: number, limit: number): StoredFrame[] {
     const sql = `SELECT ${FRAME_READ} FROM {frames} WHERE frame_id >= ? ORDER BY frame_id LIMIT ?`;
-    const rows = this.#each((generation) => generation.query(sql).all(frameId, limit));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(frameId, limit));
     return rows.sort(byFrameId).slice(0, limit).map(frameOf);
   }
 
   frameOf(seq: number): StoredFrame | null {
-    const row = this.of(seq)?.query(`SELECT ${FRAME_READ} FROM {frames} WHERE seq = ?`).get(seq) ?? null;
+    const row =
+      this.#generations.of(seq)?.query(`SELECT ${FRAME_READ} FROM {frames} WHERE seq = ?`).get(seq) ?? null;
     return row === null ? null : frameOf(row);
   }
 
@@ -249,7 +195,7 @@ export class Logs {
       decided_us FROM {frames} f JOIN {events} e ON e.seq = f.seq
       WHERE conversation_id IS NOT NULL AND frame_id > ?
       ORDER BY frame_id ${onwards ? "ASC" : "DESC"} LIMIT ?`;
-    const rows = this.#each((generation) => generation.query(sql).all(afterFrameId ?? 0, limit));
+    const rows = this.#generations.each((generation) => generation.query(sql).all(afterFrameId ?? 0, limit));
     rows.sort(byFrameId);
     return (onwards ? rows.slice(0, limit) : rows.slice(Math.max(0, rows.length - limit))).map((row) => ({
       frameId: row.frame_id as number,
@@ -264,7 +210,7 @@ export class Logs {
     const sql = `SELECT frame_id, seq,
       (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
       FROM {frames} f WHERE frame_id <= ? ORDER BY frame_id LIMIT ?`;
-    const oldest = this.#each((generation) =>
+    const oldest = this.#generations.each((generation) =>
       generation
         .query(sql)
         .all(to.frameId, limit)
@@ -282,7 +228,7 @@ export class Logs {
 
   /** Deletes what leaves, with events and answers. */
   remove(leaving: readonly Leaving[]): void {
-    for (const generation of this.#generations) {
+    for (const generation of this.#generations.all) {
       const seqs = leaving.filter((row) => row.generation === generation).map(({ seq }) => seq);
       if (seqs.length === 0) continue;
       for (const name of ["answers", "frames", "events"]) {
@@ -290,31 +236,6 @@ export class Logs {
         generation.query(sql).run(JSON.stringify(seqs));
       }
     }
-  }
-
-  /** Bytes of events that stay when the oldest generation goes. */
-  get bytesBesideOldest(): number {
-    return this.#generations.slice(1).reduce((sum, { bytes }) => sum + bytes, 0);
-  }
-
-  /** Deletes everything of the oldest generation. */
-  emptyOldest(): void {
-    // Without WHERE, SQLite frees whole pages without a look at the rows.
-    for (const name of ["events", "frames", "answers"])
-      this.#generations[0]?.query(`DELETE FROM {${name}}`).run();
-  }
-
-  /**
-   * The oldest generation, emptied by now, takes the events from `firstSeq` on.
-   * @returns what it had, and the first event that is still there.
-   */
-  rotate(firstSeq: number): { events: number; unframed: number; oldestSeq: number } {
-    const [oldest, next] = this.#generations;
-    if (oldest === undefined || next === undefined) throw new Error("journal: there is only one generation");
-    const { events, unframed } = oldest;
-    Object.assign(oldest, { events: 0, unframed: 0, bytes: 0, firstSeq });
-    this.#generations.push(...this.#generations.splice(0, 1));
-    return { events, unframed, oldestSeq: next.firstSeq };
   }
 }
 

@@ -121,6 +121,10 @@ export function eventId(receivedUs: number, journalId: number, seq: number): str
   return idPrefix(receivedUs, journalId) + idRest(journalId, seq);
 }
 
+/** The columns of a stored event, in the order in which they are written. */
+export const EVENT_COLUMNS =
+  "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body";
+
 /** The columns that {@link eventOf} reads. */
 export const EVENT_READ = "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, body";
 

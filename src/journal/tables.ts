@@ -3,7 +3,8 @@
  * their owner's bound. Part of the journal.
  */
 import type { Database } from "bun:sqlite";
-import type { PreparedStatement, Row } from "./file.ts";
+import { prepare, type Row } from "./file.ts";
+import type { Transactions } from "./transactions.ts";
 
 /** Tables that exist; a later one is made when an older journal is opened, which older gateways do not mind. */
 const SMALL_TABLES = ["schemas", "shapes"] as const;
@@ -16,38 +17,19 @@ export interface SmallTable {
   write(rows: readonly { readonly key: string; readonly value: string | null }[]): void;
 }
 
-/** How the journal reads and changes its file. */
-export interface TableAccess {
-  readonly database: Database;
-  readonly reading: <T>(read: () => T) => T;
-  readonly change: <T>(operation: string, change: () => T) => T;
-}
-
-export function openTable(name: SmallTableName, { database, reading, change }: TableAccess): SmallTable {
-  change(`make the table ${name}`, () => {
-    const columns = database.query<Row, [string]>("SELECT name FROM pragma_table_info(?)").all(name);
-    const ordered = columns.some((column) => column.name === "turn");
-    // Builds before the first release made `schemas` without an order; what it holds is kept.
-    const old = columns.length > 0 && !ordered;
-    if (old) database.run(`ALTER TABLE ${name} RENAME TO ${name}_before`);
-    database.run(
-      `CREATE TABLE IF NOT EXISTS ${name}(turn INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)`,
-    );
-    if (!old) return;
-    database.run(`INSERT INTO ${name}(key, value) SELECT key, value FROM ${name}_before`);
-    database.run(`DROP TABLE ${name}_before`);
-  });
-  const prepare = (sql: string): PreparedStatement =>
-    database.prepare<Row, string[]>(sql) as PreparedStatement;
-  const all = prepare(`SELECT key, value FROM ${name} ORDER BY turn`);
+export function openTable(name: SmallTableName, database: Database, transactions: Transactions): SmallTable {
+  transactions.change(`make the table ${name}`, () => make(name, database));
+  const all = prepare(database, `SELECT key, value FROM ${name} ORDER BY turn`);
   // A row that is replaced gets a turn after all others.
-  const put = prepare(`INSERT OR REPLACE INTO ${name}(key, value) VALUES(?, ?)`);
-  const remove = prepare(`DELETE FROM ${name} WHERE key = ?`);
+  const put = prepare(database, `INSERT OR REPLACE INTO ${name}(key, value) VALUES(?, ?)`);
+  const remove = prepare(database, `DELETE FROM ${name} WHERE key = ?`);
   return {
     all: () =>
-      reading(() => all.all().map(({ key, value }) => ({ key: key as string, value: value as string }))),
+      transactions.reading(() =>
+        all.all().map(({ key, value }) => ({ key: key as string, value: value as string })),
+      ),
     write: (rows) => {
-      change(`write ${name}`, () => {
+      transactions.change(`write ${name}`, () => {
         for (const { key, value } of rows) {
           if (value === null) remove.run(key);
           else put.run(key, value);
@@ -55,4 +37,18 @@ export function openTable(name: SmallTableName, { database, reading, change }: T
       });
     },
   };
+}
+
+function make(name: SmallTableName, database: Database): void {
+  const columns = database.query<Row, [string]>("SELECT name FROM pragma_table_info(?)").all(name);
+  const ordered = columns.some((column) => column.name === "turn");
+  // Builds before the first release made `schemas` without an order; what it holds is kept.
+  const old = columns.length > 0 && !ordered;
+  if (old) database.run(`ALTER TABLE ${name} RENAME TO ${name}_before`);
+  database.run(
+    `CREATE TABLE IF NOT EXISTS ${name}(turn INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)`,
+  );
+  if (!old) return;
+  database.run(`INSERT INTO ${name}(key, value) SELECT key, value FROM ${name}_before`);
+  database.run(`DROP TABLE ${name}_before`);
 }

@@ -357,7 +357,8 @@ describe("keys", () => {
 
   test("keys past their window are forgotten in small steps, younger ones are not", async () => {
     const path = newPath();
-    using journal = openAt(path, { keysInMemoryMax: 200 });
+    let nowUs = NOW_US;
+    using journal = openAt(path, { keysInMemoryMax: 200, nowUs: () => nowUs });
     const fill = async (day: number): Promise<void> => {
       for (let part = 0; part < 10; part++) {
         const keys = Array.from({ length: 100 }, (_, index) => `${day}/${part}/${index}`);
@@ -367,10 +368,11 @@ describe("keys", () => {
     for (const day of [0, 5, 10]) await fill(day);
     const stored = (): number => rowsOf(path, "SELECT count(*) FROM dedup")[0]?.[0] as number;
     const before = stored();
-    expect(journal.pruneDedup(NOW_US + (0 - 8) * DAY_US, 300)).toBe(0);
+    expect(journal.pruneKeys(300)).toBe(0);
+    nowUs = NOW_US + 12 * DAY_US;
     let removed = 0;
     for (;;) {
-      const step = journal.pruneDedup(NOW_US + 4 * DAY_US, 300);
+      const step = journal.pruneKeys(300);
       if (step === 0) break;
       expect(step).toBeLessThanOrEqual(300);
       removed += step;
@@ -1037,7 +1039,8 @@ test("the journal does what a plain model does, over any commands and restarts",
       const path = newPath();
       const model = new Model();
       let receivedUs = NOW_US;
-      let journal = openAt(path, { keysInMemoryMax: 4 });
+      const options = { keysInMemoryMax: 4, nowUs: () => receivedUs };
+      let journal = openAt(path, options);
       try {
         for (const command of list) {
           if (command.do === "append") {
@@ -1076,10 +1079,10 @@ test("the journal does what a plain model does, over any commands and restarts",
             );
             expect(removed).toBe(model.prune(command.seq, command.frameId, command.max));
           } else if (command.do === "forget keys") {
-            journal.pruneDedup(receivedUs - 8 * DAY_US, 3);
+            journal.pruneKeys(3);
           } else {
             journal[Symbol.dispose]();
-            journal = openAt(path, { keysInMemoryMax: 4 });
+            journal = openAt(path, options);
           }
           expect(seqsOf(journal.unframedAfter(0, 1e6))).toEqual(model.unframed());
           expect(journal.framesFrom(0, 1e6).map(({ frameId, seq }) => [frameId, seq])).toEqual([

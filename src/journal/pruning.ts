@@ -1,0 +1,110 @@
+/**
+ * What leaves the journal, in small steps: events with their frames and answers, answers whose event has left before,
+ * and dedup keys past their window. Part of the journal.
+ */
+
+import { DEDUP_WINDOW_US, type Keys } from "./keys.ts";
+import type { Leaving, Logs } from "./logs.ts";
+import type { JournalCursors } from "./rows.ts";
+import type { Settings } from "./settings.ts";
+import type { Transactions } from "./transactions.ts";
+
+/** Rows that leave in one transaction, at most. */
+const PRUNE_ROWS_MAX = 1000;
+const PRUNED = "journal.pruned";
+
+export interface PruningOptions {
+  readonly transactions: Transactions;
+  readonly settings: Settings;
+  readonly logs: Logs;
+  readonly keys: Keys;
+  readonly nowUs: () => number;
+  /** Called after each step in which events left. */
+  readonly onLeft: (leaving: readonly Leaving[]) => void;
+}
+
+function limitOf(max: number): number {
+  return Math.min(Math.max(1, max), PRUNE_ROWS_MAX);
+}
+
+export class Pruning {
+  readonly #o: PruningOptions;
+  #pruned: JournalCursors;
+  /** Events that left the journal, pruned or dropped: with seq dense, the others are there. */
+  #gone: number;
+
+  constructor(options: PruningOptions) {
+    this.#o = options;
+    const text = options.settings.get(PRUNED) ?? '{"seq":0,"frameId":0,"answerId":0,"events":0}';
+    const { seq, frameId, answerId, events } = JSON.parse(text);
+    this.#pruned = { seq, frameId, answerId };
+    this.#gone = events;
+  }
+
+  get pruned(): JournalCursors {
+    return this.#pruned;
+  }
+
+  /** Events that left the journal, pruned or dropped. */
+  get gone(): number {
+    return this.#gone;
+  }
+
+  /** Counts events that a temporary journal dropped. */
+  dropped(events: number): void {
+    this.#gone += events;
+  }
+
+  /** The oldest frames with their events and answers, up to the first that is above one of the cursors. */
+  events(to: JournalCursors, max = PRUNE_ROWS_MAX): number {
+    const { transactions, logs } = this.#o;
+    const leaving = transactions.reading(() => logs.leaving(to, limitOf(max)));
+    if (leaving.length === 0) return 0;
+    const pruned = leaving.reduce(
+      (sum, { frameId, seq, answerId }) => ({
+        seq: Math.max(sum.seq, seq),
+        frameId: Math.max(sum.frameId, frameId),
+        answerId: Math.max(sum.answerId, answerId),
+      }),
+      this.#pruned,
+    );
+    const gone = this.#gone + leaving.length;
+    transactions.change("prune", () => {
+      logs.remove(leaving);
+      this.#put(pruned, gone);
+    });
+    this.#o.onLeft(leaving);
+    this.#gone = gone;
+    this.#pruned = pruned;
+    return leaving.length;
+  }
+
+  /** Answers up to `answerId` whose event and frame have gone before. */
+  answers(answerId: number, max = PRUNE_ROWS_MAX): number {
+    const { transactions, logs } = this.#o;
+    const ids = transactions.reading(() => logs.lonelyAnswers(this.#pruned.seq, answerId, limitOf(max)));
+    const newest = ids.at(-1);
+    if (newest === undefined) return 0;
+    const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
+    transactions.change("prune answers", () => {
+      logs.removeAnswers(ids);
+      this.#put(pruned, this.#gone);
+    });
+    this.#pruned = pruned;
+    return ids.length;
+  }
+
+  /** Dedup keys past their window, once all of their generation are. */
+  keys(max = PRUNE_ROWS_MAX): number {
+    const { transactions, keys, nowUs } = this.#o;
+    const olderThanUs = nowUs() - DEDUP_WINDOW_US;
+    if (!keys.hasOlder(olderThanUs)) return 0;
+    const { removed, done } = transactions.change("forget keys", () => keys.prune(olderThanUs, max));
+    done();
+    return removed;
+  }
+
+  #put(pruned: JournalCursors, events: number): void {
+    this.#o.settings.put(PRUNED, JSON.stringify({ ...pruned, events }));
+  }
+}

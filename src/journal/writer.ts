@@ -1,0 +1,198 @@
+/**
+ * Stores groups of calls: events with their dedup keys, then frames, then answers, in one transaction in which their
+ * numbers are taken. Part of the journal.
+ */
+
+import { SQLiteError, type SQLQueryBindings } from "bun:sqlite";
+import { GatewayError, messageOf } from "../errors.ts";
+import { type AppendCall, type Call, type DecideCall, isAppend, isDecide } from "./calls.ts";
+import { isFileFailure } from "./file.ts";
+import type { Keys } from "./keys.ts";
+import type { Heads, Logs } from "./logs.ts";
+import { EventsGone, eventId, idPrefix, idRest } from "./rows.ts";
+import type { Settings } from "./settings.ts";
+import type { Transactions } from "./transactions.ts";
+
+const FRAMED_TO = "journal.framed_to";
+
+/** What a transaction makes of the counters; taken over when it has committed. */
+interface Counters extends Heads {
+  /** Every event up to here has its frame, or is gone: where the search for unframed ones begins. */
+  framedTo: number;
+}
+
+export interface WriterOptions {
+  readonly path: string;
+  readonly journalId: number;
+  readonly transactions: Transactions;
+  readonly settings: Settings;
+  readonly logs: Logs;
+  readonly keys: Keys;
+}
+
+export class Writer {
+  readonly #o: WriterOptions;
+  #counters: Counters;
+
+  constructor(options: WriterOptions) {
+    this.#o = options;
+    this.#counters = this.#readCounters();
+  }
+
+  /** The newest committed seq, frame and answer; 0 where there never was one. */
+  get heads(): Readonly<Counters> {
+    return this.#counters;
+  }
+
+  /** Events before `seq` have gone. */
+  startsAt(seq: number): void {
+    this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, seq - 1) };
+  }
+
+  #readCounters(): Counters {
+    return { ...this.#o.logs.heads(), framedTo: Number(this.#o.settings.get(FRAMED_TO) ?? 0) };
+  }
+
+  /**
+   * Stores a group in one transaction. A call with a row that is refused is marked as failed, alone.
+   * @throws what SQLite threw about the file: nothing is stored.
+   */
+  store(group: readonly Call[]): void {
+    this.#o.keys.reserve(group.reduce((sum, call) => sum + (isAppend(call) ? call.rows : 0), 0));
+    try {
+      this.#transact(() => this.#storeCalls(group, this.#counters));
+    } catch (error) {
+      if (isFileFailure(error)) throw error;
+      // A row was refused. Now each call stands for itself, and only that row's call fails.
+      this.#transact(() => this.#storeOneByOne(group));
+    }
+  }
+
+  /**
+   * Runs `store` in a transaction; takes its counters over after the commit, or leaves everything as it
+   * was.
+   */
+  #transact(store: () => Counters): void {
+    const { transactions, keys } = this.#o;
+    try {
+      this.#counters = transactions.run(() => {
+        const counters = store();
+        keys.step();
+        return counters;
+      });
+    } catch (error) {
+      keys.rollback(0);
+      this.#counters = this.#readCounters();
+      throw error;
+    }
+    keys.commit();
+  }
+
+  #storeOneByOne(group: readonly Call[]): Counters {
+    const { transactions, keys } = this.#o;
+    let counters = this.#counters;
+    const order = ["append", "decide", "answer"] as const;
+    for (const call of order.flatMap((kind) => group.filter((one) => one.kind === kind))) {
+      const mark = keys.mark;
+      try {
+        transactions.savepoint(() => {
+          counters = this.#storeCalls([call], counters);
+        });
+      } catch (error) {
+        if (isFileFailure(error)) throw error;
+        call.failure = rowFailure(call.kind, error);
+        keys.rollback(mark);
+      }
+    }
+    return counters;
+  }
+
+  /** Events first, then frames, then answers. */
+  #storeCalls(calls: readonly Call[], before: Counters): Counters {
+    const counters = { ...before };
+    const appends = calls.filter(isAppend);
+    const decides = calls.filter(isDecide);
+    if (appends.length > 0) this.#storeEvents(appends, counters);
+    if (decides.length > 0) this.#storeFrames(decides, counters);
+    for (const call of calls) {
+      if (call.kind !== "answer") continue;
+      call.firstId = counters.headAnswerId + 1;
+      this.#o.logs.insertAnswers(call.frames, call.firstId);
+      counters.headAnswerId += call.frames.length;
+    }
+    return counters;
+  }
+
+  #storeEvents(calls: readonly AppendCall[], counters: Counters): void {
+    const { logs, keys: dedup, journalId } = this.#o;
+    const keys: string[] = [];
+    for (const { events, source } of calls) {
+      for (const { key } of events) if (key !== null) keys.push(`${source}\0${key}`);
+    }
+    dedup.begin(keys);
+    const cells: SQLQueryBindings[] = [];
+    const nameless: { call: AppendCall; index: number; receivedUs: number }[] = [];
+    let keyIndex = -1;
+    for (const call of calls) {
+      const { receivedUs, source } = call;
+      const prefix = idPrefix(receivedUs, journalId);
+      call.results = [];
+      call.stored = [];
+      for (const event of call.events) {
+        const { type, message, conversationId, timestampUs, fields, body } = event;
+        if (event.key !== null) {
+          const first = dedup.find(++keyIndex, receivedUs);
+          if (first !== null) {
+            if (event.id === null)
+              nameless.push({ call, index: call.results.length, receivedUs: first.receivedUs });
+            call.results.push({ seq: first.seq, id: event.id ?? "", duplicate: true });
+            continue;
+          }
+          dedup.put(keyIndex, counters.headSeq + 1, receivedUs);
+        }
+        const seq = ++counters.headSeq;
+        const id = event.id ?? prefix + idRest(journalId, seq);
+        const json = fields === null ? null : JSON.stringify(fields);
+        cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body);
+        call.stored.push({ seq, receivedUs, id, type, message, conversationId, timestampUs, fields, body });
+        call.results.push({ seq, id, duplicate: false });
+      }
+    }
+    logs.insertEvents(cells);
+    dedup.log();
+    for (const { call, index, receivedUs } of nameless) {
+      const seq = call.results[index]?.seq ?? 0;
+      const id = logs.idOf(seq) ?? eventId(receivedUs, journalId, seq);
+      call.results[index] = { seq, id, duplicate: true };
+    }
+  }
+
+  #storeFrames(calls: readonly DecideCall[], counters: Counters): void {
+    const { logs, settings, path } = this.#o;
+    for (const call of calls) {
+      const gone = logs.missing(call.frames.map(({ seq }) => seq));
+      if (gone.length > 0) throw new EventsGone(path, gone);
+      call.firstId = counters.headFrameId + 1;
+      counters.headFrameId += call.frames.length;
+    }
+    const frames = calls.flatMap((call) => call.frames);
+    logs.insertFrames(frames, counters.headFrameId - frames.length + 1);
+    const before = counters.framedTo;
+    for (const seq of frames.map((frame) => frame.seq).sort((a, b) => a - b)) {
+      if (seq === counters.framedTo + 1) counters.framedTo = seq;
+      counters.framedMax = Math.max(counters.framedMax, seq);
+    }
+    counters.framedTo = logs.framedTo(counters.framedTo, counters.framedMax);
+    if (counters.framedTo > before) settings.put(FRAMED_TO, String(counters.framedTo));
+  }
+}
+
+/** What a call is told whose row SQLite or its binding refused. */
+function rowFailure(kind: Call["kind"], thrown: unknown): unknown {
+  if (kind === "decide" && thrown instanceof SQLiteError && thrown.code === "SQLITE_CONSTRAINT_UNIQUE") {
+    return new Error(`journal: decide: an event has its frame already: ${messageOf(thrown)}`);
+  }
+  return thrown instanceof SQLiteError || !(thrown instanceof GatewayError)
+    ? new Error(`journal: ${kind}: ${messageOf(thrown)}`, { cause: thrown })
+    : thrown;
+}
