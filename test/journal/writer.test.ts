@@ -1,0 +1,117 @@
+/** Groups of calls in one transaction on a real file, without the queue that makes the groups. */
+
+import { SQLiteError } from "bun:sqlite";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { AppendCall, type Call, DecideCall } from "../../src/journal/calls.ts";
+import { Generations } from "../../src/journal/generations.ts";
+import { EventsGone } from "../../src/journal/journal.ts";
+import { Keys } from "../../src/journal/keys.ts";
+import { Logs } from "../../src/journal/logs.ts";
+import { Settings } from "../../src/journal/settings.ts";
+import { Writer } from "../../src/journal/writer.ts";
+import { event, FROM, frame, frames, keyed, openParts, rowsOf, tempFolder } from "./fixtures.ts";
+
+// A busy machine takes its time.
+setDefaultTimeout(60_000);
+
+const { newPath } = tempFolder();
+
+function opened(path = newPath()) {
+  const { database, transactions, [Symbol.dispose]: dispose } = openParts(path);
+  const settings = new Settings(database, transactions);
+  const logs = new Logs(new Generations(database, "kept"));
+  const keys = new Keys(database, { inMemoryMax: 100, forgetful: false });
+  const writer = new Writer({ path, journalId: 7, transactions, settings, logs, keys });
+  const rows = (table: string): unknown => rowsOf(path, `SELECT count(*) FROM ${table}`)[0]?.[0];
+  return {
+    writer,
+    database,
+    heads: () => [writer.heads.headSeq, writer.heads.headFrameId, writer.heads.headAnswerId],
+    rows: () => [rows("events"), rows("frames"), rows("answers")],
+    [Symbol.dispose]: dispose,
+  };
+}
+
+const failuresOf = (calls: readonly Call[]): string[] =>
+  calls.map(({ failure }) => (failure === undefined ? "stored" : String(failure)));
+
+describe("a group", () => {
+  test("is stored as events, then frames, then answers, whatever the order of its calls", () => {
+    const path = newPath();
+    {
+      using file = opened(path);
+      const answer = new DecideCall("answer", frames(2, 1));
+      const decide = new DecideCall("decide", frames(1, 2));
+      const append = new AppendCall([event(), event()], FROM);
+      file.writer.store([answer, decide, append]);
+      expect(failuresOf([answer, decide, append])).toEqual(["stored", "stored", "stored"]);
+      expect([append.results.map(({ seq }) => seq), decide.firstId, answer.firstId]).toEqual([[1, 2], 1, 1]);
+      file.writer.store([new AppendCall([event()], FROM), new DecideCall("answer", frames(1))]);
+      expect([file.heads(), file.rows()]).toEqual([
+        [3, 2, 3],
+        [3, 2, 3],
+      ]);
+    }
+    using again = opened(path);
+    expect(again.heads()).toEqual([3, 2, 3]);
+    expect(again.writer.heads.framedTo).toBe(2);
+  });
+
+  test("with refused rows stores its other calls, without a gap, and knows no key of the refused ones", () => {
+    using file = opened();
+    const bad = new AppendCall([event({ key: "k" }), event({ fields: { actor: 1n as never } })], FROM);
+    const calls: Call[] = [
+      new DecideCall("answer", [frame(1, { provenance: null as never })]),
+      new DecideCall("decide", frames(9)),
+      bad,
+      new AppendCall(keyed("k", "l"), FROM),
+      new DecideCall("decide", frames(1)),
+      new DecideCall("decide", frames(1)),
+      new DecideCall("answer", frames(1)),
+    ];
+    file.writer.store(calls);
+    expect(failuresOf(calls)).toEqual([
+      expect.stringContaining("NOT NULL"),
+      expect.stringContaining("the first is 9"),
+      expect.stringContaining("BigInt"),
+      "stored",
+      "stored",
+      expect.stringContaining("has its frame already"),
+      "stored",
+    ]);
+    expect(calls[1]?.failure).toBeInstanceOf(EventsGone);
+    expect((calls[3] as AppendCall).results).toMatchObject([
+      { seq: 1, duplicate: false },
+      { seq: 2, duplicate: false },
+    ]);
+    expect([file.heads(), file.rows()]).toEqual([
+      [2, 1, 1],
+      [2, 1, 1],
+    ]);
+  });
+
+  test("that the file cannot take leaves numbers and keys as they were, and the next one goes on", () => {
+    using file = opened();
+    file.writer.store([new AppendCall(keyed("a"), FROM)]);
+    const pages = file.database.prepare("PRAGMA max_page_count").values()[0]?.[0];
+    file.database.run("PRAGMA max_page_count = 1");
+    const large = new AppendCall([event({ key: "b", body: new Uint8Array(1e6) })], FROM);
+    expect(() => file.writer.store([large])).toThrow(SQLiteError);
+    expect([file.heads(), file.rows(), large.failure]).toEqual([[1, 0, 0], [1, 0, 0], undefined]);
+    file.database.run(`PRAGMA max_page_count = ${pages}`);
+    const again = new AppendCall(keyed("b", "a"), FROM);
+    file.writer.store([again]);
+    expect(again.results).toMatchObject([
+      { seq: 2, duplicate: false },
+      { seq: 1, duplicate: true },
+    ]);
+  });
+});
+
+test("events that have gone are not looked for, and the search never moves back", () => {
+  using file = opened();
+  file.writer.startsAt(10);
+  expect(file.writer.heads.framedTo).toBe(9);
+  file.writer.startsAt(5);
+  expect(file.writer.heads.framedTo).toBe(9);
+});
