@@ -7,6 +7,7 @@
  */
 
 import { isUtf8 } from "node:buffer";
+import type { ErrorCode } from "../errors.ts";
 import {
   type EventFields,
   eventOf,
@@ -15,31 +16,27 @@ import {
   LIMITS,
   type Members,
   type ParsedEvent,
+  typeFromQuery,
 } from "./fields.ts";
+import { type NdjsonLine, NdjsonSplitter } from "./ndjson.ts";
 import {
   BACKSLASH,
-  CLOSE_ARRAY,
-  CLOSE_OBJECT,
-  COMMA,
   characterStart,
   decode,
   invalidUtf8At,
-  isSpace,
   JsonScanner,
   literalEnd,
-  markBytes,
-  NEWLINE,
   OPEN_ARRAY,
   OPEN_OBJECT,
-  QUOTE,
   trimmed,
 } from "./scan.ts";
+import { textOf } from "./text.ts";
 
-export type { EventFields, ParsedEvent };
-export { FIELD_NAMES, LIMITS };
+export type { EventFields, NdjsonLine, ParsedEvent };
+export { FIELD_NAMES, LIMITS, NdjsonSplitter, textOf, typeFromQuery };
 
 export interface Refusal {
-  readonly code: "malformed" | "not_an_event" | "too_deep" | "too_large";
+  readonly code: Extract<ErrorCode, "malformed" | "not_an_event" | "too_deep" | "too_large">;
   /** In words a sender can act on; names the byte offset where the bytes are at fault. */
   readonly detail: string;
 }
@@ -64,8 +61,8 @@ function refusedSize(sizeBytes: number): Outcome {
   return refused("too_large", `${sizeBytes} bytes; an event has at most ${LIMITS.eventBytesMax} (8 MiB)`);
 }
 
-const TOO_DEEP = `nested deeper than ${LIMITS.depthMax} objects and arrays`;
-const NOT_AN_EVENT = "an event is a JSON object";
+const TOO_DEEP = refused("too_deep", `nested deeper than ${LIMITS.depthMax} objects and arrays`);
+const NOT_AN_EVENT = refused("not_an_event", "an event is a JSON object");
 
 // ---- One event --------------------------------------------------------------------------------------
 
@@ -166,7 +163,7 @@ function parseSmall(body: Uint8Array): Outcome {
   if (mayBeTooDeep(text)) {
     const scanned = finish(scanText(body));
     if (!("found" in scanned)) return scanned;
-    if (scanned.deepest > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+    if (scanned.deepest > LIMITS.depthMax) return TOO_DEEP;
   }
   let value: unknown;
   try {
@@ -177,7 +174,7 @@ function parseSmall(body: Uint8Array): Outcome {
     return "found" in scanned ? refused("malformed", String(thrown)) : scanned;
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return refused("not_an_event", NOT_AN_EVENT);
+    return NOT_AN_EVENT;
   }
   return accepted(body, value, sourceIn(body));
 }
@@ -210,8 +207,8 @@ function parseSmallBytes(body: Uint8Array): Outcome {
 function* parseLarge(body: Uint8Array): Generator<undefined, Outcome> {
   const scanned = yield* scanText(body);
   if (!("found" in scanned)) return scanned;
-  if (body[0] !== OPEN_OBJECT) return refused("not_an_event", NOT_AN_EVENT);
-  if (scanned.deepest > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+  if (body[0] !== OPEN_OBJECT) return NOT_AN_EVENT;
+  if (scanned.deepest > LIMITS.depthMax) return TOO_DEEP;
   return eventFromFound(body, scanned.found);
 }
 
@@ -293,102 +290,12 @@ function* parseElements(body: Uint8Array): Generator<readonly Outcome[], number>
 /** `deepest` counts from the array around the element. */
 function elementOutcome(element: Uint8Array, deepest: number): Outcome {
   if (element.length > LIMITS.eventBytesMax) return refusedSize(element.length);
-  if (element[0] !== OPEN_OBJECT) return refused("not_an_event", NOT_AN_EVENT);
-  if (deepest - 1 > LIMITS.depthMax) return refused("too_deep", TOO_DEEP);
+  if (element[0] !== OPEN_OBJECT) return NOT_AN_EVENT;
+  if (deepest - 1 > LIMITS.depthMax) return TOO_DEEP;
   return accepted(element, JSON.parse(decode(element)), sourceIn(element));
 }
 
-// ---- NDJSON -----------------------------------------------------------------------------------------
-
-export interface NdjsonLine {
-  /** From 1; blank lines are counted, too. */
-  readonly lineNumber: number;
-  /** null: longer than an event may be, and not kept. */
-  readonly bytes: Uint8Array | null;
-}
-
-/** A line may bring a byte order mark and a carriage return besides its event. */
-const LINE_BYTES_MAX = LIMITS.eventBytesMax + 4;
-
-/**
- * Cuts a stream of chunks into lines. A line that lies in one chunk is a view of it, any other a copy.
- * Blank lines are left out. Holds at most one line of the longest event back.
- */
-export class NdjsonSplitter {
-  private lineNumber = 1;
-  /** The beginning of a line whose end has not come; `heldBytes` of it count. */
-  private held = new Uint8Array(0);
-  private heldBytes = 0;
-  /** Inside a line that is too long and was reported. */
-  private skipping = false;
-
-  /** The lines that end in `chunk`, which must not be changed afterwards. */
-  push(chunk: Uint8Array): NdjsonLine[] {
-    const lines: NdjsonLine[] = [];
-    let start = 0;
-    while (start < chunk.length) {
-      const newline = chunk.indexOf(NEWLINE, start);
-      const end = newline < 0 ? chunk.length : newline;
-      if (!this.skipping) this.take(chunk.subarray(start, end), newline >= 0, lines);
-      if (newline < 0) break;
-      this.skipping = false;
-      this.lineNumber++;
-      start = newline + 1;
-    }
-    return lines;
-  }
-
-  /** The last line, where no newline ended it. */
-  end(): NdjsonLine | null {
-    const lines: NdjsonLine[] = [];
-    if (!this.skipping) this.take(new Uint8Array(0), true, lines);
-    return lines[0] ?? null;
-  }
-
-  private take(part: Uint8Array, complete: boolean, lines: NdjsonLine[]): void {
-    const sizeBytes = this.heldBytes + part.length;
-    if (sizeBytes > LINE_BYTES_MAX) {
-      lines.push({ lineNumber: this.lineNumber, bytes: null });
-      this.skipping = true;
-      this.release();
-      return;
-    }
-    if (!complete) {
-      this.hold(part, sizeBytes);
-      return;
-    }
-    let bytes = part;
-    if (this.heldBytes > 0) {
-      bytes = new Uint8Array(sizeBytes);
-      bytes.set(this.held.subarray(0, this.heldBytes));
-      bytes.set(part, this.heldBytes);
-      this.release();
-    }
-    if (!isBlank(bytes)) lines.push({ lineNumber: this.lineNumber, bytes });
-  }
-
-  private hold(part: Uint8Array, sizeBytes: number): void {
-    // Grown by doubling: a line that drips in byte by byte is copied a few times, not thousands.
-    if (sizeBytes > this.held.length) {
-      const more = new Uint8Array(Math.min(LINE_BYTES_MAX, Math.max(2 * this.held.length, sizeBytes, 1024)));
-      more.set(this.held.subarray(0, this.heldBytes));
-      this.held = more;
-    }
-    this.held.set(part, this.heldBytes);
-    this.heldBytes = sizeBytes;
-  }
-
-  private release(): void {
-    this.heldBytes = 0;
-    if (this.held.length > LIMITS.sliceBytes) this.held = new Uint8Array(0);
-  }
-}
-
-function isBlank(bytes: Uint8Array): boolean {
-  let at = markBytes(bytes);
-  while (at < bytes.length && isSpace(bytes[at])) at++;
-  return at === bytes.length;
-}
+// ---- A line of NDJSON -------------------------------------------------------------------------------
 
 /** Reads one line. A refusal's detail names the line. */
 export function parseLine(line: NdjsonLine): Outcome {
@@ -398,91 +305,4 @@ export function parseLine(line: NdjsonLine): Outcome {
       : parseEvent(line.bytes);
   if (outcome.refusal === null) return outcome;
   return refused(outcome.refusal.code, `line ${line.lineNumber}: ${outcome.refusal.detail}`);
-}
-
-// ---- What is embedded, and ?type= -------------------------------------------------------------------
-
-/** The byte after the string that begins at `at`, or the end of the bytes. */
-function stringEnd(bytes: Uint8Array, at: number): number {
-  let end = at + 1;
-  while (end < bytes.length && bytes[end] !== QUOTE) end += bytes[end] === BACKSLASH ? 2 : 1;
-  return Math.min(end + 1, bytes.length);
-}
-
-function stringAt(bytes: Uint8Array, start: number): string {
-  const raw = decode(bytes.subarray(start, stringEnd(bytes, start)));
-  return raw.includes("\\") ? String(JSON.parse(raw)) : raw.slice(1, -1);
-}
-
-/** Where a walk through a body stands in one object or array. */
-interface Level {
-  /** Elements before this one; −1 in an object. */
-  index: number;
-  /** Where the key begins; −1 before it. */
-  keyStart: number;
-}
-
-function pathOf(body: Uint8Array, levels: readonly Level[]): string {
-  let path = "";
-  for (const { index, keyStart } of levels) {
-    if (path.length > LIMITS.textCharsMax) break;
-    if (index >= 0) path += `[${index}]`;
-    else path += `${path === "" ? "" : "."}${stringAt(body, keyStart)}`;
-  }
-  return path;
-}
-
-/**
- * The text that is embedded: the message; else the body's non-empty strings in their order as lines
- * `path: value`, paths like `customer.notes[0]`, up to LIMITS.textCharsMax UTF-16 units; else "".
- * @param body of a {@link ParsedEvent}.
- */
-export function textOf(message: string | null, body: Uint8Array): string {
-  if (message !== null) return message;
-  const end = Math.min(body.length, LIMITS.textScanBytesMax);
-  const levels: Level[] = [];
-  let text = "";
-  for (let at = 0; at < end && text.length < LIMITS.textCharsMax; ) {
-    const byte = body[at];
-    const level = levels.at(-1);
-    if (byte === QUOTE) {
-      const next = stringEnd(body, at);
-      if (level !== undefined && level.index < 0 && level.keyStart < 0) level.keyStart = at;
-      else if (next - at > 2)
-        text += `${text === "" ? "" : "\n"}${pathOf(body, levels)}: ${stringAt(body, at)}`;
-      at = next;
-      continue;
-    }
-    if (byte === OPEN_OBJECT) levels.push({ index: -1, keyStart: -1 });
-    else if (byte === OPEN_ARRAY) levels.push({ index: 0, keyStart: -1 });
-    else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) levels.pop();
-    else if (byte === COMMA && level !== undefined) {
-      if (level.index >= 0) level.index++;
-      else level.keyStart = -1;
-    }
-    at++;
-  }
-  if (text.length > LIMITS.textCharsMax) {
-    // A surrogate pair is not cut in two.
-    const last = text.charCodeAt(LIMITS.textCharsMax - 1);
-    text = text.slice(0, LIMITS.textCharsMax - (last >= 0xd800 && last < 0xdc00 ? 1 : 0));
-  }
-  return text.toWellFormed();
-}
-
-/**
- * The `?type=NAME` of a request, for events that bring none (`event.type ??= type`); null where it is absent
- * or empty. A name beyond LIMITS.labelCharsMax is refused with `detail`.
- */
-export function typeFromQuery(
-  value: string | null,
-):
-  | { readonly type: string | null; readonly detail: null }
-  | { readonly type: null; readonly detail: string } {
-  if (value === null || value === "") return { type: null, detail: null };
-  if (value.length <= LIMITS.labelCharsMax) return { type: value.toWellFormed(), detail: null };
-  return {
-    type: null,
-    detail: `type has ${value.length} characters, at most ${LIMITS.labelCharsMax} are taken`,
-  };
 }

@@ -273,3 +273,20 @@ export function eventOf(
   event.ignoredFields = reader.ignored;
   return event;
 }
+
+/**
+ * The `?type=NAME` of a request, for events that bring none (`event.type ??= type`); null where it is absent
+ * or empty. A name beyond LIMITS.labelCharsMax is refused with `detail`.
+ */
+export function typeFromQuery(
+  value: string | null,
+):
+  | { readonly type: string | null; readonly detail: null }
+  | { readonly type: null; readonly detail: string } {
+  if (value === null || value === "") return { type: null, detail: null };
+  if (value.length <= LIMITS.labelCharsMax) return { type: value.toWellFormed(), detail: null };
+  return {
+    type: null,
+    detail: `type has ${value.length} characters, at most ${LIMITS.labelCharsMax} are taken`,
+  };
+}

@@ -1,4 +1,5 @@
 /** What the pipeline tells other rooms: its state, what is known of an event, and runs of frames. */
+import type { ErrorCode } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Drift } from "../schemas/schemas.ts";
 import type { Draft } from "./work.ts";
@@ -50,7 +51,7 @@ export interface Enrichment {
 }
 
 export interface Refusal {
-  readonly code: "overloaded" | "disk_full" | "draining";
+  readonly code: Extract<ErrorCode, "overloaded" | "disk_full" | "draining">;
   readonly detail: string;
   readonly retryAfterSeconds: number;
 }

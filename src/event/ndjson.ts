@@ -1,0 +1,94 @@
+/** Cuts a stream of bytes into the lines of NDJSON. Part of the event room. */
+
+import { LIMITS } from "./fields.ts";
+import { isSpace, markBytes, NEWLINE } from "./scan.ts";
+
+export interface NdjsonLine {
+  /** From 1; blank lines are counted, too. */
+  readonly lineNumber: number;
+  /** null: longer than an event may be, and not kept. */
+  readonly bytes: Uint8Array | null;
+}
+
+/** A line may bring a byte order mark and a carriage return besides its event. */
+const LINE_BYTES_MAX = LIMITS.eventBytesMax + 4;
+
+/**
+ * Cuts a stream of chunks into lines. A line that lies in one chunk is a view of it, any other a copy.
+ * Blank lines are left out. Holds at most one line of the longest event back.
+ */
+export class NdjsonSplitter {
+  private lineNumber = 1;
+  /** The beginning of a line whose end has not come; `heldBytes` of it count. */
+  private held = new Uint8Array(0);
+  private heldBytes = 0;
+  /** Inside a line that is too long and was reported. */
+  private skipping = false;
+
+  /** The lines that end in `chunk`, which must not be changed afterwards. */
+  push(chunk: Uint8Array): NdjsonLine[] {
+    const lines: NdjsonLine[] = [];
+    let start = 0;
+    while (start < chunk.length) {
+      const newline = chunk.indexOf(NEWLINE, start);
+      const end = newline < 0 ? chunk.length : newline;
+      if (!this.skipping) this.take(chunk.subarray(start, end), newline >= 0, lines);
+      if (newline < 0) break;
+      this.skipping = false;
+      this.lineNumber++;
+      start = newline + 1;
+    }
+    return lines;
+  }
+
+  /** The last line, where no newline ended it. */
+  end(): NdjsonLine | null {
+    const lines: NdjsonLine[] = [];
+    if (!this.skipping) this.take(new Uint8Array(0), true, lines);
+    return lines[0] ?? null;
+  }
+
+  private take(part: Uint8Array, complete: boolean, lines: NdjsonLine[]): void {
+    const sizeBytes = this.heldBytes + part.length;
+    if (sizeBytes > LINE_BYTES_MAX) {
+      lines.push({ lineNumber: this.lineNumber, bytes: null });
+      this.skipping = true;
+      this.release();
+      return;
+    }
+    if (!complete) {
+      this.hold(part, sizeBytes);
+      return;
+    }
+    let bytes = part;
+    if (this.heldBytes > 0) {
+      bytes = new Uint8Array(sizeBytes);
+      bytes.set(this.held.subarray(0, this.heldBytes));
+      bytes.set(part, this.heldBytes);
+      this.release();
+    }
+    if (!isBlank(bytes)) lines.push({ lineNumber: this.lineNumber, bytes });
+  }
+
+  private hold(part: Uint8Array, sizeBytes: number): void {
+    // Grown by doubling: a line that drips in byte by byte is copied a few times, not thousands.
+    if (sizeBytes > this.held.length) {
+      const more = new Uint8Array(Math.min(LINE_BYTES_MAX, Math.max(2 * this.held.length, sizeBytes, 1024)));
+      more.set(this.held.subarray(0, this.heldBytes));
+      this.held = more;
+    }
+    this.held.set(part, this.heldBytes);
+    this.heldBytes = sizeBytes;
+  }
+
+  private release(): void {
+    this.heldBytes = 0;
+    if (this.held.length > LIMITS.sliceBytes) this.held = new Uint8Array(0);
+  }
+}
+
+function isBlank(bytes: Uint8Array): boolean {
+  let at = markBytes(bytes);
+  while (at < bytes.length && isSpace(bytes[at])) at++;
+  return at === bytes.length;
+}
