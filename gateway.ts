@@ -7,7 +7,14 @@ import { openRing, RingLock, ringFits } from "./collider.ts";
 import packageJson from "./package.json" with { type: "json" };
 import { INTENT_LIMITS } from "./src/brain/brain.ts";
 import { systemClock } from "./src/clock.ts";
-import { type Command, type Config, describeConfig, helpText, parseCommand } from "./src/config.ts";
+import {
+  type Command,
+  type Config,
+  describeConfig,
+  helpText,
+  isLoopback,
+  parseCommand,
+} from "./src/config.ts";
 import { openHashing, pullModel } from "./src/embed/embed.ts";
 import type { Embedder } from "./src/embed/embedder.ts";
 import { GatewayError } from "./src/errors.ts";
@@ -98,7 +105,7 @@ function openServer(
 ): GatewayServer {
   return serve({
     config,
-    version: VERSION,
+    isLoopback,
     describeConfig: () => describeConfig(config),
     journal,
     events,
@@ -107,7 +114,6 @@ function openServer(
     schemas,
     chat,
     intents: { limits: INTENT_LIMITS, examples: intents },
-    nowUs,
     log,
   });
 }

@@ -3,48 +3,50 @@
  * status, only the command line turns it into an exit code.
  */
 
-export const ERROR_CODES = [
+/** Codes that a request can be refused with; `http` gives each its status. */
+export type RequestErrorCode =
   // A request that cannot be taken as it is.
-  "malformed",
-  "not_an_event",
-  "too_deep",
-  "too_large",
-  "unsupported_media_type",
-  "bad_parameter",
-  "invalid_body",
-  "unauthorized",
-  "forbidden_host",
-  "forbidden_origin",
-  "not_found",
-  "method_not_allowed",
+  | "malformed"
+  | "not_an_event"
+  | "too_deep"
+  | "too_large"
+  | "unsupported_media_type"
+  | "bad_parameter"
+  | "invalid_body"
+  | "unauthorized"
+  | "forbidden_host"
+  | "forbidden_origin"
+  | "not_found"
+  | "method_not_allowed"
   // The gateway cannot take or answer it now.
-  "overloaded",
-  "draining",
-  "disk_full",
-  "store_unavailable",
-  "llm_unavailable",
-  "internal",
-  // Start-up and operation.
-  "usage",
-  "address_in_use",
-  "locked",
-  "foreign_journal",
-  "foreign_store",
-  "journal_missing",
-  "store_missing",
-  "store_behind",
-  "journal_failed",
-  "store_failed",
-  "ring_failed",
-  "ring_no_space",
-  "embedder_unavailable",
-  "embedder_invalid",
-  "model_missing",
-  "model_invalid",
-  "temp_folder",
-] as const;
+  | "overloaded"
+  | "draining"
+  | "disk_full"
+  | "store_unavailable"
+  | "llm_unavailable"
+  | "journal_failed"
+  | "store_failed"
+  | "embedder_unavailable"
+  | "internal";
 
-export type ErrorCode = (typeof ERROR_CODES)[number];
+/** Codes of a start or of operation. A request that meets one all the same is answered 500. */
+type OperationErrorCode =
+  | "usage"
+  | "address_in_use"
+  | "locked"
+  | "foreign_journal"
+  | "foreign_store"
+  | "journal_missing"
+  | "store_missing"
+  | "store_behind"
+  | "ring_failed"
+  | "ring_no_space"
+  | "embedder_invalid"
+  | "model_missing"
+  | "model_invalid"
+  | "temp_folder";
+
+export type ErrorCode = RequestErrorCode | OperationErrorCode;
 
 export interface GatewayErrorOptions {
   readonly code: ErrorCode;

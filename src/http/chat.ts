@@ -5,8 +5,9 @@
 import * as v from "valibot";
 import type { Chat, ChatState } from "../brain/brain.ts";
 import { GatewayError } from "../errors.ts";
-import { type Refused, refusedBy } from "./ingest.ts";
+import type { Handled, Refused, RouteRequest, RouteResponse } from "./contract.ts";
 import { jsonOf } from "./json.ts";
+import { DRAINING, problemText, refusedBy } from "./problems.ts";
 
 const BODY_BYTES_MAX = 64 * 1024;
 /** UTF-16 units of a message. */
@@ -34,16 +35,8 @@ const RequestSchema = v.object(
   ({ expected }) => (expected === "Object" ? "a JSON object was expected" : `${expected} is missing`),
 );
 
-export interface ChatReply {
-  readonly type?: string;
-  readonly headers?: Readonly<Record<string, string>>;
-  readonly body: string | ReadableStream<Uint8Array>;
-}
-
 export interface ChatRoutesOptions {
   readonly chat: Pick<Chat, "turn" | "counters" | "gauges">;
-  /** The body of a problem, as every refusal of the gateway has it. */
-  readonly problem: (refused: Refused) => string;
   /** A failure that is nobody's expected one: it is logged, and told without its details. */
   readonly failed: (thrown: unknown) => Refused;
 }
@@ -61,18 +54,15 @@ export class ChatRoutes {
     this.#stop.abort();
   }
 
-  /**
-   * @param keepOpen sets the request's idle timeout in seconds.
-   * @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError where the client went away.
-   */
-  async take(req: Request, keepOpen: (seconds: number) => void): Promise<ChatReply | Refused> {
+  /** @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError where the client went away. */
+  async take({ req, accept, keepOpen }: RouteRequest): Promise<Handled> {
     if (this.#stop.signal.aborted) return DRAINING;
     const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
     if ("code" in body) return body;
     const request = requestOf(body.json);
     if ("code" in request) return request;
     keepOpen(TURN_SECONDS_MAX);
-    const streams = (req.headers.get("accept") ?? "").toLowerCase().includes(EVENT_STREAM);
+    const streams = accept.toLowerCase().includes(EVENT_STREAM);
     const abort = new AbortController();
     const signal = AbortSignal.any([abort.signal, this.#stop.signal, req.signal]);
     const parts = this.#o.chat.turn(request.msg.toWellFormed(), request.session_id, signal);
@@ -92,7 +82,7 @@ export class ChatRoutes {
   }
 
   /** The first part is waited for, so that what fails at once is told by its status. */
-  async #stream(parts: ReturnType<Chat["turn"]>, abort: AbortController): Promise<ChatReply> {
+  async #stream(parts: ReturnType<Chat["turn"]>, abort: AbortController): Promise<RouteResponse> {
     const first = await parts.next();
     const encoder = new TextEncoder();
     let state: ChatState | null = null;
@@ -117,7 +107,7 @@ export class ChatRoutes {
           }
         } catch (thrown) {
           if (abort.signal.aborted) return;
-          send("error", this.#o.problem(this.#refusedBy(thrown)));
+          send("error", problemText(this.#refusedBy(thrown)));
           controller.close();
         }
       },
@@ -138,8 +128,6 @@ export class ChatRoutes {
     return thrown instanceof GatewayError ? refusedBy(thrown) : this.#o.failed(thrown);
   }
 }
-
-const DRAINING: Refused = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
 
 function replyOf(state: ChatState | null, content: string): object {
   return { role: "assistant", content: content.trim(), ...state };

@@ -5,22 +5,21 @@
  * A single event goes the straight way. Batches share the thread: only one of them works at a time, for
  * a few ms a turn of the event loop, and together they may have only so many rows on their way to a commit.
  */
-import { type ErrorCode, GatewayError } from "../errors.ts";
+import type { Clock } from "../clock.ts";
+import { GatewayError } from "../errors.ts";
 import type * as EventRoom from "../event/event.ts";
-import type { Outcome, ParsedEvent } from "../event/event.ts";
+import type { ParsedEvent } from "../event/event.ts";
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { Log } from "../log.ts";
 import type { Enrichment, Refusal } from "../pipeline/snapshot.ts";
+import { type Appended, Batch } from "./batch.ts";
+import { formOf, refusedEncoding, refusedType, wholeBody } from "./body.ts";
+import type { Refused } from "./contract.ts";
+import { complete, type Given, givenOf } from "./given.ts";
 import type { HttpMetrics } from "./metrics.ts";
+import { DRAINING, refusedBy } from "./problems.ts";
+import { Gate, Turns } from "./turns.ts";
 
-/** Rows of one append of a batch; the bytes are a bound for large events, one event may be larger. */
-const GROUP_EVENTS_MAX = 1024;
-const GROUP_BYTES_MAX = 1024 * 1024;
-/** Rows and bytes of all batches on their way to a commit: about 20 ms of one. */
-const UNCOMMITTED_EVENTS_MAX = 2048;
-const UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024;
-/** How long batches may hold the thread before everybody else has a turn. */
-const TURN_MS = 4;
 /** A JSON body from here on counts against the bound of all of them that are in memory at once. */
 const LARGE_BODY_BYTES = 1024 * 1024;
 const LARGE_BODIES_BYTES_MAX = 96 * 1024 * 1024;
@@ -28,19 +27,9 @@ const WAIT_ENRICHED_MS = 30_000;
 /** Requests that wait for the brain at once; those beyond are answered with what is known. */
 const WAITING_MAX = 4096;
 const READ_TIMEOUT_SECONDS = 300;
-const HEADER_KEY_CHARS_MAX = 1024;
-
-/** An expected refusal; `members` are added to the problem's body. */
-export interface Refused {
-  readonly code: ErrorCode;
-  readonly detail: string;
-  readonly hint?: string;
-  readonly retryAfterSeconds?: number;
-  readonly members?: Readonly<Record<string, unknown>>;
-}
 
 /** A JSON text of a 200, or a refusal. */
-export type Answer = string | Refused;
+export type IngestResult = string | Refused;
 
 export interface IngestOptions {
   readonly maxBodyBytes: number;
@@ -48,7 +37,7 @@ export interface IngestOptions {
     append(
       events: readonly ParsedEvent[],
       o: { source: string; receivedUs: number },
-    ): Promise<readonly { seq: number; id: string; duplicate: boolean }[]>;
+    ): Promise<readonly Appended[]>;
   };
   readonly events: Pick<
     typeof EventRoom,
@@ -64,106 +53,14 @@ export interface IngestOptions {
     admission(): Refusal | null;
     enrichedWithin(seq: number, timeoutMs: number): Promise<Enrichment | null>;
   };
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   readonly log: Log;
-}
-
-/** What a request says about its events outside of its body. */
-interface Given {
-  readonly type: string | null;
-  readonly waits: boolean;
-  /** Dedup keys with their kind, for events that bring none of their own. */
-  readonly keys: readonly { readonly kind: string; readonly value: string }[];
-}
-
-const NOTHING_GIVEN: Given = { type: null, waits: false, keys: [] };
-const KEY_HEADERS = ["webhook-id", "idempotency-key"] as const;
-
-type Form = "json" | "ndjson";
-const NDJSON_TYPES: ReadonlySet<string> = new Set([
-  "application/x-ndjson",
-  "application/ndjson",
-  "application/jsonl",
-]);
-
-/** The form of a body by its Content-Type; absent counts as JSON, null is none that is taken. */
-export function formOf(contentType: string | null): Form | null {
-  if (contentType === null || contentType === "application/json") return "json";
-  const [mime = "", ...parameters] = contentType.toLowerCase().split(";");
-  for (const parameter of parameters) {
-    const [name, value = ""] = parameter.split("=", 2);
-    if (name?.trim() === "charset" && !/^\s*"?utf-?8"?\s*$/.test(value)) return null;
-  }
-  const type = mime.trim();
-  if (type === "" || type === "application/json" || /^application\/[^\s/]+\+json$/.test(type)) return "json";
-  return NDJSON_TYPES.has(type) ? "ndjson" : null;
-}
-
-/** Only one batch works at a time, and each for at most TURN_MS before the event loop goes round. */
-class Turns {
-  #startedMs = 0;
-  readonly #queue: (() => void)[] = [];
-
-  overdue(): boolean {
-    return performance.now() - this.#startedMs > TURN_MS;
-  }
-
-  /** Settles in a later turn of the event loop, which then belongs to the caller. */
-  next(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#queue.push(resolve);
-      if (this.#queue.length === 1) setImmediate(this.#turn);
-    });
-  }
-
-  readonly #turn = (): void => {
-    const resolve = this.#queue.shift();
-    if (this.#queue.length > 0) setImmediate(this.#turn);
-    this.#startedMs = performance.now();
-    resolve?.();
-  };
-}
-
-/** Lets batches wait, first come first served, until there is room before the next commit. */
-class Gate {
-  #events = 0;
-  #bytes = 0;
-  readonly #queue: { readonly events: number; readonly bytes: number; readonly enter: () => void }[] = [];
-
-  /** null: entered at once. Whatever its size, a group enters an empty room. */
-  enter(events: number, bytes: number): Promise<void> | null {
-    if (this.#queue.length === 0 && this.#fits(events, bytes)) {
-      this.#add(events, bytes);
-      return null;
-    }
-    return new Promise((enter) => this.#queue.push({ events, bytes, enter }));
-  }
-
-  leave(events: number, bytes: number): void {
-    this.#add(-events, -bytes);
-    for (let next = this.#queue[0]; next !== undefined; next = this.#queue[0]) {
-      if (!this.#fits(next.events, next.bytes)) return;
-      this.#queue.shift();
-      this.#add(next.events, next.bytes);
-      next.enter();
-    }
-  }
-
-  #fits(events: number, bytes: number): boolean {
-    if (this.#events === 0) return true;
-    return this.#events + events <= UNCOMMITTED_EVENTS_MAX && this.#bytes + bytes <= UNCOMMITTED_BYTES_MAX;
-  }
-
-  #add(events: number, bytes: number): void {
-    this.#events += events;
-    this.#bytes += bytes;
-  }
 }
 
 export class Ingest {
   readonly #o: IngestOptions;
   readonly #metrics: HttpMetrics;
-  readonly #turns = new Turns();
+  readonly #turns: Turns;
   readonly #gate = new Gate();
   /** Called when the drain begins, to end what could wait for long. */
   readonly #onDrain = new Set<() => void>();
@@ -173,6 +70,7 @@ export class Ingest {
   constructor(options: IngestOptions, metrics: HttpMetrics) {
     this.#o = options;
     this.#metrics = metrics;
+    this.#turns = new Turns(options.clock);
   }
 
   /** Bytes of large JSON bodies in memory. */
@@ -189,10 +87,7 @@ export class Ingest {
 
   /** Why nothing can be taken now; null: it can. */
   admission(): Refused | null {
-    if (this.#draining) {
-      return { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
-    }
-    return this.#o.pipeline.admission();
+    return this.#draining ? DRAINING : this.#o.pipeline.admission();
   }
 
   /**
@@ -200,25 +95,20 @@ export class Ingest {
    * @param keepOpen sets the request's idle timeout in seconds.
    * @throws (rejects) what the journal failed with, and AbortError where the client went away.
    */
-  take(req: Request, query: string, keepOpen: (seconds: number) => void): Answer | Promise<Answer> {
-    const startedMs = performance.now();
+  take(
+    req: Request,
+    query: string,
+    keepOpen: (seconds: number) => void,
+  ): IngestResult | Promise<IngestResult> {
+    const startedMs = this.#o.clock.monotonicMs();
     const refusal = this.admission();
     if (refusal !== null) return refusal;
     const { headers } = req;
     const form = formOf(headers.get("content-type"));
-    if (form === null) {
-      return {
-        code: "unsupported_media_type",
-        detail: `Content-Type ${JSON.stringify(headers.get("content-type"))} is not taken`,
-        hint: "send application/json (one event or an array) or application/x-ndjson, in UTF-8",
-      };
-    }
-    const encoding = headers.get("content-encoding");
-    if (encoding !== null && encoding !== "" && encoding.toLowerCase() !== "identity") {
-      const detail = `Content-Encoding ${JSON.stringify(encoding)} is not taken`;
-      return { code: "unsupported_media_type", detail, hint: "send the body uncompressed" };
-    }
-    const given = this.#given(headers, query);
+    if (form === null) return refusedType(headers.get("content-type"), TYPES_HINT);
+    const encoded = refusedEncoding(headers.get("content-encoding"));
+    if (encoded !== null) return encoded;
+    const given = givenOf(headers, query, this.#o.events.typeFromQuery);
     if ("code" in given) return given;
     const declared = headers.get("content-length");
     const sizeBytes = declared === null ? null : Number(declared);
@@ -232,41 +122,9 @@ export class Ingest {
     return req.bytes().then((body) => this.#takeBody(body, given, startedMs));
   }
 
-  #given(headers: Headers, query: string): Given | Refused {
-    const webhookId = headers.get("webhook-id");
-    const idempotencyKey = headers.get("idempotency-key");
-    if (query === "" && webhookId === null && idempotencyKey === null) return NOTHING_GIVEN;
-    const keys: { kind: string; value: string }[] = [];
-    for (const kind of KEY_HEADERS) {
-      const value = kind === "webhook-id" ? webhookId : idempotencyKey;
-      if (value === null || value === "") continue;
-      // Ignoring it would let a repeat in as a new event.
-      if (value.length > HEADER_KEY_CHARS_MAX) {
-        return {
-          code: "bad_parameter",
-          detail: `the header ${kind} has ${value.length} characters, at most ${HEADER_KEY_CHARS_MAX} are taken`,
-        };
-      }
-      keys.push({ kind, value });
-    }
-    // Unknown parameters pass: providers add their own to the address they were given.
-    const parameters = new URLSearchParams(query);
-    const type = this.#o.events.typeFromQuery(parameters.get("type"));
-    if (type.detail !== null) return { code: "bad_parameter", detail: type.detail };
-    const wait = parameters.get("wait");
-    if (wait !== null && wait !== "" && wait !== "enriched") {
-      return {
-        code: "bad_parameter",
-        detail: `wait is ${JSON.stringify(wait)}`,
-        hint: "the one value is wait=enriched",
-      };
-    }
-    return { type: type.type, waits: wait === "enriched", keys };
-  }
-
   // -------------------------------------------------------------------------------------- one JSON body
 
-  #takeBody(body: Uint8Array, given: Given, startedMs: number): Answer | Promise<Answer> {
+  #takeBody(body: Uint8Array, given: Given, startedMs: number): IngestResult | Promise<IngestResult> {
     this.#metrics.bodyBytes += body.byteLength;
     // An object that begins at once and is small is what nearly all requests bring.
     if (body[0] !== 0x7b || body.byteLength > this.#o.events.LIMITS.largeEventBytes) {
@@ -280,22 +138,24 @@ export class Ingest {
     return this.#takeEvent(outcome.event, given, startedMs);
   }
 
-  #takeEvent(event: ParsedEvent, given: Given, startedMs: number): Promise<Answer> {
+  #takeEvent(event: ParsedEvent, given: Given, startedMs: number): Promise<IngestResult> {
     complete(event, given, null);
     const metrics = this.#metrics;
     metrics.ignoredFields += event.ignoredFields;
-    return this.#o.journal.append([event], { source: "", receivedUs: this.#o.nowUs() }).then((results) => {
-      const result = results[0];
-      if (result === undefined)
-        throw new Error("http: the journal answered an append of one event with nothing");
-      if (result.duplicate) metrics.duplicateEvents++;
-      else metrics.acceptedEvents++;
-      metrics.ackLatency.observe(performance.now() - startedMs);
-      const type = event.type === null ? `"${UNKNOWN_EVENT}"` : JSON.stringify(event.type);
-      const rest = `"seq":${result.seq},"id":${JSON.stringify(result.id)},"duplicate":${result.duplicate}`;
-      if (given.waits) return this.#enriched(result.seq, type, rest);
-      return `{"status":"received","event_type":${type},${rest}}`;
-    });
+    return this.#o.journal
+      .append([event], { source: "", receivedUs: this.#o.clock.nowUs() })
+      .then((results) => {
+        const result = results[0];
+        if (result === undefined)
+          throw new Error("http: the journal answered an append of one event with nothing");
+        if (result.duplicate) metrics.duplicateEvents++;
+        else metrics.acceptedEvents++;
+        metrics.ackLatency.observe(this.#o.clock.monotonicMs() - startedMs);
+        const type = event.type === null ? `"${UNKNOWN_EVENT}"` : JSON.stringify(event.type);
+        const rest = `"seq":${result.seq},"id":${JSON.stringify(result.id)},"duplicate":${result.duplicate}`;
+        if (given.waits) return this.#enriched(result.seq, type, rest);
+        return `{"status":"received","event_type":${type},${rest}}`;
+      });
   }
 
   async #enriched(seq: number, typeJson: string, rest: string): Promise<string> {
@@ -321,8 +181,8 @@ export class Ingest {
   // --------------------------------------------------------------------- large bodies and JSON batches
 
   /** A body that is large or of unknown size: counted against the bound of all bodies in memory. */
-  async #takeLarge(req: Request, given: Given, sizeBytes: number | null): Promise<Answer> {
-    const startedMs = performance.now();
+  async #takeLarge(req: Request, given: Given, sizeBytes: number | null): Promise<IngestResult> {
+    const startedMs = this.#o.clock.monotonicMs();
     const { jsonBodyBytesMax } = this.#o.events.LIMITS;
     if (sizeBytes !== null && sizeBytes > jsonBodyBytesMax)
       return tooLargeBody(`${sizeBytes}`, jsonBodyBytesMax);
@@ -345,25 +205,20 @@ export class Ingest {
         if (!hold(sizeBytes)) return busy;
         return await this.#takeBody(await req.bytes(), given, startedMs);
       }
-      const chunks: Uint8Array[] = [];
-      for await (const chunk of req.body ?? []) {
-        if (!hold(chunk.byteLength)) return busy;
-        if (heldBytes > jsonBodyBytesMax)
-          return tooLargeBody(`more than ${jsonBodyBytesMax}`, jsonBodyBytesMax);
-        chunks.push(chunk);
-      }
-      return await this.#takeBody(
-        chunks.length === 1 ? (chunks[0] as Uint8Array) : Buffer.concat(chunks),
-        given,
-        startedMs,
-      );
+      const body = await wholeBody(req.body, (chunkBytes) => {
+        if (!hold(chunkBytes)) return busy;
+        return heldBytes > jsonBodyBytesMax
+          ? tooLargeBody(`more than ${jsonBodyBytesMax}`, jsonBodyBytesMax)
+          : null;
+      });
+      return "code" in body ? body : await this.#takeBody(body, given, startedMs);
     } finally {
       this.#largeBodiesBytes -= heldBytes;
     }
   }
 
   /** A batch, or an event too large to be parsed in one go. */
-  async #takeInTurns(body: Uint8Array, given: Given, startedMs: number): Promise<Answer> {
+  async #takeInTurns(body: Uint8Array, given: Given, startedMs: number): Promise<IngestResult> {
     const batch = this.#batch(given);
     const steps = this.#o.events.parseJsonBody(body);
     let index = 0;
@@ -393,7 +248,7 @@ export class Ingest {
       gate: this.#gate,
       metrics: this.#metrics,
       errorsMax: this.#o.events.LIMITS.errorsMax,
-      append: (events) => this.#o.journal.append(events, { source: "", receivedUs: this.#o.nowUs() }),
+      append: (events) => this.#o.journal.append(events, { source: "", receivedUs: this.#o.clock.nowUs() }),
       // What was received before a drain is still taken.
       admission: () => {
         const refusal = this.#o.pipeline.admission();
@@ -409,7 +264,7 @@ export class Ingest {
 
   // --------------------------------------------------------------------------------------------- NDJSON
 
-  async #takeLines(req: Request, given: Given): Promise<Answer> {
+  async #takeLines(req: Request, given: Given): Promise<IngestResult> {
     const batch = this.#batch(given);
     if (req.body === null) return batch.end(EMPTY_BODY);
     const reader = req.body.getReader() as Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
@@ -487,6 +342,8 @@ export class Ingest {
   }
 }
 
+const TYPES_HINT = "send application/json (one event or an array) or application/x-ndjson, in UTF-8";
+
 const EMPTY_BODY: Refused = {
   code: "malformed",
   detail: "the body is empty",
@@ -500,134 +357,4 @@ function tooLargeBody(size: string, maxBytes: number): Refused {
     hint: "send it as application/x-ndjson, one event a line",
     members: { accepted: 0 },
   };
-}
-
-/** Gives an event what its request says and it does not say itself. `index` is null for a single event. */
-function complete(event: ParsedEvent, given: Given, index: number | null): void {
-  event.type ??= given.type;
-  const header = given.keys[0];
-  if (event.key !== null || header === undefined) return;
-  // The index is part of the kind, so that no value of the header can look like another's.
-  event.key = `${header.kind}${index === null ? "" : `[${index}]`}:${header.value}`;
-}
-
-interface BatchOptions {
-  readonly given: Given;
-  readonly gate: Gate;
-  readonly metrics: HttpMetrics;
-  readonly errorsMax: number;
-  readonly append: (events: readonly ParsedEvent[]) => ReturnType<IngestOptions["journal"]["append"]>;
-  readonly admission: () => Refusal | null;
-  readonly failed: (thrown: unknown) => Refused;
-}
-
-/** Appends events in groups, in their order, and counts what became of them. */
-class Batch {
-  /** Why nothing more is taken; what was accepted before stays so. */
-  stopped: Refused | null = null;
-  readonly #o: BatchOptions;
-  #group: ParsedEvent[] = [];
-  #groupBytes = 0;
-  #underWay: Promise<void>[] = [];
-  #accepted = 0;
-  #duplicates = 0;
-  #rejected = 0;
-  #firstSeq: number | null = null;
-  #lastSeq: number | null = null;
-  readonly #errors: { index: number; code: ErrorCode; detail: string }[] = [];
-
-  constructor(options: BatchOptions) {
-    this.#o = options;
-  }
-
-  /** @param index of the element or line, from 0. Null: added at once; else wait before the next one. */
-  add(outcome: Outcome, index: number): Promise<void> | null {
-    if (this.stopped !== null) return null;
-    if (outcome.event === null) {
-      this.#rejected++;
-      this.#o.metrics.rejectedEvents++;
-      if (this.#errors.length < this.#o.errorsMax) this.#errors.push({ index, ...outcome.refusal });
-      return null;
-    }
-    complete(outcome.event, this.#o.given, index);
-    this.#group.push(outcome.event);
-    this.#groupBytes += outcome.event.body.byteLength;
-    return this.#group.length >= GROUP_EVENTS_MAX || this.#groupBytes >= GROUP_BYTES_MAX
-      ? this.flush()
-      : null;
-  }
-
-  /** Settles when the group is on its way to a commit, not when it is committed. */
-  async flush(): Promise<void> {
-    const group = this.#group;
-    const bytes = this.#groupBytes;
-    if (group.length === 0 || this.stopped !== null) return;
-    this.#group = [];
-    this.#groupBytes = 0;
-    const room = this.#o.gate.enter(group.length, bytes);
-    if (room !== null) await room;
-    this.stopped ??= this.#o.admission();
-    if (this.stopped !== null) {
-      this.#o.gate.leave(group.length, bytes);
-      return;
-    }
-    this.#underWay.push(this.#append(group).finally(() => this.#o.gate.leave(group.length, bytes)));
-    // The bound is the gate's; this only keeps the list of a long stream short.
-    if (this.#underWay.length >= 64) {
-      await Promise.all(this.#underWay);
-      this.#underWay = [];
-    }
-  }
-
-  async #append(group: readonly ParsedEvent[]): Promise<void> {
-    try {
-      for (const event of group) this.#o.metrics.ignoredFields += event.ignoredFields;
-      for (const { seq, duplicate } of await this.#o.append(group)) {
-        if (duplicate) {
-          this.#duplicates++;
-          this.#o.metrics.duplicateEvents++;
-          continue;
-        }
-        this.#accepted++;
-        this.#o.metrics.acceptedEvents++;
-        if (this.#firstSeq === null || seq < this.#firstSeq) this.#firstSeq = seq;
-        if (this.#lastSeq === null || seq > this.#lastSeq) this.#lastSeq = seq;
-      }
-    } catch (thrown) {
-      this.stopped ??= this.#o.failed(thrown);
-    }
-  }
-
-  /** Waits for what is on its way, and tells. `refusal`: why the request cannot be taken further, if so. */
-  async end(refusal: Refused | null = null): Promise<Answer> {
-    await this.flush();
-    await Promise.all(this.#underWay);
-    const counts = {
-      accepted: this.#accepted,
-      duplicates: this.#duplicates,
-      rejected: this.#rejected,
-      first_seq: this.#firstSeq,
-      last_seq: this.#lastSeq,
-      errors: this.#errors,
-    };
-    const kept = this.#accepted + this.#duplicates;
-    const stopped = this.stopped ?? refusal;
-    if (stopped !== null) {
-      const detail =
-        kept === 0 ? stopped.detail : `${stopped.detail}; ${this.#accepted} events were accepted before`;
-      return { ...stopped, detail, members: counts };
-    }
-    if (kept > 0) return JSON.stringify({ status: "received", ...counts });
-    const [first] = this.#errors;
-    const detail =
-      first === undefined
-        ? "the batch holds no event"
-        : `none of ${this.#rejected} could be taken; index ${first.index}: ${first.detail}`;
-    return { code: "not_an_event", detail, members: counts };
-  }
-}
-
-/** What a failure says of itself to a sender. */
-export function refusedBy({ code, detail, hint }: GatewayError): Refused {
-  return { code, detail, ...(hint === undefined ? {} : { hint }) };
 }

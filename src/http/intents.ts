@@ -1,8 +1,8 @@
 /** The routes of labelled examples: /api/intents and /api/intents/LABEL. */
 import * as v from "valibot";
 import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../brain/brain.ts";
-import type { Refused } from "./ingest.ts";
-import { type JsonRequest, jsonOf } from "./json.ts";
+import type { Handled, Refused, RouteRequest } from "./contract.ts";
+import { jsonOf } from "./json.ts";
 
 /** JSON.parse of so much takes the thread a few ms. */
 const BODY_BYTES_MAX = 1024 * 1024;
@@ -18,15 +18,6 @@ export interface IntentsOptions {
     readonly state: IntentsState;
   };
 }
-
-export interface Asked extends JsonRequest {
-  readonly method: string;
-  /** As it stands in the path. */
-  readonly label: string;
-}
-
-/** 202: it is kept, and in force later. */
-type Reply = { readonly status: 200 | 202; readonly body: string };
 
 export class IntentsRoutes {
   readonly #o: IntentsOptions;
@@ -55,9 +46,9 @@ export class IntentsRoutes {
     );
   }
 
-  list(): string {
+  list(): Handled {
     const { state, detail, calibration, withoutVector } = this.#o.examples.state;
-    return JSON.stringify({
+    const body = JSON.stringify({
       intents: this.#o.examples.list(),
       state,
       detail,
@@ -66,22 +57,27 @@ export class IntentsRoutes {
       answered: calibration?.answered ?? null,
       examples_without_vector: withoutVector,
     });
+    return { body };
   }
 
-  async answer(asked: Asked): Promise<Reply | Refused> {
-    const label = labelOf(asked.label, this.#o.limits.labelCharsMax);
+  show({ parameter }: RouteRequest): Handled {
+    const label = this.#labelOf(parameter);
     if (typeof label !== "string") return label;
-    if (asked.method === "PUT") return this.#put(label, asked);
-    if (asked.method === "DELETE") {
-      const deleted = await this.#o.examples.delete(label);
-      return deleted === null ? unknown(label) : this.#changed(label, 0, deleted.inForce);
-    }
     const examples = this.#o.examples.get(label);
-    return examples === null ? unknown(label) : { status: 200, body: JSON.stringify(examples) };
+    return examples === null ? unknown(label) : { body: JSON.stringify(examples) };
   }
 
-  async #put(label: string, asked: Asked): Promise<Reply | Refused> {
-    const body = await jsonOf(asked, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+  async delete({ parameter }: RouteRequest): Promise<Handled> {
+    const label = this.#labelOf(parameter);
+    if (typeof label !== "string") return label;
+    const deleted = await this.#o.examples.delete(label);
+    return deleted === null ? unknown(label) : this.#changed(label, 0, deleted.inForce);
+  }
+
+  async put({ parameter, req }: RouteRequest): Promise<Handled> {
+    const label = this.#labelOf(parameter);
+    if (typeof label !== "string") return label;
+    const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
     if ("code" in body) return body;
     const parsed = v.safeParse(this.#schema, body.json, { abortEarly: true });
     if (!parsed.success) {
@@ -99,7 +95,12 @@ export class IntentsRoutes {
     return this.#changed(label, count, changed.inForce);
   }
 
-  #changed(label: string, examples: number, inForce: boolean): Reply {
+  #labelOf(encoded: string): string | Refused {
+    return labelOf(encoded, this.#o.limits.labelCharsMax);
+  }
+
+  /** 202: it is kept, and in force later. */
+  #changed(label: string, examples: number, inForce: boolean): Handled {
     const threshold = this.#o.examples.state.calibration?.threshold ?? null;
     const body = JSON.stringify({ label, examples, in_force: inForce, threshold });
     return { status: inForce ? 200 : 202, body };

@@ -5,26 +5,6 @@
 import type { ErrorCode } from "../errors.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";
 
-/** Names under which requests are counted; "other" is every path that is no route. */
-export const ROUTE_NAMES = [
-  "/ingest",
-  "/api/events",
-  "/api/events/SEQ",
-  "/api/frames",
-  "/api/labels",
-  "/api/schemas",
-  "/api/schemas/NAME",
-  "/api/chat",
-  "/api/config",
-  "/api/intents",
-  "/api/intents/LABEL",
-  "/health",
-  "/ready",
-  "/metrics",
-  "other",
-] as const;
-export type RouteName = (typeof ROUTE_NAMES)[number];
-
 /** Upper bound of bucket i is 0.1 ms × 2^i; the last bucket has none. 19 bounds end at 26 s. */
 const BUCKET_BOUNDS = 19;
 
@@ -94,11 +74,18 @@ export class HttpMetrics {
   aborted = 0;
   /** From a request's head to its acknowledgement, of single events. */
   readonly ackLatency = new LatencyHistogram();
+  readonly #routeNames: readonly string[];
   /** Row: route; column: the status' first digit. */
-  readonly #requests = new Float64Array(ROUTE_NAMES.length * 6);
+  readonly #requests: Float64Array;
   readonly #refusals = new Map<ErrorCode, number>();
 
-  /** @param route index into ROUTE_NAMES. */
+  /** @param routeNames under which requests are counted. */
+  constructor(routeNames: readonly string[]) {
+    this.#routeNames = routeNames;
+    this.#requests = new Float64Array(routeNames.length * 6);
+  }
+
+  /** @param route index into the names of routes. */
   request(route: number, status: number): void {
     const at = route * 6 + ((status / 100) | 0);
     this.#requests[at] = (this.#requests[at] as number) + 1;
@@ -120,8 +107,8 @@ export class HttpMetrics {
     };
   }
 
-  requests(): { route: RouteName; status: string; count: number }[] {
-    return ROUTE_NAMES.flatMap((route, row) =>
+  requests(): { route: string; status: string; count: number }[] {
+    return this.#routeNames.flatMap((route, row) =>
       [1, 2, 3, 4, 5].flatMap((digit) => {
         const count = this.#requests[row * 6 + digit] as number;
         return count === 0 ? [] : [{ route, status: `${digit}xx`, count }];

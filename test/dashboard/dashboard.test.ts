@@ -104,7 +104,7 @@ function snapshotOf(over: Partial<Snapshot> = {}): Snapshot {
 
 /** A dashboard over a gateway that a test plays. */
 function play(over: Partial<DashboardOptions> = {}) {
-  const metrics = new HttpMetrics();
+  const metrics = new HttpMetrics([]);
   const world = { now: NOW_US, snapshot: snapshotOf(), metrics };
   const dashboard = new Dashboard({
     version: "1",

@@ -1,8 +1,10 @@
 /** What the tests of `http` put around it: a journal in memory, a pipeline without parts, and bare sockets. */
+import { expect } from "bun:test";
 import { connect } from "node:net";
 import * as v from "valibot";
 import { Chat, type ChatModel } from "../../src/brain/chat.ts";
 import type { Changed, IntentExamples, IntentsState } from "../../src/brain/intents.ts";
+import { isLoopback } from "../../src/config.ts";
 import { GatewayError } from "../../src/errors.ts";
 import type { ParsedEvent } from "../../src/event/event.ts";
 import * as events from "../../src/event/event.ts";
@@ -283,7 +285,7 @@ export function start(
       maxBodyBytes: 64 * 1024 * 1024,
       ...config,
     },
-    version: "0.0.0-test",
+    isLoopback,
     describeConfig: () => ({ port: 1, token: "set" }),
     journal,
     events,
@@ -292,7 +294,6 @@ export function start(
     schemas,
     chat,
     intents: { limits: intents.limits, examples: intents },
-    nowUs: () => Date.now() * 1000,
     log: (level, message) => logged.push(`${level} ${message}`),
   });
   const harness: Harness = {
@@ -359,15 +360,59 @@ function parse(text: string): RawAnswer | null {
   return { status: Number(first.split(" ")[1]), headers, body };
 }
 
-/** Settles when `condition` holds; fails loudly when it does not for 10 s. */
+/** Settles when `condition` holds; fails loudly when it does not for 30 s. */
 export async function until(what: string, condition: () => boolean): Promise<void> {
-  const endMs = performance.now() + 10_000;
+  const endMs = performance.now() + 30_000;
   while (!condition()) {
-    if (performance.now() > endMs) throw new Error(`waited 10 s for: ${what}`);
+    if (performance.now() > endMs) throw new Error(`waited 30 s for: ${what}`);
     await Bun.sleep(2);
   }
 }
 
 export function failure(code: "disk_full" | "journal_failed" | "store_failed", detail: string): GatewayError {
   return new GatewayError({ code, operation: "journal: append", object: "/x.journal", detail });
+}
+
+/** The problem of an answer; every refusal has to look like this. */
+export async function problem(
+  answer: Response,
+  status: number,
+  code: string,
+): Promise<Record<string, unknown>> {
+  const text = await answer.text();
+  expect(`${answer.status} ${text}`).toStartWith(`${status} {`);
+  expect(answer.headers.get("content-type")).toBe("application/problem+json");
+  expect(answer.headers.get("x-request-id")).toMatch(/^[\x21-\x7e]{1,128}$/);
+  const body = JSON.parse(text);
+  expect(body).toMatchObject({ status, code, type: `urn:one-file-gateway:problem:${code}` });
+  for (const member of ["title", "detail"]) expect(body[member]).toBeString();
+  expect(body).toHaveProperty("hint");
+  if (status === 503) expect(Number(answer.headers.get("retry-after"))).toBeGreaterThan(0);
+  return body;
+}
+
+export const lines = (count: number, make = (n: number) => `{"message":"m${n}"}`): string =>
+  Array.from({ length: count }, (_, n) => `${make(n)}\n`).join("");
+
+/** A body whose chunks the test sends one by one. */
+export function feed(): { body: ReadableStream<Uint8Array>; send(text: string): void; end(): void } {
+  let controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  const body = new ReadableStream<Uint8Array>({
+    start(given) {
+      controller = given;
+    },
+  });
+  return {
+    body,
+    send: (text) => controller?.enqueue(new TextEncoder().encode(text)),
+    end: () => controller?.close(),
+  };
+}
+
+export const get = (url: string, headers: Record<string, string> = {}): Promise<Response> =>
+  fetch(url, { headers });
+
+export function learn(http: Harness, type: string | null, ...bodies: unknown[]): void {
+  for (const body of bodies)
+    http.schemas.observe(type, new TextEncoder().encode(JSON.stringify(body)), 1_700_000_000_000_000);
 }

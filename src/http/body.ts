@@ -1,0 +1,52 @@
+/** What a body may be and how it is read: media type, encoding, size. Knows nothing of what it holds. */
+import type { Refused } from "./contract.ts";
+
+type Form = "json" | "ndjson";
+const NDJSON_TYPES: ReadonlySet<string> = new Set([
+  "application/x-ndjson",
+  "application/ndjson",
+  "application/jsonl",
+]);
+
+/** The form of a body by its Content-Type; absent counts as JSON, null is none that is taken. */
+export function formOf(contentType: string | null): Form | null {
+  if (contentType === null || contentType === "application/json") return "json";
+  const [mime = "", ...parameters] = contentType.toLowerCase().split(";");
+  for (const parameter of parameters) {
+    const [name, value = ""] = parameter.split("=", 2);
+    if (name?.trim() === "charset" && !/^\s*"?utf-?8"?\s*$/.test(value)) return null;
+  }
+  const type = mime.trim();
+  if (type === "" || type === "application/json" || /^application\/[^\s/]+\+json$/.test(type)) return "json";
+  return NDJSON_TYPES.has(type) ? "ndjson" : null;
+}
+
+/** The refusal of a Content-Type that is not taken. @param hint what is. */
+export function refusedType(contentType: string | null, hint: string): Refused {
+  const detail = `Content-Type ${JSON.stringify(contentType)} is not taken`;
+  return { code: "unsupported_media_type", detail, hint };
+}
+
+/** Why a body with this Content-Encoding is refused; null if it is not. */
+export function refusedEncoding(encoding: string | null): Refused | null {
+  if (encoding === null || encoding === "" || encoding.toLowerCase() === "identity") return null;
+  const detail = `Content-Encoding ${JSON.stringify(encoding)} is not taken`;
+  return { code: "unsupported_media_type", detail, hint: "send the body uncompressed" };
+}
+
+/**
+ * The whole body in one piece.
+ * @param admit is given the size of each chunk before the chunk is kept, and may refuse the body.
+ */
+export async function wholeBody(
+  body: ReadableStream<Uint8Array> | null,
+  admit: (chunkBytes: number) => Refused | null,
+): Promise<Uint8Array | Refused> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of body ?? []) {
+    const refused = admit(chunk.byteLength);
+    if (refused !== null) return refused;
+    chunks.push(chunk);
+  }
+  return chunks.length === 1 ? (chunks[0] as Uint8Array) : Buffer.concat(chunks);
+}

@@ -1,0 +1,34 @@
+/** What the parts of `http` hand to each other. */
+import type { ErrorCode } from "../errors.ts";
+
+/** An expected refusal; `members` are added to the problem's body. */
+export interface Refused {
+  readonly code: ErrorCode;
+  readonly detail: string;
+  readonly hint?: string;
+  readonly retryAfterSeconds?: number;
+  readonly members?: Readonly<Record<string, unknown>>;
+}
+
+/** A request on its way to the handler of its route. */
+export interface RouteRequest {
+  readonly req: Request;
+  /** The path's parameter as it stands in the URL, still percent-encoded; empty if the route has none. */
+  readonly parameter: string;
+  /** Without the question mark. */
+  readonly query: string;
+  /** The Accept header; empty if there is none. */
+  readonly accept: string;
+  /** Sets the request's idle timeout. */
+  readonly keepOpen: (seconds: number) => void;
+}
+
+/** What a handler returns if it does not refuse. The defaults are status 200 and `application/json`. */
+export interface RouteResponse {
+  readonly status?: number;
+  readonly type?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body: string | Uint8Array | ReadableStream<Uint8Array>;
+}
+
+export type Handled = RouteResponse | Refused;

@@ -1,0 +1,107 @@
+/** GET /api/events and GET /api/events/SEQ: what the store knows of events. */
+import type { Clock } from "../clock.ts";
+import type { EventsQuery } from "../store/protocol.ts";
+import type { Handled, Refused, RouteRequest } from "./contract.ts";
+import { integerOf, POSITION, parametersOf } from "./parameters.ts";
+
+const STORE_WAIT_MS = 2000;
+const STORE_POLL_MS = 10;
+const EVENTS_LIMIT_DEFAULT = 50;
+const EVENTS_LIMIT_MAX = 1000;
+const FILTER_CHARS_MAX = 1024;
+
+export interface StoredEvents {
+  events(query: EventsQuery, headSeq: number): Promise<{ json: string; lag: number }>;
+  event(seq: number, headSeq: number): Promise<{ json: string | null; lag: number }>;
+}
+
+export interface EventReadsOptions {
+  /** null until DuckDB is open: reads wait for it a little. */
+  readonly store: () => StoredEvents | null;
+  /** The newest seq that is acknowledged. */
+  readonly headSeq: () => number;
+  readonly stopping: () => boolean;
+  readonly clock: Clock;
+}
+
+export class EventReads {
+  readonly #o: EventReadsOptions;
+
+  constructor(options: EventReadsOptions) {
+    this.#o = options;
+  }
+
+  async page({ query }: RouteRequest): Promise<Handled> {
+    const parsed = eventsQueryOf(query);
+    if ("code" in parsed) return parsed;
+    const store = await this.#openStore();
+    if ("code" in store) return store;
+    const { json, lag } = await store.events(parsed, this.#o.headSeq());
+    return { body: json, headers: lagHeaders(lag) };
+  }
+
+  async one({ parameter: text, query }: RouteRequest): Promise<Handled> {
+    const parameters = parametersOf(query, []);
+    if ("code" in parameters) return parameters;
+    const seq = /^[1-9]\d{0,15}$/.test(text) ? Number(text) : Number.NaN;
+    const headSeq = this.#o.headSeq();
+    if (!(seq <= headSeq)) return { code: "not_found", detail: `there is no event ${text}` };
+    const store = await this.#openStore();
+    if ("code" in store) return store;
+    const { json, lag } = await store.event(seq, headSeq);
+    if (json !== null) return { body: json, headers: lagHeaders(lag) };
+    if (lag === 0) return { code: "not_found", detail: `event ${text} is not kept any more` };
+    return {
+      code: "store_unavailable",
+      detail: `the store is ${lag} events behind and may not hold event ${text} yet`,
+    };
+  }
+
+  async #openStore(): Promise<StoredEvents | Refused> {
+    const { clock, stopping } = this.#o;
+    const untilMs = clock.monotonicMs() + STORE_WAIT_MS;
+    let store = this.#o.store();
+    while (store === null && clock.monotonicMs() < untilMs && !stopping()) {
+      await clock.sleep(STORE_POLL_MS);
+      store = this.#o.store();
+    }
+    return store ?? { code: "store_unavailable", detail: "DuckDB is not open yet", hint: "see /ready" };
+  }
+}
+
+function lagHeaders(lag: number): Record<string, string> {
+  return lag > 0 ? { "x-store-lag": String(lag) } : {};
+}
+
+function eventsQueryOf(query: string): EventsQuery | Refused {
+  const names = ["limit", "type", "intent", "conversation_id", "q", "before", "after"];
+  const parameters = parametersOf(query, names);
+  if ("code" in parameters) return parameters;
+  const limit = integerOf(parameters, "limit", { min: 1, max: EVENTS_LIMIT_MAX }) ?? EVENTS_LIMIT_DEFAULT;
+  const before = integerOf(parameters, "before", POSITION);
+  const after = integerOf(parameters, "after", POSITION);
+  for (const value of [limit, before, after]) if (typeof value === "object") return value;
+  if (before !== undefined && after !== undefined) {
+    return { code: "bad_parameter", detail: "before and after are both given", hint: "give one of them" };
+  }
+  for (const [name, text] of parameters) {
+    if (text.length <= FILTER_CHARS_MAX) continue;
+    return {
+      code: "bad_parameter",
+      detail: `${name} has ${text.length} characters, at most ${FILTER_CHARS_MAX}`,
+    };
+  }
+  const filter = <Key extends string>(key: Key, name: string): { [K in Key]?: string } => {
+    const text = parameters.get(name);
+    return (text === undefined ? {} : { [key]: text }) as { [K in Key]?: string };
+  };
+  return {
+    limit: limit as number,
+    ...filter("type", "type"),
+    ...filter("intent", "intent"),
+    ...filter("conversationId", "conversation_id"),
+    ...filter("q", "q"),
+    ...(before === undefined ? {} : { before: before as number }),
+    ...(after === undefined ? {} : { after: after as number }),
+  };
+}

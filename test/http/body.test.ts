@@ -1,0 +1,65 @@
+/** Bodies before anybody looks into them. */
+import { expect, test } from "bun:test";
+import { formOf, refusedEncoding, wholeBody } from "../../src/http/body.ts";
+import { jsonOf } from "../../src/http/json.ts";
+
+function streamOf(...chunks: string[]): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    start(controller) {
+      for (const chunk of chunks) controller.enqueue(new TextEncoder().encode(chunk));
+      controller.close();
+    },
+  });
+}
+
+test("a Content-Type is JSON, NDJSON, or nothing that is taken", () => {
+  const json = [null, "", "application/json", "APPLICATION/JSON ; charset=utf8", "application/a.b+json"];
+  for (const type of json) expect([type, formOf(type)]).toEqual([type, "json"]);
+  for (const type of ["application/x-ndjson", "application/ndjson", 'application/jsonl;charset="UTF-8"'])
+    expect([type, formOf(type)]).toEqual([type, "ndjson"]);
+  const refused = ["text/json", "application/json; charset=latin1", "application/x-ndjson; charset=utf-16"];
+  for (const type of [...refused, "multipart/form-data", "application/a/b+json"])
+    expect([type, formOf(type)]).toEqual([type, null]);
+});
+
+test("a Content-Encoding is refused unless it is absent, empty or identity", () => {
+  for (const encoding of [null, "", "identity", "Identity"]) expect(refusedEncoding(encoding)).toBeNull();
+  for (const encoding of ["gzip", "br", "identity, gzip"])
+    expect(refusedEncoding(encoding)).toMatchObject({ code: "unsupported_media_type" });
+});
+
+test("a body comes in one piece, however many chunks it had", async () => {
+  const read = async (...chunks: string[]) => {
+    const whole = await wholeBody(streamOf(...chunks), () => null);
+    return "code" in whole ? whole : new TextDecoder().decode(whole);
+  };
+  expect(await read("a", "b", "c")).toBe("abc");
+  expect(await read("only")).toBe("only");
+  expect(await read()).toBe("");
+  expect(await wholeBody(null, () => null)).toHaveLength(0);
+});
+
+test("a body that is refused is read no further", async () => {
+  let pulled = 0;
+  const endless = new ReadableStream<Uint8Array>(
+    { pull: (controller) => controller.enqueue(new Uint8Array(10).fill(++pulled)) },
+    { highWaterMark: 0 },
+  );
+  const sizes: number[] = [];
+  const refused = { code: "too_large", detail: "enough" } as const;
+  const whole = await wholeBody(endless, (chunkBytes) => {
+    sizes.push(chunkBytes);
+    return sizes.length === 3 ? refused : null;
+  });
+  expect(whole).toBe(refused);
+  expect([sizes, pulled]).toEqual([[10, 10, 10], 3]);
+});
+
+test("a JSON body is bounded by its chunks as well as by its Content-Length", async () => {
+  const read = (body: ReadableStream<Uint8Array>, headers: Record<string, string> = {}) =>
+    jsonOf({ headers: new Headers(headers), body }, { bytesMax: 10, hint: "send less" });
+  expect(await read(streamOf('{"a"', ":1}"))).toEqual({ json: { a: 1 } });
+  expect(await read(streamOf('{"a":', "1     }"))).toMatchObject({ code: "too_large" });
+  expect(await read(streamOf("{}"), { "content-length": "11" })).toMatchObject({ code: "too_large" });
+  expect(await read(streamOf("{"))).toMatchObject({ code: "malformed", hint: "send less" });
+});

@@ -1,0 +1,59 @@
+/** What a request says about its events outside of its body. */
+import { expect, test } from "bun:test";
+import { parseEvent, typeFromQuery } from "../../src/event/event.ts";
+import { complete, givenOf } from "../../src/http/given.ts";
+
+const given = (headers: Record<string, string>, query = "") =>
+  givenOf(new Headers(headers), query, typeFromQuery);
+
+function eventOf(json: string) {
+  const { event } = parseEvent(new TextEncoder().encode(json));
+  if (event === null) throw new Error(`no event: ${json}`);
+  return event;
+}
+
+test("a request without key headers and query says nothing, at no cost", () => {
+  expect(given({})).toBe(given({ "content-type": "application/json" }));
+});
+
+test("type, wait and keys are read; parameters that are not ours pass", () => {
+  expect(given({ "idempotency-key": "i", "webhook-id": "w" }, "type=T&wait=enriched&hub.mode=x")).toEqual({
+    type: "T",
+    waits: true,
+    keys: [
+      { kind: "webhook-id", value: "w" },
+      { kind: "idempotency-key", value: "i" },
+    ],
+  });
+  expect(given({ "webhook-id": "" }, "wait=")).toEqual({ type: null, waits: false, keys: [] });
+});
+
+test("a key that is too long, a type that cannot be and another wait are refused", () => {
+  expect(given({ "webhook-id": "k".repeat(1024) })).not.toHaveProperty("code");
+  for (const refused of [
+    given({ "webhook-id": "k".repeat(1025) }),
+    given({}, `type=${"x".repeat(2000)}`),
+    given({}, "wait=forever"),
+  ])
+    expect(refused).toMatchObject({ code: "bad_parameter" });
+});
+
+test("an event keeps what it says itself, and gets type and key from its request otherwise", () => {
+  const request = { type: "T", waits: false, keys: [{ kind: "webhook-id", value: "w" }] };
+  const bare = eventOf("{}");
+  complete(bare, request, null);
+  expect([bare.type, bare.key]).toEqual(["T", "webhook-id:w"]);
+  const own = eventOf('{"type":"Own","id":7}');
+  complete(own, request, null);
+  expect([own.type, own.key]).toEqual(["Own", "id:7"]);
+});
+
+test("each element of a batch gets a key of its own from the one header", () => {
+  const request = { type: null, waits: false, keys: [{ kind: "idempotency-key", value: "k" }] };
+  const keys = [0, 1].map((index) => {
+    const event = eventOf("{}");
+    complete(event, request, index);
+    return event.key;
+  });
+  expect(keys).toEqual(["idempotency-key[0]:k", "idempotency-key[1]:k"]);
+});

@@ -1,0 +1,62 @@
+/** /health, /ready, /metrics and /api/config. */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { get, start } from "./stubs.ts";
+
+// The machine may be busy.
+setDefaultTimeout(60_000);
+
+describe("the state of the gateway", () => {
+  test("health, readiness and configuration", async () => {
+    await using http = start();
+    expect(await (await get(`${http.url}/health`)).text()).toBe('{"status":"ok"}');
+    const ready = await get(`${http.url}/ready`);
+    expect(ready.status).toBe(200);
+    expect(await ready.json()).toMatchObject({ status: "ready", parts: { store: { state: "starting" } } });
+    expect(await (await get(`${http.url}/api/config`)).json()).toEqual({ port: 1, token: "set" });
+  });
+
+  test("metrics are Prometheus text whose every name has HELP and TYPE, or JSON", async () => {
+    await using http = start();
+    await http.post('{"message":5}');
+    await http.post("{");
+    const answer = await get(`${http.url}/metrics`);
+    expect(answer.headers.get("content-type")).toBe("text/plain; version=0.0.4; charset=utf-8");
+    const text = await answer.text();
+    expect(text).toEndWith("\n");
+    const typed = new Map(
+      [...text.matchAll(/^# TYPE (\S+) (counter|gauge|histogram)$/gm)].map(([, name, type]) => [name, type]),
+    );
+    for (const [, name] of text.matchAll(/^([a-z_]+)(?:\{[^}]*\})? -?[\d.e+-]+$/gm)) {
+      const family = (name as string).replace(/_(bucket|sum|count)$/, "");
+      expect(typed.has(name as string) || typed.get(family) === "histogram").toBeTrue();
+      expect(text).toContain(`# HELP ${typed.has(name as string) ? name : family} `);
+    }
+    const rest = text
+      .split("\n")
+      .filter((line) => line !== "" && !/^(# |[a-z_]+(\{[^}]*\})? -?[\d.e+-]+$)/.test(line));
+    expect(rest).toEqual([]);
+    expect(text).toContain('gateway_http_requests_total{route="/ingest",status="2xx"} 1\n');
+    expect(text).toContain('gateway_http_requests_total{route="/ingest",status="4xx"} 1\n');
+    expect(text).toContain('gateway_refusals_total{code="malformed"} 1\n');
+    expect(text).toContain("gateway_accepted_events_total 1\n");
+    expect(text).toContain("gateway_ignored_fields_total 1\n");
+    expect(text).toContain('gateway_ack_seconds_bucket{le="+Inf"} 1\n');
+    const json = await (await get(`${http.url}/metrics`, { accept: "application/json" })).json();
+    expect(json).toMatchObject({
+      counters: { frames_total: 7, accepted_events_total: 1 },
+      http: { ack_ms: { count: 1 } },
+    });
+  });
+  test("tells what the traffic has changed, and counts it", async () => {
+    await using http = start();
+    const headers = { accept: "application/json" };
+    const snapshot = (await (await fetch(`${http.url}/metrics`, { headers })).json()) as {
+      drift: unknown;
+      counters: Record<string, number>;
+    };
+    expect(snapshot.drift).toEqual([
+      { kind: "new_field", type: "Order", path: "late", at_us: 1_700_000_000_500_000 },
+    ]);
+    expect(snapshot.counters.chat_turns_total).toBe(0);
+  });
+});
