@@ -6,6 +6,7 @@
  *   test/golden/frames.bin, test/golden/frames.json           from src/frame.ts
  *   README.md (the table of options), .env.example            from src/config.ts
  *   README.md (the list of keys)                              from tui.ts
+ *   docs/METRICS.md                                           from src/http/metric-table.ts
  *
  *   bun scripts/generate.ts           writes what has changed
  *   bun scripts/generate.ts --check   writes nothing; exit 1 where a file has drifted
@@ -34,6 +35,7 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../src/frame.ts";
+import { METRICS, type Metric } from "../src/http/metric-table.ts";
 import { KEYS, TABS } from "../tui.ts";
 
 /** A file, or a block of one, that is derived. */
@@ -432,6 +434,25 @@ function envExample(): string {
   return `${head}${rule}\n${entries.join("\n")}`;
 }
 
+// docs/METRICS.md
+
+function metricsDocument(): string {
+  const rows = Object.entries<Metric>(METRICS).map(([name, { type, unit, help, labels = [] }]) => {
+    const braces = labels.length === 0 ? "" : `{${labels.join(",")}}`;
+    return `| \`gateway_${name}${braces}\` | ${type} | ${unit} | ${help} |\n`;
+  });
+  return `<!-- Generated from src/http/metric-table.ts by scripts/generate.ts: change it there, then run "bun run generate". -->
+
+# Metrics
+
+\`GET /metrics\` returns these as Prometheus text. With \`Accept: application/json\` it returns one JSON object instead, whose \`counters\` and
+\`gauges\` have the same names without \`gateway_\`. Counters start at 0 with the process.
+
+| metric | type | unit | meaning |
+|---|---|---|---|
+${rows.join("")}`;
+}
+
 /** Everything that is derived. */
 const TARGETS: readonly Target[] = [
   {
@@ -450,6 +471,7 @@ const TARGETS: readonly Target[] = [
     render: (current) => replaceBlock(current, "consumer.py", PYTHON_MARKERS, pythonLayout()),
   },
   { path: "docs/FRAME.md", render: frameDocument },
+  { path: "docs/METRICS.md", render: metricsDocument },
   { path: "test/golden/frames.bin", render: goldenBytes },
   { path: "test/golden/frames.json", render: goldenJson },
 ];

@@ -1,9 +1,5 @@
-/**
- * What `http` counts itself, and how /metrics says it together with the pipeline's Snapshot: as Prometheus
- * text (exposition format 0.0.4) or as JSON. Counting is plain additions into arrays: it stands on the hot path.
- */
+/** What `http` counts itself. Counting is plain additions into arrays: it stands on the hot path. */
 import type { ErrorCode } from "../errors.ts";
-import type { Snapshot } from "../pipeline/snapshot.ts";
 
 /** Upper bound of bucket i is 0.1 ms × 2^i; the last bucket has none. 19 bounds end at 26 s. */
 const BUCKET_BOUNDS = 19;
@@ -95,7 +91,7 @@ export class HttpMetrics {
     this.#refusals.set(code, (this.#refusals.get(code) ?? 0) + 1);
   }
 
-  /** By name without prefix, as in {@link Snapshot.counters}. */
+  /** By name without prefix, as in the Snapshot's counters. */
   counters(): Record<string, number> {
     return {
       accepted_events_total: this.acceptedEvents,
@@ -119,126 +115,4 @@ export class HttpMetrics {
   refusals(): { code: ErrorCode; count: number }[] {
     return [...this.#refusals].map(([code, count]) => ({ code, count }));
   }
-}
-
-/** What the names of counters and gauges mean; a name that is missing here is said in its own words. */
-const HELP: Readonly<Record<string, string>> = {
-  accepted_events_total: "Events acknowledged as new.",
-  duplicate_events_total: "Events answered with the seq of an earlier one.",
-  rejected_events_total: "Events that were refused, batch elements and lines included.",
-  ignored_fields_total: "Understood fields of another type or range than expected.",
-  http_body_bytes_total: "Bytes of request bodies that were read.",
-  http_aborted_requests_total: "Requests whose client went away before the answer.",
-  http_bodies_in_flight_bytes: "Bytes of large JSON bodies that are being read or parsed.",
-  frames_total: "Frames decided: their rows are committed.",
-  published_total: "Frames published in the ring.",
-  pruned_events_total: "Events that left the journal because DuckDB holds them for good.",
-  dropped_events_total: "Events dropped by the bound of the temporary folder (without --db-path only).",
-  journal_backlog_events: "Events in the journal that are not pruned.",
-  store_lag_events: "Events that are acknowledged and not yet committed in DuckDB.",
-  ring_reader_waiting: "1 while a reader of the ring sleeps until the next frame.",
-  unframed_events: "Events that have no frame yet.",
-  schema_events_total: "Events that schemas were learned from.",
-  schema_unread_events_total: "Events whose body could not be read by the schemas: a mistake of the gateway.",
-  schema_new_fields_total: "Fields that came to a type after its first 50 events.",
-  schema_type_changes_total: "Fields that held another JSON type than before.",
-  schema_gone_fields_total: "Fields that stopped coming.",
-  schema_skipped_fields_total: "Keys that were not learned because a bound is reached.",
-  schema_dropped_types_total: "Types that were forgotten for others.",
-  schema_write_failures_total: "Writes of what was learned that failed and are tried again.",
-  chat_turns_total: "Turns of chat that were answered.",
-  chat_failed_turns_total: "Turns of chat that were not: no model, a failure, or the client went away.",
-  chat_forgotten_sessions_total: "Conversations of chat that were forgotten for others before they expired.",
-  chat_sessions: "Conversations of chat that are remembered.",
-  chat_busy_turns: "Turns of chat that are being answered.",
-  schema_types: "Event types with a learned schema.",
-  schema_fields: "Fields of all of them.",
-  head_seq: "Number of the newest acknowledged event.",
-  next_frame_id: "The frame_id that is decided next.",
-  intent_examples: "Labelled examples of intents.",
-  intent_threshold: "Least score that gives a label, learned from the examples; 0 without any.",
-  remembered_answers: "Texts of which the LLM's answer is remembered.",
-  remembered_answers_hits_total: "Texts whose words the LLM had answered before.",
-  resident_bytes: "Resident memory of the process, mapped pages of the ring included.",
-};
-
-function block(
-  name: string,
-  type: "counter" | "gauge" | "histogram",
-  lines: readonly string[],
-  help?: string,
-): string {
-  const full = `gateway_${name}`;
-  const words = help ?? HELP[name] ?? `${name.replace(/_total$/, "").replaceAll("_", " ")}.`;
-  return `# HELP ${full} ${words}\n# TYPE ${full} ${type}\n${lines.join("\n")}\n`;
-}
-
-/** Escapes a label's value by the exposition format. */
-function label(value: string): string {
-  return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
-}
-
-/** What is of one instant and known to `http` alone. */
-export interface HttpGauges {
-  readonly http_bodies_in_flight_bytes: number;
-  readonly http_pending_requests: number;
-}
-
-/** The body of /metrics, text/plain; version=0.0.4. Where both sides count a name, `http` is believed. */
-export function prometheusText(snapshot: Snapshot, metrics: HttpMetrics, gauges: HttpGauges): string {
-  const blocks: string[] = [];
-  const info = `version="${label(snapshot.version)}",embedder="${label(snapshot.embedderName ?? "")}"`;
-  blocks.push(block("info", "gauge", [`gateway_info{${info}} 1`], "What is running."));
-  const started = [`gateway_start_time_seconds ${snapshot.startedUs / 1e6}`];
-  blocks.push(block("start_time_seconds", "gauge", started, "Start of the process, Unix time."));
-  const parts = Object.entries(snapshot.parts).map(
-    ([part, { state }]) => `gateway_part_state{part="${part}",state="${state}"} 1`,
-  );
-  blocks.push(block("part_state", "gauge", parts, "1 for the state that each part is in."));
-  for (const [name, value] of Object.entries({ ...snapshot.counters, ...metrics.counters() })) {
-    blocks.push(block(name, "counter", [`gateway_${name} ${value}`]));
-  }
-  for (const [name, value] of Object.entries({ ...snapshot.gauges, ...gauges })) {
-    blocks.push(block(name, "gauge", [`gateway_${name} ${value}`]));
-  }
-  const requests = metrics
-    .requests()
-    .map(
-      ({ route, status, count }) =>
-        `gateway_http_requests_total{route="${route}",status="${status}"} ${count}`,
-    );
-  if (requests.length > 0) {
-    blocks.push(block("http_requests_total", "counter", requests, "Answers by route and class of status."));
-  }
-  const refusals = metrics
-    .refusals()
-    .map(({ code, count }) => `gateway_refusals_total{code="${code}"} ${count}`);
-  if (refusals.length > 0) {
-    blocks.push(block("refusals_total", "counter", refusals, "Requests that were refused, by code."));
-  }
-  const latency = metrics.ackLatency.lines("gateway_ack_seconds");
-  blocks.push(
-    block("ack_seconds", "histogram", latency, "From a single event's request to its acknowledgement."),
-  );
-  return blocks.join("");
-}
-
-/** The body of /metrics as JSON. */
-export function metricsJson(snapshot: Snapshot, metrics: HttpMetrics, gauges: HttpGauges): string {
-  const { ackLatency } = metrics;
-  return JSON.stringify({
-    ...snapshot,
-    counters: { ...snapshot.counters, ...metrics.counters() },
-    gauges: { ...snapshot.gauges, ...gauges },
-    http: {
-      requests: metrics.requests(),
-      refusals: metrics.refusals(),
-      ack_ms: {
-        count: ackLatency.count,
-        sum: ackLatency.sumMs,
-        p50_max: ackLatency.quantileMs(0.5),
-        p99_max: ackLatency.quantileMs(0.99),
-      },
-    },
-  });
 }

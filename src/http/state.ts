@@ -1,7 +1,8 @@
 /** /health, /ready, /metrics and /api/config: what the gateway says of itself. */
 import type { Snapshot } from "../pipeline/snapshot.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
-import { type HttpGauges, type HttpMetrics, metricsJson, prometheusText } from "./metrics.ts";
+import { type HttpGauges, metricsJson, prometheusText } from "./exposition.ts";
+import type { HttpMetrics } from "./metrics.ts";
 import { RETRY_AFTER_SECONDS } from "./problems.ts";
 
 export interface StateReadsOptions {
