@@ -14,7 +14,7 @@ import {
   helpText,
   isLoopback,
   parseCommand,
-} from "./src/config.ts";
+} from "./src/config/config.ts";
 import { openHashing, pullModel } from "./src/embed/embed.ts";
 import type { Embedder } from "./src/embed/embedder.ts";
 import { GatewayError } from "./src/errors.ts";

@@ -82,7 +82,7 @@ function buildArguments(outfile: string): string[] {
     "--minify",
     "--outfile",
     outfile,
-    // Else the executable reads .env and bunfig.toml of its working folder by itself, behind src/config.ts.
+    // Else the executable reads .env and bunfig.toml of its working folder by itself, behind src/config/config.ts.
     "--no-compile-autoload-dotenv",
     "--no-compile-autoload-bunfig",
     // The bindings name a package for every platform; only one of them is installed.

@@ -4,7 +4,7 @@
  *   consumer.py (the block between the two marker comments)   from src/frame.ts
  *   docs/FRAME.md                                             from src/frame.ts
  *   test/golden/frames.bin, test/golden/frames.json           from src/frame.ts
- *   README.md (the table of options), .env.example            from src/config.ts
+ *   README.md (the table of options), .env.example            from src/config/options.ts
  *   README.md (the list of keys)                              from tui.ts
  *   docs/METRICS.md                                           from src/http/metric-table.ts
  *
@@ -13,7 +13,7 @@
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { OPTIONS } from "../src/config.ts";
+import { OPTIONS } from "../src/config/options.ts";
 import {
   conversationHash,
   encodeFrame,

@@ -2,7 +2,7 @@
 import { timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
 import { hostname } from "node:os";
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import type { Refused } from "./contract.ts";
 
 export interface AccessOptions {

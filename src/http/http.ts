@@ -6,7 +6,7 @@
  * Content-Encoding → size → parse → append → answer. /ingest is a route of Bun's own, the rest a look at the path.
  */
 import { type Clock, systemClock } from "../clock.ts";
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";

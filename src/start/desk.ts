@@ -2,7 +2,7 @@
 
 import { openTui, type Terminal, whyNoTerminal } from "../../tui.ts";
 import type { Brain, Chat, ChatPart } from "../brain/brain.ts";
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { Dashboard } from "../dashboard/dashboard.ts";
 import { messageOf } from "../errors.ts";
 import type { GatewayServer } from "../http/http.ts";

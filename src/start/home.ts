@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync 
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { RingLock } from "../../collider.ts";
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import { Journal } from "../journal/journal.ts";
 import { whyNotExecutable } from "../native/libc.ts";

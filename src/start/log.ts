@@ -1,5 +1,5 @@
 /** Writes log lines to standard error, except while the dashboard covers the terminal. */
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { LOG_LEVELS, type Log, type LogLevel } from "../log.ts";
 
 interface LogTaker {

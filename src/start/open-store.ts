@@ -1,5 +1,5 @@
 /** Opens DuckDB, and sets its WAL aside after two failures in a row. */
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { type ErrorCode, GatewayError, messageOf } from "../errors.ts";
 import type { Journal } from "../journal/journal.ts";
 import type { Log } from "../log.ts";

@@ -1,6 +1,6 @@
 /** Opens what the gateway understands events with: schemas, intents, the brain, chat, and the embedder. */
 import { Brain, Chat, Intents, MESSAGE_QUESTION } from "../brain/brain.ts";
-import type { Config } from "../config.ts";
+import type { Config } from "../config/config.ts";
 import { chooseEmbedder, type RecordedEmbedder } from "../embed/embed.ts";
 import * as events from "../event/event.ts";
 import type { Journal } from "../journal/journal.ts";

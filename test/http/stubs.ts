@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import * as v from "valibot";
 import { Chat, type ChatModel } from "../../src/brain/chat.ts";
 import type { Changed, IntentExamples, IntentsState } from "../../src/brain/intents.ts";
-import { isLoopback } from "../../src/config.ts";
+import { isLoopback } from "../../src/config/config.ts";
 import { GatewayError } from "../../src/errors.ts";
 import type { ParsedEvent } from "../../src/event/event.ts";
 import * as events from "../../src/event/event.ts";

@@ -1,0 +1,219 @@
+/** Flags, environment and `.env` → a command with one frozen Config, by the table of options. */
+import { parseEnv } from "node:util";
+import { GatewayError } from "../errors.ts";
+import { OPTIONS, type OptionName, type OptionValues, TABLE } from "./options.ts";
+import type { ConfigSources } from "./sources.ts";
+import { isLoopback, parseWhole } from "./values.ts";
+
+export { helpText } from "./help.ts";
+export { isLoopback } from "./values.ts";
+
+/** Everything that can be configured; --token-file has become the token. */
+export type Config = Omit<OptionValues, "tokenFile">;
+
+/** What the command line asked for. */
+export type Command =
+  | { readonly name: "run" | "demo"; readonly config: Config; readonly notes: readonly string[] }
+  | {
+      readonly name: "pull-model";
+      readonly config: Config;
+      readonly model: string;
+      readonly from: string | null;
+    }
+  | {
+      readonly name: "ring";
+      readonly action: "stat" | "tail" | "verify";
+      readonly path: string;
+      readonly json: boolean;
+      /** tail: how many of the newest frames come first. */
+      readonly count: number;
+      /** tail: whether it goes on with what is published. */
+      readonly follow: boolean;
+    }
+  | { readonly name: "help" | "version" | "self-test" };
+
+function usage(object: string, detail: string, hint = "see one_file_gateway --help"): GatewayError {
+  return new GatewayError({ code: "usage", operation: "usage:", object, detail, hint });
+}
+
+interface Given {
+  readonly value: string;
+  /** How the user wrote it: the flag, or the variable's name. */
+  readonly from: string;
+}
+
+interface CommandFlag {
+  readonly metavar: string | null;
+  /** The command that it belongs to. */
+  readonly of: string;
+}
+
+/** The flags that belong to a single command. */
+const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
+  "--from": { metavar: "DIR", of: "pull-model" },
+  "--json": { metavar: null, of: "ring" },
+  "-n": { metavar: "N", of: "ring tail" },
+  "--no-follow": { metavar: null, of: "ring tail" },
+};
+
+const RING_ACTIONS = ["stat", "tail", "verify"] as const;
+const TAIL_FRAMES = 10;
+
+/** Splits the arguments by the table. A flag given twice keeps the last value, as usual. */
+function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
+  const flags = new Map<string, string>();
+  const words: string[] = [];
+  for (let index = 0; index < args.length; index++) {
+    const arg = args[index] ?? "";
+    if (!arg.startsWith("-") || arg === "-") {
+      words.push(arg);
+      continue;
+    }
+    const equals = arg.indexOf("=");
+    const flag = equals < 0 ? arg : arg.slice(0, equals);
+    const known = OPTIONS.find((option) => option.flag === flag) ?? COMMAND_FLAGS[flag];
+    if (known === undefined) throw usage(flag, "there is no such flag");
+    if (known.metavar === null) {
+      if (equals >= 0) throw usage(flag, "takes no value");
+      flags.set(flag, "true");
+      continue;
+    }
+    let value = arg.slice(equals + 1);
+    if (equals < 0) {
+      index += 1;
+      const next = args[index];
+      if (next === undefined || next.startsWith("--")) throw usage(flag, `needs a value (${known.metavar})`);
+      value = next;
+    }
+    flags.set(flag, value);
+  }
+  return { flags, words };
+}
+
+/**
+ * Reads the command line with its surroundings.
+ * @throws GatewayError `usage`, one line that names the flag or variable and what it takes.
+ */
+export function parseCommand(sources: ConfigSources): Command {
+  const { args } = sources;
+  if (args.includes("--help") || args.includes("-h")) return { name: "help" };
+  if (args.includes("--version")) return { name: "version" };
+  if (args.length === 1 && args[0] === "--self-test") return { name: "self-test" };
+  const { flags, words } = readFlags(args);
+  const verb = words.shift();
+  for (const [flag, { of }] of Object.entries(COMMAND_FLAGS)) {
+    const asked = of.includes(" ") ? `${verb} ${words[0]}` : verb;
+    if (flags.has(flag) && asked !== of) throw usage(flag, `belongs to ${of}`);
+  }
+  if (verb === "ring") return ringCommand(sources, flags, words);
+  const { config, notes } = readConfig(sources, flags, verb === "demo");
+  if (verb === "pull-model") {
+    const model = words.shift() ?? config.embeddingModel ?? "bge-m3";
+    if (words.length > 0) throw usage(words.join(" "), "pull-model takes one model name");
+    return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
+  }
+  if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
+  if (words.length > 0) throw usage(words.join(" "), "nothing was expected here");
+  return { name: verb === "demo" ? "demo" : "run", config, notes };
+}
+
+/** Looks at a ring, and so needs to know nothing of the gateway but where that ring is. */
+function ringCommand(
+  sources: ConfigSources,
+  flags: ReadonlyMap<string, string>,
+  words: readonly string[],
+): Command {
+  const action = RING_ACTIONS.find((name) => name === words[0]);
+  if (action === undefined || words.length > 1)
+    throw usage(["ring", ...words].join(" "), `ring takes one of ${RING_ACTIONS.join(", ")}`);
+  for (const flag of flags.keys()) {
+    if (flag !== TABLE.ringPath.flag && !(flag in COMMAND_FLAGS))
+      throw usage(flag, `does not go with ring ${action}`);
+  }
+  const given = flags.get("-n") ?? String(TAIL_FRAMES);
+  const count = parseWhole(given, 0, 2 ** 31);
+  if (count === null) throw usage("-n", `"${given}" is not a number of frames from 0 to 2147483648`);
+  return {
+    name: "ring",
+    action,
+    path: reader(sources, flags).read("ringPath"),
+    json: flags.has("--json"),
+    count,
+    follow: !flags.has("--no-follow"),
+  };
+}
+
+interface OptionReader {
+  /** What was said of an option: by its flag, else in the environment, else in `.env`. */
+  given(name: OptionName): Given | null;
+  /** @throws GatewayError `usage`. */
+  read<Name extends OptionName>(name: Name): OptionValues[Name];
+}
+
+function reader(sources: ConfigSources, flags: ReadonlyMap<string, string>): OptionReader {
+  const dotenv = sources.dotenv === null ? {} : parseEnv(sources.dotenv);
+  const given = (name: OptionName): Given | null => {
+    const { flag, env } = TABLE[name];
+    const byFlag = flags.get(flag);
+    if (byFlag !== undefined) return { value: byFlag, from: flag };
+    if (env === null) return null;
+    const value = sources.env[env] ?? dotenv[env];
+    return value === undefined || value === "" ? null : { value, from: env };
+  };
+  return {
+    given,
+    read: <Name extends OptionName>(name: Name) => {
+      const entry = given(name);
+      const parsed = TABLE[name].read(entry?.value ?? null, sources);
+      if ("fault" in parsed) throw usage(entry?.from ?? TABLE[name].flag, parsed.fault);
+      return parsed.value as OptionValues[Name];
+    },
+  };
+}
+
+function readConfig(
+  sources: ConfigSources,
+  flags: ReadonlyMap<string, string>,
+  demo: boolean,
+): { config: Config; notes: string[] } {
+  const options = reader(sources, flags);
+  const token = readToken(options);
+  const host = options.read("host");
+  if (!isLoopback(host) && token === null && !options.read("insecure")) {
+    throw usage(
+      `--host ${host}`,
+      "anybody who reaches this address could read and write everything",
+      "give a --token, or --insecure if that is meant",
+    );
+  }
+  const values: Partial<Record<OptionName, unknown>> = {};
+  for (const name of Object.keys(TABLE) as OptionName[]) {
+    if (name === "tokenFile") continue;
+    values[name] = name === "token" ? token : options.read(name);
+  }
+  const config = Object.freeze(values as Config);
+  const notes =
+    demo && config.dbPath === null ? ["demo: nothing is kept; add --db-path FILE to keep it"] : [];
+  return { config, notes };
+}
+
+/** A file wins over the environment; a flag beside it is a contradiction. */
+function readToken(options: OptionReader): string | null {
+  if (options.given("tokenFile") === null) return options.read("token");
+  if (options.given("token")?.from === TABLE.token.flag)
+    throw usage(TABLE.tokenFile.flag, "a token is given by --token as well");
+  return options.read("tokenFile");
+}
+
+/** The body of /api/config: everything in force, secrets only as "set". */
+export function describeConfig(config: Config): Record<string, unknown> {
+  const url = config.llmBaseUrl === null ? null : new URL(config.llmBaseUrl);
+  if (url !== null && url.password !== "") url.password = "set";
+  return {
+    ...config,
+    token: config.token === null ? null : "set",
+    llmApiKey: config.llmApiKey === null ? null : "set",
+    llmBaseUrl: url === null ? null : url.href.replace(/\/$/, ""),
+    ringMode: `0${config.ringMode.toString(8)}`,
+  };
+}

@@ -1,0 +1,16 @@
+/** Where the values of options come from. */
+
+/** Everything arrives from outside, so that tests own it. */
+export interface ConfigSources {
+  readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Text of `.env` in the working folder; null where there is none. */
+  readonly dotenv: string | null;
+  readonly workingDir: string;
+  /** Folder of the executable, for the default of --models-dir. */
+  readonly executableDir: string;
+  readonly platform: string;
+  readonly stdoutIsTty: boolean;
+  readonly stderrIsTty: boolean;
+  readonly readFile: (path: string) => string;
+}

@@ -1,0 +1,130 @@
+/** The kinds of values that options take, and how each is read. */
+import { isIP } from "node:net";
+import { dirname, resolve } from "node:path";
+import { messageOf } from "../errors.ts";
+import type { ConfigSources } from "./sources.ts";
+
+/** A value, or why there is none. The fault follows the name of the flag or variable and a colon. */
+export type Parsed<T> = { readonly value: T } | { readonly fault: string };
+
+/** Reads what a user wrote. */
+export type Kind<T> = (text: string, sources: ConfigSources) => Parsed<T>;
+
+/** @param parse null: the text is none of this kind. @param takes completes the sentence `"TEXT" is not …`. */
+function kind<T>(parse: (text: string) => T | null, takes: string): Kind<T> {
+  return (text) => {
+    const value = parse(text);
+    return value === null ? { fault: `"${text}" is not ${takes}` } : { value };
+  };
+}
+
+export const anyText: Kind<string> = (text) => ({ value: text });
+
+/** Relative paths start at the working folder. */
+export const path: Kind<string> = (text, { workingDir }) => ({ value: resolve(workingDir, text) });
+
+export const ringPath: Kind<string> = (text, { workingDir }) => {
+  const value = resolve(workingDir, text);
+  return dirname(value) === value ? { fault: `"${value}" is a folder` } : { value };
+};
+
+/** A token has to fit into a header as it is. The value itself is never repeated in a message. */
+export const token: Kind<string> = (text) =>
+  /^[\x21-\x7e]+$/.test(text)
+    ? { value: text }
+    : { fault: "a token consists of visible ASCII characters without spaces" };
+
+/** The token in the first line of a file. */
+export const tokenFile: Kind<string> = (file, sources) => {
+  let line: string;
+  try {
+    line = sources.readFile(resolve(sources.workingDir, file)).split("\n")[0]?.trim() ?? "";
+  } catch (error) {
+    return { fault: `${file} cannot be read (${messageOf(error)})` };
+  }
+  return line === "" ? { fault: `the first line of ${file} is empty` } : token(line, sources);
+};
+
+export function oneOf<const Choice extends string>(...choices: readonly Choice[]): Kind<Choice> {
+  return kind((text) => choices.find((choice) => choice === text) ?? null, `one of ${choices.join(", ")}`);
+}
+
+export function parseWhole(text: string, min: number, max: number): number | null {
+  if (!/^\d{1,10}$/.test(text)) return null;
+  const value = Number(text);
+  return value >= min && value <= max ? value : null;
+}
+
+/** @param what is counted, as "a number of events". */
+export function whole(what: string, min: number, max: number): Kind<number> {
+  return kind((text) => parseWhole(text, min, max), `${what} from ${min} to ${max}`);
+}
+
+export const HOUR_MS = 3_600_000;
+
+/** "2s", "500ms", "1.5m", "1h", "0" → ms; null where it is no duration. A bare number is seconds. */
+function parseDurationMs(text: string): number | null {
+  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|h)?$/i.exec(text.trim());
+  if (match === null) return null;
+  const unitMs = { ms: 1, s: 1000, m: 60_000, h: HOUR_MS }[(match[2] ?? "s").toLowerCase()] ?? 1000;
+  return Math.round(Number(match[1]) * unitMs);
+}
+
+export function durationMs(o: {
+  readonly min: number;
+  readonly max: number;
+  readonly takes: string;
+}): Kind<number> {
+  return kind((text) => {
+    const ms = parseDurationMs(text);
+    return ms !== null && ms >= o.min && ms <= o.max ? ms : null;
+  }, o.takes);
+}
+
+/** "64MiB", "150MB", "1GB", "4096" → bytes; null where it is no size. Decimal and binary units. */
+export function parseSizeBytes(text: string): number | null {
+  const match = /^(\d{1,12})(?:\s*([KMGT])(i?)B?|\s*B)?$/i.exec(text.trim());
+  if (match === null) return null;
+  const power = "KMGT".indexOf((match[2] ?? "").toUpperCase());
+  const unit = match[2] === undefined ? 1 : (match[3] === "" ? 1000 : 1024) ** (power + 1);
+  const bytes = Number(match[1]) * unit;
+  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : null;
+}
+
+export const sizeBytes: Kind<number> = kind(parseSizeBytes, "a size such as 64MiB");
+
+/** @param least in megabytes of 10⁶ bytes. */
+export function sizeBytesFrom(least: number): Kind<number> {
+  return kind((text) => {
+    const bytes = parseSizeBytes(text);
+    return bytes !== null && bytes >= least * 1e6 ? bytes : null;
+  }, `a size of at least ${least}MB`);
+}
+
+/** A size in the notation in which it was written, which is DuckDB's, too. @param least in megabytes of 10⁶ bytes. */
+export function sizeTextFrom(least: number): Kind<string> {
+  return kind(
+    (text) => ((parseSizeBytes(text) ?? 0) >= least * 1e6 ? text : null),
+    `a size of at least ${least}MB`,
+  );
+}
+
+export const fileMode: Kind<number> = kind(
+  (text) => (/^0?[0-7]{3}$/.test(text) ? Number.parseInt(text, 8) : null),
+  "an octal mode such as 0600 or 0644",
+);
+
+/** null: "off". Without a slash at its end. */
+export const urlOrOff: Kind<string | null> = (text) => {
+  if (text === "off") return { value: null };
+  const url = URL.canParse(text) ? new URL(text) : null;
+  return url !== null && ["http:", "https:"].includes(url.protocol)
+    ? { value: text.replace(/\/+$/, "") }
+    : { fault: `"${text}" is not an http or https URL (or "off")` };
+};
+
+/** Whether only this machine reaches an address: localhost, 127.0.0.0/8 and ::1. */
+export function isLoopback(host: string): boolean {
+  const bare = host.replace(/^\[|\]$/g, "").toLowerCase();
+  return bare === "localhost" || bare === "::1" || (isIP(bare) === 4 && bare.startsWith("127."));
+}
