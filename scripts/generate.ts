@@ -7,6 +7,7 @@
  *   README.md (the table of options), .env.example            from src/config/options.ts
  *   README.md (the list of keys)                              from tui.ts
  *   docs/METRICS.md                                           from src/http/metric-table.ts
+ *   docs/ARCHITECTURE.md (the tables of bounds)               from tagged constants (see scripts/bounds.ts)
  *
  *   bun scripts/generate.ts           writes what has changed
  *   bun scripts/generate.ts --check   writes nothing; exit 1 where a file has drifted
@@ -37,13 +38,15 @@ import {
 } from "../src/frame.ts";
 import { METRICS, type Metric } from "../src/http/metric-table.ts";
 import { KEYS, TABS } from "../tui.ts";
+import { type Bound, boundsOf, boundsTable, isOfDashboard } from "./bounds.ts";
+import { productFiles } from "./sizes.ts";
 
 /** A file, or a block of one, that is derived. */
 interface Target {
   /** Relative to the repository. */
   readonly path: string;
   /** The whole file as it should be, given the one that stands there (empty where there is none). */
-  render(current: string): string | Uint8Array;
+  render(current: string, root: string): string | Uint8Array;
 }
 
 /**
@@ -453,6 +456,33 @@ function metricsDocument(): string {
 ${rows.join("")}`;
 }
 
+// docs/ARCHITECTURE.md
+
+const BOUND_MARKERS = { start: "<!-- generated: bounds -->", end: "<!-- /generated: bounds -->" };
+const DASHBOARD_BOUND_MARKERS = {
+  start: "<!-- generated: bounds of the dashboard -->",
+  end: "<!-- /generated: bounds of the dashboard -->",
+};
+
+function withBounds(document: string, root: string): string {
+  const path = "docs/ARCHITECTURE.md";
+  const bounds = [...productFiles(root), "consumer.py"].flatMap((file) =>
+    boundsOf(file, (name) => readFileSync(join(root, name), "utf8")),
+  );
+  const table = (isListed: (bound: Bound) => boolean): string => boundsTable(bounds.filter(isListed));
+  return replaceBlock(
+    replaceBlock(
+      document,
+      path,
+      BOUND_MARKERS,
+      table((bound) => !isOfDashboard(bound)),
+    ),
+    path,
+    DASHBOARD_BOUND_MARKERS,
+    table(isOfDashboard),
+  );
+}
+
 /** Everything that is derived. */
 const TARGETS: readonly Target[] = [
   {
@@ -472,9 +502,37 @@ const TARGETS: readonly Target[] = [
   },
   { path: "docs/FRAME.md", render: frameDocument },
   { path: "docs/METRICS.md", render: metricsDocument },
+  { path: "docs/ARCHITECTURE.md", render: withBounds },
   { path: "test/golden/frames.bin", render: goldenBytes },
   { path: "test/golden/frames.json", render: goldenJson },
 ];
+
+/**
+ * Brings every derived file of a repository up to date, or with `check` only says which are not.
+ * @param say is given one line a file.
+ * @returns how many files were not as their sources say.
+ */
+export function generate(
+  root: string,
+  o: { readonly check: boolean; readonly say: (line: string) => void },
+): number {
+  let drifted = 0;
+  for (const target of TARGETS) {
+    const path = join(root, target.path);
+    const before = existsSync(path) ? readFileSync(path) : Buffer.alloc(0);
+    const after = Buffer.from(target.render(before.toString("utf8"), root));
+    if (before.equals(after)) continue;
+    drifted += 1;
+    if (o.check) {
+      o.say(`generate: ${target.path} is not what its source says; run "bun run generate" and commit it`);
+      continue;
+    }
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, after);
+    o.say(`generate: wrote ${target.path}`);
+  }
+  return drifted;
+}
 
 function main(args: readonly string[]): number {
   const check = args[0] === "--check";
@@ -484,24 +542,8 @@ function main(args: readonly string[]): number {
     );
     return 2;
   }
-  const root = join(import.meta.dir, "..");
-  let drifted = 0;
-  for (const target of TARGETS) {
-    const path = join(root, target.path);
-    const before = existsSync(path) ? readFileSync(path) : Buffer.alloc(0);
-    const after = Buffer.from(target.render(before.toString("utf8")));
-    if (before.equals(after)) continue;
-    drifted += 1;
-    if (check) {
-      console.error(
-        `generate: ${target.path} is not what its source says; run "bun run generate" and commit it`,
-      );
-      continue;
-    }
-    mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, after);
-    console.log(`generate: wrote ${target.path}`);
-  }
+  const say = check ? console.error : console.log;
+  const drifted = generate(join(import.meta.dir, ".."), { check, say });
   if (drifted === 0) console.log(`generate: ${TARGETS.length} files are as their sources say`);
   return check && drifted > 0 ? 1 : 0;
 }

@@ -59,8 +59,8 @@ export function tooLarge(sizes: readonly Size[]): string[] {
 }
 
 /** The product's TypeScript files, as paths from the top of the repository. */
-export function productFiles(): string[] {
-  const rooms = readdirSync(join(ROOT, "src"), { recursive: true, encoding: "utf8" })
+export function productFiles(root = ROOT): string[] {
+  const rooms = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
     .filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts"))
     .map((path) => `src/${path}`);
   return ["gateway.ts", "collider.ts", "tui.ts", ...rooms].sort();

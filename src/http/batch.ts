@@ -7,8 +7,12 @@ import { complete, type Given } from "./given.ts";
 import type { HttpMetrics } from "./metrics.ts";
 import type { Gate } from "./turns.ts";
 
-/** Rows of one append of a batch; the bytes are a bound for large events, one event may be larger. */
+/**
+ * Rows of one append of a batch; the bytes are a bound for large events, one event may be larger.
+ * @bound one append of a batch | the rest goes into the next
+ */
 const GROUP_EVENTS_MAX = 1024;
+/** @bound one append of a batch | the rest goes into the next (one event may be larger) */
 const GROUP_BYTES_MAX = 1024 * 1024;
 /** Appends under way after which a batch waits for all of them. The bound is the gate's; this only keeps the list short. */
 const APPENDS_LISTED_MAX = 64;

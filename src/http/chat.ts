@@ -9,10 +9,14 @@ import type { Handled, Refused, RouteRequest, RouteResponse } from "./contract.t
 import { jsonOf } from "./json.ts";
 import { DRAINING, problemText, refusedBy } from "./problems.ts";
 
+/** @bound a body of /api/chat | 413 */
 const BODY_BYTES_MAX = 64 * 1024;
-/** UTF-16 units of a message. */
+/** UTF-16 units of a message. @bound a chat message | 400 */
 const MESSAGE_CHARS_MAX = 4096;
-/** A turn asks the model twice, within 90 s; a connection is kept open a little longer. */
+/**
+ * A turn asks the model twice, within 90 s; a connection is kept open a little longer.
+ * @bound a turn of chat that sends nothing | the connection is closed
+ */
 const TURN_SECONDS_MAX = 120;
 const EVENT_STREAM = "text/event-stream";
 const HINT = 'send {"msg":"…","session_id":"…"}; without session_id a new conversation begins';

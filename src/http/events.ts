@@ -4,10 +4,13 @@ import type { EventsQuery } from "../store/protocol.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { integerOf, POSITION, parametersOf } from "./parameters.ts";
 
+/** @bound a read waits for DuckDB to have opened | 503 */
 const STORE_WAIT_MS = 2000;
 const STORE_POLL_MS = 10;
 const EVENTS_LIMIT_DEFAULT = 50;
+/** @bound a page of events | 400; `next` leads to the next page */
 const EVENTS_LIMIT_MAX = 1000;
+/** @bound one filter of /api/events | 400 */
 const FILTER_CHARS_MAX = 1024;
 
 export interface StoredEvents {

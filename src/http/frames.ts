@@ -7,11 +7,19 @@ import { integerOf, POSITION, parameterless, parametersOf } from "./parameters.t
 import { inTurns } from "./stream.ts";
 
 const FRAMES_LIMIT_DEFAULT = 1000;
+/** @bound a run of frames as JSON | 400; the next run begins `after` this one */
 const FRAMES_LIMIT_MAX = 1000;
+/** @bound a run of frames as bytes | 400; the next run begins `after` this one */
 const FRAMES_RAW_LIMIT_MAX = 10_000;
-/** Frames that are made JSON before the thread is given back: about 3 ms. */
+/**
+ * Frames that are made JSON before the thread is given back: about 3 ms.
+ * @bound frames made JSON before other work has a turn | the run goes on after that
+ */
 const FRAMES_A_TURN = 16;
-/** Raw frames that go to the socket before the thread is given back: 0.5 MB, less than 1 ms. */
+/**
+ * Raw frames that go to the socket before the thread is given back: 0.5 MB, less than 1 ms.
+ * @bound frames sent as bytes before other work has a turn | the run goes on after that
+ */
 const RAW_FRAMES_A_TURN = 128;
 const RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames";
 

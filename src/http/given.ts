@@ -3,6 +3,7 @@ import type * as EventRoom from "../event/event.ts";
 import type { ParsedEvent } from "../event/event.ts";
 import type { Refused } from "./contract.ts";
 
+/** @bound a dedup key in a header | 400 */
 const HEADER_KEY_CHARS_MAX = 1024;
 
 export interface Given {

@@ -33,9 +33,13 @@ import { StateReads } from "./state.ts";
 
 export type { HttpMetrics } from "./metrics.ts";
 
+/** @bound requests under way when the server stops | they are cut off */
 const STOP_MS_MAX = 10_000;
 const STOP_POLL_MS = 5;
-/** A connection on which nothing moves for so long is closed. */
+/**
+ * A connection on which nothing moves for so long is closed.
+ * @bound a connection on which nothing moves | it is closed
+ */
 const IDLE_SECONDS = 30;
 
 export interface HttpOptions extends Pick<AccessOptions, "isLoopback"> {

@@ -22,10 +22,16 @@ import { Gate, Turns } from "./turns.ts";
 
 /** A JSON body from here on counts against the bound of all of them that are in memory at once. */
 const LARGE_BODY_BYTES = 1024 * 1024;
+/** @bound JSON bodies over 1 MiB in memory together | 503 */
 const LARGE_BODIES_BYTES_MAX = 96 * 1024 * 1024;
+/** @bound the wait of `?wait=enriched` | 200 with what is known */
 const WAIT_ENRICHED_MS = 30_000;
-/** Requests that wait for the brain at once; those beyond are answered with what is known. */
+/**
+ * Requests that wait for the brain at once; those beyond are answered with what is known.
+ * @bound requests with `?wait=enriched` that wait at once | 200 with what is known
+ */
 const WAITING_MAX = 4096;
+/** @bound an NDJSON body of which nothing more comes | the connection is closed */
 const READ_TIMEOUT_SECONDS = 300;
 
 /** A JSON text of a 200, or a refusal. */

@@ -4,7 +4,7 @@ import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../br
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { jsonOf } from "./json.ts";
 
-/** JSON.parse of so much takes the thread a few ms. */
+/** JSON.parse of so much takes the thread a few ms. @bound a body of /api/intents/LABEL | 413 */
 const BODY_BYTES_MAX = 1024 * 1024;
 const CONTROL_CHARACTER = /\p{Cc}/u;
 

@@ -7,6 +7,7 @@ import { inTurns } from "./stream.ts";
 
 /** What is made before the thread is given back: well under a millisecond of work each. */
 const TURN_CHARS = 64 * 1024;
+/** @bound the name of a type in /api/schemas/NAME | 404 */
 const NAME_CHARS_MAX = 1024;
 const SCHEMA_TYPE = "application/schema+json";
 

@@ -1,10 +1,17 @@
 /** How batches share the thread and the room before a commit. */
 import type { Clock } from "../clock.ts";
 
-/** Rows and bytes of all batches on their way to a commit: about 20 ms of one. */
+/**
+ * Rows and bytes of all batches on their way to a commit: about 20 ms of one.
+ * @bound events of batches that wait for a commit | the request waits
+ */
 const UNCOMMITTED_EVENTS_MAX = 2048;
+/** @bound events of batches that wait for a commit | the request waits */
 const UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024;
-/** How long batches may hold the thread before everybody else has a turn. */
+/**
+ * How long batches may hold the thread before everybody else has a turn.
+ * @bound work on batches before other requests have a turn | the batch waits
+ */
 const TURN_MS = 4;
 
 /** Only one batch works at a time, and each for at most TURN_MS before the event loop goes round. */
