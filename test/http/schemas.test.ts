@@ -1,5 +1,8 @@
 /** GET /api/schemas and GET /api/schemas/NAME. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { RouteRequest } from "../../src/http/contract.ts";
+import { SchemaReads } from "../../src/http/schemas.ts";
+import { FakeClock } from "../fake-clock.ts";
 import { learn, problem, start } from "./stubs.ts";
 
 // The machine may be busy.
@@ -60,21 +63,6 @@ describe("/api/schemas", () => {
     expect(document.$defs.Order).not.toHaveProperty("$schema");
   });
 
-  test("streams much in many pieces, and passes over what is dropped meanwhile", async () => {
-    await using http = start();
-    const wide = Object.fromEntries(Array.from({ length: 400 }, (_, n) => [`field_number_${n}`, n]));
-    for (let n = 0; n < 40; n++) learn(http, `Type${n}`, wide);
-    const answer = await fetch(`${http.url}/api/schemas`);
-    let chunks = 0;
-    let text = "";
-    for await (const chunk of answer.body as unknown as AsyncIterable<Uint8Array>) {
-      chunks += 1;
-      text += new TextDecoder().decode(chunk);
-    }
-    expect(chunks).toBeGreaterThan(10);
-    expect(JSON.parse(text).schemas).toHaveLength(40);
-  });
-
   test("refuses unknown types, parameters and methods as problems", async () => {
     await using http = start();
     const missing = await problem(await fetch(`${http.url}/api/schemas/Nothing`), 404, "not_found");
@@ -97,5 +85,42 @@ describe("/api/schemas", () => {
     await problem(await fetch(`${http.url}/api/schemas`), 401, "unauthorized");
     await problem(await fetch(`${http.url}/api/schemas/Order`), 401, "unauthorized");
     await problem(await http.post('{"msg":"Oi"}', { path: "/api/chat" }), 401, "unauthorized");
+  });
+});
+
+describe("the text of all schemas", () => {
+  const request: RouteRequest = {
+    ...{ req: new Request("http://localhost/api/schemas"), parameter: "", query: "", accept: "" },
+    keepOpen: () => {},
+  };
+
+  /** Types whose schemas are `chars` long; those in `dropped` are no longer there when they are shown. */
+  function reads(types: readonly string[], chars: number, dropped: ReadonlySet<string> = new Set()) {
+    const show = (type: string): string | null =>
+      dropped.has(type) ? null : JSON.stringify({ type, text: "x".repeat(chars) });
+    const dialect = "https://json-schema.org/draft/2020-12/schema";
+    return new SchemaReads({ dialect, types: () => [...types], show }, new FakeClock());
+  }
+
+  async function piecesOf(schemas: SchemaReads): Promise<string[]> {
+    const handled = schemas.all(request);
+    if ("code" in handled || !(handled.body instanceof ReadableStream)) throw new Error("expected a stream");
+    const pieces: string[] = [];
+    for await (const piece of handled.body as unknown as AsyncIterable<Uint8Array>)
+      pieces.push(new TextDecoder().decode(piece));
+    return pieces;
+  }
+
+  test("comes in pieces of 64 Ki characters and one schema at most", async () => {
+    const types = Array.from({ length: 40 }, (_, n) => `Type${n}`);
+    const pieces = await piecesOf(reads(types, 10_000));
+    expect(pieces.length).toBe(6);
+    for (const piece of pieces) expect(piece.length).toBeLessThan(64 * 1024 + 10_100);
+    expect(JSON.parse(pieces.join("")).schemas.map(({ type }: { type: string }) => type)).toEqual(types);
+  });
+
+  test("leaves out a type that was dropped meanwhile", async () => {
+    const pieces = await piecesOf(reads(["A", "B", "C"], 1, new Set(["A", "C"])));
+    expect(JSON.parse(pieces.join("")).schemas.map(({ type }: { type: string }) => type)).toEqual(["B"]);
   });
 });

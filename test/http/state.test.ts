@@ -1,5 +1,9 @@
 /** /health, /ready, /metrics and /api/config. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { Refused } from "../../src/http/contract.ts";
+import { HttpMetrics } from "../../src/http/metrics.ts";
+import { StateReads } from "../../src/http/state.ts";
+import type { PartState } from "../../src/pipeline/snapshot.ts";
 import { get, start } from "./stubs.ts";
 
 // The machine may be busy.
@@ -58,5 +62,42 @@ describe("the state of the gateway", () => {
       { kind: "new_field", type: "Order", path: "late", at_us: 1_700_000_000_500_000 },
     ]);
     expect(snapshot.counters.chat_turns_total).toBe(0);
+  });
+});
+
+describe("readiness", () => {
+  const ok = { state: "ok", detail: "" } as const;
+
+  function ready(o: { readonly refusal?: Refused; readonly journal?: PartState }) {
+    const parts = { journal: o.journal ?? ok, store: ok, ring: ok, embedder: ok, llm: ok };
+    const state = new StateReads({
+      snapshot: () => ({
+        ...{ version: "", startedUs: 0, nowUs: 0, embedderName: null, counters: {}, gauges: {}, drift: [] },
+        parts,
+      }),
+      chat: { counters: {}, gauges: {} },
+      metrics: new HttpMetrics([]),
+      gauges: () => ({ http_bodies_in_flight_bytes: 0, http_pending_requests: 0 }),
+      admission: () => o.refusal ?? null,
+      describeConfig: () => ({}),
+    });
+    const handled = state.ready();
+    if ("code" in handled) throw new Error("expected a response");
+    return { ...handled, body: JSON.parse(handled.body as string) as unknown };
+  }
+
+  test("needs an admission and a journal that works", () => {
+    expect(ready({})).toMatchObject({ body: { status: "ready" } });
+    const refusal = { code: "disk_full", detail: "full", retryAfterSeconds: 9 } as const;
+    expect(ready({ refusal })).toMatchObject({
+      status: 503,
+      headers: { "retry-after": "9" },
+      body: { status: "not ready", code: "disk_full", detail: "full" },
+    });
+    expect(ready({ journal: { state: "down", detail: "broken" } })).toMatchObject({
+      status: 503,
+      headers: { "retry-after": "2" },
+      body: { status: "not ready", code: "journal_failed", detail: "broken" },
+    });
   });
 });
