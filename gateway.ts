@@ -57,7 +57,7 @@ function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
   stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
   const journal = stack.use(openJournal(config, home, nowUs));
-  const understanding = stack.use(openUnderstanding(config, journal, nowUs, log));
+  const understanding = stack.use(openUnderstanding(config, journal, log));
   return { ...understanding, config, log, home, journal, hashing: openHashing(workerUrl("embed")) };
 }
 

@@ -64,7 +64,7 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "src/native/duckdb.ts": ["src/store", "src/start/selftest.ts"],
   "src/native/onnx.ts": ["src/embed/embed.worker.ts", "src/start/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/start/selftest.ts"],
-  openai: ["src/embed/embed.ts", "src/llm/client.ts"],
+  openai: ["src/embed/embed.ts", "src/llm/endpoint.ts"],
   valibot: [
     ...[
       "src/config.ts",

@@ -2,8 +2,6 @@
  * When the endpoint is not asked: after failures in a row, while it asks for time, and beyond the day's budget. Part of
  * the brain; pure but for its clock.
  */
-import type { BreakerTimes } from "./contract.ts";
-
 const FAILURES_MAX = 3;
 const OPEN_MS_MIN = 5000;
 const OPEN_MS_MAX = 60_000;
@@ -16,10 +14,8 @@ const RETRY_AFTER_MS_MAX = 3_600_000;
  */
 export class Breaker {
   readonly #nowMs: () => number;
-  readonly #openMsMin: number;
-  readonly #openMsMax: number;
   #failures = 0;
-  #openMs: number;
+  #openMs = OPEN_MS_MIN;
   #openUntilMs: number | null = null;
   #trialRuns = false;
   /** How often it has opened. */
@@ -27,11 +23,8 @@ export class Breaker {
   /** What the newest failure was; empty while closed and well. */
   reason = "";
 
-  constructor(nowMs: () => number, times: BreakerTimes = {}) {
+  constructor(nowMs: () => number) {
     this.#nowMs = nowMs;
-    this.#openMsMin = times.openMsMin ?? OPEN_MS_MIN;
-    this.#openMsMax = times.openMsMax ?? OPEN_MS_MAX;
-    this.#openMs = this.#openMsMin;
   }
 
   get state(): "closed" | "open" | "half-open" {
@@ -60,7 +53,7 @@ export class Breaker {
   succeeded(): void {
     this.#failures = 0;
     this.#openUntilMs = null;
-    this.#openMs = this.#openMsMin;
+    this.#openMs = OPEN_MS_MIN;
     this.#trialRuns = false;
     this.reason = "";
   }
@@ -81,7 +74,7 @@ export class Breaker {
     if (state === "closed") this.opened++;
     const openMs = asked === null ? this.#openMs : Math.min(Math.max(asked, 100), RETRY_AFTER_MS_MAX);
     this.#openUntilMs = this.#nowMs() + openMs;
-    if (asked === null) this.#openMs = Math.min(2 * this.#openMs, this.#openMsMax);
+    if (asked === null) this.#openMs = Math.min(2 * this.#openMs, OPEN_MS_MAX);
   }
 
   /** The call ended without a word on the endpoint, as when its asker went away. */

@@ -1,5 +1,6 @@
 /** What the gateway asks of a language model, and how the client reports on it. */
 import type * as v from "valibot";
+import type { Clock } from "../clock.ts";
 import type { Log } from "../log.ts";
 
 export interface LlmState {
@@ -64,17 +65,6 @@ export interface LlmClient extends AsyncDisposable {
   stream(request: StreamRequest): AsyncIterable<string>;
 }
 
-/** How long the breaker stays open after failures, at first and at most. */
-export interface BreakerTimes {
-  readonly openMsMin?: number;
-  readonly openMsMax?: number;
-}
-
-export interface LlmTimes extends BreakerTimes {
-  readonly lookMs?: number;
-  readonly lookTimeoutMs?: number;
-}
-
 export interface LlmOptions {
   /** Null: off. */
   readonly baseUrl: string | null;
@@ -85,12 +75,11 @@ export interface LlmOptions {
   readonly budgetCalls: number | null;
   /** A small text that is kept over restarts: what was used of the budget. */
   readonly kept: { readonly read: () => string | null; readonly write: (text: string) => void };
-  readonly nowUs: () => number;
   readonly log: Log;
   /** Asked as the trial after failures, if no event brings a question of its own. */
   readonly trial: Question<unknown>;
   readonly fetch?: typeof fetch;
-  readonly times?: LlmTimes;
+  readonly clock?: Clock;
 }
 
 /** One kind of question: its rules, and the answer that it takes. */

@@ -18,12 +18,7 @@ export interface Understanding extends Disposable {
 }
 
 /** The endpoint of `--llm-base-url` is looked for only after `brain.llm.start()`. */
-export function openUnderstanding(
-  config: Config,
-  journal: Journal,
-  nowUs: () => number,
-  log: Log,
-): Understanding {
+export function openUnderstanding(config: Config, journal: Journal, log: Log): Understanding {
   // A temporary journal ends with the process, and so does what the schemas learned from it.
   const table = config.dbPath === null ? null : journal.table("schemas");
   const schemas = new Schemas({ table, log });
@@ -35,7 +30,6 @@ export function openUnderstanding(
     budgetCalls: config.llmBudgetCalls,
     kept: { read: () => journal.meta("llm.budget"), write: (text) => journal.setMeta("llm.budget", text) },
     trial: MESSAGE_QUESTION,
-    nowUs,
     log,
   });
   const brain = new Brain({

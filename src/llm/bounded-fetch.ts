@@ -1,0 +1,46 @@
+/** fetch with a bound on the body of a response: the SDK would read all of it. */
+
+/** Bytes of a reply that are read; the longest thought is far shorter. */
+const REPLY_BYTES_MAX = 1024 * 1024;
+const STREAM_BYTES_MAX = 8 * 1024 * 1024;
+
+export class TooLargeError extends Error {}
+
+/** A body that grows beyond its bound fails with {@link TooLargeError} where it is read. */
+export function boundedFetch(base: typeof fetch): typeof fetch {
+  const bounded = async (input: string | URL | Request, init?: RequestInit): Promise<Response> => {
+    const response = await base(input, init);
+    if (response.body === null) return response;
+    const streams = response.headers.get("content-type")?.includes("event-stream") === true;
+    const bytesMax = streams ? STREAM_BYTES_MAX : REPLY_BYTES_MAX;
+    if (isKnownToFit(response.headers, bytesMax)) return response;
+    const { status, statusText, headers } = response;
+    return new Response(boundedBody(response.body, bytesMax), { status, statusText, headers });
+  };
+  return bounded as typeof fetch;
+}
+
+function boundedBody(whole: ReadableStream, bytesMax: number): ReadableStream<Uint8Array> {
+  const tooLarge = new TooLargeError(`an answer of more than ${bytesMax} bytes`);
+  const reader = whole.getReader() as Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
+  let bytes = 0;
+  return new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      const { done, value } = await reader.read();
+      if (done) return controller.close();
+      bytes += value.byteLength;
+      if (bytes <= bytesMax) return controller.enqueue(value);
+      // Not awaited: a peer that goes on sending must not hold us.
+      void reader.cancel(tooLarge).catch(() => undefined);
+      throw tooLarge;
+    },
+    cancel: (reason) => reader.cancel(reason),
+  });
+}
+
+/** HTTP ends a body at the length that it was said to have; what is compressed, or has no length, may be of any size. */
+function isKnownToFit(headers: Headers, bytesMax: number): boolean {
+  const length = headers.get("content-length") ?? "";
+  if (headers.has("content-encoding") || headers.has("transfer-encoding")) return false;
+  return /^\d{1,9}$/.test(length) && Number(length) <= bytesMax;
+}

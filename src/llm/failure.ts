@@ -1,0 +1,58 @@
+/** What went wrong with one question, and how much that says against the endpoint. */
+import type { EndpointFailure } from "./endpoint-contract.ts";
+
+/** An endpoint that limits calls without saying for how long. */
+const RATE_LIMIT_MS = 1000;
+
+export interface Failure {
+  /** One word, as in the metrics. */
+  readonly reason: string;
+  readonly detail: string;
+  /** Whether the same question may be answered later. */
+  readonly retryable: boolean;
+  /** How much it says against the endpoint; 0: nothing. */
+  readonly weight: number;
+  readonly retryAfterMs: number | null;
+  /** Of a response with an error status, else null. */
+  readonly status: number | null;
+}
+
+export type Outcome<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly failure: Failure };
+
+export function failure(reason: string, detail: string, more: Partial<Failure> = {}): Failure {
+  return { reason, detail, retryable: true, weight: 1, retryAfterMs: null, status: null, ...more };
+}
+
+export const STOPPED = failure("stopped", "the gateway stops", { weight: 0 });
+export const NO_BUDGET = failure("budget", "the day's calls are used up", { weight: 0 });
+
+/** What the endpoint's failure means for the question and for the breaker. */
+export function judged(failed: EndpointFailure): Failure {
+  switch (failed.kind) {
+    case "cancelled":
+      return failure("cancelled", "its asker went away", { weight: 0 });
+    case "not_json":
+      return failure("no_completion", failed.detail);
+    case "status":
+      return judgedByStatus(failed, failed.status ?? 0);
+    case "timeout":
+    case "too_large":
+    case "unreachable":
+      return failure(failed.kind, failed.detail);
+  }
+}
+
+function judgedByStatus({ detail, retryAfterMs }: EndpointFailure, status: number): Failure {
+  if (status === 429) {
+    return failure("rate_limited", detail, { status, retryAfterMs: retryAfterMs ?? RATE_LIMIT_MS });
+  }
+  if (status >= 500) return failure("server_error", detail, { status, retryAfterMs });
+  // Neither a key nor a model mends itself within a few calls.
+  if (status === 401 || status === 403) {
+    return failure("unauthorized", `${detail}; see --llm-api-key`, { status, weight: 3 });
+  }
+  if (status === 404) return failure("not_found", `${detail}; see --llm-model`, { status, weight: 1.5 });
+  return failure("refused", detail, { status, retryable: false, weight: 0.6 });
+}

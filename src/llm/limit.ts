@@ -1,0 +1,44 @@
+/** Deadlines of calls. */
+import type { Clock } from "../clock.ts";
+import type { Limit } from "./endpoint-contract.ts";
+
+/**
+ * AbortSignal.any and AbortSignal.timeout would hold on to every call until its deadline: thousands, where answers come
+ * at once. This lets go of everything when it is disposed of.
+ */
+export class Deadline implements Limit {
+  readonly ms: number;
+  readonly signal: AbortSignal;
+  readonly #others: readonly AbortSignal[];
+  readonly #timer: Disposable;
+  readonly #abort: () => void;
+
+  constructor(clock: Clock, ms: number, others: readonly AbortSignal[]) {
+    const controller = new AbortController();
+    this.ms = ms;
+    this.signal = controller.signal;
+    this.#others = others;
+    this.#abort = () => controller.abort(others.find(({ aborted }) => aborted)?.reason);
+    this.#timer = clock.after(ms, () => {
+      controller.abort(new DOMException("the deadline has passed", "TimeoutError"));
+    });
+    for (const other of others) other.addEventListener("abort", this.#abort, { once: true });
+    if (others.some(({ aborted }) => aborted)) this.#abort();
+  }
+
+  [Symbol.dispose](): void {
+    this.#timer[Symbol.dispose]();
+    for (const other of this.#others) other.removeEventListener("abort", this.#abort);
+  }
+}
+
+/** Whether it was the deadline that aborted the signal, not somebody. */
+export function isPast({ signal }: Limit): boolean {
+  return signal.aborted && (signal.reason as { name?: unknown } | undefined)?.name === "TimeoutError";
+}
+
+/** Resolves when the signal is aborted. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((done) => signal.addEventListener("abort", () => done(), { once: true }));
+}

@@ -1,0 +1,53 @@
+/** A completion that arrives in pieces. */
+import type { Asking } from "./completion.ts";
+import type { StreamRequest } from "./contract.ts";
+import { EndpointError } from "./endpoint.ts";
+import type { Limit } from "./endpoint-contract.ts";
+import { type Failure, failure, NO_BUDGET } from "./failure.ts";
+import { messagesOf, tokensOf } from "./forms.ts";
+import { ThoughtFilter } from "./reply.ts";
+
+export class StreamError extends Error {
+  readonly failure: Failure;
+
+  constructor(failed: Failure) {
+    super(failed.detail);
+    this.failure = failed;
+  }
+}
+
+/**
+ * The text without thoughts, in pieces as they come.
+ * @throws StreamError at the first piece or at any later one.
+ */
+export async function* pieces(
+  { endpoint, model, forms, budget, tally, judge }: Asking,
+  { messages, maxTokens }: StreamRequest,
+  limit: Limit,
+): AsyncIterable<string> {
+  if (!budget.take()) throw new StreamError(NO_BUDGET);
+  tally.calls++;
+  const without = forms.refusedBy(model);
+  const [first, ...rest] = messages;
+  const system = first?.role === "system" ? first.content : null;
+  const body = {
+    model,
+    messages: system === null ? [...messages] : messagesOf(system, rest, without),
+    ...tokensOf(maxTokens, without),
+  };
+  const thoughts = new ThoughtFilter();
+  let chunks = 0;
+  try {
+    for await (const chunk of endpoint.stream(body, limit)) {
+      chunks++;
+      const piece: unknown = chunk.choices?.[0]?.delta?.content;
+      const shown = typeof piece === "string" ? thoughts.push(piece) : "";
+      if (shown !== "") yield shown;
+    }
+  } catch (error) {
+    throw error instanceof EndpointError ? new StreamError(judge(error.failure)) : error;
+  }
+  if (chunks === 0) throw new StreamError(failure("no_completion", "the answer is no stream of a chat"));
+  const last = thoughts.end();
+  if (last !== "") yield last;
+}

@@ -1,0 +1,204 @@
+import { describe, expect, test } from "bun:test";
+import { TooLargeError } from "../../src/llm/bounded-fetch.ts";
+import { EndpointError } from "../../src/llm/endpoint.ts";
+import { FakeClock } from "../fake-clock.ts";
+import { scripted } from "./scripted.ts";
+
+const CALL = { model: "m", input: ["a", "b"] };
+const CHAT = { model: "m", messages: [{ role: "user" as const, content: "Hi" }], max_tokens: 9 };
+const NEVER = new Promise<Response>(() => {});
+
+async function failureOf(
+  answer: () => Response | Promise<Response>,
+  options: { apiKey?: string | null; clock?: FakeClock; signals?: AbortSignal[] } = {},
+) {
+  const { signals = [], ...rest } = options;
+  const { endpoint, sent } = scripted(answer, rest);
+  using limit = endpoint.limit(30_000, signals);
+  const reply = await endpoint.complete(CHAT, limit);
+  if (reply.ok) throw new Error("expected a failure");
+  // The caller decides on retries, not the SDK.
+  expect(sent.length).toBe(1);
+  return reply.failure;
+}
+
+describe("a request", () => {
+  test("goes where it should, with the body as given", async () => {
+    const { endpoint, sent } = scripted(() => Response.json({}));
+    using limit = endpoint.limit(30_000, []);
+    await endpoint.listModels(limit);
+    await endpoint.embed(CALL, limit);
+    await endpoint.complete(CHAT, limit);
+    expect(sent.map(({ method, path, body }) => [method, path, body])).toEqual([
+      ["GET", "/v1/models", null],
+      ["POST", "/v1/embeddings", { ...CALL, encoding_format: "float" }],
+      ["POST", "/v1/chat/completions", { ...CHAT, stream: false }],
+    ]);
+  });
+
+  test("carries the key where there is one, and none where there is none", async () => {
+    for (const [apiKey, header] of [
+      ["sesame", "Bearer sesame"],
+      [null, null],
+    ] as const) {
+      const { endpoint, sent } = scripted(() => Response.json({}), { apiKey });
+      using limit = endpoint.limit(1000, []);
+      await endpoint.listModels(limit);
+      expect(sent[0]?.headers.get("authorization")).toBe(header);
+    }
+  });
+
+  test("takes nothing from the environment of the SDK", async () => {
+    const names = ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_BASE_URL"] as const;
+    const before = names.map((name) => process.env[name]);
+    for (const name of names) process.env[name] = "from-env";
+    try {
+      const { endpoint, sent } = scripted(() => Response.json({}));
+      using limit = endpoint.limit(1000, []);
+      await endpoint.listModels(limit);
+      expect([...(sent[0]?.headers.values() ?? [])].join()).not.toContain("from-env");
+    } finally {
+      names.forEach((name, at) => {
+        if (before[at] === undefined) delete process.env[name];
+        else process.env[name] = before[at];
+      });
+    }
+  });
+
+  test("lists models with what their names say, or null where the reply is no list", async () => {
+    const { endpoint } = scripted(() => Response.json({ data: [{ id: "bge-m3" }, { id: "qwen3-4b" }] }));
+    using limit = endpoint.limit(1000, []);
+    expect(await endpoint.listModels(limit)).toEqual({
+      ok: true,
+      value: [
+        { id: "bge-m3", chats: false, embeds: true },
+        { id: "qwen3-4b", chats: true, embeds: false },
+      ],
+    });
+    const page = scripted(() => new Response("<html>", { headers: { "content-type": "text/html" } }));
+    expect(await page.endpoint.listModels(limit)).toEqual({ ok: true, value: null });
+  });
+
+  test("shows an address without user, password and query", () => {
+    expect(scripted(() => Response.json({})).endpoint.address).toBe("http://endpoint:1234/v1");
+  });
+});
+
+describe("a failure", () => {
+  test("of the deadline is a timeout", async () => {
+    const clock = new FakeClock();
+    const failing = failureOf(() => NEVER, { clock });
+    await clock.advance(30_000);
+    expect(await failing).toMatchObject({ kind: "timeout", detail: "no answer within 30 s", status: null });
+  });
+
+  test("by another's signal is a cancellation", async () => {
+    const asker = new AbortController();
+    const answer = (): Promise<Response> => {
+      setImmediate(() => asker.abort());
+      return NEVER;
+    };
+    expect(await failureOf(answer, { signals: [asker.signal] })).toMatchObject({ kind: "cancelled" });
+  });
+
+  test("by a status has it, what the endpoint says, and its Retry-After", async () => {
+    const clock = new FakeClock(Date.parse("2026-03-01T10:00:00Z") * 1000);
+    const busy = (retryAfter: string) =>
+      failureOf(
+        () =>
+          Response.json(
+            { error: { message: "slow\n  down" } },
+            { status: 429, headers: { "retry-after": retryAfter } },
+          ),
+        { clock },
+      );
+    expect(await busy("7")).toMatchObject({
+      ...{ kind: "status", status: 429, retryAfterMs: 7000 },
+      detail: "the endpoint answered 429 slow down",
+    });
+    expect((await busy("Sun, 01 Mar 2026 10:00:05 GMT")).retryAfterMs).toBe(5000);
+  });
+
+  test("says at most 300 characters", async () => {
+    const long = await failureOf(() => new Response("x".repeat(5000), { status: 500 }));
+    expect(long.detail.length).toBe(300);
+  });
+
+  test("never shows the key", async () => {
+    const answer = () => Response.json({ error: { message: "wrong key: sesame-4711" } }, { status: 401 });
+    const { detail } = await failureOf(answer, { apiKey: "sesame-4711" });
+    expect(detail).toBe("the endpoint answered 401 wrong key: ***");
+  });
+
+  test("of the network says what the network said", async () => {
+    const refused = await failureOf(() => Promise.reject(new TypeError("connection refused")));
+    expect(refused).toMatchObject({ kind: "unreachable", detail: "connection refused", status: null });
+  });
+
+  test("of the network's own timeout is no deadline that has passed", async () => {
+    const slow = await failureOf(() => Promise.reject(new TypeError("connect: operation timed out")));
+    expect(slow).toMatchObject({ kind: "unreachable", detail: "connect: operation timed out" });
+  });
+
+  test("of the form is no JSON", async () => {
+    const json = { headers: { "content-type": "application/json" } };
+    expect(await failureOf(() => new Response("<html>", json))).toMatchObject({ kind: "not_json" });
+  });
+
+  test("of a body beyond its bound is told apart", async () => {
+    const body = new ReadableStream({
+      pull: () => Promise.reject(new TooLargeError("an answer of more than 1 bytes")),
+    });
+    const json = { headers: { "content-type": "application/json" } };
+    const failed = await failureOf(() => new Response(body, json));
+    expect(failed).toMatchObject({ kind: "too_large", detail: "an answer of more than 1 bytes" });
+  });
+});
+
+describe("a stream", () => {
+  const event = (content: string): string =>
+    `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`;
+  const sse = { headers: { "content-type": "text/event-stream" } };
+
+  test("gives the chunks as they come", async () => {
+    const { endpoint, sent } = scripted(
+      () => new Response(`${event("a")}${event("b")}data: [DONE]\n\n`, sse),
+    );
+    using limit = endpoint.limit(1000, []);
+    const got: unknown[] = [];
+    for await (const chunk of endpoint.stream(CHAT, limit)) got.push(chunk.choices[0]?.delta.content);
+    expect(got).toEqual(["a", "b"]);
+    expect(sent[0]?.body).toEqual({ ...CHAT, stream: true });
+  });
+
+  test("that is cut off by the deadline fails, though the SDK ends it as if it were whole", async () => {
+    const clock = new FakeClock();
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => controller.enqueue(new TextEncoder().encode(event("a"))),
+    });
+    const { endpoint } = scripted(() => new Response(body, sse), { clock });
+    using limit = endpoint.limit(1000, []);
+    const got: unknown[] = [];
+    const reading = (async () => {
+      for await (const chunk of endpoint.stream(CHAT, limit)) {
+        got.push(chunk.choices[0]?.delta.content);
+        void clock.advance(1000);
+      }
+    })();
+    const error = await reading.then(
+      () => null,
+      (thrown: unknown) => thrown,
+    );
+    expect(error).toBeInstanceOf(EndpointError);
+    expect([(error as EndpointError).failure.kind, got]).toEqual(["timeout", ["a"]]);
+  });
+
+  test("that is refused fails before its first chunk", async () => {
+    const { endpoint } = scripted(() => new Response("oops", { status: 500 }));
+    using limit = endpoint.limit(1000, []);
+    const read = async (): Promise<void> => {
+      for await (const _ of endpoint.stream(CHAT, limit));
+    };
+    await expect(read()).rejects.toMatchObject({ failure: { kind: "status", status: 500 } });
+  });
+});

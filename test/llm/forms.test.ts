@@ -1,0 +1,70 @@
+import { expect, test } from "bun:test";
+import { blame, type Feature, Forms, messagesOf, tokensOf } from "../../src/llm/forms.ts";
+
+const without = (...features: Feature[]): ReadonlySet<Feature> => new Set(features);
+
+test("a refusal is blamed on what its words name, else on the schema", () => {
+  const cases: [status: number | null, detail: string, without: Feature[], blamed: Feature | null][] = [
+    [400, "Unsupported parameter: 'max_tokens'", [], "max_tokens"],
+    [400, "temperature must be 1", [], "temperature"],
+    [422, "'response_format.type' must be 'text'", [], "json_schema"],
+    [500, "failed to parse grammar", [], "json_schema"],
+    [400, "System role not supported", [], "system"],
+    [400, "Conversation roles must alternate", [], "system"],
+    [400, "no", [], "json_schema"],
+    [400, "no", ["json_schema"], null],
+    // It was left out, so it is not to blame.
+    [400, "max_tokens", ["max_tokens"], "json_schema"],
+    // A broken server breaks in any form, unless it names one.
+    [500, "oops", [], null],
+    [503, "grammar", [], null],
+    [401, "grammar", [], null],
+    [null, "grammar", [], null],
+  ];
+  expect(cases.map(([status, detail, left]) => blame({ status, detail }, without(...left)))).toEqual(
+    cases.map(([, , , blamed]) => blamed),
+  );
+});
+
+test("the rules are a turn of their own, or stand before the user's first", () => {
+  const turns = [
+    { role: "user", content: "Hi" },
+    { role: "assistant", content: "?" },
+  ] as const;
+  expect(messagesOf("Be brief", turns, without())).toEqual([
+    { role: "system", content: "Be brief" },
+    ...turns,
+  ]);
+  expect(messagesOf("Be brief", turns, without("system"))).toEqual([
+    { role: "user", content: "Be brief\n\nHi" },
+    { role: "assistant", content: "?" },
+  ]);
+  expect(messagesOf("Be brief", [], without("system"))).toEqual([{ role: "system", content: "Be brief" }]);
+});
+
+test("tokens are counted by the name that the model takes", () => {
+  expect(tokensOf(9, without())).toEqual({ max_tokens: 9 });
+  expect(tokensOf(9, without("max_tokens"))).toEqual({ max_completion_tokens: 9 });
+});
+
+test("what one model refuses is remembered of it alone", () => {
+  const forms = new Forms();
+  forms.learn("a", ["temperature"]);
+  forms.learn("a", ["system"]);
+  expect([...forms.refusedBy("a")]).toEqual(["temperature", "system"]);
+  expect(forms.refusedBy("b").size).toBe(0);
+});
+
+test("a schema is left out after two answers in a row that came right only without it", () => {
+  const forms = new Forms();
+  const has = (): boolean => !forms.refusedBy("m").has("json_schema");
+  forms.noteSchema("m", false, 1);
+  forms.noteSchema("m", true, 0);
+  forms.noteSchema("m", false, 1);
+  expect(has()).toBe(true);
+  // At the first attempt it was left out already, which says nothing.
+  forms.noteSchema("m", false, 0);
+  expect(has()).toBe(true);
+  forms.noteSchema("m", false, 1);
+  expect(has()).toBe(false);
+});

@@ -1,0 +1,53 @@
+import { describe, expect, test } from "bun:test";
+import { pieces, StreamError } from "../../src/llm/stream.ts";
+import { askingOf } from "./scripted.ts";
+
+describe("pieces", () => {
+  const sse = (...contents: string[]): Response => {
+    const events = contents.map(
+      (content) => `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`,
+    );
+    return new Response(events.join(""), { headers: { "content-type": "text/event-stream" } });
+  };
+  const request = {
+    messages: [
+      { role: "system", content: "Be brief." },
+      { role: "user", content: "Hi" },
+    ],
+    maxTokens: 9,
+    deadlineMs: 1000,
+  } as const;
+
+  test("come without thoughts, in the form that the model takes", async () => {
+    const { asking, limit, bodies } = askingOf([sse("<think>hm</th", "ink>Hel", "lo <")]);
+    asking.forms.learn("m", ["system", "max_tokens"]);
+    const shown: string[] = [];
+    for await (const piece of pieces(asking, request, limit)) shown.push(piece);
+    expect(shown).toEqual(["Hel", "lo ", "<"]);
+    expect(bodies()).toEqual([
+      {
+        model: "m",
+        messages: [{ role: "user", content: "Be brief.\n\nHi" }],
+        max_completion_tokens: 9,
+        stream: true,
+      },
+    ]);
+  });
+
+  test.each([
+    ["a reply without chunks", Response.json({}), null, "no_completion"],
+    ["an error status", 500, null, "server_error"],
+    ["an empty budget", sse("Hello"), 0, "budget"],
+  ] as const)("end by throwing for %s", async (_, answer, callsMax, reason) => {
+    const { asking, limit } = askingOf([answer], callsMax);
+    const read = async (): Promise<void> => {
+      for await (const _piece of pieces(asking, request, limit));
+    };
+    const error = await read().then(
+      () => null,
+      (thrown: unknown) => thrown,
+    );
+    expect(error).toBeInstanceOf(StreamError);
+    expect((error as StreamError).failure.reason).toBe(reason);
+  });
+});
