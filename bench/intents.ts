@@ -16,6 +16,7 @@ import { parseArgs } from "node:util";
 import { INTENT_LIMITS } from "../src/brain/intents.ts";
 import { chooseEmbedder, openHashing, openModel, pullModel } from "../src/embed/embed.ts";
 import type { Embedder } from "../src/embed/embedder.ts";
+import { openEndpoint } from "../src/llm/llm.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
 import { ExampleIndex, type LabelledVectors } from "../src/nearest/nearest.ts";
 import { randomOf } from "../test/random.ts";
@@ -306,8 +307,7 @@ try {
       recorded: null,
       modelsDir,
       embeddingModel: name ?? null,
-      baseUrl,
-      apiKey: process.env.LLM_API_KEY ?? null,
+      endpoint: openEndpoint({ baseUrl, apiKey: process.env.LLM_API_KEY ?? null }),
       workerUrl: url,
       log: (_, message) => console.error(message),
     });

@@ -64,17 +64,9 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "src/native/duckdb.ts": ["src/store", "src/start/selftest.ts"],
   "src/native/onnx.ts": ["src/embed/embed.worker.ts", "src/start/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/start/selftest.ts"],
-  openai: ["src/embed/embed.ts", "src/llm/endpoint.ts"],
+  openai: ["src/llm/endpoint.ts"],
   valibot: [
-    ...[
-      "src/config.ts",
-      "src/event",
-      "src/embed/embed.ts",
-      "src/embed/models.ts",
-      "src/http",
-      "src/brain",
-      "src/llm",
-    ],
+    ...["src/config.ts", "src/event", "src/embed", "src/http", "src/brain", "src/llm"],
     "src/schemas/pack.ts",
   ],
 };

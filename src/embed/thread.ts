@@ -120,6 +120,9 @@ export class Examples {
   }
 }
 
+/** For a call without texts, which goes to no Worker. */
+export const NO_TEXTS: EmbeddedTexts = { rows: new Float32Array(0), nearest: [] };
+
 export function embeddedOf(reply: WorkerReply, texts: readonly string[]): EmbeddedTexts {
   if (reply.kind !== "rows") throw unexpected(reply, "texts");
   return { rows: reply.rows, nearest: reply.nearest ?? texts.map(() => null) };

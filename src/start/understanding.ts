@@ -4,7 +4,7 @@ import type { Config } from "../config/config.ts";
 import { chooseEmbedder, type RecordedEmbedder } from "../embed/embed.ts";
 import * as events from "../event/event.ts";
 import type { Journal } from "../journal/journal.ts";
-import { openLlm } from "../llm/llm.ts";
+import { openEndpoint, openLlm } from "../llm/llm.ts";
 import type { Log } from "../log.ts";
 import { workerUrl } from "../native/worker-url.ts";
 import { Schemas } from "../schemas/schemas.ts";
@@ -61,8 +61,10 @@ export async function openEmbedder(config: Config, journal: Journal, log: Log) {
     recorded: recorded === null ? null : { ...recorded, dim: label?.dim ?? recorded.dim },
     modelsDir: config.modelsDir,
     embeddingModel: config.embeddingModel,
-    baseUrl: config.llmBaseUrl,
-    apiKey: config.llmApiKey,
+    endpoint:
+      config.llmBaseUrl === null
+        ? null
+        : openEndpoint({ baseUrl: config.llmBaseUrl, apiKey: config.llmApiKey }),
     workerUrl: workerUrl("embed"),
     log,
   });

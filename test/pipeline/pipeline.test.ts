@@ -69,7 +69,7 @@ describe("watch", () => {
       ...{ path: join(root, "a.journal"), ephemeral: null, nowUs, randomU32: () => 7, bootId: "boot" },
     });
     const llm = openLlm({
-      ...{ baseUrl: stub.baseUrl, apiKey: null, model: null, budgetCalls: null, nowUs, log },
+      ...{ baseUrl: stub.baseUrl, apiKey: null, model: null, budgetCalls: null, log },
       ...{ trial: MESSAGE_QUESTION, kept: { read: () => null, write: () => {} } },
     });
     const told: unknown[] = [];
@@ -101,8 +101,8 @@ describe("watch", () => {
       openRing: () => new Promise(() => {}),
       openEmbedder: async () => {
         const { embedder } = await chooseEmbedder({
-          ...{ choice: "off", recorded: null, modelsDir: root, embeddingModel: "none", baseUrl: null },
-          ...{ apiKey: null, workerUrl, log },
+          ...{ choice: "off", recorded: null, modelsDir: root, embeddingModel: "none", endpoint: null },
+          ...{ workerUrl, log },
         });
         return embedder;
       },

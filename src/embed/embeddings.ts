@@ -1,0 +1,66 @@
+/** What an endpoint returned for texts → rows. It may be anything. */
+import * as v from "valibot";
+import { SEMANTIC_DIM_MAX } from "../frame.ts";
+
+const ReplySchema = v.object({
+  data: v.array(v.object({ index: v.optional(v.number()), embedding: v.unknown() })),
+});
+
+export type ReadEmbeddings =
+  | { readonly ok: true; readonly rows: Float32Array; readonly dim: number }
+  | { readonly ok: false; readonly why: string };
+
+/**
+ * Checks a reply and brings it in order: `count` rows of one dimension, each of length 1.
+ * @param expected.dim of earlier vectors; 0: there were none.
+ */
+export function readEmbeddings(
+  reply: unknown,
+  { count, dim: dimBefore }: { count: number; dim: number },
+): ReadEmbeddings {
+  const parsed = v.safeParse(ReplySchema, reply);
+  if (!parsed.success) return invalid("the answer is no list of embeddings");
+  const { data } = parsed.output;
+  if (data.length !== count) return invalid(`${data.length} vectors for ${count} texts`);
+  const dim = Array.isArray(data[0]?.embedding) ? data[0].embedding.length : 0;
+  if (dim > SEMANTIC_DIM_MAX) {
+    return invalid(`vectors of ${dim} dimensions, a frame has room for ${SEMANTIC_DIM_MAX}`);
+  }
+  if (dimBefore !== 0 && dim !== 0 && dim !== dimBefore) {
+    return invalid(`vectors of ${dim} dimensions, so far they had ${dimBefore}: is another model loaded?`);
+  }
+  const rows = new Float32Array(count * dim);
+  const seen = new Set<number>();
+  for (const [position, entry] of data.entries()) {
+    const index = entry.index ?? position;
+    if (!Number.isInteger(index) || index < 0 || index >= count || seen.has(index)) {
+      return invalid(`index ${index} twice or out of ${count}`);
+    }
+    seen.add(index);
+    const why = readRow(entry.embedding, rows.subarray(index * dim, (index + 1) * dim));
+    if (why !== null) return invalid(why);
+  }
+  return { ok: true, rows, dim };
+}
+
+/** Fills the row. Returns why it cannot. */
+function readRow(embedding: unknown, row: Float32Array): string | null {
+  if (typeof embedding === "string") return "base64 came, float was asked for";
+  if (!Array.isArray(embedding) || embedding.length === 0) return "a vector is no list of numbers";
+  if (embedding.length !== row.length) {
+    return `vectors of ${row.length} and of ${embedding.length} dimensions in one answer`;
+  }
+  let squares = 0;
+  for (const value of embedding as unknown[]) {
+    if (typeof value !== "number" || !Number.isFinite(value)) return `a vector holds ${String(value)}`;
+    squares += value * value;
+  }
+  const length = Math.sqrt(squares);
+  if (length === 0 || !Number.isFinite(length)) return "a vector is all zeros or beyond measure";
+  for (let at = 0; at < row.length; at++) row[at] = (embedding[at] as number) / length;
+  return null;
+}
+
+function invalid(why: string): ReadEmbeddings {
+  return { ok: false, why };
+}

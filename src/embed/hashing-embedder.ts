@@ -1,0 +1,39 @@
+/** The hashing function in the embed Worker. */
+import { modelId } from "../frame.ts";
+import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
+import type { EmbeddedTexts, Embedder } from "./embedder.ts";
+import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
+import { type EmbedWorker, Examples, embeddedOf, NO_TEXTS } from "./thread.ts";
+
+/** It never fails while its Worker runs. */
+export class HashingEmbedder implements Embedder {
+  readonly kind = "hashing";
+  readonly name = HASHING_NAME;
+  readonly dim = HASHING_DIM;
+  readonly modelId = modelId(HASHING_NAME);
+  readonly recomputed = true;
+  readonly maxBatch = 256;
+  readonly #worker: EmbedWorker;
+  readonly #examples: Examples;
+
+  constructor(worker: EmbedWorker) {
+    this.#worker = worker;
+    this.#examples = new Examples(() => worker);
+  }
+
+  async embed(texts: readonly string[]): Promise<Float32Array> {
+    return (await this.embedNearest(texts, [])).rows;
+  }
+
+  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
+    if (texts.length === 0) return NO_TEXTS;
+    const asked = this.#examples.asked(wanted);
+    return embeddedOf(await this.#worker.ask({ kind: "hash", texts, asked }), texts);
+  }
+
+  setExamples(examples: LabelledVectors): Promise<Calibration | null> {
+    return this.#examples.set(examples);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}

@@ -1,0 +1,188 @@
+/** A model at an OpenAI-compatible endpoint. */
+import { GatewayError } from "../errors.ts";
+import { modelId } from "../frame.ts";
+import type { Endpoint, EndpointFailure } from "../llm/endpoint-contract.ts";
+import type { Log } from "../log.ts";
+import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
+import type { EmbeddedTexts, Embedder } from "./embedder.ts";
+import { readEmbeddings } from "./embeddings.ts";
+import { RecentVectors } from "./recent.ts";
+import { type EmbedWorker, Examples } from "./thread.ts";
+
+/** For asking the endpoint what it has. */
+const PROBE_TIMEOUT_MS = 1000;
+const TIMEOUT_MS = 30_000;
+const BATCH_MAX = 64;
+const RETRY_AFTER_MS_MAX = 3_600_000;
+const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
+
+export interface RemoteOptions {
+  /** Null: there is none, and each call fails. */
+  readonly endpoint: Endpoint | null;
+  readonly name: string;
+  /** 0: not known yet. */
+  readonly dim: number;
+  /** Where examples are compared; asked for at the first use. */
+  readonly worker: () => EmbedWorker;
+}
+
+export class RemoteEmbedder implements Embedder {
+  readonly kind = "remote";
+  readonly name: string;
+  readonly modelId: number;
+  readonly recomputed = false;
+  readonly maxBatch = BATCH_MAX;
+  readonly #endpoint: Endpoint | null;
+  readonly #stop = new AbortController();
+  readonly #examples: Examples;
+  readonly #recent = new RecentVectors();
+  #dim: number;
+
+  constructor({ endpoint, name, dim, worker }: RemoteOptions) {
+    this.#endpoint = endpoint;
+    this.#examples = new Examples(worker);
+    this.name = name;
+    this.modelId = modelId(name);
+    this.#dim = dim;
+  }
+
+  get dim(): number {
+    return this.#dim;
+  }
+
+  embed(texts: readonly string[]): Promise<Float32Array> {
+    return this.#embedWithin(texts, TIMEOUT_MS);
+  }
+
+  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
+    const rows = await this.embed(texts);
+    return { rows, nearest: await this.#examples.nearest(rows, wanted) };
+  }
+
+  setExamples(examples: LabelledVectors): Promise<Calibration | null> {
+    return this.#examples.set(examples);
+  }
+
+  /** Learns the dimension. Returns why the model cannot be used; away or slow is no reason. */
+  async probe(log: Log): Promise<GatewayError | null> {
+    try {
+      await this.#embedWithin(["ready"], PROBE_TIMEOUT_MS);
+      return null;
+    } catch (error) {
+      if (!(error instanceof GatewayError)) throw error;
+      if (error.code === "embedder_invalid") return error;
+      log("warn", `${error.message}; frames wait for it`);
+      return null;
+    }
+  }
+
+  /** `timeoutMs` is for each request. */
+  #embedWithin(texts: readonly string[], timeoutMs: number): Promise<Float32Array> {
+    const dim = (): number => this.#dim;
+    return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, timeoutMs));
+  }
+
+  async #embedFresh(texts: readonly string[], timeoutMs: number): Promise<Float32Array<ArrayBuffer>> {
+    // Endpoints refuse empty texts; there is nothing to embed in them.
+    const present = texts.flatMap((text, at) => (text.trim() === "" ? [] : [at]));
+    const batches: Float32Array[] = [];
+    for (let from = 0; from < present.length; from += BATCH_MAX) {
+      const batch = present.slice(from, from + BATCH_MAX).map((at) => texts[at] as string);
+      batches.push(this.#read(await this.#request(batch, timeoutMs), batch.length));
+    }
+    const rows = new Float32Array(texts.length * this.#dim);
+    present.forEach((at, index) => {
+      const batch = batches[Math.floor(index / BATCH_MAX)] as Float32Array;
+      const row = index % BATCH_MAX;
+      rows.set(batch.subarray(row * this.#dim, (row + 1) * this.#dim), at * this.#dim);
+    });
+    return rows;
+  }
+
+  async #request(input: string[], timeoutMs: number): Promise<unknown> {
+    if (this.#endpoint === null) {
+      throw this.#unavailable("there is no endpoint", { hint: "pass --llm-base-url URL" });
+    }
+    using limit = this.#endpoint.limit(timeoutMs, [this.#stop.signal]);
+    const reply = await this.#endpoint.embed({ model: this.name, input }, limit);
+    if (!reply.ok) throw this.#failure(reply.failure);
+    return reply.value;
+  }
+
+  #failure({ kind, status, detail, retryAfterMs, cause }: EndpointFailure): GatewayError {
+    if (this.#stop.signal.aborted) return this.#unavailable("the gateway stops", { cause });
+    if (kind === "not_json") return this.#invalid(detail, cause);
+    // These say that the texts themselves were refused, so the same again would be refused again.
+    if (status !== null && [400, 413, 422].includes(status)) return this.#invalid(detail, cause);
+    const wait = retryAfterMs === null ? {} : { retryAfterMs: Math.min(retryAfterMs, RETRY_AFTER_MS_MAX) };
+    return this.#unavailable(detail, { cause, ...wait });
+  }
+
+  #read(reply: unknown, count: number): Float32Array {
+    const read = readEmbeddings(reply, { count, dim: this.#dim });
+    if (!read.ok) throw this.#invalid(read.why);
+    this.#dim = read.dim;
+    return read.rows;
+  }
+
+  get #object(): string {
+    return this.#endpoint === null ? this.name : `${this.name} at ${this.#endpoint.address}`;
+  }
+
+  #invalid(detail: string, cause?: unknown): GatewayError {
+    return new GatewayError({
+      code: "embedder_invalid",
+      operation: "embed: ask",
+      object: this.#object,
+      detail,
+      hint: "choose another model with --embedding-model",
+      cause,
+    });
+  }
+
+  #unavailable(
+    detail: string,
+    more: { hint?: string; retryAfterMs?: number; cause?: unknown },
+  ): GatewayError {
+    return new GatewayError({
+      code: "embedder_unavailable",
+      operation: "embed: ask",
+      object: this.#object,
+      detail,
+      hint: "start the endpoint and load the model; until then frames go out without vector",
+      ...more,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+  }
+}
+
+/** The model to ask for where nobody names one. */
+export async function modelAt(endpoint: Endpoint, log: Log): Promise<string> {
+  return (await listedModel(endpoint, null, log)) ?? MODEL_DEFAULT;
+}
+
+/**
+ * The embedding model that the endpoint lists, or null.
+ * @param wanted null: the default one where it is listed, else the first that is called like one.
+ */
+export async function listedModel(
+  endpoint: Endpoint | null,
+  wanted: string | null,
+  log: Log,
+): Promise<string | null> {
+  if (endpoint === null) return null;
+  using limit = endpoint.limit(PROBE_TIMEOUT_MS, []);
+  const reply = await endpoint.listModels(limit);
+  if (!reply.ok) {
+    // No endpoint is the usual case where nobody runs one, and no failure of ours.
+    log("debug", `embed: list models ${endpoint.address}: ${reply.failure.detail}`);
+    return null;
+  }
+  const models = reply.value ?? [];
+  const named = wanted ?? MODEL_DEFAULT;
+  if (models.some(({ id }) => id === named)) return named;
+  return wanted === null ? (models.find(({ embeds }) => embeds)?.id ?? null) : null;
+}

@@ -1,0 +1,216 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { RemoteEmbedder } from "../../src/embed/remote.ts";
+import type { EndpointOptions } from "../../src/llm/endpoint.ts";
+import type { Endpoint } from "../../src/llm/endpoint-contract.ts";
+import { openEndpoint } from "../../src/llm/llm.ts";
+import { FakeClock } from "../fake-clock.ts";
+import { PATIENCE_MS, refusal, row } from "./embedders.ts";
+import { type Answer, EmbeddingsEndpoint, vectors } from "./embeddings-endpoint.ts";
+
+setDefaultTimeout(PATIENCE_MS);
+
+function noWorker(): never {
+  throw new Error("no example is set, so no worker is needed");
+}
+
+/** Time stands still for it unless `clock` is moved. */
+function remote(
+  { baseUrl }: EmbeddingsEndpoint,
+  { dim = 3, ...given }: Partial<EndpointOptions> & { dim?: number } = {},
+): RemoteEmbedder {
+  const endpoint = openEndpoint({ baseUrl, apiKey: null, clock: new FakeClock(), ...given });
+  return new RemoteEmbedder({ endpoint, name: "bge-m3", dim, worker: noWorker });
+}
+
+describe("an embedder at an endpoint", () => {
+  test("asks for floats, at most 64 texts at a time, and gives rows of length 1 in the order of the texts", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint);
+    endpoint.answer = ({ input }) => vectors(input.map((text) => [Number(text.slice(1)), 0, 4]));
+    const rows = await embedder.embed(Array.from({ length: 150 }, (_, at) => `t${at}`));
+    expect(endpoint.asked.map((asked) => [asked.model, asked.encoding_format, asked.input.length])).toEqual([
+      ["bge-m3", "float", 64],
+      ["bge-m3", "float", 64],
+      ["bge-m3", "float", 22],
+    ]);
+    expect([...row(embedder, rows, 3)]).toEqual([Math.fround(0.6), 0, Math.fround(0.8)]);
+    expect(row(embedder, rows, 149)[0]).toBeCloseTo(149 / Math.hypot(149, 4), 6);
+  });
+
+  test("puts vectors that come in another order where their index says", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint);
+    endpoint.answer = () => ({
+      data: [
+        { index: 1, embedding: [0, 1, 0] },
+        { index: 0, embedding: [1, 0, 0] },
+      ],
+    });
+    expect([...(await embedder.embed(["a", "b"]))]).toEqual([1, 0, 0, 0, 1, 0]);
+  });
+
+  test("does not send empty texts and gives zeros for them", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint);
+    endpoint.answer = ({ input }) => vectors(input.map(() => [0, 1, 0]));
+    expect([...(await embedder.embed(["", "b", "  "]))]).toEqual([0, 0, 0, 0, 1, 0, 0, 0, 0]);
+    expect(endpoint.asked.map((asked) => asked.input)).toEqual([["b"]]);
+  });
+
+  const invalid: Record<string, Answer> = {
+    "a vector too few": () => vectors([[1, 2, 3]]),
+    NaN: () =>
+      new Response('{"data":[{"embedding":[1,NaN,3]},{"embedding":[1,2,3]}]}', {
+        headers: { "content-type": "application/json" },
+      }),
+    "an infinite number": () =>
+      new Response('{"data":[{"embedding":[1,1e999,3]},{"embedding":[1,2,3]}]}', {
+        headers: { "content-type": "application/json" },
+      }),
+    "an HTML page": () => new Response("<html>Welcome</html>", { headers: { "content-type": "text/html" } }),
+    "HTML that claims to be JSON": () =>
+      new Response("<html>", { headers: { "content-type": "application/json" } }),
+    "an empty body": () => new Response("", { headers: { "content-type": "application/json" } }),
+    "an error as a success": () => ({ error: { message: "no such model" } }),
+    "400": () => Response.json({ error: { message: "input too long" } }, { status: 400 }),
+  };
+  for (const [fault, answer] of Object.entries(invalid)) {
+    test(`refuses ${fault} as embedder_invalid`, async () => {
+      using endpoint = new EmbeddingsEndpoint();
+      await using embedder = remote(endpoint);
+      endpoint.answer = answer;
+      const error = await refusal(embedder.embed(["a", "b"]));
+      expect(error.code).toBe("embedder_invalid");
+      expect(error.message).toContain("bge-m3 at http://127.0.0.1");
+      // One question, no retry: the pipeline decides about that.
+      expect(endpoint.asked.length).toBe(1);
+    });
+  }
+
+  const unavailable: Record<string, Answer> = {
+    "500": () => new Response("oops", { status: 500 }),
+    "503": () => new Response("loading", { status: 503 }),
+    "401": () => Response.json({ error: { message: "bad key" } }, { status: 401 }),
+    "404": () => Response.json({ error: { message: "model not loaded" } }, { status: 404 }),
+    "an answer that does not come": () => new Promise<Response>(() => {}),
+    "an answer that stops half way": () =>
+      new Response(
+        new ReadableStream({
+          start: (controller) => controller.enqueue(new TextEncoder().encode('{"data":[')),
+        }),
+        { headers: { "content-type": "application/json" } },
+      ),
+  };
+  for (const [fault, answer] of Object.entries(unavailable)) {
+    test(`says embedder_unavailable for ${fault}, and works again afterwards`, async () => {
+      using endpoint = new EmbeddingsEndpoint();
+      const clock = new FakeClock();
+      await using embedder = remote(endpoint, { clock });
+      const works = endpoint.answer;
+      const arrived = Promise.withResolvers<void>();
+      endpoint.answer = (...given) => {
+        arrived.resolve();
+        return answer(...given);
+      };
+      const failing = refusal(embedder.embed(["a", "b"]));
+      await arrived.promise;
+      if (fault.includes("answer")) await clock.advance(30_000);
+      const { code, detail } = await failing;
+      expect([code, fault.includes("answer") ? detail : ""]).toEqual([
+        "embedder_unavailable",
+        fault.includes("answer") ? "no answer within 30 s" : "",
+      ]);
+      endpoint.answer = works;
+      expect((await embedder.embed(["a", "b"])).length).toBe(6);
+    });
+  }
+
+  test("keeps what Retry-After says, up to an hour", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint);
+    const waits: (number | null)[] = [];
+    for (const header of ["7", "86400", "soon"]) {
+      endpoint.answer = () => new Response("slow down", { status: 429, headers: { "retry-after": header } });
+      const error = await refusal(embedder.embed(["a"]));
+      expect(error.code).toBe("embedder_unavailable");
+      waits.push(error.retryAfterMs);
+    }
+    expect(waits).toEqual([7000, 3_600_000, null]);
+  });
+
+  test("without an endpoint is unavailable, and names the option", async () => {
+    await using embedder = new RemoteEmbedder({ endpoint: null, name: "bge-m3", dim: 3, worker: noWorker });
+    const error = await refusal(embedder.embed(["a"]));
+    expect([error.code, error.object, error.hint]).toEqual([
+      "embedder_unavailable",
+      "bge-m3",
+      "pass --llm-base-url URL",
+    ]);
+    expect([...(await embedder.embed([" "]))]).toEqual([0, 0, 0]);
+  });
+
+  test("learns the dimension from a probe, within a second", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint, { dim: 0 });
+    expect([await embedder.probe(() => {}), embedder.dim]).toEqual([null, 3]);
+    const clock = new FakeClock();
+    await using slow = remote(endpoint, { dim: 0, clock });
+    const arrived = Promise.withResolvers<void>();
+    endpoint.answer = () => {
+      arrived.resolve();
+      return new Promise<Response>(() => {});
+    };
+    const warned: string[] = [];
+    const probing = slow.probe((level, line) => warned.push(`${level} ${line}`));
+    await arrived.promise;
+    await clock.advance(1000);
+    expect([await probing, slow.dim, warned.length]).toEqual([null, 0, 1]);
+    expect(warned[0]).toMatch(/^warn .*no answer within 1 s.*frames wait for it$/);
+  });
+
+  test("refuses vectors longer than a frame can carry by name", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint, { dim: 0 });
+    endpoint.answer = () => vectors([Array.from({ length: 1536 }, () => 1)]);
+    const error = await refusal(embedder.embed(["a"]));
+    expect(error.code).toBe("embedder_invalid");
+    expect(error.detail).toContain("1536");
+  });
+
+  test("sends the key only where there is one, and shows no secret in an error", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    const keys: (string | null)[] = [];
+    endpoint.answer = (_, request) => {
+      keys.push(request.headers.get("authorization"));
+      return new Response("no", { status: 500 });
+    };
+    const address = endpoint.baseUrl.replace("http://", "http://user:hidden@");
+    await using open = remote(endpoint, { baseUrl: address });
+    await using keyed = remote(endpoint, { apiKey: "sk-hidden" });
+    const errors = [await refusal(open.embed(["a"])), await refusal(keyed.embed(["a"]))];
+    expect(keys[1]).toBe("Bearer sk-hidden");
+    expect(keys[0]?.startsWith("Bearer ") ?? false).toBe(false);
+    for (const error of errors) expect(error.message).not.toContain("hidden");
+  });
+
+  test("stops waiting when it is disposed of", async () => {
+    const begun = Promise.withResolvers<void>();
+    const failure = { kind: "cancelled", detail: "", status: null, retryAfterMs: null, cause: null } as const;
+    const endpoint: Endpoint = {
+      address: "http://endpoint/v1",
+      limit: (ms, signals) => ({ ms, signal: AbortSignal.any([...signals]), [Symbol.dispose]: () => {} }),
+      listModels: () => Promise.reject(new Error("not asked for")),
+      embed: (_, { signal }) =>
+        new Promise((resolve) => {
+          signal.addEventListener("abort", () => resolve({ ok: false, failure }));
+          begun.resolve();
+        }),
+    };
+    const embedder = new RemoteEmbedder({ endpoint, name: "bge-m3", dim: 3, worker: noWorker });
+    const waiting = refusal(embedder.embed(["a"]));
+    await begun.promise;
+    await embedder[Symbol.asyncDispose]();
+    const error = await waiting;
+    expect([error.code, error.detail]).toEqual(["embedder_unavailable", "the gateway stops"]);
+  }, 20_000);
+});
