@@ -11,8 +11,9 @@ import type { Embedder, EmbedderKind } from "./embedder.ts";
 import { HASHING_NAME } from "./hashing.ts";
 import { HashingEmbedder } from "./hashing-embedder.ts";
 import { LocalEmbedder } from "./local.ts";
-import { findModel, type PullOptions, pullModel as pull } from "./models.ts";
+import { findModel } from "./models.ts";
 import { OffEmbedder } from "./off.ts";
+import { type PullOptions, pullModel as pull } from "./pull.ts";
 import { listedModel, modelAt, RemoteEmbedder } from "./remote.ts";
 import { workerOf } from "./thread.ts";
 
@@ -142,7 +143,7 @@ export async function openModel(folder: string, workerUrl: string | URL): Promis
 }
 
 /**
- * Gets a model and opens it in the embed Worker for the check at the end: see `pullModel` of models.ts.
+ * Gets a model and opens it in the embed Worker for the check at the end: see `pullModel` of pull.ts.
  * @returns the model's folder.
  */
 export function pullModel(

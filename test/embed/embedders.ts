@@ -30,3 +30,11 @@ export function described(embedder: Embedder) {
   const { kind, name, dim } = embedder;
   return { kind, name, dim, modelId: embedder.modelId };
 }
+
+export async function until(condition: () => boolean): Promise<void> {
+  const untilMs = performance.now() + PATIENCE_MS;
+  while (!condition()) {
+    if (performance.now() > untilMs) throw new Error(`waited in vain: ${condition}`);
+    await Bun.sleep(1);
+  }
+}

@@ -1,395 +1,166 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import {
-  cpSync,
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openModel, pullModel } from "../../src/embed/embed.ts";
-import { type ModelManifest, PARAPHRASE_QUESTIONS } from "../../src/embed/models.ts";
+import {
+  describeModel,
+  findModel,
+  installedManifest,
+  isModelFolder,
+  type ModelManifest,
+  ownMaxTokens,
+  poolingOf,
+} from "../../src/embed/models.ts";
 import { GatewayError } from "../../src/errors.ts";
+import { FIXTURE } from "./embedders.ts";
 
-const WORKER = new URL("../../src/embed/embed.worker.ts", import.meta.url);
-const FIXTURE = join(import.meta.dir, "../fixtures/tiny-xlmr");
-const FILES = [
-  "config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "1_Pooling/config.json",
-  "onnx/model_quantized.onnx",
-];
-const GRAPH = "onnx/model_quantized.onnx";
-const COMMIT = "0123456789abcdef0123456789abcdef01234567";
-
-let folder = "";
 let modelsDir = "";
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "gateway-pull-"));
-  modelsDir = join(folder, "models");
+  modelsDir = mkdtempSync(join(tmpdir(), "gateway-models-"));
 });
-afterEach(() => rmSync(folder, { recursive: true, force: true }));
+afterEach(() => rmSync(modelsDir, { recursive: true, force: true }));
 
-function content(path: string): Buffer<ArrayBuffer> {
-  return readFileSync(join(FIXTURE, path)) as Buffer<ArrayBuffer>;
-}
-
-function sha256(bytes: Uint8Array): string {
-  return new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
-}
-
-function gitSha1(bytes: Uint8Array): string {
-  return new Bun.CryptoHasher("sha1").update(`blob ${bytes.byteLength}\0`).update(bytes).digest("hex");
-}
-
-/** As much of the hub as a pull uses: its API, redirects to another place for large files, ranges. */
-class Hub implements Disposable {
-  readonly requests: { path: string; range: string | null; status: number }[] = [];
-  readonly files = new Map<string, Buffer<ArrayBuffer>>(FILES.map((path) => [path, content(path)]));
-  /** Bytes of the graph that are sent before the connection is cut, one entry a request; then all. */
-  readonly cuts: number[] = [];
-  hasApi = true;
-  saysLinkedEtag = true;
-  /** What the API and the redirect claim of the graph. */
-  graphSha256 = sha256(content(GRAPH));
-  graphEtag = '"graph-1"';
-  graphUrl = "/cdn/graph";
-  readonly #server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: (request) => this.#answer(request) });
-
-  get endpoint(): string {
-    return `http://127.0.0.1:${this.#server.port}`;
-  }
-
-  #answer(request: Request): Response {
-    const path = new URL(request.url).pathname;
-    const response = this.#route(path, request);
-    this.requests.push({ path, range: request.headers.get("range"), status: response.status });
-    return response;
-  }
-
-  #route(path: string, request: Request): Response {
-    if (path === "/api/models/acme/tiny/revision/main" && this.hasApi) return Response.json({ sha: COMMIT });
-    if (path === `/api/models/acme/tiny/tree/${COMMIT}` && this.hasApi) return Response.json(this.#tree());
-    if (path === "/cdn/graph") return this.#graph(request);
-    const revision = this.hasApi ? COMMIT : "main";
-    const prefix = `/acme/tiny/resolve/${revision}/`;
-    const file = this.files.get(path.slice(prefix.length));
-    if (!path.startsWith(prefix) || file === undefined)
-      return new Response("Entry not found", { status: 404 });
-    if (!path.endsWith(GRAPH)) return new Response(file);
-    const linked = { "x-linked-etag": `"${this.graphSha256}"` };
-    return new Response(null, {
-      status: 302,
-      headers: { location: this.graphUrl, ...(this.saysLinkedEtag ? linked : {}) },
-    });
-  }
-
-  #tree(): unknown[] {
-    return [...this.files].map(([path, bytes]) =>
-      path === GRAPH
-        ? {
-            type: "file",
-            path,
-            oid: "f".repeat(40),
-            size: bytes.byteLength,
-            lfs: { oid: this.graphSha256, size: bytes.byteLength },
-          }
-        : { type: "file", path, oid: gitSha1(bytes), size: bytes.byteLength },
-    );
-  }
-
-  #graph(request: Request): Response {
-    const whole = this.files.get(GRAPH) as Buffer<ArrayBuffer>;
-    const range = /^bytes=(\d+)-$/.exec(request.headers.get("range") ?? "");
-    const from = range !== null && request.headers.get("if-range") === this.graphEtag ? Number(range[1]) : 0;
-    const cut = this.cuts.shift();
-    const bytes = whole.subarray(from);
-    const headers: Record<string, string> = { etag: this.graphEtag };
-    if (from > 0) headers["content-range"] = `bytes ${from}-${whole.byteLength - 1}/${whole.byteLength}`;
-    if (cut === undefined) return new Response(bytes, { status: from > 0 ? 206 : 200, headers });
-    // A body that ends early without an error, as a proxy that gives up sends it.
-    return new Response(bytes.subarray(0, cut), { status: from > 0 ? 206 : 200, headers });
-  }
-
-  graphRequests() {
-    return this.requests
-      .filter(({ path }) => path === "/cdn/graph")
-      .map(({ range, status }) => [range, status] as const);
-  }
-
-  [Symbol.dispose](): void {
-    this.#server.stop(true);
-  }
-}
-
-interface Pulled {
-  readonly lines: string[];
-  readonly installed: string;
-}
-
-async function pull(given: Partial<Parameters<typeof pullModel>[0]>): Promise<Pulled> {
-  const lines: string[] = [];
-  const installed = await pullModel({
-    name: "acme/tiny",
-    from: null,
-    modelsDir,
-    hfEndpoint: null,
-    workerUrl: WORKER,
-    progress: (line) => lines.push(line),
-    retryDelayMs: 1,
-    ...given,
-  });
-  return { lines, installed };
-}
-
-async function refusal(promise: Promise<unknown>): Promise<GatewayError> {
-  const error = await promise.then(
-    () => null,
-    (thrown: unknown) => thrown,
-  );
-  if (!(error instanceof GatewayError)) throw new Error(`expected a refusal, got ${String(error)}`);
-  return error;
-}
-
-function visible(): string[] {
-  return existsSync(modelsDir) ? readdirSync(modelsDir).filter((name) => !name.startsWith(".")) : [];
-}
-
-describe("pull-model from a hub", () => {
-  test("installs a model that can be opened, with a manifest of what it is", async () => {
-    using hub = new Hub();
-    const { lines, installed } = await pull({ hfEndpoint: `${hub.endpoint}/` });
-    expect(installed).toBe(join(modelsDir, "tiny"));
-    const manifest: ModelManifest = JSON.parse(readFileSync(join(installed, "gateway-model.json"), "utf8"));
-    expect(manifest).toMatchObject({
-      name: "tiny",
-      pooling: "cls",
-      precision: "int8",
-      dim: 1024,
-      max_tokens: 128,
-    });
-    expect(manifest.source).toBe(`${hub.endpoint}/acme/tiny@${COMMIT}`);
-    expect(manifest.files.map((file) => file.path).sort()).toEqual([...FILES].sort());
-    for (const file of manifest.files) expect(file.sha256).toBe(sha256(content(file.path)));
-    await using embedder = await openModel(installed, WORKER);
-    expect([embedder.name, embedder.dim]).toEqual(["tiny@int8+cls", 1024]);
-    expect(lines.filter((line) => line.startsWith("paraphrase check"))).toHaveLength(2);
-    expect(lines.filter((line) => line.endsWith("hash checked"))).toHaveLength(FILES.length);
-    expect(visible()).toEqual(["tiny"]);
-    expect(readdirSync(modelsDir)).toEqual(["tiny"]);
-  });
-
-  test("goes on where a connection broke, as often as it breaks", async () => {
-    using hub = new Hub();
-    const bytes = content(GRAPH).byteLength;
-    hub.cuts.push(50_000, 1, 70_000);
-    await pull({ hfEndpoint: hub.endpoint });
-    expect(hub.graphRequests()).toEqual([
-      [null, 200],
-      ["bytes=50000-", 206],
-      ["bytes=50001-", 206],
-      ["bytes=120001-", 206],
-    ]);
-    expect(readFileSync(join(modelsDir, "tiny", GRAPH)).byteLength).toBe(bytes);
-  });
-
-  test("goes on after a socket that was closed in the middle of what it had promised", async () => {
-    using hub = new Hub();
-    const bytes = content(GRAPH);
-    let connections = 0;
-    // By hand, because no server framework lets go of a connection as rudely as a network does.
-    using cdn = Bun.listen({
-      hostname: "127.0.0.1",
-      port: 0,
-      socket: {
-        async data(socket, request) {
-          const from = Number(/range: bytes=(\d+)-/i.exec(request.toString())?.[1] ?? 0);
-          const status =
-            from > 0
-              ? `206 Partial Content\r\ncontent-range: bytes ${from}-${bytes.length - 1}/${bytes.length}`
-              : "200 OK";
-          socket.write(`HTTP/1.1 ${status}\r\ncontent-length: ${bytes.length - from}\r\netag: "e"\r\n\r\n`);
-          connections += 1;
-          if (connections > 3) {
-            socket.end(bytes.subarray(from));
-            return;
-          }
-          socket.write(bytes.subarray(from, from + 20_000));
-          const part = join(modelsDir, ".tiny.partial", `${GRAPH}.part`);
-          while (!existsSync(part) || statSync(part).size < from + 20_000) await Bun.sleep(1);
-          socket.terminate();
-        },
-      },
-    });
-    hub.graphUrl = `http://127.0.0.1:${cdn.port}/graph`;
-    const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect(connections).toBe(4);
-    expect(lines.filter((line) => line.includes("going on at"))).toHaveLength(3);
-    expect(visible()).toEqual(["tiny"]);
-  });
-
-  test("goes on with what an earlier call left, and asks for nothing it has", async () => {
-    using hub = new Hub();
-    hub.cuts.push(100_000, 0, 0, 0, 0, 0, 0, 0);
-    const error = await refusal(pull({ hfEndpoint: hub.endpoint }));
-    expect([error.code, error.hint?.includes("--from DIR"), visible()]).toEqual([
-      "embedder_unavailable",
-      true,
-      [],
-    ]);
-    hub.cuts.length = 0;
-    hub.requests.length = 0;
-    await pull({ hfEndpoint: hub.endpoint });
-    expect(hub.graphRequests()).toEqual([["bytes=100000-", 206]]);
-    expect(hub.requests.some(({ path }) => path.endsWith("tokenizer.json"))).toBe(false);
-  });
-
-  test("begins anew where the file changed in between", async () => {
-    using hub = new Hub();
-    hub.cuts.push(100_000, 0, 0, 0, 0, 0, 0, 0);
-    await refusal(pull({ hfEndpoint: hub.endpoint }));
-    hub.cuts.length = 0;
-    hub.requests.length = 0;
-    hub.graphEtag = '"graph-2"';
-    await pull({ hfEndpoint: hub.endpoint });
-    expect(hub.graphRequests()).toEqual([["bytes=100000-", 200]]);
-  });
-
-  test("refuses and removes what arrives with another sha256", async () => {
-    using hub = new Hub();
-    hub.graphSha256 = "0".repeat(64);
-    const error = await refusal(pull({ hfEndpoint: hub.endpoint }));
-    expect([error.code, error.detail.includes("0000"), visible()]).toEqual(["model_invalid", true, []]);
-    expect(existsSync(join(modelsDir, ".tiny.partial", GRAPH))).toBe(false);
-  });
-
-  test("refuses a small file whose git hash is another", async () => {
-    using hub = new Hub();
-    const wrong = { hfEndpoint: hub.endpoint, fetch: tamper(hub, "config.json") };
-    expect((await refusal(pull(wrong))).code).toBe("model_invalid");
-    expect(visible()).toEqual([]);
-  });
-
-  test("works with a mirror that has no API, by the hash on the redirect", async () => {
-    using hub = new Hub();
-    hub.hasApi = false;
-    const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect(lines.find((line) => line.startsWith(`${GRAPH}:`))).toEndWith("hash checked");
-    expect(visible()).toEqual(["tiny"]);
-  });
-
-  test("of a mirror that says no hash, reports that nothing could be checked", async () => {
-    using hub = new Hub();
-    hub.hasApi = false;
-    hub.saysLinkedEtag = false;
-    const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect(lines.find((line) => line.startsWith(`${GRAPH}:`))).toEndWith("no hash known to check against");
-  });
-
-  test("says which file a repository lacks", async () => {
-    using hub = new Hub();
-    hub.files.delete(GRAPH);
-    const listed = await refusal(pull({ hfEndpoint: hub.endpoint }));
-    expect([listed.code, listed.detail.includes(GRAPH)]).toEqual(["model_missing", true]);
-    hub.hasApi = false;
-    const asked = await refusal(pull({ hfEndpoint: hub.endpoint }));
-    expect([asked.code, asked.message.includes("404")]).toEqual(["model_missing", true]);
-  });
-
-  test("without network says so at once and names --from", async () => {
-    const error = await refusal(pull({ hfEndpoint: "http://127.0.0.1:1" }));
-    expect([error.code, error.hint?.includes("--from DIR")]).toEqual(["embedder_unavailable", true]);
-  });
-
-  test("leaves an installed model as it is", async () => {
-    using hub = new Hub();
-    await pull({ hfEndpoint: hub.endpoint });
-    hub.requests.length = 0;
-    const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect([hub.requests.length, lines[0]?.includes("there already")]).toEqual([0, true]);
-  });
-
-  test("replaces an installed model that is not whole", async () => {
-    using hub = new Hub();
-    const { installed } = await pull({ hfEndpoint: hub.endpoint });
-    truncateSync(join(installed, GRAPH), 10);
-    await pull({ hfEndpoint: hub.endpoint });
-    expect(sha256(readFileSync(join(installed, GRAPH)))).toBe(sha256(content(GRAPH)));
-  });
-
-  test("refuses names that are no names, and names it does not know", async () => {
-    for (const name of ["", "../x", "a/b/c", "a b", ".hidden", "https://x"]) {
-      expect((await refusal(pull({ name }))).code).toBe("usage");
+/** A folder with the files of a model and nothing in them. */
+function bareModel(name: string, files: Record<string, unknown> = {}): string {
+  const folder = join(modelsDir, name);
+  mkdirSync(join(folder, "onnx"), { recursive: true });
+  const whole: Record<string, unknown> = {
+    "tokenizer.json": {},
+    "tokenizer_config.json": {},
+    "config.json": {},
+    "onnx/model.onnx": {},
+    ...files,
+  };
+  for (const [path, content] of Object.entries(whole)) {
+    if (path.includes("1_Pooling")) mkdirSync(join(folder, "1_Pooling"), { recursive: true });
+    if (content !== null) {
+      writeFileSync(join(folder, path), typeof content === "string" ? content : JSON.stringify(content));
     }
-    expect((await refusal(pull({ name: "no-such-model" }))).code).toBe("model_missing");
-    expect(visible()).toEqual([]);
+  }
+  return folder;
+}
+
+const MANIFEST: ModelManifest = {
+  ...{ name: "mine", pooling: "mean", precision: "fp32", dim: 384, max_tokens: 512, prefix: "" },
+  ...{ source: "", files: [] },
+};
+
+function refusalOf(read: () => unknown): GatewayError {
+  try {
+    read();
+  } catch (error) {
+    if (error instanceof GatewayError) return error;
+  }
+  throw new Error("expected a refusal");
+}
+
+describe("finding", () => {
+  test("takes bge-m3 before others, and of others the first by name", () => {
+    expect([findModel(modelsDir, null), findModel(join(modelsDir, "none"), null)]).toEqual([null, null]);
+    for (const name of ["zeta", "alpha"]) bareModel(name);
+    expect(findModel(modelsDir, null)).toBe(join(modelsDir, "alpha"));
+    bareModel("bge-m3");
+    expect(findModel(modelsDir, null)).toBe(join(modelsDir, "bge-m3"));
+  });
+
+  test("takes the named model and no other, by its repository, too", () => {
+    bareModel("alpha");
+    expect(findModel(modelsDir, "beta")).toBeNull();
+    expect(findModel(modelsDir, "acme/alpha")).toBe(join(modelsDir, "alpha"));
+  });
+
+  test("passes over hidden folders, files, and folders that are not whole", () => {
+    bareModel(".alpha.partial");
+    bareModel("broken", { "tokenizer.json": null });
+    writeFileSync(join(modelsDir, "notes.txt"), "");
+    const graphless = bareModel("graphless");
+    rmSync(join(graphless, "onnx"), { recursive: true });
+    expect(findModel(modelsDir, null)).toBeNull();
+    expect([isModelFolder(graphless), isModelFolder(FIXTURE)]).toEqual([false, true]);
   });
 });
 
-/** Changes one byte of a file on its way. */
-function tamper(hub: Hub, path: string): typeof fetch {
-  return (async (...given: Parameters<typeof fetch>) => {
-    const response = await fetch(...given);
-    if (!response.url.endsWith(`/${path}`) || !response.url.startsWith(hub.endpoint)) return response;
-    const bytes = new Uint8Array(await response.arrayBuffer());
-    bytes[0] = 0x20;
-    return new Response(bytes);
-  }) as typeof fetch;
-}
-
-describe("pull-model --from a folder", () => {
-  test("installs a copy and checks it", async () => {
-    const { lines, installed } = await pull({ name: "bge-m3", from: FIXTURE });
-    expect(lines.some((line) => line.includes("bge-m3@int8+cls, 1024 dimensions"))).toBe(true);
-    expect(readFileSync(join(installed, GRAPH))).toEqual(content(GRAPH));
-    expect(readdirSync(modelsDir)).toEqual(["bge-m3"]);
+describe("describing", () => {
+  test("names everything that changes a vector", () => {
+    const names: [folder: string, fullName: string][] = [
+      [bareModel("plain"), "plain@fp32+mean"],
+      [bareModel("int8", { "onnx/model_quantized.onnx": "" }), "int8@int8+mean"],
+      [bareModel("bge-m3"), "bge-m3@fp32+cls"],
+      [bareModel("multilingual-e5-small"), "multilingual-e5-small@fp32+mean+query:"],
+      [bareModel("a", { "gateway-model.json": { ...MANIFEST, max_tokens: 2048 } }), "mine@fp32+mean+2048t"],
+      [
+        bareModel("b", { "gateway-model.json": { ...MANIFEST, prefix: "q: ", pooling: "cls" } }),
+        "mine@fp32+cls+q:",
+      ],
+    ];
+    expect(names.map(([folder]) => describeModel(folder).fullName)).toEqual(names.map(([, name]) => name));
   });
 
-  test("understands a folder without subfolders and without a word on pooling", async () => {
-    const flat = join(folder, "flat");
-    for (const path of FILES)
-      if (path !== "1_Pooling/config.json")
-        cpSync(join(FIXTURE, path), join(flat, path.replace("onnx/", "")));
-    const { lines, installed } = await pull({ name: "some-model", from: flat });
-    expect(existsSync(join(installed, GRAPH))).toBe(true);
-    expect(lines.some((line) => line.includes("pooling of some-model is not said"))).toBe(true);
-    expect(lines.some((line) => line.includes("some-model@int8+mean"))).toBe(true);
+  test("cuts at 512 tokens, or where the model itself ends, or where the manifest says", () => {
+    const limits = { "tokenizer_config.json": { model_max_length: 256 } };
+    expect(describeModel(bareModel("plain")).maxTokens).toBe(512);
+    expect(describeModel(bareModel("short", limits)).maxTokens).toBe(256);
+    const manifest = { "gateway-model.json": { ...MANIFEST, max_tokens: 64 } };
+    expect(describeModel(bareModel("manifest", manifest)).maxTokens).toBe(64);
+    const both = { ...limits, "gateway-model.json": { ...MANIFEST, max_tokens: 1024 } };
+    expect(describeModel(bareModel("both", both)).maxTokens).toBe(256);
   });
 
-  test("refuses a folder that lacks something, by name, and one whose manifest it contradicts", async () => {
-    const lacking = join(folder, "lacking");
-    cpSync(FIXTURE, lacking, { recursive: true });
-    rmSync(join(lacking, "tokenizer.json"));
-    const error = await refusal(pull({ name: "x", from: lacking }));
-    expect([error.code, error.detail]).toEqual(["model_missing", "there is no tokenizer.json"]);
-    const { installed } = await pull({ name: "y", from: FIXTURE });
-    const bytes = content("config.json");
-    writeFileSync(join(installed, "config.json"), bytes.toString().replace("1024", "1025"));
-    expect((await refusal(pull({ name: "z", from: installed }))).code).toBe("model_invalid");
-    expect(visible()).toEqual(["y"]);
+  test("knows where a model's own table of positions ends", () => {
+    const of = (config: object): number => ownMaxTokens(bareModel("m", { "config.json": config }));
+    expect(of({})).toBe(8192);
+    expect(of({ max_position_embeddings: 512, model_type: "bert" })).toBe(512);
+    expect(of({ max_position_embeddings: 514, model_type: "xlm-roberta", pad_token_id: 1 })).toBe(512);
+    expect(of({ max_position_embeddings: 514, model_type: "camembert" })).toBe(512);
+    expect(of({ max_position_embeddings: 1 })).toBe(8);
   });
 
-  test("does not install a model to which an unrelated sentence is nearer than a paraphrase", async () => {
-    const questions = PARAPHRASE_QUESTIONS.map((question) => ({
-      ...question,
-      paraphrase: question.unrelated,
-      unrelated: question.paraphrase,
-    }));
-    const error = await refusal(pull({ name: "bad", from: FIXTURE, questions }));
-    expect([error.code, error.detail.includes("unrelated"), visible()]).toEqual(["model_invalid", true, []]);
+  test("reads pooling from the model's files, else knows it by name, else takes mean", () => {
+    const said = (modes: object): string => bareModel("said", { "1_Pooling/config.json": modes });
+    expect(poolingOf(said({ pooling_mode_cls_token: true }), "all-MiniLM-L6-v2")).toBe("cls");
+    expect(poolingOf(said({ pooling_mode_mean_tokens: true }), "bge-m3")).toBe("mean");
+    expect(refusalOf(() => poolingOf(said({ pooling_mode_max_tokens: true }), "x")).code).toBe(
+      "model_invalid",
+    );
+    const bare = bareModel("bare");
+    expect(["bge-large-zh", "bge-m3", "whatever"].map((name) => poolingOf(bare, name))).toEqual([
+      "cls",
+      "cls",
+      "mean",
+    ]);
   });
 
-  test("does not install a graph that cannot be run", async () => {
-    const broken = join(folder, "broken");
-    cpSync(FIXTURE, broken, { recursive: true });
-    writeFileSync(join(broken, GRAPH), "no graph");
-    expect((await refusal(pull({ name: "broken", from: broken }))).code).toBe("model_invalid");
-    expect(visible()).toEqual([]);
+  test("refuses what is not whole, is no manifest, or contradicts it", () => {
+    const faults: [folder: string, code: string, detail: RegExp][] = [
+      [join(modelsDir, "none"), "model_missing", /there is no tokenizer.json/],
+      [bareModel("a", { "gateway-model.json": "{" }), "model_invalid", /JSON/],
+      [bareModel("b", { "gateway-model.json": { ...MANIFEST, dim: 0 } }), "model_invalid", /dim/],
+      [
+        bareModel("c", { "gateway-model.json": { ...MANIFEST, max_tokens: 9000 } }),
+        "model_invalid",
+        /max_tokens/,
+      ],
+      [
+        bareModel("d", {
+          "gateway-model.json": { ...MANIFEST, files: [{ path: "config.json", bytes: 9, sha256: "" }] },
+        }),
+        "model_invalid",
+        /config.json has 2 bytes, its manifest says 9/,
+      ],
+    ];
+    for (const [folder, code, detail] of faults) {
+      const error = refusalOf(() => describeModel(folder));
+      expect([error.code, error.detail]).toEqual([code as typeof error.code, expect.stringMatching(detail)]);
+      expect(installedManifest(folder)).toBeNull();
+    }
+  });
+
+  test("takes a folder without a manifest, which then is not an installed one", () => {
+    const copied = join(modelsDir, "copied");
+    cpSync(FIXTURE, copied, { recursive: true });
+    expect(describeModel(copied).fullName).toBe("copied@int8+cls");
+    expect(installedManifest(copied)).toBeNull();
+    writeFileSync(join(copied, "gateway-model.json"), JSON.stringify(MANIFEST));
+    expect(installedManifest(copied)?.name).toBe("mine");
   });
 });

@@ -1,0 +1,225 @@
+/** Files from a server, gone on with where they broke off, and checked by their hashes. */
+import { existsSync, statSync } from "node:fs";
+import { mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import type { Clock } from "../clock.ts";
+import { GatewayError, messageOf } from "../errors.ts";
+import { hashFile } from "./hash-file.ts";
+import { invalidModel } from "./models.ts";
+
+const PROGRESS_MS = 2000;
+const ANSWER_MS = 30_000;
+/** Tries in a row that bring nothing. */
+const TRIES_MAX = 6;
+/** Between two tries of a download that broke. */
+const RETRY_MS = 1000;
+
+/** How files are fetched. */
+export interface Transfer {
+  readonly fetch: typeof fetch;
+  readonly clock: Clock;
+  readonly progress: (line: string) => void;
+}
+
+export interface HubFile {
+  readonly path: string;
+  readonly bytes: number | null;
+  readonly sha256: string | null;
+  /** Git's own hash of a file that is not in LFS: SHA-1 of "blob LENGTH\0" and the content. */
+  readonly gitSha1: string | null;
+}
+
+/** One request; `fetch` follows redirects itself, but the hub says the hash on the redirect. */
+export async function request(
+  o: Transfer,
+  url: string,
+  headers: Record<string, string>,
+  linked?: { sha256: string | null },
+): Promise<Response> {
+  let at = url;
+  for (let hops = 0; hops < 8; hops++) {
+    const response = await answerOf(o, at, headers);
+    const etag = response.headers.get("x-linked-etag")?.replace(/^W\/|"/g, "") ?? "";
+    if (linked !== undefined && /^[0-9a-f]{64}$/.test(etag)) linked.sha256 = etag;
+    const location = response.headers.get("location");
+    if (response.status < 300 || response.status > 399 || location === null) return response;
+    await response.body?.cancel();
+    at = new URL(location, at).href;
+  }
+  throw offline(url, "too many redirects");
+}
+
+async function answerOf(o: Transfer, url: string, headers: Record<string, string>): Promise<Response> {
+  // For the headers only: a body may take hours, and a broken one is noticed by the runtime.
+  const slow = new AbortController();
+  using _timer = o.clock.after(ANSWER_MS, () => slow.abort(new Error(`no answer within ${ANSWER_MS} ms`)));
+  try {
+    return await o.fetch(url, {
+      headers: { "user-agent": "one_file_gateway", "accept-encoding": "identity", ...headers },
+      redirect: "manual",
+      signal: slow.signal,
+    });
+  } catch (cause) {
+    throw offline(url, messageOf(cause), cause);
+  }
+}
+
+interface Download {
+  readonly url: string;
+  readonly file: HubFile;
+  readonly target: string;
+  readonly optional: boolean;
+}
+
+/**
+ * Brings one file, whole and with the right hash, or throws.
+ * @throws GatewayError embedder_unavailable, model_missing, model_invalid.
+ */
+export async function getFile(o: Transfer, d: Download): Promise<void> {
+  const linked = { sha256: d.file.sha256 };
+  await mkdir(dirname(d.target), { recursive: true });
+  if (existsSync(d.target) && (await hashMatches(d, linked.sha256)) === true) {
+    o.progress(`${d.file.path}: there already`);
+    return;
+  }
+  const part = `${d.target}.part`;
+  for (let tries = 1; ; tries++) {
+    const before = bytesOf(part);
+    try {
+      if ((await fetchPart(o, d, part, linked)) === "absent") return;
+      break;
+    } catch (error) {
+      // A try that brought something does not count: a slow line may break many times.
+      if (bytesOf(part) > before) tries = 0;
+      const retryable = error instanceof GatewayError && error.code === "embedder_unavailable";
+      if (!retryable || tries >= TRIES_MAX) throw error;
+      o.progress(`${d.file.path}: ${error.detail}; going on at ${bytesOf(part)} bytes`);
+      await o.clock.sleep(RETRY_MS);
+    }
+  }
+  await rename(part, d.target);
+  await rm(`${part}.etag`, { force: true });
+  const matches = await hashMatches(d, linked.sha256);
+  if (matches === false) {
+    const found = await hashFile(d.target, "sha256");
+    await rm(d.target);
+    throw invalidModel(
+      d.url,
+      `what arrived has sha256 ${found}, expected ${linked.sha256 ?? d.file.gitSha1}; it was removed`,
+    );
+  }
+  o.progress(
+    `${d.file.path}: ${bytesOf(d.target)} bytes, ${matches === null ? "no hash known to check against" : "hash checked"}`,
+  );
+}
+
+function bytesOf(path: string): number {
+  return existsSync(path) ? statSync(path).size : 0;
+}
+
+/** Null where no hash is known. */
+async function hashMatches(d: Download, sha256: string | null): Promise<boolean | null> {
+  if (sha256 !== null) return (await hashFile(d.target, "sha256")) === sha256;
+  if (d.file.gitSha1 !== null) return (await hashFile(d.target, "git")) === d.file.gitSha1;
+  return null;
+}
+
+/** Brings `part` to its full length, going on where it stands if the server still has the same file. */
+async function fetchPart(
+  o: Transfer,
+  d: Download,
+  part: string,
+  linked: { sha256: string | null },
+): Promise<"whole" | "absent"> {
+  const have = bytesOf(part);
+  const etagPath = `${part}.etag`;
+  const etag = have > 0 && existsSync(etagPath) ? await readFile(etagPath, "utf8") : null;
+  if (have > 0 && have === d.file.bytes) return "whole";
+  // Without a strong ETag nothing says that the rest belongs to the beginning.
+  const headers: Record<string, string> = etag === null ? {} : { range: `bytes=${have}-`, "if-range": etag };
+  const response = await request(o, d.url, headers, linked);
+  if (d.optional && response.status === 404) {
+    await response.body?.cancel();
+    return "absent";
+  }
+  if (response.status === 416) {
+    await response.body?.cancel();
+    await rm(part, { force: true });
+    throw offline(d.url, "the server has another file than the one that was begun");
+  }
+  if (!response.ok || response.body === null) throw await refusal(d, response);
+  const from = response.status === 206 ? rangeStart(response) : 0;
+  const length = Number(response.headers.get("content-length") ?? Number.NaN);
+  const totalBytes = d.file.bytes ?? (Number.isFinite(length) ? from + length : null);
+  const newEtag = response.headers.get("etag");
+  if (from === 0 || from !== have) {
+    if (from !== 0) throw invalidModel(d.url, `the server went on at byte ${from}, ${have} are here`);
+    await writeFile(part, "");
+    if (newEtag?.startsWith('"')) await writeFile(etagPath, newEtag);
+    else await rm(etagPath, { force: true });
+  }
+  await appendBody(o, d, { body: response.body, part, from, totalBytes });
+  return "whole";
+}
+
+function rangeStart(response: Response): number {
+  return Number(/^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "")?.[1] ?? Number.NaN);
+}
+
+async function appendBody(
+  o: Transfer,
+  d: Download,
+  w: { body: ReadableStream<Uint8Array>; part: string; from: number; totalBytes: number | null },
+): Promise<void> {
+  const file = await open(w.part, "a");
+  let bytes = w.from;
+  let toldMs = o.clock.monotonicMs();
+  try {
+    for await (const chunk of w.body) {
+      await file.write(chunk);
+      bytes += chunk.byteLength;
+      const nowMs = o.clock.monotonicMs();
+      if (nowMs - toldMs < PROGRESS_MS) continue;
+      toldMs = nowMs;
+      o.progress(
+        `${d.file.path}: ${megabytes(bytes)} of ${w.totalBytes === null ? "?" : megabytes(w.totalBytes)} MB`,
+      );
+    }
+    await file.sync();
+  } catch (cause) {
+    throw offline(d.url, `broke off after ${bytes} bytes: ${messageOf(cause)}`, cause);
+  } finally {
+    await file.close();
+  }
+  if (w.totalBytes !== null && bytes < w.totalBytes) {
+    throw offline(d.url, `broke off after ${bytes} of ${w.totalBytes} bytes`);
+  }
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+async function refusal(d: Download, response: Response): Promise<GatewayError> {
+  await response.body?.cancel();
+  const { status } = response;
+  if (status === 429 || status >= 500) return offline(d.url, `the server answered ${status}`);
+  return new GatewayError({
+    code: "model_missing",
+    operation: "pull-model",
+    object: d.url,
+    detail: `the server answered ${status}`,
+    hint: "check the model's name and HF_ENDPOINT (the hub answers 401 for what does not exist, too)",
+  });
+}
+
+function offline(url: string, detail: string, cause?: unknown): GatewayError {
+  return new GatewayError({
+    code: "embedder_unavailable",
+    operation: "pull-model",
+    object: url,
+    detail,
+    hint: "run it again to go on where it stopped; without network, bring the model's folder here and pass --from DIR",
+    cause,
+  });
+}

@@ -1,0 +1,97 @@
+/** The hub of models, or a mirror of it: which files a model has there, and their hashes. */
+import { join } from "node:path";
+import * as v from "valibot";
+import { GatewayError } from "../errors.ts";
+import { getFile, type HubFile, request, type Transfer } from "./download.ts";
+import { GRAPHS, KNOWN, POOLING_FILE, REQUIRED } from "./models.ts";
+
+const HUB = "https://huggingface.co";
+
+const TreeSchema = v.array(
+  v.object({
+    type: v.string(),
+    path: v.string(),
+    oid: v.optional(v.string()),
+    size: v.optional(v.number()),
+    lfs: v.optional(v.nullable(v.object({ oid: v.string(), size: v.optional(v.number()) }))),
+  }),
+);
+
+/**
+ * Gets a model's files into `partial`.
+ * @param name a known name ("bge-m3") or a repository of the hub ("owner/name").
+ * @returns where they came from.
+ */
+export async function downloadModel(
+  { name, hfEndpoint }: { name: string; hfEndpoint: string | null },
+  partial: string,
+  transfer: Transfer,
+): Promise<string> {
+  const repository = name.includes("/") ? name : KNOWN[name]?.repository;
+  if (repository === undefined) {
+    throw new GatewayError({
+      code: "model_missing",
+      operation: "pull-model",
+      object: name,
+      detail: "is no known model",
+      hint: `known: ${Object.keys(KNOWN).join(", ")}; any other as OWNER/NAME of the hub, or with --from DIR`,
+    });
+  }
+  const endpoint = (hfEndpoint ?? HUB).replace(/\/+$/, "");
+  const { revision, tree } = await listFiles(transfer, endpoint, repository);
+  const graph = tree === null ? GRAPHS[0] : GRAPHS.find((known) => tree.has(known.path));
+  if (graph === undefined) {
+    throw new GatewayError({
+      code: "model_missing",
+      operation: "pull-model",
+      object: `${endpoint}/${repository}`,
+      detail: `has no ${GRAPHS.map((known) => known.path).join(" or ")}`,
+      hint: "take a repository with ONNX files, such as those of Xenova",
+    });
+  }
+  const wanted = [...REQUIRED, POOLING_FILE, graph.path, `${graph.path}_data`];
+  for (const path of wanted) {
+    const optional = path === POOLING_FILE || path.endsWith("_data");
+    if (tree === null ? path.endsWith("_data") : optional && !tree.has(path)) continue;
+    const file = tree?.get(path) ?? { path, bytes: null, sha256: null, gitSha1: null };
+    const url = `${endpoint}/${repository}/resolve/${revision}/${path}`;
+    await getFile(transfer, { url, file, target: join(partial, path), optional });
+  }
+  return `${endpoint}/${repository}@${revision}`;
+}
+
+/** The hub's list of files with their hashes; a plain mirror without that API gives null. */
+async function listFiles(
+  transfer: Transfer,
+  endpoint: string,
+  repository: string,
+): Promise<{ revision: string; tree: Map<string, HubFile> | null }> {
+  const api = `${endpoint}/api/models/${repository}`;
+  // One revision for all files: the repository may change while they are fetched.
+  const about = await getJson(transfer, `${api}/revision/main`);
+  const sha = v.safeParse(v.object({ sha: v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/)) }), about);
+  const revision = sha.success ? sha.output.sha : "main";
+  const listed = v.safeParse(TreeSchema, await getJson(transfer, `${api}/tree/${revision}?recursive=true`));
+  if (!listed.success) return { revision, tree: null };
+  const tree = new Map<string, HubFile>();
+  for (const entry of listed.output) {
+    if (entry.type !== "file") continue;
+    const lfs = entry.lfs ?? null;
+    tree.set(entry.path, {
+      path: entry.path,
+      bytes: lfs?.size ?? entry.size ?? null,
+      sha256: lfs === null ? null : lfs.oid.replace(/^sha256:/, ""),
+      gitSha1: lfs === null && entry.oid !== undefined && /^[0-9a-f]{40}$/.test(entry.oid) ? entry.oid : null,
+    });
+  }
+  return { revision, tree };
+}
+
+async function getJson(transfer: Transfer, url: string): Promise<unknown> {
+  const response = await request(transfer, url, {});
+  if (!response.ok) {
+    await response.body?.cancel();
+    return null;
+  }
+  return response.json().catch(() => null);
+}
