@@ -4,8 +4,11 @@
  *
  * Everything counts events, never time, so that the same events in the same order teach the same.
  */
-import { ARRAY_ELEMENTS_MAX, type JsonObject, type JsonValue } from "./read.ts";
-import { isSecretKey, sampleOf } from "./sample.ts";
+import { ARRAY_ELEMENTS_MAX } from "./condense.ts";
+import { ARRAY, type DriftKind, Field, isChange, NULL, OBJECT, type Step, typeOf } from "./field.ts";
+import { mergeField } from "./merge.ts";
+import type { JsonObject, JsonValue } from "./read.ts";
+import { exactDigits, isSecretKey, sampleOf } from "./sample.ts";
 
 /** Levels of objects and arrays that are learned, the event's own object included. */
 export const DEPTH_MAX = 16;
@@ -24,8 +27,6 @@ const SWEEP_EVENTS = 64;
 const EXPECTED_SHARE = 0.01;
 /** The first events of a type make its schema; what is new after them is drift. */
 const SETTLED_EVENTS = 50;
-/** Values that a field must have had before another JSON type is a change. */
-const SETTLED_VALUES = 20;
 /** A field has stopped coming after so many events, and after so many times its longest pause until now. */
 const GONE_EVENTS_MIN = 100;
 const GONE_PAUSES = 8;
@@ -33,94 +34,6 @@ const GONE_PAUSES = 8;
 const GONE_SIGHTINGS_MIN = 10;
 /** A field is marked as new or changed for so many events of its type. */
 export const MARKED_EVENTS = 1000;
-
-export const JSON_TYPES = ["string", "integer", "number", "boolean", "null", "object", "array"] as const;
-export type JsonType = (typeof JSON_TYPES)[number];
-const STRING = 0;
-const INTEGER = 1;
-const NUMBER = 2;
-const BOOLEAN = 3;
-const NULL = 4;
-export const OBJECT = 5;
-const ARRAY = 6;
-
-export type DriftKind = "new_field" | "type_change" | "gone";
-
-/** How a field is reached from the one around it. */
-export type Step = { readonly key: string } | "any key" | "element";
-
-/** One path of a schema: a member, "any other key" of a map, or the elements of an array. */
-export class Field {
-  /** By name; null where there is no named member. */
-  children: Map<string, Field> | null = null;
-  /** What keys hold that have no name here. */
-  anyKey: Field | null = null;
-  elements: Field | null = null;
-  /** Values of each of JSON_TYPES, never halved; several of one event count each. */
-  readonly values = [0, 0, 0, 0, 0, 0, 0];
-  /** Events that had it, null included; never halved. */
-  sightings = 0;
-  /** Events of the window that filled it with something other than null, "" and brackets. */
-  filled = 0;
-  /** The newest event of the type that filled it. */
-  filledEvent = 0;
-  /** First and newest event of the type that had it, and the longest pause between two of these. */
-  firstEvent = 0;
-  lastEvent = 0;
-  pauseEvents = 0;
-  /** Unix µs of receipt. */
-  firstUs = 0;
-  lastUs = 0;
-  /** The event that brought a JSON type which is a change; 0: none did. */
-  changedEvent = 0;
-  /** It came after the schema had settled. */
-  late = false;
-  gone = false;
-  /** An object whose keys are data: those without a name of their own are all learned as `anyKey`. */
-  map = false;
-  expected = false;
-  removed = false;
-  /** JSON text of one value that it had, safe to show; null: none yet. */
-  sample: string | null = null;
-
-  constructor(
-    public parent: Field | null,
-    readonly step: Step,
-    /** Its values are not shown. */
-    readonly hidden: boolean,
-  ) {}
-
-  /** Values of any type. */
-  get occurrences(): number {
-    return this.values.reduce((sum, count) => sum + count, 0);
-  }
-}
-
-function typeOf(value: JsonValue): number {
-  switch (typeof value) {
-    case "string":
-      return STRING;
-    case "number":
-      return Number.isInteger(value) ? INTEGER : NUMBER;
-    case "boolean":
-      return BOOLEAN;
-    default:
-      return value === null ? NULL : Array.isArray(value) ? ARRAY : OBJECT;
-  }
-}
-
-/** Integers are numbers: a price that has cents for once is no change. */
-function isChange(field: Field, type: number): boolean {
-  if (type === NULL) return false;
-  let others = 0;
-  for (let other = 0; other < JSON_TYPES.length; other++) {
-    if (other === type || other === NULL) continue;
-    const sameFamily = (type === INTEGER && other === NUMBER) || (type === NUMBER && other === INTEGER);
-    if (sameFamily && (field.values[other] as number) > 0) return false;
-    others += field.values[other] as number;
-  }
-  return others >= SETTLED_VALUES;
-}
 
 export interface TypeSchemaOptions {
   readonly type: string;
@@ -249,8 +162,6 @@ export class TypeSchema {
     this.#o.onDrift("type_change", field);
   }
 
-  // ---------------------------------------------------------------------------------------- new fields
-
   #childOf(parent: Field, key: string): Field | null {
     if (parent.map || key.length > KEY_CHARS_MAX) return this.#anyKeyOf(parent);
     const children = parent.children;
@@ -302,56 +213,20 @@ export class TypeSchema {
       this.fields.splice(place, 0, anyKey);
       this.#o.giveRoom(-1);
     }
+    const merging = {
+      events: this.events,
+      windowEvents: this.windowEvents,
+      nowUs: this.#nowUs,
+      onRemoved: (field: Field) => this.#remove(field),
+    };
     for (const [key, child] of rare) {
       children.delete(key);
-      this.#merge(anyKey, child);
+      mergeField(anyKey, child, merging);
     }
     this.fields = this.fields.filter((field) => !field.removed);
     parent.anyKey = anyKey;
     parent.map = true;
     return true;
-  }
-
-  /** Adds what was learned of `from` to `into`; `from` is no field any more. */
-  #merge(into: Field, from: Field): void {
-    from.values.forEach((count, type) => {
-      into.values[type] = (into.values[type] as number) + count;
-    });
-    into.sightings += from.sightings;
-    into.filled = Math.min(this.windowEvents, into.filled + from.filled);
-    into.firstEvent =
-      into.firstEvent === 0 ? from.firstEvent : Math.min(into.firstEvent, from.firstEvent || this.events);
-    into.firstUs = into.firstUs === 0 ? from.firstUs : Math.min(into.firstUs, from.firstUs || this.#nowUs);
-    into.filledEvent = Math.max(into.filledEvent, from.filledEvent);
-    into.lastEvent = Math.max(into.lastEvent, from.lastEvent);
-    into.lastUs = Math.max(into.lastUs, from.lastUs);
-    into.pauseEvents = Math.max(into.pauseEvents, from.pauseEvents);
-    into.sample ??= into.hidden || !from.hidden ? from.sample : null;
-    for (const [key, child] of from.children ?? []) {
-      into.children ??= new Map();
-      this.#graft(into, child, into.children.get(key) ?? null, (field) => into.children?.set(key, field));
-    }
-    const { anyKey, elements } = from;
-    if (anyKey !== null) {
-      this.#graft(into, anyKey, into.anyKey, (field) => {
-        into.anyKey = field;
-      });
-    }
-    if (elements !== null) {
-      this.#graft(into, elements, into.elements, (field) => {
-        into.elements = field;
-      });
-    }
-    this.#remove(from);
-  }
-
-  #graft(into: Field, child: Field, there: Field | null, put: (field: Field) => void): void {
-    if (there !== null) {
-      this.#merge(there, child);
-      return;
-    }
-    child.parent = into;
-    put(child);
   }
 
   #remove(field: Field): void {
@@ -361,29 +236,20 @@ export class TypeSchema {
     this.#o.giveRoom(1);
   }
 
-  // ------------------------------------------------------------------------------------------- samples
-
   #sample(field: Field, value: string | number | boolean): void {
     const inexact = typeof value === "number" && Math.abs(value) > Number.MAX_SAFE_INTEGER;
     if (inexact && !field.hidden) this.#inexact.push({ field, value });
     else field.sample = sampleOf(value, field.hidden);
   }
 
-  /** Takes the digits of large numbers from the text, where JSON.parse keeps a double of them. */
   #sampleExactly(text: string): void {
-    const digits = new Map<number, string>();
-    JSON.parse(text, (_key, value: unknown, context?: { source?: string }) => {
-      if (typeof value === "number" && context?.source !== undefined) digits.set(value, context.source);
-      return value;
-    });
+    const digits = exactDigits(text);
     for (const { field, value } of this.#inexact) {
       const source = digits.get(value);
       if (source !== undefined && source.length <= KEY_CHARS_MAX) field.sample = source;
     }
     this.#inexact = [];
   }
-
-  // -------------------------------------------------------------------------- what belongs to the schema
 
   #expectNew(): void {
     for (const field of this.#firstFilled) {

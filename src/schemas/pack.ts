@@ -1,6 +1,7 @@
 /** A schema as the text that is kept of it, and back. Part of the schemas. */
 import * as v from "valibot";
-import { DEPTH_MAX, FIELDS_PER_TYPE_MAX, Field, type Step, type TypeSchema } from "./learn.ts";
+import { Field, type Step } from "./field.ts";
+import { DEPTH_MAX, FIELDS_PER_TYPE_MAX, type TypeSchema } from "./learn.ts";
 
 /** Raised when an older gateway's rows cannot be read any more: these schemas are then learned anew. */
 const PACK_VERSION = 1;

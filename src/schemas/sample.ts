@@ -51,3 +51,13 @@ export function sampleOf(value: string | number | boolean, hidden: boolean): str
   const cut = text.length <= SAMPLE_CHARS_MAX ? text : `${text.slice(0, SAMPLE_CHARS_MAX - 1)}…`;
   return JSON.stringify(cut.toWellFormed());
 }
+
+/** The numbers of a JSON text with the digits that they are written with, where JSON.parse keeps a double of them. */
+export function exactDigits(text: string): ReadonlyMap<number, string> {
+  const digits = new Map<number, string>();
+  JSON.parse(text, (_key, value: unknown, context?: { source?: string }) => {
+    if (typeof value === "number" && context?.source !== undefined) digits.set(value, context.source);
+    return value;
+  });
+  return digits;
+}

@@ -6,32 +6,34 @@
  * answers depends on nothing but the events before. What was learned is kept in the journal's table `schemas`, a few
  * seconds late: a kill loses those seconds, so that counts are approximate after it, and nothing else.
  */
+import { type Clock, systemClock } from "../clock.ts";
 import { messageOf } from "../errors.ts";
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { SmallTable } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
-import { type DriftKind, type Field, TypeSchema } from "./learn.ts";
+import type { DriftKind, Field } from "./field.ts";
+import { fingerprintOf } from "./fingerprint.ts";
+import { LateWriter } from "./late-writer.ts";
+import { TypeSchema } from "./learn.ts";
 import { packed, restore } from "./pack.ts";
-import { fingerprintOf, type JsonObject, textToRead } from "./read.ts";
+import { type JsonObject, textToRead } from "./read.ts";
 import {
-  fieldsInOrder,
   JSON_SCHEMA_DIALECT,
   jsonSchemaText,
+  type KnownType,
+  knownType,
   pathOf,
-  type ShownField,
+  type ShownType,
   schemaJson,
-  shownField,
+  shownType,
 } from "./show.ts";
 
-export type { DriftKind } from "./learn.ts";
-export type { ShownField } from "./show.ts";
+export type { DriftKind } from "./field.ts";
+export type { KnownType, ShownField, ShownType } from "./show.ts";
 
 /** Types that are remembered, and fields of all of them together (about 300 bytes each). */
 const TYPES_MAX = 1000;
 const FIELDS_MAX = 20_000;
-/** What was learned is written so long after it, and so much of it at a time. */
-const WRITE_DELAY_MS = 5000;
-const WRITE_BYTES_MAX = 256 * 1024;
 /** Changes that the Snapshot tells. */
 const DRIFT_MAX = 20;
 
@@ -48,25 +50,7 @@ export interface SchemasOptions {
   /** Where what was learned is kept; null: nowhere. */
   readonly table: SmallTable | null;
   readonly log: Log;
-}
-
-/** One type, as chat needs to know it. */
-export interface KnownType {
-  readonly type: string;
-  readonly events: number;
-  readonly fields: readonly ShownField[];
-}
-
-/** One type, as a list of them shows it. */
-export interface ShownType {
-  readonly type: string;
-  readonly events: number;
-  /** Unix µs of receipt. */
-  readonly first_seen_us: number;
-  readonly last_seen_us: number;
-  readonly fields: readonly ShownField[];
-  /** JSON: a sample by path, of the fields that have one; null where none has. */
-  readonly sample: string | null;
+  readonly clock?: Clock;
 }
 
 export class Schemas implements Disposable {
@@ -86,14 +70,28 @@ export class Schemas implements Disposable {
     schema_write_failures_total: 0,
   };
   #drift: Drift[] = [];
-  /** Types of which the table lacks something, the longest waiting first; dropped ones are among them. */
-  readonly #unwritten = new Set<string>();
-  #timer: Timer | null = null;
+  readonly #writer: LateWriter | null;
 
   /** Reads what was kept. @throws GatewayError journal_failed */
   constructor(options: SchemasOptions) {
     this.#o = options;
+    this.#writer = options.table === null ? null : this.#newWriter(options.table);
     for (const { key, value } of options.table?.all() ?? []) this.#restore(key, value);
+  }
+
+  #newWriter(table: SmallTable): LateWriter {
+    return new LateWriter({
+      table,
+      textOf: (type) => {
+        const schema = this.#types.get(type);
+        return schema === undefined ? null : packed(schema);
+      },
+      failed: (error) => {
+        this.#counters.schema_write_failures_total += 1;
+        this.#o.log("warn", `schemas: ${messageOf(error)}; trying again`);
+      },
+      clock: this.#o.clock ?? systemClock,
+    });
   }
 
   #restore(type: string, text: string): void {
@@ -108,7 +106,7 @@ export class Schemas implements Disposable {
       "warn",
       `schemas: what was kept of ${JSON.stringify(type)} cannot be used; it is learned anew`,
     );
-    this.#unwritten.add(type);
+    this.#writer?.outdated(type);
   }
 
   /**
@@ -136,8 +134,7 @@ export class Schemas implements Disposable {
     this.#learning = schema;
     const fillRate = schema.observe(value, text, receivedUs);
     this.#learning = null;
-    this.#unwritten.add(name);
-    this.#schedule();
+    this.#writer?.changed(name);
     return name === UNKNOWN_EVENT ? NOTHING_FILLED : { fillRate };
   }
 
@@ -145,8 +142,6 @@ export class Schemas implements Disposable {
   fingerprint(body: Uint8Array): string {
     return fingerprintOf(JSON.parse(textToRead(body)));
   }
-
-  // ------------------------------------------------------------------------------------------- room
 
   #newSchema(type: string): TypeSchema {
     return new TypeSchema({
@@ -190,7 +185,7 @@ export class Schemas implements Disposable {
     if (least === null) return false;
     this.#types.delete(least.type);
     this.#fields -= least.fields.length;
-    this.#unwritten.add(least.type);
+    this.#writer?.changed(least.type);
     this.#counters.schema_dropped_types_total += 1;
     return true;
   }
@@ -201,8 +196,6 @@ export class Schemas implements Disposable {
     this.#drift.push({ kind, type, path: pathOf(field), at_us });
     if (this.#drift.length > DRIFT_MAX) this.#drift.shift();
   }
-
-  // ------------------------------------------------------------------------------------------ showing
 
   /** Names of the types that are known, in the order in which they came. */
   types(): string[] {
@@ -224,21 +217,7 @@ export class Schemas implements Disposable {
     return [...this.#types.values()]
       .sort((a, b) => b.events - a.events)
       .slice(0, limit)
-      .map((schema) => {
-        const fields = [...fieldsInOrder(schema.root)];
-        const samples = fields.filter(({ sample }) => sample !== null);
-        return {
-          type: schema.type,
-          events: schema.events,
-          first_seen_us: schema.firstUs,
-          last_seen_us: schema.lastUs,
-          fields: fields.map((field) => shownField(schema, field)),
-          sample:
-            samples.length === 0
-              ? null
-              : `{${samples.map((field) => `${JSON.stringify(pathOf(field))}:${field.sample}`).join(",")}}`,
-        };
-      });
+      .map(shownType);
   }
 
   /** The types with the most events, at most `limit`, and those of `also`; the unknown type is none. */
@@ -248,13 +227,7 @@ export class Schemas implements Disposable {
       .filter(({ type }) => type !== UNKNOWN_EVENT)
       .sort((a, b) => b.events - a.events)
       .filter(({ type }, index) => index < limit || named.has(type))
-      .map((schema) => ({
-        type: schema.type,
-        events: schema.events,
-        fields: [...fieldsInOrder(schema.root)]
-          .filter((field) => field.expected)
-          .map((field) => shownField(schema, field)),
-      }));
+      .map(knownType);
   }
 
   /** For the Snapshot. */
@@ -271,46 +244,9 @@ export class Schemas implements Disposable {
     return this.#drift;
   }
 
-  // ------------------------------------------------------------------------------------------ keeping
-
-  #schedule(): void {
-    if (this.#o.table === null || this.#timer !== null) return;
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#write(WRITE_BYTES_MAX);
-      if (this.#unwritten.size > 0) this.#schedule();
-    }, WRITE_DELAY_MS);
-    this.#timer.unref();
-  }
-
-  /** Writes what has waited longest, about `bytesMax`, in one commit. */
-  #write(bytesMax: number): void {
-    const { table, log } = this.#o;
-    if (table === null || this.#unwritten.size === 0) return;
-    const rows: { key: string; value: string | null }[] = [];
-    for (let bytes = 0; bytes < bytesMax; ) {
-      const [type] = this.#unwritten;
-      if (type === undefined) break;
-      this.#unwritten.delete(type);
-      const schema = this.#types.get(type);
-      const value = schema === undefined ? null : packed(schema);
-      rows.push({ key: type, value });
-      bytes += type.length + (value?.length ?? 0);
-    }
-    try {
-      table.write(rows);
-    } catch (error) {
-      // Statistics that cannot be written now are written later; events are not held up by them.
-      this.#counters.schema_write_failures_total += 1;
-      log("warn", `schemas: ${messageOf(error)}; trying again`);
-      for (const { key } of rows) this.#unwritten.add(key);
-    }
-  }
-
   /** Writes all that was learned. */
   [Symbol.dispose](): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#write(Number.POSITIVE_INFINITY);
+    this.#writer?.[Symbol.dispose]();
   }
 }
 

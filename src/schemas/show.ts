@@ -1,5 +1,6 @@
 /** How a schema is shown: paths, its plain JSON, and JSON Schema. Part of the schemas. */
-import { type DriftKind, type Field, JSON_TYPES, type JsonType, OBJECT, type TypeSchema } from "./learn.ts";
+import { type DriftKind, type Field, JSON_TYPES, type JsonType, OBJECT } from "./field.ts";
+import type { TypeSchema } from "./learn.ts";
 
 /** A key that stands in a path as it is. */
 const PLAIN_KEY = /^[\p{L}\p{N}_$@:-]+$/u;
@@ -65,6 +66,49 @@ export function* fieldsInOrder(field: Field): Generator<Field> {
 
 function innerFields({ children, anyKey, elements }: Field): Field[] {
   return [...(children?.values() ?? []), anyKey, elements].filter((field) => field !== null);
+}
+
+/** One type, as chat needs to know it. */
+export interface KnownType {
+  readonly type: string;
+  readonly events: number;
+  readonly fields: readonly ShownField[];
+}
+
+/** One type, as a list of them shows it. */
+export interface ShownType {
+  readonly type: string;
+  readonly events: number;
+  /** Unix µs of receipt. */
+  readonly first_seen_us: number;
+  readonly last_seen_us: number;
+  readonly fields: readonly ShownField[];
+  /** JSON: a sample by path, of the fields that have one; null where none has. */
+  readonly sample: string | null;
+}
+
+export function knownType(schema: TypeSchema): KnownType {
+  const expected = [...fieldsInOrder(schema.root)].filter((field) => field.expected);
+  return {
+    type: schema.type,
+    events: schema.events,
+    fields: expected.map((field) => shownField(schema, field)),
+  };
+}
+
+export function shownType(schema: TypeSchema): ShownType {
+  const fields = [...fieldsInOrder(schema.root)];
+  const samples = fields
+    .filter(({ sample }) => sample !== null)
+    .map((field) => `${JSON.stringify(pathOf(field))}:${field.sample}`);
+  return {
+    type: schema.type,
+    events: schema.events,
+    first_seen_us: schema.firstUs,
+    last_seen_us: schema.lastUs,
+    fields: fields.map((field) => shownField(schema, field)),
+    sample: samples.length === 0 ? null : `{${samples.join(",")}}`,
+  };
 }
 
 /** The plain JSON text of a schema. Samples are JSON texts already: their numbers keep all digits. */

@@ -1,0 +1,131 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import fc from "fast-check";
+import { condensed } from "../../src/schemas/condense.ts";
+import type { JsonValue } from "../../src/schemas/read.ts";
+import { encode, Learner, SEED } from "./learner.ts";
+
+setDefaultTimeout(60_000);
+
+describe("a large body", () => {
+  test("is cut down to a JSON text of the same shape", () => {
+    const text = fc.oneof(
+      fc.string({ unit: "binary", maxLength: 8 }),
+      fc
+        .tuple(
+          fc.constantFrom("x", "é", "😀", '"', "\\", "\n", "\u0001", '𝄞\\"'),
+          fc.integer({ min: 1, max: 900 }),
+        )
+        .map(([unit, times]) => unit.repeat(times)),
+    );
+    const value = fc.letrec<{ value: JsonValue }>((tie) => ({
+      value: fc.oneof(
+        { depthSize: "small" },
+        text,
+        fc.double({ noNaN: true, noDefaultInfinity: true }),
+        fc.constantFrom<JsonValue>(null, true, false, {}, []),
+        fc.array(tie("value"), { maxLength: 40, size: "max" }),
+        fc.dictionary(text, tie("value"), { maxKeys: 5 }),
+      ),
+    })).value;
+    /** What may be left of a value: strings and arrays lose their ends. */
+    const fits = (left: JsonValue, whole: JsonValue): boolean => {
+      if (typeof whole === "string")
+        return (
+          left === whole ||
+          (typeof left === "string" && left.length >= 80 && whole.startsWith(left.slice(0, -1)))
+        );
+      if (typeof whole !== "object" || whole === null) return Object.is(left, whole);
+      if (typeof left !== "object" || left === null || Array.isArray(left) !== Array.isArray(whole))
+        return false;
+      if (Array.isArray(whole)) {
+        const elements = left as JsonValue[];
+        return (
+          elements.length === Math.min(whole.length, 32) &&
+          elements.every((element, index) => fits(element, whole[index] as JsonValue))
+        );
+      }
+      const entries = Object.entries(left);
+      const wholes = Object.entries(whole);
+      return entries.every(([key, inner]) =>
+        wholes.some(
+          ([name, other]) => (name === key || name.startsWith(key.slice(0, -1))) && fits(inner, other),
+        ),
+      );
+    };
+    fc.assert(
+      fc.property(
+        fc.dictionary(text, value, { maxKeys: 6 }),
+        fc.constantFrom(undefined, 1),
+        (whole, space) => {
+          const bytes = encode(JSON.stringify(whole, null, space));
+          const short = condensed(bytes);
+          const left = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(short));
+          // Where no bound is near, only strings and arrays are shorter. JSON has no negative zero to be had back.
+          if (bytes.length < 25_000) expect(fits(left, JSON.parse(JSON.stringify(whole)))).toBe(true);
+          expect(short.length).toBeLessThan(33_500);
+        },
+      ),
+      { seed: SEED, numRuns: 200, endOnFailure: true },
+    );
+  });
+
+  test("is read past its attachment, at a cost that does not grow with it", () => {
+    const learner = new Learner();
+    const body = {
+      type: "T",
+      file: { name: "a.pdf", data: "QUJD".repeat(1_000_000) },
+      caption: "Segue o contrato",
+    };
+    learner.see("T", body, body);
+    expect(learner.paths("T")).toEqual(["type", "file", "file.name", "file.data", "caption"]);
+  });
+
+  test("that is hostile yields valid JSON: endless escapes, digits, brackets, white space, keys", () => {
+    const many = 300_000;
+    const bodies = [
+      `{"a":"${'\\"'.repeat(many)}","b":1}`,
+      `{"a":"${"\\\\".repeat(many)}","b":1}`,
+      `{"a":${"1".repeat(many)},"b":1}`,
+      `{"a":${"[".repeat(127)}${"]".repeat(127)},"b":"${"x".repeat(many)}"}`,
+      `{"a":[${"[[],{}],".repeat(many)}0],"b":1}`,
+      `{${" ".repeat(many)}"a":1}`,
+      `{"a":[${'"x",'.repeat(many)}0],"b":1}`,
+      `{${Array.from({ length: 50_000 }, (_, n) => `"${n}":{}`).join(",")}}`,
+      `{"a":"${"ab\\u0001".repeat(many)}","b":1}`,
+      `{"${"k".repeat(many)}":1,"b":{"${"\\u00e9".repeat(many)}":2}}`,
+    ];
+    for (const body of bodies) {
+      const short = condensed(encode(body));
+      expect(short.length).toBeLessThan(33_500);
+      expect(typeof JSON.parse(new TextDecoder().decode(short))).toBe("object");
+    }
+    // The rest of an array is passed over, and what follows it is seen.
+    const after = condensed(encode(`{"a":[${"[[],{}],".repeat(5000)}0],"b":1}`));
+    expect(JSON.parse(new TextDecoder().decode(after)).b).toBe(1);
+  });
+
+  const parsed = (text: string): unknown => JSON.parse(new TextDecoder().decode(condensed(encode(text))));
+
+  test("loses the elements of an array after the 32nd, whatever they hold, and what follows them is read", () => {
+    const rest = ['{"a":[1,{"b":"]"}]}', '"\\"]"', "[[],[[]]]", "true"].join(",");
+    const whole = (elements: number): string => `{"a":[${`${rest},`.repeat(elements / 4)}0],"b":{"c":1}}`;
+    expect((parsed(whole(28)) as { a: unknown[] }).a).toHaveLength(29);
+    expect((parsed(whole(400)) as { a: unknown[] }).a).toHaveLength(32);
+    expect(parsed(whole(400))).toMatchObject({ b: { c: 1 } });
+  });
+
+  test("ends at brackets that are nested deeper than an event may be, also in elements that are passed over", () => {
+    const nest = (levels: number): string => "[".repeat(levels) + "]".repeat(levels);
+    expect(parsed(`{"a":1,"b":${nest(199)},"c":2}`)).toMatchObject({ c: 2 });
+    expect(parsed(`{"a":1,"b":${nest(200)},"c":2}`)).toEqual({ a: 1, b: JSON.parse(nest(199)) });
+    const after = (levels: number): unknown => parsed(`{"a":[${"1,".repeat(32)}${nest(levels)}],"b":2}`);
+    expect(after(198)).toEqual({ a: Array(32).fill(1), b: 2 });
+    expect(after(199)).toEqual({ a: Array(32).fill(1) });
+  });
+
+  test("ends where its steps are used up, and is whole up to there", () => {
+    const keys = (bytes: number): string => `{"a":1,${" ".repeat(bytes)}"b":2}`;
+    expect(parsed(keys(100_000))).toEqual({ a: 1, b: 2 });
+    expect(parsed(keys(128 * 1024))).toEqual({ a: 1 });
+  });
+});
