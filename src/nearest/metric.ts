@@ -11,6 +11,8 @@
  * with one label it would be the label itself.
  */
 
+import type { Pause } from "./pause.ts";
+
 /** Found on banking77 and credsystem-pt, where 1.5 to 4 do about alike. */
 const PRIOR_PER_DIM = 2;
 /** Examples whose scatter is added up: beyond, every second, third … one. */
@@ -32,9 +34,6 @@ export interface Metric {
   /** Which rows went into the scatter: every so manieth. */
   readonly stride: number;
 }
-
-/** Called between steps of a few ms, so that texts to embed need not wait. */
-export type Pause = () => Promise<void> | null;
 
 export async function learnMetric(groups: Groups, pause: Pause): Promise<Metric> {
   const { dim, starts } = groups;

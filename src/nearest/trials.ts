@@ -1,0 +1,119 @@
+/**
+ * Examples asked as if they were none, to learn what scores are worth. Each is asked twice: against all others (is the
+ * best label its own?), and without its label, as a stranger (what does a message reach whose intent has no
+ * examples?). Part of nearest.
+ */
+import type { Pause } from "./pause.ts";
+import { QUERIES } from "./simd.ts";
+import { positions, type Table } from "./table.ts";
+import { TopScores } from "./top-scores.ts";
+
+/** Examples that are asked: beyond, every second, third … one. */
+const CALIBRATION_ROWS_MAX = 1024;
+
+/** One example, asked as if it were none. */
+export interface Trial {
+  /** Null where it is the only one of its label. */
+  readonly own: { readonly score: number; readonly right: boolean } | null;
+  /** Best score of another label; null where there is none. */
+  readonly stranger: number | null;
+}
+
+interface GroupMean {
+  /** With each example. */
+  readonly products: Float64Array;
+  /** With itself. */
+  readonly square: number;
+  /** Examples of the label. */
+  readonly count: number;
+}
+
+/** Asks examples as if they were none. */
+export async function trialsOf(table: Table, pause: Pause): Promise<Trial[]> {
+  const trials: Trial[] = [];
+  const stride = Math.ceil(table.count / CALIBRATION_ROWS_MAX);
+  for (let group = 0; group + 1 < table.starts.length; group++) {
+    const [from, to] = [table.starts[group] as number, table.starts[group + 1] as number];
+    const asked = positions(Math.ceil(from / stride) * stride, to, stride);
+    if (asked.length === 0) continue;
+    const mean = meanOf(table, from, to);
+    for (let at = 0; at < asked.length; at += QUERIES) {
+      const part = asked.slice(at, at + QUERIES);
+      table.compare(spread(table, part));
+      for (let index = 0; index < part.length; index++) {
+        trials.push(trialOf(table, { row: part[index] as number, index, group, mean }));
+        // Nobody else uses this table's memory before it is built.
+        await pause();
+      }
+    }
+  }
+  return trials;
+}
+
+/** Examples as queries of a call. */
+function spread(table: Table, part: readonly number[]): Float32Array {
+  const values = new Float32Array(table.dim * QUERIES);
+  part.forEach((row, index) => {
+    table.addTo(values, { index, row, divisor: 1 });
+  });
+  return values;
+}
+
+/** Products of a label's mean with every example, and with itself. */
+function meanOf(table: Table, from: number, to: number): GroupMean {
+  const values = new Float32Array(table.dim * QUERIES);
+  for (let row = from; row < to; row++) {
+    table.addTo(values, { index: 0, row, divisor: to - from });
+  }
+  table.compare(values);
+  const length = table.queryLengths[0] as number;
+  const products = Float64Array.from(
+    { length: table.count },
+    (_, row) => table.cosine(row, 0) * length * (table.lengths[row] as number),
+  );
+  return { products, square: length * length, count: to - from };
+}
+
+/**
+ * The scores of one example without itself. It has also bent the space a little towards its own label, which
+ * with few examples flatters it much; taking its z zᵀ out of the scatter again is a change of rank one of the
+ * inverse (Sherman and Morrison), which in this space reads
+ * ⟨a, b⟩ + γ ⟨a, u⟩⟨b, u⟩, with u = the example − its label's mean, γ = β / (1 − β|u|²), β = n / (n − 1).
+ */
+function trialOf(
+  table: Table,
+  { row, index, group, mean }: { row: number; index: number; group: number; mean: GroupMean },
+): Trial {
+  const own = table.lengths[row] as number;
+  const ownMean = mean.products[row] as number;
+  const alone = mean.count === 1;
+  const learned = table.hasShaped(row) && !alone;
+  const beta = learned ? mean.count / (mean.count - 1) : 0;
+  const square = own * own - 2 * ownMean + mean.square;
+  // At least a little is left of the sphere, whatever rounding says.
+  const gamma = beta / Math.max(1 - beta * square, 0.05);
+  const ownU = own * own - ownMean;
+  const ownLength = Math.sqrt(own * own + gamma * ownU * ownU);
+  const top = new TopScores();
+  let ownScore = Number.NEGATIVE_INFINITY;
+  let stranger = Number.NEGATIVE_INFINITY;
+  for (let other = 0; other + 1 < table.starts.length; other++) {
+    top.clear();
+    for (let at = table.starts[other] as number; at < (table.starts[other + 1] as number); at++) {
+      if (at === row) continue;
+      const length = table.lengths[at] as number;
+      const product = table.cosine(at, index) * own * length;
+      const u = product - (mean.products[at] as number);
+      const otherLength = Math.sqrt(length * length + gamma * u * u);
+      const norm = ownLength * otherLength;
+      top.add(norm === 0 ? 0 : (product + gamma * ownU * u) / norm);
+    }
+    if (other === group) ownScore = top.mean;
+    else stranger = Math.max(stranger, top.mean);
+  }
+  const score = Math.max(ownScore, stranger);
+  return {
+    own: alone ? null : { score, right: ownScore >= stranger },
+    stranger: stranger === Number.NEGATIVE_INFINITY ? null : stranger,
+  };
+}
