@@ -1,9 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Chat, type ChatOptions, type ChatState } from "../../src/brain/chat.ts";
 import { GatewayError } from "../../src/errors.ts";
 import { FIELD_NAMES } from "../../src/event/event.ts";
 import { Schemas } from "../../src/schemas/schemas.ts";
 import { StubModel, until } from "../http/stubs.ts";
+
+setDefaultTimeout(60_000);
 
 class Talk {
   readonly schemas = new Schemas({ table: null, log: () => {} });
@@ -232,26 +234,6 @@ describe("what the model says is checked", () => {
     await talk.say("Oi");
     expect(talk.data.intents.map(({ name }) => name)).toEqual(["Good label", "CarInsuranceRequest", "Fine"]);
     expect(talk.data.intents.at(-1)?.slots).toEqual([{ name: "good", type: "string" }]);
-  });
-
-  test("HTML and control characters are taken out of the answer, across pieces", async () => {
-    const talk = new Talk();
-    const answer = async (...pieces: string[]): Promise<string> => {
-      talk.model.pieces = pieces;
-      return (await talk.say("Oi", null)).content;
-    };
-    expect(await answer("Olá <b>Ana</b>, 1 < 2 e 3 > 2")).toBe("Olá Ana, 1 < 2 e 3 > 2");
-    expect(await answer("a<", "scr", "ipt src='x", "'>b</scr", "ipt>c<", "br/", ">d")).toBe("abcd");
-    expect(await answer("x <!-- no ", "-->y\u001b[2J\u0007z\nw\u202e")).toBe("x y[2Jz\nw");
-    expect(await answer("ends with <", "b")).toBe("ends with <b");
-    expect(await answer(`<a ${"y".repeat(600)}`, "> z")).toContain("yyy");
-  });
-
-  test("an answer ends at its bound, and the stream behind it is closed", async () => {
-    const talk = new Talk();
-    talk.model.pieces = Array(100).fill("x".repeat(100));
-    expect((await talk.say("Oi")).content).toHaveLength(4000);
-    expect(talk.model.ended).toBe(1);
   });
 });
 
