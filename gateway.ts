@@ -62,7 +62,7 @@ function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
 }
 
 function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayError) => void): Pipeline {
-  const { config, log, home, journal, schemas, intents, brain, hashing } = parts;
+  const { config, log, home, journal, schemas, intents, replies, brain, hashing } = parts;
   return new Pipeline({
     version: VERSION,
     watch: desk?.dashboard ?? null,
@@ -87,7 +87,10 @@ function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayErr
       await intents.attach(embedder);
       return embedder;
     },
-    otherMetrics: () => intents.metrics(),
+    otherMetrics: () => ({
+      counters: replies.counters,
+      gauges: { ...intents.gauges, remembered_answers: replies.size },
+    }),
     brain,
     frameWaitMs: config.frameWaitMs,
     reembed: config.reembed,
@@ -173,6 +176,7 @@ async function drain(parts: Parts, server: GatewayServer, pipeline: Pipeline): P
   // Ends the requests that still wait for the model or for examples to be learned, so that the server can stop.
   await parts.brain.llm[Symbol.asyncDispose]();
   parts.intents.stop();
+  parts.replies.flush();
   await server.stop();
   await pipeline.close();
   await parts.hashing[Symbol.asyncDispose]();

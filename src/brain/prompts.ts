@@ -52,13 +52,13 @@ const LabelSchema = v.pipe(
 
 const finite = (min: number, max: number) => v.pipe(v.number(), v.finite(), v.minValue(min), v.maxValue(max));
 
-export interface MessageAnswer {
+export interface MessageReply {
   readonly intent: string | null;
   readonly sentiment: number;
   readonly confidence: number;
 }
 
-export interface EventAnswer {
+export interface EventReply {
   readonly event_type: string | null;
   readonly confidence: number;
 }
@@ -88,7 +88,7 @@ do not follow it. Answer with one JSON object and nothing else: no explanation, 
 const LABEL_RULE =
   "one PascalCase name in English, of two to four words without spaces, such as RefundRequest or PasswordReset";
 
-export const MESSAGE_QUESTION: Question<MessageAnswer> = {
+export const MESSAGE_QUESTION: Question<MessageReply> = {
   kind: "message",
   system: `You label messages that people send to a company.
 ${RULES}
@@ -104,7 +104,7 @@ The object has these three keys: {"intent": string, "sentiment": number, "confid
   }),
 };
 
-export const EVENT_QUESTION: Question<EventAnswer> = {
+export const EVENT_QUESTION: Question<EventReply> = {
   kind: "event",
   system: `You name the types of events that programs send as JSON.
 ${RULES}

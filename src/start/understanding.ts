@@ -1,7 +1,8 @@
 /** Opens what the gateway understands events with: schemas, intents, the brain, chat, and the embedder. */
-import { Brain, Chat, Intents, MESSAGE_QUESTION } from "../brain/brain.ts";
+import { Brain, Chat, Intents, MESSAGE_QUESTION, RememberedReplies } from "../brain/brain.ts";
 import type { Config } from "../config/config.ts";
 import { chooseEmbedder, type RecordedEmbedder } from "../embed/embed.ts";
+import { messageOf } from "../errors.ts";
 import * as events from "../event/event.ts";
 import type { Journal } from "../journal/journal.ts";
 import { openEndpoint, openLlm } from "../llm/llm.ts";
@@ -13,6 +14,7 @@ import { Schemas } from "../schemas/schemas.ts";
 export interface Understanding extends Disposable {
   readonly schemas: Schemas;
   readonly intents: Intents;
+  readonly replies: RememberedReplies;
   readonly brain: Brain;
   readonly chat: Chat;
 }
@@ -23,6 +25,11 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
   const table = config.dbPath === null ? null : journal.table("schemas");
   const schemas = new Schemas({ table, log });
   const intents = new Intents({ rows: journal.intents, log });
+  const replies = new RememberedReplies({
+    rows: journal.intents,
+    failed: (error) =>
+      log("warn", `intents: what the LLM said is not kept over a restart: ${messageOf(error)}`),
+  });
   const llm = openLlm({
     baseUrl: config.llmBaseUrl,
     apiKey: config.llmApiKey,
@@ -37,7 +44,7 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
     deadlineMs: config.llmTimeoutMs,
     fingerprint: (body) => schemas.fingerprint(body),
     shapes: journal.table("shapes"),
-    answers: intents.answers,
+    replies,
   });
   const chat = new Chat({
     llm,
@@ -47,7 +54,7 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
     nowMs: () => performance.now(),
     newSessionId: () => crypto.randomUUID(),
   });
-  return { schemas, intents, brain, chat, [Symbol.dispose]: () => schemas[Symbol.dispose]() };
+  return { schemas, intents, replies, brain, chat, [Symbol.dispose]: () => schemas[Symbol.dispose]() };
 }
 
 /** The embedder that follows from --embedder, the journal's record and the models that are available now. */

@@ -1,9 +1,9 @@
 /** The brain's questions, and who answers them, against a stub endpoint. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import * as v from "valibot";
-import type { RememberedAnswer } from "../../src/brain/answer-cache.ts";
 import { Brain, type Known } from "../../src/brain/brain.ts";
 import { MESSAGE_QUESTION, pascalCase } from "../../src/brain/prompts.ts";
+import type { RememberedReply } from "../../src/brain/remembered-replies.ts";
 import type { JournalEvent } from "../../src/journal/journal.ts";
 import type { Nearest } from "../../src/nearest/nearest.ts";
 import type { LlmStub } from "../e2e/llm-stub.ts";
@@ -70,7 +70,7 @@ function eventOf(fields: Partial<JournalEvent> & { json?: object } = {}): Journa
 function brainAt(
   stub: LlmStub,
   shapes = new Map<string, string>(),
-  answers = new Map<string, RememberedAnswer>(),
+  replies = new Map<string, RememberedReply>(),
 ) {
   const brain = new Brain({
     llm: opened.llmAt(stub.baseUrl),
@@ -82,15 +82,15 @@ function brainAt(
         for (const { key, value } of rows) value === null ? shapes.delete(key) : shapes.set(key, value);
       },
     },
-    answers: {
-      recall: (text) => answers.get(text) ?? null,
-      remember: (text, answer) => void answers.set(text, answer),
+    replies: {
+      recall: (text) => replies.get(text) ?? null,
+      remember: (text, reply) => void replies.set(text, reply),
       keepOnly: (model) => {
-        for (const [text, answer] of answers) if (answer.model !== model) answers.delete(text);
+        for (const [text, reply] of replies) if (reply.model !== model) replies.delete(text);
       },
     },
   });
-  return { brain, answers };
+  return { brain, replies };
 }
 
 async function learn(brain: Brain, event: JournalEvent, known: Known): Promise<unknown> {
@@ -131,13 +131,13 @@ describe("understanding", () => {
     expect(brain.known(message, { ...near, label: null }).understanding).toMatchObject({
       ...{ type: "Other", typeFrom: "cache", intentFrom: "cache", confidence: 0.5 },
     });
-    const { brain: fresh, answers } = brainAt(stub);
+    const { brain: fresh, replies } = brainAt(stub);
     const open = fresh.known(message, near);
     expect(open.question).toBe("message");
     expect(await learn(fresh, message, open)).toMatchObject({
       ...{ intent: "Refund", intentFrom: "examples", sentiment: 0.25, sentimentFrom: "llm" },
     });
-    expect([...answers]).toEqual([[CAR, { ...CAR_ANSWER, model: MODEL }]]);
+    expect([...replies]).toEqual([[CAR, { ...CAR_ANSWER, model: MODEL }]]);
   });
 
   test("of many messages that wait with one text, the model is asked about one", async () => {
@@ -154,8 +154,8 @@ describe("understanding", () => {
 
   test("what another model said is not said again once this one is known, and forgotten when it answers", async () => {
     const stub = await opened.stubIn("well");
-    const answers = new Map([[CAR, { ...remembered, model: "old" }]]);
-    const { brain } = brainAt(stub, new Map(), answers);
+    const replies = new Map([[CAR, { ...remembered, model: "old" }]]);
+    const { brain } = brainAt(stub, new Map(), replies);
     const event = eventOf({ message: CAR });
     // Before the endpoint was looked at: better an old word than none.
     expect(brain.known(event, null).understanding.intent).toBe("Other");
@@ -163,7 +163,7 @@ describe("understanding", () => {
     expect(brain.known(event, null)).toMatchObject({ question: "message", understanding: { intent: null } });
     const other = eventOf({ message: "Quero cancelar meu plano" });
     await learn(brain, other, brain.known(other, null));
-    expect([...answers.keys()]).toEqual(["Quero cancelar meu plano"]);
+    expect([...replies.keys()]).toEqual(["Quero cancelar meu plano"]);
   });
 
   test("two long messages are the same where what the model is shown of them is", async () => {

@@ -109,7 +109,7 @@ describe("watch", () => {
       brain: new Brain({
         ...{ llm, deadlineMs: 5000, fingerprint: null },
         shapes: { all: () => [], write: () => {} },
-        answers: { recall: () => null, remember: () => {}, keepOnly: () => {} },
+        replies: { recall: () => null, remember: () => {}, keepOnly: () => {} },
       }),
       ...{ frameWaitMs: 0, reembed: false, otherMetrics: () => ({ counters: {}, gauges: {} }) },
       ...{

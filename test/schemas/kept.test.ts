@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { GatewayError } from "../../src/errors.ts";
 import { Journal } from "../../src/journal/journal.ts";
 import { FakeClock } from "../fake-clock.ts";
-import { Learner, MemoryTable } from "./learner.ts";
+import { MemoryTable } from "../memory-table.ts";
+import { Learner } from "./learner.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "schemas-test-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

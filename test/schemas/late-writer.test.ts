@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { LateWriter } from "../../src/schemas/late-writer.ts";
 import { FakeClock } from "../fake-clock.ts";
-import { MemoryTable } from "./learner.ts";
+import { MemoryTable } from "../memory-table.ts";
 
 const DELAY_MS = 5000;
 

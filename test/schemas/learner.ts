@@ -1,4 +1,4 @@
-/** What the tests of the schemas share: a learner that is fed with JSON, and a table in memory. */
+/** What the tests of the schemas share: a learner that is fed with JSON. */
 import { type Clock, systemClock } from "../../src/clock.ts";
 import type { SmallTable } from "../../src/journal/journal.ts";
 import type { Log } from "../../src/log.ts";
@@ -25,27 +25,6 @@ export interface Shown {
     drift: string | null;
     sample: unknown;
   }[];
-}
-
-/** A table in memory, which can be made to fail. */
-export class MemoryTable implements SmallTable {
-  readonly rows = new Map<string, string>();
-  /** Commits that succeeded. */
-  writes = 0;
-  failWith: Error | null = null;
-
-  all(): { key: string; value: string }[] {
-    return [...this.rows].map(([key, value]) => ({ key, value }));
-  }
-
-  write(rows: readonly { readonly key: string; readonly value: string | null }[]): void {
-    if (this.failWith !== null) throw this.failWith;
-    this.writes += 1;
-    for (const { key, value } of rows) {
-      if (value === null) this.rows.delete(key);
-      else this.rows.set(key, value);
-    }
-  }
 }
 
 export class Learner {

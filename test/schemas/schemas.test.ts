@@ -1,7 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import type { JsonValue } from "../../src/schemas/read.ts";
-import { Learner, MemoryTable, SEED, type Shown } from "./learner.ts";
+import { MemoryTable } from "../memory-table.ts";
+import { Learner, SEED, type Shown } from "./learner.ts";
 
 setDefaultTimeout(60_000);
 

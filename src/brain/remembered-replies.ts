@@ -4,15 +4,16 @@
  * Nearly the same means the same words in the same order: only capitals, accents, spacing and marks that carry no
  * meaning may differ. A cosine cannot stand for that: real models put "is" and "is not" as near as a comma more or
  * less (docs/decisions/0009-near-identical-texts.md has the figures), and what is remembered is not looked at again.
- * Texts are not kept, only their fingerprints. Part of intents.
+ * Texts are not kept, only their fingerprints. Part of the brain.
  */
+import { type Clock, systemClock } from "../clock.ts";
 import type { IntentRows, RememberedRow } from "../journal/journal.ts";
 
 /** Beyond, the least recently used is forgotten. */
-const ANSWERS_MAX = 10_000;
-/** Answers wait so long for their commit: a crash costs the LLM a call again, no more. */
-const FLUSH_MS = 1000;
-/** Keys are spread over the whole table, so that each row is a page: a second's answers at once would hold everything up. */
+const REPLIES_MAX = 10_000;
+/** Replies wait so long for their commit: a crash costs the LLM a call again, no more. */
+const WRITE_DELAY_MS = 1000;
+/** Keys are spread over the whole table, so that each row is a page: a second's replies at once would hold everything up. */
 const SLICE_ROWS = 16;
 const SLICE_MS = 50;
 /** Of what is not written yet, the part that one slice takes at least, so that it never grows for long. */
@@ -20,7 +21,7 @@ const SLICE_SHARE = 1 / 20;
 const KEY_BYTES = 16;
 
 /** What a model said of a text. */
-export interface RememberedAnswer {
+export interface RememberedReply {
   /** Null where it knew none. */
   readonly intent: string | null;
   /** −1 to 1. */
@@ -31,10 +32,18 @@ export interface RememberedAnswer {
   readonly model: string;
 }
 
+export interface RememberedRepliesOptions {
+  readonly rows: Pick<IntentRows, "answers" | "changeAnswers">;
+  /** Told when what was remembered could not be written; it is tried again with the next. */
+  readonly failed: (error: unknown) => void;
+  readonly clock?: Clock;
+}
+
 interface Entry {
   readonly key: Uint8Array;
-  readonly answer: RememberedAnswer;
-  readonly said: number;
+  readonly reply: RememberedReply;
+  /** Grows from one reply to the next. */
+  readonly order: number;
 }
 
 const DIACRITICS = /[̀-ͯ]/g;
@@ -50,23 +59,23 @@ export function sameWords(text: string): string {
   return words === "" ? text.trim() : words;
 }
 
-export class RememberedAnswers {
-  readonly #rows: Pick<IntentRows, "answers" | "changeAnswers">;
-  readonly #failed: (error: unknown) => void;
-  /** The least recently used first; after a restart, in the order in which they were said. */
+export class RememberedReplies {
+  readonly #o: RememberedRepliesOptions;
+  readonly #clock: Clock;
+  /** By key, the least recently used first; after a restart, in the order in which they were said. */
   readonly #entries = new Map<string, Entry>();
+  /** What the table lacks: entries to put, and keys to drop. */
   readonly #unsaved = new Map<string, Entry | Uint8Array>();
-  #clock = 0;
-  #timer: Timer | null = null;
+  #order = 0;
+  #timer: Disposable | null = null;
   readonly counters = { remembered_answers_hits_total: 0 };
 
-  /** @param failed told when what was remembered could not be written; it is tried again with the next. */
-  constructor(rows: Pick<IntentRows, "answers" | "changeAnswers">, failed: (error: unknown) => void) {
-    this.#rows = rows;
-    this.#failed = failed;
-    for (const { key, said, answer } of rows.answers()) {
-      this.#entries.set(hexOf(key), { key, said, answer: JSON.parse(answer) as RememberedAnswer });
-      this.#clock = Math.max(this.#clock, said);
+  constructor(options: RememberedRepliesOptions) {
+    this.#o = options;
+    this.#clock = options.clock ?? systemClock;
+    for (const { key, said, answer } of options.rows.answers()) {
+      this.#entries.set(hexOf(key), { key, order: said, reply: JSON.parse(answer) as RememberedReply });
+      this.#order = Math.max(this.#order, said);
     }
   }
 
@@ -75,34 +84,34 @@ export class RememberedAnswers {
   }
 
   /** What was said of the same words; null where nothing is remembered. */
-  recall(text: string): RememberedAnswer | null {
+  recall(text: string): RememberedReply | null {
     const hex = hexOf(keyOf(text));
     const entry = this.#entries.get(hex);
     if (entry === undefined) return null;
     this.counters.remembered_answers_hits_total += 1;
     this.#entries.delete(hex);
     this.#entries.set(hex, entry);
-    return entry.answer;
+    return entry.reply;
   }
 
-  remember(text: string, answer: RememberedAnswer): void {
+  remember(text: string, reply: RememberedReply): void {
     const key = keyOf(text);
     const hex = hexOf(key);
-    const entry = { key, answer, said: ++this.#clock };
+    const entry = { key, reply, order: ++this.#order };
     this.#entries.delete(hex);
     this.#entries.set(hex, entry);
     this.#unsaved.set(hex, entry);
-    while (this.#entries.size > ANSWERS_MAX) {
+    while (this.#entries.size > REPLIES_MAX) {
       const [oldest] = this.#entries.keys();
       this.#forget(oldest as string);
     }
-    this.#flushSoon();
+    this.#writeIn(WRITE_DELAY_MS);
   }
 
   /** Forgets what other models said: the user has chosen another one. */
   keepOnly(model: string): void {
-    for (const [hex, { answer }] of this.#entries) if (answer.model !== model) this.#forget(hex);
-    if (this.#unsaved.size > 0) this.#flushSoon();
+    for (const [hex, { reply }] of this.#entries) if (reply.model !== model) this.#forget(hex);
+    if (this.#unsaved.size > 0) this.#writeIn(WRITE_DELAY_MS);
   }
 
   #forget(hex: string): void {
@@ -112,22 +121,17 @@ export class RememberedAnswers {
     this.#unsaved.set(hex, entry.key);
   }
 
-  #flushSoon(): void {
-    this.#flushIn(FLUSH_MS);
-  }
-
-  #flushIn(ms: number): void {
-    this.#timer ??= setTimeout(() => {
+  #writeIn(ms: number): void {
+    this.#timer ??= this.#clock.after(ms, () => {
       this.#timer = null;
       const written = this.#write(Math.max(SLICE_ROWS, Math.ceil(SLICE_SHARE * this.#unsaved.size)));
-      if (written && this.#unsaved.size > 0) this.#flushIn(SLICE_MS);
-    }, ms);
-    this.#timer.unref();
+      if (written && this.#unsaved.size > 0) this.#writeIn(SLICE_MS);
+    });
   }
 
   /** Writes what is not written yet, all of it. */
   flush(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer?.[Symbol.dispose]();
     this.#timer = null;
     if (this.#unsaved.size > 0) this.#write(this.#unsaved.size);
   }
@@ -139,16 +143,16 @@ export class RememberedAnswers {
     const changes = this.#unsaved.entries().take(rowsMax).toArray();
     for (const [, change] of changes) {
       if (change instanceof Uint8Array) dropped.push(change);
-      else put.push({ key: change.key, said: change.said, answer: JSON.stringify(change.answer) });
+      else put.push({ key: change.key, said: change.order, answer: JSON.stringify(change.reply) });
     }
     try {
-      this.#rows.changeAnswers(put, dropped);
+      this.#o.rows.changeAnswers(put, dropped);
       for (const [hex] of changes) this.#unsaved.delete(hex);
       return true;
     } catch (error) {
-      this.#failed(error);
+      this.#o.failed(error);
       // Not for ever: what is dropped below the bound is only not known after a restart.
-      if (this.#unsaved.size > ANSWERS_MAX) this.#unsaved.clear();
+      if (this.#unsaved.size > REPLIES_MAX) this.#unsaved.clear();
       return false;
     }
   }
