@@ -44,7 +44,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol, Union
 
 try:
     import numpy as np
@@ -1192,424 +1192,202 @@ class View:
         return f"View({len(self)} frames from {self._low})"
 
 
-class PhysicsConsumer:
-    """A reader of the gateway's ring, or, with a `url`, of the same frames over HTTP.
+# Following: a feed hands out what one source has, and the follower keeps the place
 
-    :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
-    :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
-        inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
-        the rest at WARNING.
-    :param verify_checksums: whether a frame's id and checksum must fit before it is handed out; None: on
-        processors that do not show stores in order, that is all but x86. What comes over HTTP is always
-        checked.
-    :param url: the gateway's address, such as ``http://host:9382``, instead of a ring: for another machine.
-        Everything works the same but ``view``, which needs shared memory; frames are polled for, every 5 ms
-        while they come and up to every 250 ms while none do; all that the gateway still has can be read,
-        not only what is in its ring.
-    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
-    :raises RingMissingError: where there is no ring.
-    :raises GatewayUnreachableError: where nothing answers at `url`.
-    :raises ConsumerError: where the file is no ring of this version, or may not be read; where the gateway
-        refuses the token, or what answers is no gateway.
 
-    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, the frames that
-    ``read_since`` and ``follow`` have missed because they were overwritten; ``restarts``, starts of the
-    gateway seen since the reader was made; ``replacements``, files that took the ring's place.
+class _Teller:
+    """Hands events to the reader's handler, or to the log if the reader has none."""
 
-    A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
-    a quarter of a second.
+    def __init__(self, on_event: EventHandler | None) -> None:
+        self._on_event = on_event
+
+    def __call__(self, kind: str, message: str, *, lost: int = 0) -> None:
+        if self._on_event is not None:
+            self._on_event(RingEvent(kind, message, lost))
+        else:
+            _log.log(logging.INFO if kind == "lost" else logging.WARNING, "%s: %s", kind, message)
+
+
+class _Place(NamedTuple):
+    """Where a follower is: what comes next, and how many of its frames were lost up to there."""
+
+    journal_id: int | None
+    """None until a frame, or the gateway, has said whose frames are read."""
+    next_frame_id: int
+    lost: int
+
+
+class _Blocks(NamedTuple):
+    """Which frames are a shard's: block (frame_id - 1) // size belongs to shard block mod shards."""
+
+    size: int
+    shard: int
+    shards: int
+
+    def next_own(self, frame_id: int) -> int:
+        """The first frame from `frame_id` on that is the shard's."""
+        block, _ = divmod(frame_id - 1, self.size)
+        ahead = (self.shard - block) % self.shards
+        return frame_id if ahead == 0 else (block + ahead) * self.size + 1
+
+    def end(self, own_id: int) -> int:
+        """Where the run of the shard's frames ends that `own_id` is in: the first id that is another's."""
+        if self.shards == 1:
+            return own_id + 2**40
+        return ((own_id - 1) // self.size + 1) * self.size + 1
+
+    def own_between(self, low: int, high: int) -> int:
+        """How many of the frames low to high - 1 are the shard's."""
+        return max(self._below(high) - self._below(low), 0)
+
+    def _below(self, frame_id: int) -> int:
+        rounds, rest = divmod(frame_id - 1, self.size * self.shards)
+        return rounds * self.size + min(max(rest - self.shard * self.size, 0), self.size)
+
+
+_ALL_FRAMES = _Blocks(1, 0, 1)
+
+
+class _Found(NamedTuple):
+    """What a feed has from the wanted frame on: neighbouring frames of one journal, possibly none."""
+
+    journal_id: int
+    first: int
+    """The frame_id of the first row; without rows, the one to go on with."""
+    rows: _Rows
+    damaged: int = 0
+    """How many of the frames between the wanted one and `first` are unreadable; the rest is gone."""
+    anew: bool = False
+    """Whether reading begins at `first`, so that no frame before it counts as lost."""
+
+
+class _Feed(Protocol):
+    """What one follower reads from: a source, and how far this follower is in it."""
+
+    def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
+        """At most `limit` frames from `wanted` on, without waiting; None if there are none yet.
+
+        `journal_id`: whose frames are read; None means that it is not known yet.
+        `ahead`: how many frames from `wanted` on the follower will read after another, at least `limit`.
+        """
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when it is worth reading again, at the latest after `timeout_s`."""
+
+
+class _Follower:
+    """The follow loop: a shard's frames, each once and in order, from whatever feed there is.
+
+    It keeps the place, counts what is lost, and waits.
+
+    :param on_lost: called with the number of this shard's frames that were lost, the frame_id that follows
+        them, and how many frames before that, of any shard, are damaged and not gone.
+    :param is_closed: whether the reader was closed, which ends the waiting.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        on_event: EventHandler | None = None,
-        verify_checksums: bool | None = None,
-        url: str | None = None,
-        token: str | None = None,
+        feed: _Feed,
+        place: _Place,
+        blocks: _Blocks,
+        on_lost: Callable[[int, int, int], None],
+        is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
-        if url is not None:
-            raise TypeError("a class derived from PhysicsConsumer reads a ring: it takes no url")
-        if token is not None:
-            raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
-        self._begin(default_path() if path is None else os.fspath(path), on_event)
-        self.labels = Labels(self.path)
-        self._stranger_since: float | None = None
-        self._verify = verify_checksums
-        self._ring = _Ring.open(self.path, verify_checksums)
-        self._epoch = self._ring.epoch
-        self._state = self._ring.state
-        self._stalled = self._is_stalled(self._ring)
-        self._next_look = time.monotonic() + _LOOK_EVERY_S
-
-    def __new__(
-        cls, path: str | os.PathLike[str] | None = None, *, url: str | None = None, **_: Any
-    ) -> PhysicsConsumer:
-        """A reader over HTTP where there is a `url`."""
-        return super().__new__(_RemoteConsumer if url is not None and cls is PhysicsConsumer else cls)
-
-    def _begin(self, path: str, on_event: EventHandler | None) -> None:
-        """What every reader counts, wherever its frames come from."""
-        self.path = path
-        self.lost = 0
-        self.restarts = 0
-        self.replacements = 0
-        self._on_event = on_event
-        self._newest: np.void | bytes | tuple[int, int, int] | None = None
-        self._closed = False
-
-    # Reading what is there
-
-    def read_latest(self) -> Frame | None:
-        """The newest frame; None while there is none."""
-        ring = self._look()
-        row = ring.copy_latest()
-        if row is None:
-            return None
-        self._newest = row
-        return Frame(row, self.labels)
-
-    def read_batch(self, n: int) -> Frames:
-        """The newest `n` frames, oldest first: a validated copy, without gaps.
-
-        There are fewer where the ring has fewer, or where the oldest of them were overwritten during the
-        copy. A batch is a snapshot: nothing counts as lost.
-
-        :raises ValueError: where `n` is negative.
-        """
-        rows = self._look().copy_newest(_checked_count(n))
-        self._handed_out(rows)
-        return Frames(rows, labels=self.labels)
-
-    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
-        """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
-
-        ``lost`` of the result is the exact number of frames between `frame_id` and the first one returned:
-        they were overwritten, or stayed damaged. Where nothing is returned nothing is lost: ask again with
-        the same `frame_id`.
-        To go on, pass the last ``frame_id`` of the result; 0 asks for the oldest frame.
-
-        :raises ValueError: where `n` or `frame_id` is negative.
-        """
-        if frame_id < 0:
-            raise ValueError(f"frame_id must not be negative, got {frame_id}")
-        ring = self._look()
-        first, rows, damaged = ring.copy_from(frame_id + 1, _checked_count(n))
-        lost = first - (frame_id + 1)
-        self._lose(lost, first, damaged)
-        self._handed_out(rows)
-        return Frames(rows, lost=lost, labels=self.labels)
-
-    def view(self, n: int) -> View:
-        """The newest `n` frames where they stand in the ring: no copy, the fastest way to compute over many.
-
-        The writer may overwrite them at any time, the oldest first: compute, then ask ``valid()``, and throw
-        the result away where it says False. Use it with ``with``, and copy what is to be kept. There are
-        fewer frames where the ring has fewer whole ones.
-
-        :raises ValueError: where `n` is negative.
-        """
-        ring = self._look()
-        count = _checked_count(n)
-        head = ring.head
-        low = max(ring.oldest(), head - count)
-        if low < head:
-            whole = ring.whole(low, head)
-            if not _every(whole):
-                low = head - int(np.argmin(whole[::-1]))
-        return View(ring, min(low, head), head, self.labels)
-
-    # Following
-
-    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
-        """Yields each frame once, in order, and waits for the next one at little cost.
-
-        :param start: ``"latest"``: what is published from now on; ``"oldest"``: everything the ring still
-            has; a frame_id: that frame first; a ``position`` (journal_id, frame_id): what comes after it, or,
-            where the ring belongs to another journal, everything it has.
-        :param timeout_s: ends when no frame has come for this long; None waits for ever.
-        :raises ConsumerError: where a file that is no ring has taken the ring's place for more than 5 s.
-        :raises ValueError: where `start` is none of these.
-
-        Restarts of the gateway and replacements of the ring are followed, and reported to ``on_event``: the
-        old ring is read to its end, then the new one from the same frame_id, or from its oldest frame where
-        it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
-        """
-        ring = self._look()
-        start = _checked_start(start)
-        if isinstance(start, tuple):
-            journal, frame_id = start
-            return self._follow(ring, frame_id + 1, journal, resolved=False, timeout_s=timeout_s)
-        first = start
-        if isinstance(first, str):
-            first = ring.head if first == "latest" else ring.oldest()
-        return self._follow(ring, first, ring.journal_id(), resolved=True, timeout_s=timeout_s)
-
-    def _follow(
-        self, ring: _Ring, next_id: int, journal: int | None, *, resolved: bool, timeout_s: float | None
-    ) -> Iterator[Frame]:
-        quiet_since = time.monotonic()
-        while not self._closed:
-            head = ring.head
-            if not resolved:
-                found = ring.journal_id()
-                if found is not None:
-                    next_id = self._place(ring, next_id, journal, found)
-                    journal, resolved = found, True
-            if resolved:
-                first, rows, damaged = ring.copy_from(next_id, _FOLLOW_BATCH)
-                if len(rows):
-                    self._lose(first - next_id, first, damaged)
-                    next_id = first + len(rows)
-                    journal = int(rows["journal_id"][-1])
-                    for frame_id, time_us, row in zip(
-                        range(first, next_id), rows["timestamp_us"].tolist(), rows
-                    ):
-                        if self._closed:
-                            return
-                        self._newest = (journal, frame_id, time_us)
-                        yield Frame(row, self.labels)
-                    quiet_since = time.monotonic()
-                    self._observe()
-                    continue
-            current = self._observe()
-            if current is not ring:
-                # Nobody writes to the old file any more; we leave it when it has been read to its end.
-                if ring.head == head:
-                    ring, resolved = current, False
-                continue
-            now = time.monotonic()
-            wait_s = _LOOK_EVERY_S
-            if timeout_s is not None:
-                wait_s = min(wait_s, quiet_since + timeout_s - now)
-                if wait_s <= 0:
-                    return
-            ring.wait(head, wait_s)
-
-    def _place(self, ring: _Ring, next_id: int, journal: int | None, found: int) -> int:
-        """Where to go on in a ring that has frames of the journal `found`."""
-        if journal == found:
-            return next_id
-        if journal is None:
-            # We have not seen a frame yet, so all of this ring is new to us, unless we asked for a later one.
-            return next_id if ring.oldest() <= next_id <= ring.head else ring.oldest()
-        oldest = ring.oldest()
-        self._tell(
-            "journal_changed",
-            f"the ring now has the frames of journal {found:08x} (before: {journal:08x}); "
-            f"reading them from its oldest, {oldest}",
-        )
-        return oldest
-
-    # State
+        self._feed = feed
+        self.journal_id, self._next, self.lost = place
+        self._blocks = blocks
+        self._on_lost = on_lost
+        self._is_closed = is_closed
 
     @property
-    def position(self) -> tuple[int, int] | None:
-        """(journal_id, frame_id) of the newest frame handed out: save it, go on with ``follow(position)``."""
-        newest = self._handed()
-        return None if newest is None else newest[:2]
+    def place(self) -> _Place:
+        """What comes after the frames that were taken."""
+        return _Place(self.journal_id, self._next, self.lost)
 
-    @property
-    def age_ms(self) -> float | None:
-        """How long before now the newest frame handed out has its ``timestamp_us``, in ms by our clock.
+    def take(self, limit: int, until: float) -> _Rows | None:
+        """Up to `limit` neighbouring frames, all of ``journal_id``, as soon as there are any.
 
-        Negative where the sender's clock is ahead of ours; None before the first frame.
+        None: none came until `until`, in seconds of ``time.monotonic``, or the reader was closed. An empty
+        array: something has changed (frames were lost, or the journal is another), and there may be frames
+        at once.
         """
-        newest = self._handed()
-        return None if newest is None else time.time() * 1e3 - newest[2] / 1e3
+        blocks = self._blocks
+        while not self._is_closed():
+            wanted = blocks.next_own(self._next)
+            ahead = blocks.end(wanted) - wanted
+            found = self._feed.read(self.journal_id, wanted, min(limit, ahead), ahead)
+            if found is not None:
+                return self._advanced(found, wanted)
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                break
+            self._feed.wait(min(left_s, _LOOK_EVERY_S))
+        return None
 
-    def _handed(self) -> tuple[int, int, int] | None:
-        """journal_id, frame_id and timestamp_us of the newest frame handed out.
+    def _advanced(self, found: _Found, wanted: int) -> _Rows:
+        self.journal_id = found.journal_id
+        first, rows = found.first, found.rows
+        if found.anew:
+            self._next = first
+        elif first > wanted:
+            self._lose(first, found.damaged)
+        if len(rows) == 0:
+            return rows
+        own = self._blocks.next_own(first)
+        rows = rows[own - first : self._blocks.end(own) - first]
+        if len(rows):
+            self._next = own + len(rows)
+        return rows
 
-        They are looked up here and not in ``read_latest``, whose time they would be a quarter of.
-        """
-        newest = self._newest
-        if isinstance(newest, bytes):
-            newest = np.frombuffer(newest, dtype=FRAME_DTYPE)[0]
-        if isinstance(newest, np.void):
-            newest = (int(newest["journal_id"]), int(newest["frame_id"]), int(newest["timestamp_us"]))
-            self._newest = newest
-        return newest
+    def _lose(self, first: int, damaged: int) -> None:
+        """Counts this shard's frames from the next one to `first` - 1 as lost."""
+        count = self._blocks.own_between(self._next, first)
+        self._next = first
+        self.lost += count
+        if count > 0:
+            self._on_lost(count, first, damaged)
 
-    @property
-    def lag(self) -> int:
-        """Frames published after the newest one handed out; all that the ring has where there is none yet."""
-        ring = self._ring
-        newest = self._handed()
-        if newest is None:
-            return max(ring.head - ring.oldest(), 0)
-        return max(ring.head - 1 - newest[1], 0)
 
-    @property
+class _Source(Protocol):
+    """Where the frames of a :class:`PhysicsConsumer` come from, and what is known of that place.
+
+    Everything but ``close`` raises a :class:`ConsumerError` once it is closed.
+    """
+
+    name: str
+    """The ring's path or the gateway's address."""
+    labels: Labels
+    closed: bool
+
+    def latest(self) -> np.void | None:
+        """The newest frame; None if there is none."""
+
+    def newest(self, count: int) -> _Rows:
+        """At most `count` newest frames, oldest first, without gaps."""
+
+    def since(self, first: int, count: int) -> tuple[int, _Rows, int]:
+        """See :meth:`_Ring.copy_from`."""
+
+    def view(self, count: int) -> View:
+        """The newest `count` frames where they stand."""
+
+    def follow(self, start: StartPosition) -> tuple[_Feed, _Place]:
+        """A feed, and the place in it that `start` means now."""
+
+    def lag(self, newest_id: int | None) -> int:
+        """How many frames were published after `newest_id`; None: how many there are to read."""
+
     def stalled(self) -> bool:
-        """Whether the writer says that it runs, and has not refreshed its heartbeat for 5 s."""
-        return self._is_stalled(self._look())
+        """Whether the gateway seems to stand still."""
 
-    def stats(self) -> dict[str, Any]:
-        """The ring's header and this reader's counters, by name; ages in the unit that ends their name."""
-        ring = self._look()
-        head = ring.head
-        oldest = ring.oldest()
-        return {
-            "path": self.path,
-            "version": VERSION,
-            "frame_size": FRAME_BYTES,
-            "capacity": ring.capacity,
-            "head": head,
-            "tail": ring.tail,
-            "frames": max(head - oldest, 0),
-            "epoch": ring.epoch,
-            "writer_pid": ring.writer_pid,
-            "state": _STATE_NAMES.get(ring.state, str(ring.state)),
-            "heartbeat_age_s": round(ring.heartbeat_age_s, 3),
-            "stalled": self._is_stalled(ring),
-            "journal_id": ring.journal_id(),
-            "wait": ring.wakes,
-            "lost": self.lost,
-            "lag": self.lag,
-            "age_ms": _rounded(self.age_ms),
-            "restarts": self.restarts,
-            "replacements": self.replacements,
-        }
+    def state(self) -> dict[str, Any]:
+        """What the gateway says of itself, by name."""
+
+    def counters(self) -> dict[str, int]:
+        """What this source has counted since it was made, by name."""
 
     def close(self) -> None:
-        """Ends ``follow``; frames and views that were handed out stay valid. May be called twice."""
-        self._closed = True
-
-    def __enter__(self) -> PhysicsConsumer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"PhysicsConsumer({self.path!r}, capacity={self._ring.capacity}, head={self._ring.head})"
-
-    # What happens to the ring
-
-    def _look(self) -> _Ring:
-        """The ring to read, for a method that was called by the user."""
-        if self._closed:
-            self._check_open()
-        return self._observe()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConsumerError(f"consumer: the reader of {self.path} is closed")
-
-    def _observe(self) -> _Ring:
-        """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
-        ring = self._ring
-        words = ring._u32
-        if words[_EPOCH_U32] != self._epoch:
-            starts = (ring.epoch - self._epoch) & 0xFFFFFFFF
-            self._epoch = ring.epoch
-            self.restarts += starts
-            self._tell("restarted", f"the gateway has restarted (epoch {ring.epoch}); frame ids go on")
-        now = time.monotonic()
-        if now < self._next_look and words[_STATE_U32] != STATE_SUPERSEDED:
-            return ring
-        self._next_look = now + _LOOK_EVERY_S
-        self._replace_where_needed(now)
-        self._report_state()
-        return self._ring
-
-    def _replace_where_needed(self, now: float) -> None:
-        ring = self._ring
-        try:
-            status = Path(self.path).stat()
-        except OSError:
-            return  # removed: the gateway makes a new one within a second, and this one is still whole
-        if (status.st_dev, status.st_ino) == ring.inode:
-            self._stranger_since = None
-            return
-        try:
-            successor = _Ring.open(self.path, self._verify)
-        except RingMissingError:
-            return
-        except ConsumerError:
-            self._stranger_since = self._stranger_since or now
-            if now - self._stranger_since < _STRANGER_PATIENCE_S:
-                return
-            raise
-        self._stranger_since = None
-        self._ring = successor
-        self._stalled = self._is_stalled(successor)
-        self._state = successor.state
-        self.replacements += 1
-        # A gateway whose file was removed makes another, of epoch 1, without having restarted.
-        if successor.epoch > self._epoch:
-            self.restarts += successor.epoch - self._epoch
-        elif successor.writer_pid != ring.writer_pid:
-            self.restarts += 1
-        self._epoch = successor.epoch
-        self._tell(
-            "replaced",
-            f"another ring is at {self.path} (capacity {successor.capacity}, epoch {successor.epoch}); "
-            "going on there",
-        )
-
-    def _report_state(self) -> None:
-        ring = self._ring
-        state = ring.state
-        if state != self._state:
-            self._state = state
-            if state == STATE_CLOSED:
-                self._tell("closed", "the gateway was shut down; waiting for it to come back")
-        stalled = self._is_stalled(ring)
-        if stalled != self._stalled:
-            self._stalled = stalled
-            if stalled:
-                self._tell(
-                    "stalled",
-                    f"no heartbeat for {ring.heartbeat_age_s:.0f} s: the gateway stands still or was killed",
-                )
-            elif state == STATE_RUNNING:
-                self._tell("resumed", "the gateway's heartbeat is back")
-
-    @staticmethod
-    def _is_stalled(ring: _Ring) -> bool:
-        return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
-
-    def _lose(self, count: int, first: int, damaged: int = 0) -> None:
-        """Counts the `count` frames before `first`; `damaged` of them were unreadable, not overwritten."""
-        self.lost += count
-        if count > damaged:
-            self._tell(
-                "lost",
-                f"{count - damaged} frames before {first} were overwritten before they could be read",
-                lost=count - damaged,
-            )
-        if damaged > 0:
-            self._tell(
-                "damaged",
-                f"{damaged} frames before {first} have a wrong sequence, id or checksum in the ring; "
-                'left out (see them: "one_file_gateway ring verify")',
-                lost=damaged,
-            )
-
-    def _handed_out(self, rows: _Rows) -> None:
-        if len(rows):
-            # Its bytes and not a row, which would keep the whole batch from being freed.
-            self._newest = rows[-1:].tobytes()
-
-    def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
-        _tell(self._on_event, RingEvent(kind, message, lost))
-
-
-def _tell(on_event: EventHandler | None, event: RingEvent) -> None:
-    if on_event is not None:
-        on_event(event)
-    else:
-        _log.log(
-            logging.INFO if event.kind == "lost" else logging.WARNING, "%s: %s", event.kind, event.message
-        )
+        """Ends what waits."""
 
 
 def _checked_start(start: StartPosition) -> StartPosition:
@@ -1628,14 +1406,338 @@ def _checked_start(start: StartPosition) -> StartPosition:
     return max(start, 1)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+# The ring at a path
 
 
-def _checked_count(n: int) -> int:
-    if n < 0:
-        raise ValueError(f"the number of frames must not be negative, got {n}")
-    return n
+class _RingSource:
+    """The ring at a path, whichever file that is: notices restart, replacement, shut-down and stall.
+
+    :raises RingMissingError: where there is no ring.
+    :raises ConsumerError: where the file is no ring of this version, or may not be read.
+    """
+
+    def __init__(self, path: str, tell: _Teller, verify: bool | None = None) -> None:
+        self.name = path
+        self.labels = Labels(path)
+        self.closed = False
+        self.restarts = 0
+        self.replacements = 0
+        self._tell = tell
+        self._verify = verify
+        self._stranger_since: float | None = None
+        self.ring = _Ring.open(path, verify)
+        self._epoch = self.ring.epoch
+        self._state = self.ring.state
+        self._stalled = _is_stalled(self.ring)
+        self._next_look = time.monotonic() + _LOOK_EVERY_S
+
+    # Reading
+
+    def latest(self) -> np.void | None:
+        # The one read that takes so little that the call of _look would show.
+        if self.closed:
+            raise _closed(self.name)
+        return self.observe().copy_latest()
+
+    def newest(self, count: int) -> _Rows:
+        return self._look().copy_newest(count)
+
+    def since(self, first: int, count: int) -> tuple[int, _Rows, int]:
+        return self._look().copy_from(first, count)
+
+    def view(self, count: int) -> View:
+        ring = self._look()
+        head = ring.head
+        low = max(ring.oldest(), head - count)
+        if low < head:
+            whole = ring.whole(low, head)
+            if not _every(whole):
+                low = head - int(np.argmin(whole[::-1]))
+        return View(ring, min(low, head), head, self.labels)
+
+    def follow(self, start: StartPosition) -> tuple[_Feed, _Place]:
+        ring = self._look()
+        feed = _RingFeed(self.observe, self._tell, ring)
+        if isinstance(start, tuple):
+            return feed, _Place(start[0], start[1] + 1, 0)
+        if isinstance(start, str):
+            start = ring.head if start == "latest" else ring.oldest()
+        return feed, _Place(ring.journal_id(), start, 0)
+
+    # State
+
+    def lag(self, newest_id: int | None) -> int:
+        ring = self.ring
+        first_unread = ring.oldest() if newest_id is None else newest_id + 1
+        return max(ring.head - first_unread, 0)
+
+    def stalled(self) -> bool:
+        return _is_stalled(self._look())
+
+    def state(self) -> dict[str, Any]:
+        ring = self._look()
+        head = ring.head
+        oldest = ring.oldest()
+        return {
+            "path": self.name,
+            "version": VERSION,
+            "frame_size": FRAME_BYTES,
+            "capacity": ring.capacity,
+            "head": head,
+            "tail": ring.tail,
+            "frames": max(head - oldest, 0),
+            "epoch": ring.epoch,
+            "writer_pid": ring.writer_pid,
+            "state": _STATE_NAMES.get(ring.state, str(ring.state)),
+            "heartbeat_age_s": round(ring.heartbeat_age_s, 3),
+            "stalled": _is_stalled(ring),
+            "journal_id": ring.journal_id(),
+            "wait": ring.wakes,
+        }
+
+    def counters(self) -> dict[str, int]:
+        return {"restarts": self.restarts, "replacements": self.replacements}
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __str__(self) -> str:
+        return f"{self.name!r}, capacity={self.ring.capacity}, head={self.ring.head}"
+
+    # What happens to the ring
+
+    def _look(self) -> _Ring:
+        """The ring to read, for a method that was called by the user."""
+        if self.closed:
+            raise _closed(self.name)
+        return self.observe()
+
+    def observe(self) -> _Ring:
+        """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
+        ring = self.ring
+        words = ring._u32
+        if words[_EPOCH_U32] != self._epoch:
+            starts = (ring.epoch - self._epoch) & 0xFFFFFFFF
+            self._epoch = ring.epoch
+            self.restarts += starts
+            self._tell("restarted", f"the gateway has restarted (epoch {ring.epoch}); frame ids go on")
+        now = time.monotonic()
+        if now < self._next_look and words[_STATE_U32] != STATE_SUPERSEDED:
+            return ring
+        self._next_look = now + _LOOK_EVERY_S
+        self._replace_where_needed(now)
+        self._report_state()
+        return self.ring
+
+    def _replace_where_needed(self, now: float) -> None:
+        ring = self.ring
+        try:
+            status = Path(self.name).stat()
+        except OSError:
+            return  # removed: the gateway makes a new one within a second, and this one is still whole
+        if (status.st_dev, status.st_ino) == ring.inode:
+            self._stranger_since = None
+            return
+        try:
+            successor = _Ring.open(self.name, self._verify)
+        except RingMissingError:
+            return
+        except ConsumerError:
+            self._stranger_since = self._stranger_since or now
+            if now - self._stranger_since < _STRANGER_PATIENCE_S:
+                return
+            raise
+        self._stranger_since = None
+        self.ring = successor
+        self._stalled = _is_stalled(successor)
+        self._state = successor.state
+        self.replacements += 1
+        # A gateway whose file was removed makes another, of epoch 1, without having restarted.
+        if successor.epoch > self._epoch:
+            self.restarts += successor.epoch - self._epoch
+        elif successor.writer_pid != ring.writer_pid:
+            self.restarts += 1
+        self._epoch = successor.epoch
+        self._tell(
+            "replaced",
+            f"another ring is at {self.name} (capacity {successor.capacity}, epoch {successor.epoch}); "
+            "going on there",
+        )
+
+    def _report_state(self) -> None:
+        ring = self.ring
+        state = ring.state
+        if state != self._state:
+            self._state = state
+            if state == STATE_CLOSED:
+                self._tell("closed", "the gateway was shut down; waiting for it to come back")
+        stalled = _is_stalled(ring)
+        if stalled != self._stalled:
+            self._stalled = stalled
+            if stalled:
+                self._tell(
+                    "stalled",
+                    f"no heartbeat for {ring.heartbeat_age_s:.0f} s: the gateway stands still or was killed",
+                )
+            elif state == STATE_RUNNING:
+                self._tell("resumed", "the gateway's heartbeat is back")
+
+
+def _is_stalled(ring: _Ring) -> bool:
+    return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
+
+
+def _closed(name: str) -> ConsumerError:
+    return ConsumerError(f"consumer: the reader of {name} is closed")
+
+
+class _LateRing:
+    """The ring at a path that may have none yet, or something else for a while.
+
+    :param optional: whether the frames come from elsewhere meanwhile. If not, a missing ring is told, and
+        something else at the path is an error.
+    """
+
+    def __init__(self, path: str, tell: _Teller, *, optional: bool) -> None:
+        self._path = path
+        self._tell = tell
+        self._optional = optional
+        self._source: _RingSource | None = None
+        self._next_attach = -math.inf
+        self._missing = False
+
+    def observe(self) -> _Ring | None:
+        """The ring to read now; None while there is none.
+
+        :raises ConsumerError: if it is not optional and something else is at the path.
+        """
+        try:
+            if self._source is not None:
+                return self._source.observe()
+            return self._attach()
+        except ConsumerError:
+            if not self._optional:
+                raise
+            self._source = None
+            self._next_attach = time.monotonic() + _LOOK_EVERY_S
+            return None
+
+    def _attach(self) -> _Ring | None:
+        now = time.monotonic()
+        if now < self._next_attach:
+            return None
+        self._next_attach = now + _LOOK_EVERY_S
+        try:
+            self._source = _RingSource(self._path, self._tell)
+        except RingMissingError as error:
+            if not self._optional and not self._missing:
+                self._missing = True
+                self._tell("unreachable", f"{_without_prefix(error)}; waiting for it")
+            return None
+        if self._missing:
+            self._missing = False
+            self._tell("reachable", f"there is a ring at {self._path}")
+        return self._source.ring
+
+
+_NO_ROWS: _Rows = np.empty(0, dtype=FRAME_DTYPE)
+
+
+class _RingFeed:
+    """One follower's way through the files at a ring's path: each is read to its end before the next.
+
+    :param observe: the ring at the path now; None while there is none.
+    :param ring: the file to begin with, in which the follower's place is known; None: the first that
+        `observe` returns.
+    :param sole: whether nothing but the ring says whose frames are read. If not, a ring of another journal
+        has nothing to read, nor has one that no longer has the wanted frame.
+    """
+
+    def __init__(
+        self,
+        observe: Callable[[], _Ring | None],
+        tell: _Teller,
+        ring: _Ring | None = None,
+        *,
+        sole: bool = True,
+    ) -> None:
+        self._observe = observe
+        self._tell = tell
+        self._sole = sole
+        self._ring = ring
+        self._head = 0  # of the ring, before it was read last
+        self._is_given = ring is not None
+        self._succeeds_given = False
+        self.journal_id: int | None = None
+        """Whose frames the file has that is read; None while it has none."""
+
+    def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
+        while True:
+            current = self._observe()
+            if self._ring is None:
+                self._enter(current)
+            ring = self._ring
+            if ring is None:
+                return None
+            self._head = ring.head
+            found = self._read_from(ring, journal_id, wanted, limit)
+            if found is not None or ring is current or ring.head != self._head:
+                return found
+            # Nobody writes to this file any more, and it has been read to its end.
+            self._enter(current)
+
+    def wait(self, timeout_s: float) -> None:
+        if self._ring is None:
+            time.sleep(timeout_s)
+        else:
+            self._ring.wait(self._head, timeout_s)
+
+    def expects(self, journal_id: int | None, wanted: int) -> bool:
+        """Whether a gateway that is alive will publish frame `wanted` in the ring that was read last."""
+        ring = self._ring
+        return (
+            ring is not None
+            and self.journal_id is not None
+            and self.journal_id == journal_id
+            and wanted >= self._head
+            and ring.state == STATE_RUNNING
+            and not _is_stalled(ring)
+        )
+
+    def _enter(self, ring: _Ring | None) -> None:
+        self._succeeds_given |= self._is_given
+        self._is_given = False
+        self._ring = ring
+        self.journal_id = None
+
+    def _read_from(self, ring: _Ring, journal_id: int | None, wanted: int, limit: int) -> _Found | None:
+        if self.journal_id is None:
+            self.journal_id = ring.journal_id()
+            if self.journal_id is None:
+                return None
+        # In the given ring the wanted frame_id holds, whoever's frames come to it.
+        if journal_id != self.journal_id and not (journal_id is None and self._is_given):
+            return self._begun(ring, self.journal_id, journal_id, wanted) if self._sole else None
+        if not self._sole and wanted < ring.oldest():
+            return None
+        first, rows, damaged = ring.copy_from(wanted, limit)
+        if len(rows) == 0 or (first > wanted and not self._sole):
+            return None
+        return _Found(self.journal_id, first, rows, damaged)
+
+    def _begun(self, ring: _Ring, journal_id: int, before: int | None, wanted: int) -> _Found:
+        """Where to go on in a ring that has frames of the journal `journal_id`."""
+        oldest = ring.oldest()
+        if before is not None:
+            self._tell(
+                "journal_changed",
+                f"the ring now has the frames of journal {journal_id:08x} (before: {before:08x}); "
+                f"reading them from its oldest, {oldest}",
+            )
+        elif not self._succeeds_given or oldest <= wanted <= ring.head:
+            return _Found(journal_id, wanted, _NO_ROWS)
+        # Here no frame of the ring before was seen either, so all of this one is new.
+        return _Found(journal_id, oldest, _NO_ROWS, anew=True)
 
 
 # Over HTTP
@@ -1844,78 +1946,103 @@ class _Backoff:
         self.failing = False
 
 
-class _RemoteConsumer(PhysicsConsumer):
-    """What :class:`PhysicsConsumer` makes where it is given a `url`."""
+class _HttpSource:
+    """A gateway over HTTP: asks it, and notices when it goes and comes, and when its journal changes."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        on_event: EventHandler | None = None,
-        verify_checksums: bool | None = None,
-        url: str | None = None,
-        token: str | None = None,
-    ) -> None:
-        assert url is not None
-        if path is not None:
-            raise ValueError("a reader has a path or a url, not both")
-        self._gateway = _Gateway(url, token)
+    def __init__(self, gateway: _Gateway, tell: _Teller) -> None:
+        self.name = gateway.url
+        self.labels: Labels = _RemoteLabels(gateway.url, self._fetch_labels)
+        self.closed = False
+        self.backoff = _Backoff()
+        self._gateway = gateway
+        self._tell = tell
         self._asking = threading.Lock()
-        self._backoff = _Backoff()
-        self._begin(self._gateway.url, on_event)
-        self.labels = _RemoteLabels(self.path, self._fetch_labels)
+        self._head = 1
+        self._journal_id: int | None = None
+
+    @classmethod
+    def connect(cls, url: str, token: str | None, tell: _Teller) -> _HttpSource:
+        """The source at `url`, which has answered.
+
+        :raises GatewayUnreachableError: where nothing answers there.
+        :raises ConsumerError: where the gateway refuses, or what answers is no gateway.
+        """
+        source = cls(_Gateway(url, token), tell)
         try:
-            answer = self._gateway.frames(_HTTP_AFTER_ALL, 1)
+            answer = source._gateway.frames(_HTTP_AFTER_ALL, 1)
         except ConsumerError:
-            self._gateway.close()
+            source.close()
             raise
-        self._head, self._journal = answer.head, answer.journal_id
+        source._head, source._journal_id = answer.head, answer.journal_id
+        return source
 
-    # Asking
+    def ask(self, after: int, limit: int, expected: int | None = None) -> _Answer:
+        """:meth:`_Gateway.frames`, with events.
 
-    def _ask(self, after: int, limit: int) -> _Answer:
-        """:meth:`_Gateway.frames`; notices when the gateway goes and comes, and when its journal changes."""
+        `expected`: whose frames the caller expects; it counts until the gateway has said whose they are.
+        """
         try:
             with self._asking:
                 answer = self._gateway.frames(after, limit)
         except GatewayUnreachableError as error:
-            if not self._backoff.failing:
+            if not self.backoff.failing:
                 self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
             raise
         finally:
-            if self._closed:
+            if self.closed:
                 self._close_connection()
-        if self._backoff.failing:
-            self._tell("reachable", f"{self.path} answers again")
-        self._backoff.worked()
-        if answer.journal_id != self._journal:
-            self._tell_of_another_journal(self._journal, answer.journal_id)
-        self._head, self._journal = answer.head, answer.journal_id
+        if self.backoff.failing:
+            self._tell("reachable", f"{self.name} answers again")
+        self.backoff.worked()
+        self._tell_of_journal(expected if self._journal_id is None else self._journal_id, answer.journal_id)
+        self._head, self._journal_id = answer.head, answer.journal_id
         return answer
 
-    def _tell_of_another_journal(self, before: int, now: int) -> None:
-        self._tell(
-            "journal_changed", f"{self.path} has the frames of journal {now:08x} (before: {before:08x})"
-        )
+    def _tell_of_journal(self, before: int | None, now: int | None) -> None:
+        if None not in (before, now) and before != now:
+            self._tell(
+                "journal_changed", f"{self.name} has the frames of journal {now:08x} (before: {before:08x})"
+            )
 
     def _fetch_labels(self) -> object:
         self._check_open()
         with self._asking:
             return self._gateway.labels()
 
-    def _run(self, after: int, n: int) -> _Rows:
-        """Up to `n` neighbouring frames after `after`, in as many answers as that takes."""
+    def _check_open(self) -> None:
+        if self.closed:
+            raise _closed(self.name)
+
+    # Reading
+
+    def latest(self) -> np.void | None:
+        rows = self.newest(1)
+        newest: np.void | None = rows[-1] if len(rows) else None
+        return newest
+
+    def newest(self, count: int) -> _Rows:
+        self._check_open()
+        head = self.ask(_HTTP_AFTER_ALL, 1).head
+        return self._run(max(head - 1 - count, 0), count)
+
+    def since(self, first: int, count: int) -> tuple[int, _Rows, int]:
+        self._check_open()
+        rows = self._run(first - 1, count)
+        return int(rows["frame_id"][0]) if len(rows) else first, rows, 0
+
+    def _run(self, after: int, count: int) -> _Rows:
+        """Up to `count` neighbouring frames after `after`, in as many answers as that takes."""
         pages: list[_Rows] = []
         journal: int | None = None
-        while n > 0:
-            answer = self._ask(after, min(n, _HTTP_PAGE_FRAMES))
+        while count > 0:
+            answer = self.ask(after, min(count, _HTTP_PAGE_FRAMES))
             if len(answer.rows) == 0 or journal not in (None, answer.journal_id):
                 break
             if pages and int(answer.rows["frame_id"][0]) != after + 1:
                 break  # the gateway gave up what comes next: a batch has no gaps
             journal = answer.journal_id
             pages.append(answer.rows)
-            n -= len(answer.rows)
+            count -= len(answer.rows)
             after = int(answer.rows["frame_id"][-1])
             if after + 1 >= answer.head:
                 break
@@ -1923,126 +2050,50 @@ class _RemoteConsumer(PhysicsConsumer):
             return pages[0]
         return np.concatenate(pages) if pages else np.empty(0, dtype=FRAME_DTYPE)
 
-    def _newest_rows(self, n: int) -> _Rows:
-        self._check_open()
-        head = self._ask(_HTTP_AFTER_ALL, 1).head
-        return self._run(max(head - 1 - n, 0), n) if n > 0 else np.empty(0, dtype=FRAME_DTYPE)
-
-    def read_latest(self) -> Frame | None:
-        rows = self._newest_rows(1)
-        self._handed_out(rows)
-        return Frame(rows[-1], self.labels) if len(rows) else None
-
-    def read_batch(self, n: int) -> Frames:
-        rows = self._newest_rows(_checked_count(n))
-        self._handed_out(rows)
-        return Frames(rows, labels=self.labels)
-
-    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
-        if frame_id < 0:
-            raise ValueError(f"frame_id must not be negative, got {frame_id}")
-        self._check_open()
-        rows = self._run(frame_id, _checked_count(n))
-        lost = int(rows["frame_id"][0]) - (frame_id + 1) if len(rows) else 0
-        self._lose(lost, frame_id + 1 + lost)
-        self._handed_out(rows)
-        return Frames(rows, lost=lost, labels=self.labels)
-
-    def view(self, n: int) -> View:
+    def view(self, count: int) -> View:
         raise ConsumerError(
-            f"consumer: there is no shared memory with {self.path}, so no view; use read_batch({n})"
+            f"consumer: there is no shared memory with {self.name}, so no view; use read_batch({count})"
         )
 
-    # Following
-
-    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
-        start = _checked_start(start)
+    def follow(self, start: StartPosition) -> tuple[_Feed, _Place]:
         self._check_open()
+        if isinstance(start, tuple):
+            self._tell_of_journal(start[0], self._journal_id)
+            return _HttpFeed(self), _Place(start[0], start[1] + 1, 0)
+        if start == "oldest":
+            return _HttpFeed(self, anew=True), _Place(None, 1, 0)
         if start == "latest":
             # What is published from now on, as far as the gateway can be asked now.
             with contextlib.suppress(GatewayUnreachableError):
-                return self._follow_from(self._ask(_HTTP_AFTER_ALL, 1).head, self._journal, timeout_s)
-            return self._follow_from(self._head, self._journal, timeout_s)
-        if isinstance(start, tuple):
-            journal, frame_id = start
-            return self._follow_from(frame_id + 1, journal, timeout_s)
-        return self._follow_from(None if start == "oldest" else int(start), None, timeout_s)
-
-    def _follow_from(
-        self, next_id: int | None, journal: int | None, timeout_s: float | None
-    ) -> Iterator[Frame]:
-        """Each frame from `next_id` on, or from the oldest that there is where it is None."""
-        if journal is not None and journal != self._journal:
-            self._tell_of_another_journal(journal, self._journal)
-        quiet_since = time.monotonic()
-        pause_s = _HTTP_POLL_MIN_S
-        while not self._closed:
-            try:
-                answer = self._ask(0 if next_id is None else next_id - 1, _HTTP_PAGE_FRAMES)
-            except GatewayUnreachableError as error:
-                wait_s = self._backoff.failed(error)
-            else:
-                if journal is not None and answer.journal_id != journal:
-                    # Ids count anew, from the oldest that there is. It has been told already.
-                    next_id, journal = None, answer.journal_id
-                    continue
-                journal = answer.journal_id
-                if len(answer.rows):
-                    first = int(answer.rows["frame_id"][0])
-                    self._lose(0 if next_id is None else first - next_id, first)
-                    next_id = first + len(answer.rows)
-                    times_us = answer.rows["timestamp_us"].tolist()
-                    for frame_id, time_us, row in zip(range(first, next_id), times_us, answer.rows):
-                        if self._closed:
-                            return
-                        self._newest = (journal, frame_id, time_us)
-                        yield Frame(row, self.labels)
-                    quiet_since, pause_s = time.monotonic(), _HTTP_POLL_MIN_S
-                    continue
-                wait_s, pause_s = pause_s, min(2 * pause_s, _HTTP_POLL_MAX_S)
-            if timeout_s is not None:
-                wait_s = min(wait_s, quiet_since + timeout_s - time.monotonic())
-                if wait_s <= 0:
-                    return
-            self._nap(wait_s)
-
-    def _nap(self, seconds: float) -> None:
-        """Sleeps, but not much longer than this reader is open."""
-        end = time.monotonic() + seconds
-        while not self._closed and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _HTTP_POLL_MAX_S))
+                self.ask(_HTTP_AFTER_ALL, 1)
+            return _HttpFeed(self), _Place(self._journal_id, self._head, 0)
+        return _HttpFeed(self), _Place(None, int(start), 0)
 
     # State
 
-    @property
-    def lag(self) -> int:
-        """Frames published after the newest one handed out, as of the gateway's last answer."""
-        newest = self._handed()
-        return max(self._head - 1 - (0 if newest is None else newest[1]), 0)
+    def lag(self, newest_id: int | None) -> int:
+        return max(self._head - 1 - (newest_id or 0), 0)
 
-    @property
     def stalled(self) -> bool:
-        """Whether the gateway did not answer when it was asked last."""
-        return self._backoff.failing
+        return self.backoff.failing
 
-    def stats(self) -> dict[str, Any]:
-        """The gateway's newest state and this reader's counters, by name."""
+    def state(self) -> dict[str, Any]:
         self._check_open()
-        answer = self._ask(_HTTP_AFTER_ALL, 1)
+        answer = self.ask(_HTTP_AFTER_ALL, 1)
         return {
-            "url": self.path,
+            "url": self.name,
             "version": VERSION,
             "frame_size": FRAME_BYTES,
             "head": answer.head,
             "journal_id": answer.journal_id,
             "wait": "http",
-            "lost": self.lost,
-            "lag": self.lag,
-            "age_ms": _rounded(self.age_ms),
         }
 
+    def counters(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         self._close_connection()
 
     def _close_connection(self) -> None:
@@ -2053,59 +2104,371 @@ class _RemoteConsumer(PhysicsConsumer):
             finally:
                 self._asking.release()
 
-    def __repr__(self) -> str:
-        return f"PhysicsConsumer(url={self.path!r}, head={self._head})"
+    def __str__(self) -> str:
+        return f"url={self.name!r}, head={self._head}"
+
+
+class _HttpFeed:
+    """One follower's way through a gateway's frames: page by page, asking less often while none come.
+
+    :param anew: whether the first frame that the gateway has is where reading begins, so that nothing before
+        it counts as lost.
+    """
+
+    def __init__(self, source: _HttpSource, *, anew: bool = False) -> None:
+        self._source = source
+        self._anew = anew
+        self._next_ask = -math.inf
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page = _NO_ROWS
+
+    @property
+    def failing(self) -> bool:
+        """Whether the gateway did not answer when it was asked last."""
+        return self._source.backoff.failing
+
+    def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
+        rows = self._in_page(journal_id, wanted, limit)
+        if journal_id is not None and len(rows):
+            return _Found(journal_id, wanted, rows)
+        if time.monotonic() < self._next_ask:
+            return None
+        try:
+            answer = self._source.ask(wanted - 1, min(_HTTP_PAGE_FRAMES, ahead), journal_id)
+            if journal_id not in (None, answer.journal_id):
+                return self._begun()
+        except GatewayUnreachableError as error:
+            self._next_ask = time.monotonic() + self._source.backoff.failed(error)
+            return None
+        if len(answer.rows) == 0:
+            self._next_ask = time.monotonic() + self._poll_s
+            self._poll_s = min(2 * self._poll_s, _HTTP_POLL_MAX_S)
+            return _Found(answer.journal_id, wanted, answer.rows) if journal_id is None else None
+        self._poll_s = _HTTP_POLL_MIN_S
+        self._page = answer.rows
+        anew, self._anew = self._anew, False
+        first = int(answer.rows["frame_id"][0])
+        return _Found(answer.journal_id, first, answer.rows[:limit], anew=anew)
+
+    def wait(self, timeout_s: float) -> None:
+        time.sleep(max(min(self._next_ask - time.monotonic(), timeout_s), 0.0))
+
+    def _in_page(self, journal_id: int | None, wanted: int, limit: int) -> _Rows:
+        """What the last answer with frames has from `wanted` on."""
+        page = self._page
+        if len(page) and int(page["journal_id"][0]) == journal_id:
+            at = wanted - int(page["frame_id"][0])
+            if at >= 0:
+                return page[at : at + limit]
+        return _NO_ROWS
+
+    def _begun(self) -> _Found:
+        """Where the gateway's journal, which is another than the one that was read, begins."""
+        oldest = self._source.ask(0, 1)
+        first = int(oldest.rows["frame_id"][0]) if len(oldest.rows) else oldest.head
+        return _Found(oldest.journal_id, max(first, 1), _NO_ROWS, anew=True)
 
 
 def _without_prefix(error: ConsumerError) -> str:
     return str(error).split("consumer: ", 1)[-1]
 
 
+# The reader
+
+
+class PhysicsConsumer:
+    """A reader of the gateway's ring, or, with a `url`, of the same frames over HTTP.
+
+    :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
+    :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
+        inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
+        the rest at WARNING.
+    :param verify_checksums: whether a frame's id and checksum must fit before it is handed out; None: on
+        processors that do not show stores in order, that is all but x86. What comes over HTTP is always
+        checked.
+    :param url: the gateway's address, such as ``http://host:9382``, instead of a ring: for another machine.
+        Everything works the same but ``view``, which needs shared memory; frames are polled for, every 5 ms
+        while they come and up to every 250 ms while none do; all that the gateway still has can be read,
+        not only what is in its ring.
+    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
+    :raises RingMissingError: where there is no ring.
+    :raises GatewayUnreachableError: where nothing answers at `url`.
+    :raises ConsumerError: where the file is no ring of this version, or may not be read; where the gateway
+        refuses the token, or what answers is no gateway.
+
+    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, the frames that
+    ``read_since`` and ``follow`` have missed because they were overwritten; ``restarts``, starts of the
+    gateway seen since the reader was made; ``replacements``, files that took the ring's place.
+
+    A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
+    a quarter of a second.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        on_event: EventHandler | None = None,
+        verify_checksums: bool | None = None,
+        url: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        tell = _Teller(on_event)
+        if url is not None:
+            if path is not None:
+                raise ValueError("a reader has a path or a url, not both")
+            self._source: _Source = _HttpSource.connect(url, token, tell)
+        else:
+            if token is not None:
+                raise ValueError("a token goes with a url; a ring is protected by its file's permissions")
+            chosen = default_path() if path is None else os.fspath(path)
+            self._source = _RingSource(chosen, tell, verify_checksums)
+        self._tell = tell
+        self.path = self._source.name
+        self.labels = self._source.labels
+        self.lost = 0
+        self._newest: np.void | bytes | tuple[int, int, int] | None = None
+
+    @property
+    def restarts(self) -> int:
+        """Starts of the gateway since the reader was made; 0 over HTTP, which does not show them."""
+        return self._source.counters().get("restarts", 0)
+
+    @property
+    def replacements(self) -> int:
+        """Files that took the ring's place since the reader was made; 0 over HTTP."""
+        return self._source.counters().get("replacements", 0)
+
+    # Reading what is there
+
+    def read_latest(self) -> Frame | None:
+        """The newest frame; None while there is none."""
+        row = self._source.latest()
+        if row is None:
+            return None
+        self._newest = row
+        return Frame(row, self.labels)
+
+    def read_batch(self, n: int) -> Frames:
+        """The newest `n` frames, oldest first: a validated copy, without gaps.
+
+        There are fewer where the ring has fewer, or where the oldest of them were overwritten during the
+        copy. A batch is a snapshot: nothing counts as lost.
+
+        :raises ValueError: where `n` is negative.
+        """
+        rows = self._source.newest(_checked_count(n))
+        self._handed_out(rows)
+        return Frames(rows, labels=self.labels)
+
+    def read_since(self, frame_id: int, n: int = 1000) -> Frames:
+        """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
+
+        ``lost`` of the result is the exact number of frames between `frame_id` and the first one returned:
+        they were overwritten, or stayed damaged. Where nothing is returned nothing is lost: ask again with
+        the same `frame_id`.
+        To go on, pass the last ``frame_id`` of the result; 0 asks for the oldest frame.
+
+        :raises ValueError: where `n` or `frame_id` is negative.
+        """
+        if frame_id < 0:
+            raise ValueError(f"frame_id must not be negative, got {frame_id}")
+        first, rows, damaged = self._source.since(frame_id + 1, _checked_count(n))
+        lost = first - (frame_id + 1)
+        self._lose(lost, first, damaged)
+        self._handed_out(rows)
+        return Frames(rows, lost=lost, labels=self.labels)
+
+    def view(self, n: int) -> View:
+        """The newest `n` frames where they stand in the ring: no copy, the fastest way to compute over many.
+
+        The writer may overwrite them at any time, the oldest first: compute, then ask ``valid()``, and throw
+        the result away where it says False. Use it with ``with``, and copy what is to be kept. There are
+        fewer frames where the ring has fewer whole ones.
+
+        :raises ValueError: where `n` is negative.
+        """
+        return self._source.view(_checked_count(n))
+
+    # Following
+
+    def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
+        """Yields each frame once, in order, and waits for the next one at little cost.
+
+        :param start: ``"latest"``: what is published from now on; ``"oldest"``: everything the ring still
+            has; a frame_id: that frame first; a ``position`` (journal_id, frame_id): what comes after it, or,
+            where the ring belongs to another journal, everything it has.
+        :param timeout_s: ends when no frame has come for this long; None waits for ever.
+        :raises ConsumerError: where a file that is no ring has taken the ring's place for more than 5 s.
+        :raises ValueError: where `start` is none of these.
+
+        Restarts of the gateway and replacements of the ring are followed, and reported to ``on_event``: the
+        old ring is read to its end, then the new one from the same frame_id, or from its oldest frame where
+        it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
+        """
+        feed, place = self._source.follow(_checked_start(start))
+        follower = _Follower(feed, place, _ALL_FRAMES, self._lose, lambda: self._source.closed)
+        return self._frames(follower, timeout_s)
+
+    def _frames(self, follower: _Follower, timeout_s: float | None) -> Iterator[Frame]:
+        source, labels = self._source, self.labels
+        until = _deadline(timeout_s)
+        while (rows := follower.take(_FOLLOW_BATCH, until)) is not None:
+            if len(rows) == 0:
+                continue
+            journal_id, next_id, _ = follower.place
+            assert journal_id is not None
+            ids = range(next_id - len(rows), next_id)
+            for frame_id, time_us, row in zip(ids, rows["timestamp_us"].tolist(), rows):
+                if source.closed:
+                    return
+                self._newest = (journal_id, frame_id, time_us)
+                yield Frame(row, labels)
+            until = _deadline(timeout_s)
+
+    # State
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """(journal_id, frame_id) of the newest frame handed out: save it, go on with ``follow(position)``."""
+        newest = self._handed()
+        return None if newest is None else newest[:2]
+
+    @property
+    def age_ms(self) -> float | None:
+        """How long before now the newest frame handed out has its ``timestamp_us``, in ms by our clock.
+
+        Negative where the sender's clock is ahead of ours; None before the first frame.
+        """
+        newest = self._handed()
+        return None if newest is None else time.time() * 1e3 - newest[2] / 1e3
+
+    def _handed(self) -> tuple[int, int, int] | None:
+        """journal_id, frame_id and timestamp_us of the newest frame handed out.
+
+        They are looked up here and not in ``read_latest``, whose time they would be a quarter of.
+        """
+        newest = self._newest
+        if isinstance(newest, bytes):
+            newest = np.frombuffer(newest, dtype=FRAME_DTYPE)[0]
+        if isinstance(newest, np.void):
+            newest = (int(newest["journal_id"]), int(newest["frame_id"]), int(newest["timestamp_us"]))
+            self._newest = newest
+        return newest
+
+    @property
+    def lag(self) -> int:
+        """Frames published after the newest one handed out; all that the ring has where there is none yet."""
+        newest = self._handed()
+        return self._source.lag(None if newest is None else newest[1])
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the writer says that it runs, and has not refreshed its heartbeat for 5 s."""
+        return self._source.stalled()
+
+    def stats(self) -> dict[str, Any]:
+        """What the gateway says of itself, and this reader's counters; the end of a name is its unit."""
+        return {
+            **self._source.state(),
+            "lost": self.lost,
+            "lag": self.lag,
+            "age_ms": _rounded(self.age_ms),
+            **self._source.counters(),
+        }
+
+    def close(self) -> None:
+        """Ends ``follow``; frames and views that were handed out stay valid. May be called twice."""
+        self._source.close()
+
+    def __enter__(self) -> PhysicsConsumer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"PhysicsConsumer({self._source})"
+
+    def _lose(self, count: int, first: int, damaged: int = 0) -> None:
+        """Counts the `count` frames before `first`; `damaged` of them were unreadable, not overwritten."""
+        self.lost += count
+        if count > damaged:
+            self._tell(
+                "lost",
+                f"{count - damaged} frames before {first} were overwritten before they could be read",
+                lost=count - damaged,
+            )
+        if damaged > 0:
+            self._tell(
+                "damaged",
+                f"{damaged} frames before {first} have a wrong sequence, id or checksum in the ring; "
+                'left out (see them: "one_file_gateway ring verify")',
+                lost=damaged,
+            )
+
+    def _handed_out(self, rows: _Rows) -> None:
+        if len(rows):
+            # Its bytes and not a row, which would keep the whole batch from being freed.
+            self._newest = rows[-1:].tobytes()
+
+
+def _deadline(timeout_s: float | None) -> float:
+    """The instant in `timeout_s`, in seconds of ``time.monotonic``; infinity where it is None."""
+    return math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _checked_count(n: int) -> int:
+    if n < 0:
+        raise ValueError(f"the number of frames must not be negative, got {n}")
+    return n
+
+
 # The dataset
 
 
-class _Blocks(NamedTuple):
-    """Which frames are a shard's: block (frame_id - 1) // size belongs to shard block mod shards."""
+class _JoinedFeed:
+    """Ring and gateway as one feed: a frame that both have comes from the ring.
 
-    size: int
-    shard: int
-    shards: int
+    The gateway is asked for what the ring has overwritten, and for everything while there is no ring of the
+    journal that is being read.
+    """
 
-    def next_own(self, frame_id: int) -> int:
-        """The first frame from `frame_id` on that is the shard's."""
-        block, _ = divmod(frame_id - 1, self.size)
-        ahead = (self.shard - block) % self.shards
-        return frame_id if ahead == 0 else (block + ahead) * self.size + 1
+    def __init__(self, ring: _RingFeed, http: _HttpFeed) -> None:
+        self._ring = ring
+        self._http = http
+        self._awaited: _Feed = http
 
-    def end(self, own_id: int) -> int:
-        """Where the run of the shard's frames ends that `own_id` is in: the first id that is another's."""
-        if self.shards == 1:
-            return own_id + 2**40
-        return ((own_id - 1) // self.size + 1) * self.size + 1
+    def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
+        self._awaited = self._ring
+        found = self._ring.read(journal_id, wanted, limit, ahead)
+        if found is not None or self._ring.expects(journal_id, wanted):
+            return found
+        if journal_id is None and self._http.failing and self._ring.journal_id is not None:
+            # Nobody else can say whose frames are read.
+            return _Found(self._ring.journal_id, wanted, _NO_ROWS)
+        # That nobody writes to the ring does not mean that no gateway runs: its new ring may be on the way
+        # here, or on another machine.
+        self._awaited = self._http
+        return self._http.read(journal_id, wanted, limit, ahead)
 
-    def own_between(self, low: int, high: int) -> int:
-        """How many of the frames low to high - 1 are the shard's."""
-        return max(self._below(high) - self._below(low), 0)
-
-    def _below(self, frame_id: int) -> int:
-        rounds, rest = divmod(frame_id - 1, self.size * self.shards)
-        return rounds * self.size + min(max(rest - self.shard * self.size, 0), self.size)
-
-
-class _Place(NamedTuple):
-    """Where a shard is: what comes next, and what it has lost up to there."""
-
-    journal_id: int | None
-    next_frame_id: int
-    lost: int
+    def wait(self, timeout_s: float) -> None:
+        self._awaited.wait(timeout_s)
 
 
-class _Stream:
+class _Stream(_Follower):
     """One shard's frames in order: from the ring, and from the gateway what the ring does not have.
 
-    Where both are there, a frame that both have comes from the ring. The gateway is asked for what the ring
-    has overwritten, and for everything while there is no ring of the journal that is being read. Without a
-    gateway overwritten frames are lost, and counted.
+    Without a gateway overwritten frames are lost, and counted.
     """
 
     def __init__(
@@ -2116,226 +2479,26 @@ class _Stream:
         place: _Place,
         on_event: EventHandler | None,
     ) -> None:
-        self._path = path
-        self._gateway = gateway
-        self._blocks = blocks
-        self.journal_id, self._next, self.lost = place
-        self._on_event = on_event
-        self._consumer: PhysicsConsumer | None = None
-        self._ring: _Ring | None = None
-        self._ring_journal: int | None = None
-        self._next_attach = -math.inf
-        self._ring_missed = False
-        self._backoff = _Backoff()
-        self._next_ask = -math.inf
-        self._poll_s = _HTTP_POLL_MIN_S
-        self._page: _Rows = np.empty(0, dtype=FRAME_DTYPE)
-        self.labels = Labels(path) if gateway is None else _RemoteLabels(gateway.url, gateway.labels)
-
-    @property
-    def place(self) -> _Place:
-        """What comes after the frames that were taken."""
-        return _Place(self.journal_id, self._next, self.lost)
-
-    @property
-    def _wanted(self) -> int:
-        """The frame that comes next."""
-        return self._blocks.next_own(self._next)
+        self._tell = _Teller(on_event)
+        late = _LateRing(path, self._tell, optional=gateway is not None)
+        ring = _RingFeed(late.observe, self._tell, sole=gateway is None)
+        self._gateway = None if gateway is None else _HttpSource(gateway, self._tell)
+        feed = ring if self._gateway is None else _JoinedFeed(ring, _HttpFeed(self._gateway))
+        super().__init__(feed, place, blocks, self._tell_of_loss)
+        self.labels = Labels(path) if self._gateway is None else self._gateway.labels
 
     def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
         if self._gateway is not None:
             self._gateway.close()
 
-    def take(self, limit: int, wait_s: float) -> _Rows | None:
-        """Up to `limit` neighbouring frames, all of ``journal_id``; None where none came within `wait_s`.
-
-        An empty array means that something has changed (frames were lost, or the journal is another), and
-        that there may be frames at once.
-        """
-        ring = self._look()
-        if ring is None or self._ring_journal is None or self._ring_journal != self.journal_id:
-            return self._take_elsewhere(ring, limit, wait_s)
-        head = ring.head
-        if self._wanted < head:
-            if self._gateway is None or self._wanted >= ring.oldest():
-                return self._take_from(ring, limit, wait_s)
-            return self._fetch(limit, wait_s)
-        if self._gateway is not None and (
-            ring.state != STATE_RUNNING or ring.heartbeat_age_s > STALLED_AFTER_S
-        ):
-            # Nobody writes to it. Where the gateway runs all the same, its new ring is on the way here, or on
-            # another machine.
-            return self._fetch(limit, wait_s)
-        ring.wait(head, wait_s)
-        return None
-
-    # The ring
-
-    def _look(self) -> _Ring | None:
-        """The ring to read now: one that was replaced is read to its end first."""
-        try:
-            current = self._attached()
-        except ConsumerError:
-            if self._gateway is None:
-                raise
-            # A stranger at the path: all is at the gateway as well.
-            self._consumer = self._ring = current = None
-            self._next_attach = time.monotonic() + _LOOK_EVERY_S
-        ring = self._ring
-        if ring is not current and (
-            ring is None or self._ring_journal != self.journal_id or self._wanted >= ring.head
-        ):
-            self._ring = ring = current
-            self._ring_journal = None
-        if ring is not None and self._ring_journal is None:
-            self._ring_journal = ring.journal_id()
-        if self.journal_id is None and (self._gateway is None or self._backoff.failing):
-            # Nobody else can say whose frames are read.
-            self.journal_id = self._ring_journal
-        return ring
-
-    def _attached(self) -> _Ring | None:
-        if self._consumer is not None:
-            return self._consumer._observe()
-        now = time.monotonic()
-        if now < self._next_attach:
-            return None
-        self._next_attach = now + _LOOK_EVERY_S
-        try:
-            self._consumer = PhysicsConsumer(self._path, on_event=self._on_event)
-        except RingMissingError as error:
-            if self._gateway is None and not self._ring_missed:
-                self._ring_missed = True
-                self._tell("unreachable", f"{_without_prefix(error)}; waiting for it")
-            return None
-        if self._ring_missed:
-            self._ring_missed = False
-            self._tell("reachable", f"there is a ring at {self._path}")
-        return self._consumer._ring
-
-    def _take_from(self, ring: _Ring, limit: int, wait_s: float) -> _Rows | None:
-        blocks, wanted = self._blocks, self._wanted
-        head = ring.head
-        first, rows, damaged = ring.copy_from(wanted, min(limit, blocks.end(wanted) - wanted))
-        if self._gateway is not None and (len(rows) == 0 or first > wanted):
-            return self._fetch(limit, wait_s)
-        if len(rows) == 0:
-            ring.wait(head, wait_s)
-            return None
-        if first > wanted:
-            self._lose(first, damaged)
-            own = blocks.next_own(first)
-            rows = rows[own - first : blocks.end(own) - first]
-            if len(rows) == 0:
-                return rows
-            wanted = own
-        self._next = wanted + len(rows)
-        return rows
-
-    def _take_elsewhere(self, ring: _Ring | None, limit: int, wait_s: float) -> _Rows | None:
-        """Where there is no ring of the journal that is being read."""
-        if self._gateway is not None:
-            return self._fetch(limit, wait_s)
-        if ring is None:
-            time.sleep(min(wait_s, _LOOK_EVERY_S))
-            return None
-        if self._ring_journal is None:
-            ring.wait(ring.head, wait_s)
-            return None
-        return self._begin_journal(self._ring_journal, ring.oldest())
-
-    # The gateway
-
-    def _fetch(self, limit: int, wait_s: float) -> _Rows | None:
-        rows = self._from_page(limit)
-        if rows is not None:
-            return rows
-        gateway = self._gateway
-        assert gateway is not None
-        now = time.monotonic()
-        if now < self._next_ask:
-            time.sleep(min(self._next_ask - now, wait_s, _LOOK_EVERY_S))
-            return None
-        # A block that is another's is not downloaded.
-        wanted = self._wanted
-        count = min(_HTTP_PAGE_FRAMES, self._blocks.end(wanted) - wanted)
-        try:
-            answer = gateway.frames(wanted - 1, count)
-            if self.journal_id is None:
-                self.journal_id = answer.journal_id
-            if answer.journal_id != self.journal_id:
-                oldest = gateway.frames(0, 1)
-                first = int(oldest.rows["frame_id"][0]) if len(oldest.rows) else oldest.head
-                self._answered()
-                return self._begin_journal(oldest.journal_id, first)
-        except GatewayUnreachableError as error:
-            if not self._backoff.failing:
-                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
-            self._next_ask = time.monotonic() + self._backoff.failed(error)
-            return None
-        self._answered()
-        if len(answer.rows) == 0:
-            self._next_ask = time.monotonic() + self._poll_s
-            self._poll_s = min(2 * self._poll_s, _HTTP_POLL_MAX_S)
-            return None
-        self._poll_s = _HTTP_POLL_MIN_S
-        self._page = answer.rows
-        first = int(answer.rows["frame_id"][0])
-        if first > wanted:
-            self._lose(first, 0)
-        rows = self._from_page(limit)
-        return answer.rows[:0] if rows is None else rows
-
-    def _from_page(self, limit: int) -> _Rows | None:
-        """What the gateway's last answer has of the frames that come next."""
-        page = self._page
-        if len(page) == 0 or int(page["journal_id"][0]) != self.journal_id:
-            return None
-        own = self._wanted
-        at = own - int(page["frame_id"][0])
-        if not 0 <= at < len(page):
-            return None
-        rows = page[at : at + min(limit, self._blocks.end(own) - own)]
-        self._next = own + len(rows)
-        return rows
-
-    def _answered(self) -> None:
-        assert self._gateway is not None
-        if self._backoff.failing:
-            self._tell("reachable", f"{self._gateway.url} answers again")
-        self._backoff.worked()
-
-    # Both
-
-    def _begin_journal(self, journal_id: int, oldest: int) -> _Rows:
-        before = self.journal_id
-        self.journal_id, self._next = journal_id, max(oldest, 1)
-        if before is not None:
-            self._tell(
-                "journal_changed",
-                f"there are the frames of journal {journal_id:08x} now (before: {before:08x}); reading them "
-                f"from the oldest, {oldest}",
-            )
-        return np.empty(0, dtype=FRAME_DTYPE)
-
-    def _lose(self, first: int, damaged: int) -> None:
-        """Counts this shard's frames up to `first`; where all of them are, `damaged` of them were damaged."""
-        count = self._blocks.own_between(self._next, first)
-        self.lost += count
-        self._next = first
-        if count > 0:
-            kind = "damaged" if damaged >= count else "lost"
-            why = "damaged in the ring" if kind == "damaged" else "gone before they could be read"
-            self._tell(kind, f"{count} frames before {first} are {why}", lost=count)
-
-    def _tell(self, kind: str, message: str, *, lost: int = 0) -> None:
-        _tell(self._on_event, RingEvent(kind, message, lost))
+    def _tell_of_loss(self, count: int, first: int, damaged: int) -> None:
+        kind = "damaged" if damaged >= count else "lost"
+        why = "damaged in the ring" if kind == "damaged" else "gone before they could be read"
+        self._tell(kind, f"{count} frames before {first} are {why}", lost=count)
 
 
 def _batches(
-    stream: _Stream, batch_size: int, timeout_s: float | None, max_wait_s: float | None
+    stream: _Follower, batch_size: int, timeout_s: float | None, max_wait_s: float | None
 ) -> Iterator[tuple[_Rows, _Place]]:
     """Batches of a stream's frames, each with the place after it. They are valid until the next is taken.
 
@@ -2347,13 +2510,10 @@ def _batches(
     place = stream.place
     quiet_since = filling_since = time.monotonic()
     while True:
-        now = time.monotonic()
-        wait_s = _LOOK_EVERY_S
-        if timeout_s is not None:
-            wait_s = min(wait_s, quiet_since + timeout_s - now)
+        until = math.inf if timeout_s is None else quiet_since + timeout_s
         if max_wait_s is not None and filled:
-            wait_s = min(wait_s, filling_since + max_wait_s - now)
-        rows = stream.take(batch_size - filled, max(wait_s, 0.0))
+            until = min(until, filling_since + max_wait_s)
+        rows = stream.take(batch_size - filled, until)
         now = time.monotonic()
         if filled and stream.journal_id != place.journal_id:
             yield batch[:filled], place

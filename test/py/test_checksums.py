@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ring_writer import RingWriter, checksum, frame_payload
+from test_follow import ring_of
 
 import consumer as module
 from consumer import FRAME_BYTES, Frames, PhysicsConsumer, RingEvent
@@ -116,7 +117,7 @@ def test_the_processor_says_whether_they_are_checked(
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with PhysicsConsumer(writer.path) as consumer:
-        assert consumer._ring.verify == (machine not in ("x86_64", "AMD64"))
+        assert ring_of(consumer).verify == (machine not in ("x86_64", "AMD64"))
 
 
 def test_a_frame_that_becomes_whole_while_it_is_tried_is_returned(

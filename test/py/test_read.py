@@ -11,6 +11,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 from ring_writer import PHYSICS_NAMES, RingWriter
+from test_follow import ring_of
 
 from consumer import (
     FRAME_BYTES,
@@ -280,9 +281,10 @@ class Meddled:
     """The ring's bytes, of which each copy is preceded by something that the writer does."""
 
     def __init__(self, consumer: PhysicsConsumer, meddle: Callable[[], None]) -> None:
-        self.bytes = consumer._ring._bytes
+        ring = ring_of(consumer)
+        self.bytes = ring._bytes
         self.meddle = meddle
-        consumer._ring._bytes = self  # type: ignore[assignment]
+        ring._bytes = self  # type: ignore[assignment]
 
     def __getitem__(self, key: slice) -> Any:
         self.meddle()
@@ -426,7 +428,7 @@ def test_memory_that_is_kept_for_reuse_is_bounded(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=64) as writer, PhysicsConsumer(ring_path) as consumer:
         writer.publish(64)
         held = [consumer.read_batch(64) for _ in range(30)]
-        assert len(consumer._ring._buffers._arrays) == 8
+        assert len(ring_of(consumer)._buffers._arrays) == 8
         assert all(np.array_equal(one["frame_id"], held[0]["frame_id"]) for one in held)
 
 

@@ -20,7 +20,7 @@ from test_properties import assert_whole
 from test_remote import closed_port
 
 import consumer as module
-from consumer import ConsumerError, Frames, RingEvent, _Blocks, _Gateway, _Place, _Stream
+from consumer import ConsumerError, Frames, RingEvent, _Blocks, _Gateway, _JoinedFeed, _Place, _Stream
 
 ALL = _Blocks(4, 0, 1)
 BEGINNING = _Place(7, 1, 0)
@@ -48,6 +48,12 @@ def drain(one: _Stream, size: int = 4, timeout_s: float = 0.0) -> list[int]:
             assert_whole(Frames(np.array([row])))
         ids += rows["frame_id"].tolist()
     return ids
+
+
+def ask_at_once(one: _Stream) -> None:
+    """Forgets for how long the gateway is not to be asked."""
+    assert isinstance(one._feed, _JoinedFeed)
+    one._feed._http._next_ask = 0
 
 
 def kinds(events: list[RingEvent]) -> list[str]:
@@ -250,7 +256,10 @@ def test_a_damaged_frame_comes_from_the_gateway_or_is_counted(writer: RingWriter
         one.close()
 
 
-def test_without_a_ring_all_comes_over_http_until_there_is_one(ring_path: Path) -> None:
+def test_without_a_ring_all_comes_over_http_until_there_is_one(
+    ring_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
     with GatewayStub() as gateway:
         gateway.publish(10)
         one = stream(ring_path, url=gateway.url)
@@ -258,7 +267,6 @@ def test_without_a_ring_all_comes_over_http_until_there_is_one(ring_path: Path) 
         with RingWriter(ring_path, capacity=16) as writer:
             writer.publish(20)
             gateway.publish(5)
-            one._next_attach = 0
             # The ring has more than the gateway says by now: it is what is read.
             assert drain(one) == list(range(11, 21))
         one.close()
@@ -277,7 +285,7 @@ def test_a_ring_that_is_not_the_gateways_is_not_read(ring_path: Path, stranger: 
         one = stream(ring_path, url=gateway.url, events=events)
         assert drain(one) == list(range(1, 11))
         gateway.publish(2)
-        one._next_ask = 0
+        ask_at_once(one)
         assert drain(one) == [11, 12]
         assert (one.journal_id, one.lost, events) == (7, 0, [])
         one.close()
@@ -295,12 +303,12 @@ def test_while_the_gateway_is_down_the_ring_is_read_and_it_is_told_once(writer: 
     assert events == []
     writer.publish(30)
     for _ in range(4):
-        one._next_ask = 0
+        ask_at_once(one)
         assert drain(one) == []
     assert (one.lost, kinds(events)) == (0, ["unreachable"])
     with GatewayStub(port=port) as gateway:
         gateway.publish(130)
-        one._next_ask = 0
+        ask_at_once(one)
         assert drain(one) == list(range(101, 131))
     assert (one.lost, kinds(events)) == (0, ["unreachable", "reachable"])
     one.close()
@@ -340,7 +348,7 @@ def test_a_replaced_ring_is_read_to_its_end_and_what_the_new_one_lacks_is_fetche
         gateway.publish(40)
         for url in (None, gateway.url):
             one = stream(writer.path, place=_Place(7, 8, 0), url=url)
-            assert one.take(4, 0.0) is not None
+            assert one.take(4, 0) is not None
             with RingWriter(writer.path, capacity=4, head=21) as successor:
                 successor.publish(20)
                 writer.state(3)

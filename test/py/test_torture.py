@@ -48,7 +48,7 @@ def busy_ring(request: pytest.FixtureRequest, ring_path: Path) -> Iterator[Path]
 def test_no_read_is_torn_and_no_loss_is_missed(busy_ring: Path) -> None:
     read = batches = 0
     with PhysicsConsumer(busy_ring) as consumer:
-        first = position = consumer._ring.head - 1
+        first = position = consumer.stats()["head"] - 1
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             frames = consumer.read_since(position, 32)
@@ -107,7 +107,7 @@ def test_follow_sees_or_counts_every_frame(busy_ring: Path) -> None:
 def test_the_shards_of_a_dataset_see_or_count_every_frame(busy_ring: Path) -> None:
     told: list[RingEvent] = []
     with PhysicsConsumer(busy_ring) as consumer:
-        first = consumer._ring.head
+        first = consumer.stats()["head"]
     shards = [
         _Stream(str(busy_ring), None, _Blocks(8, shard, 3), _Place(7, first, 0), told.append)
         for shard in range(3)
