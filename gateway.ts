@@ -133,7 +133,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const headless = whyHeadless(config);
   const quit = (): void => stop("q");
   const later = { pipeline: () => pipeline, server: () => server };
-  if (headless === null) desk = stack.use(new Desk({ version: VERSION, ...parts, ...later, quit, nowUs }));
+  if (headless === null) desk = stack.use(new Desk({ version: VERSION, ...parts, ...later, quit }));
   const pipeline: Pipeline = openPipeline(parts, desk, (error) => {
     log("error", error.message);
     ended.resolve(1);

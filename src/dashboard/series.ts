@@ -1,6 +1,6 @@
 /** Figures of the last hour, one a second. */
 
-const SECONDS_MAX = 3600;
+export const SECONDS_MAX = 3600;
 
 export class SeriesRing {
   readonly #values = new Float32Array(SECONDS_MAX).fill(Number.NaN);

@@ -60,7 +60,6 @@ export interface DeskOptions {
   readonly pipeline: () => Pipeline;
   readonly server: () => GatewayServer;
   readonly quit: () => void;
-  readonly nowUs: () => number;
   readonly log: Log;
 }
 
@@ -98,7 +97,6 @@ export class Desk implements Disposable {
       llm: () => llmView(brain.llm, config.llmBudgetCalls),
       chat: () => (brain.llm.usable ? (message, signal) => this.#talk(message, signal) : null),
       chatAdvice: () => chatAdvice(brain.llm.state),
-      nowUs: options.nowUs,
     });
   }
 
