@@ -3,21 +3,17 @@
  * face understands. OpenTUI is loaded when a dashboard opens, so that a headless gateway does without.
  */
 import { writeSync } from "node:fs";
+import { type Clock, systemClock } from "../clock.ts";
+import { keyPress, type TerminalKey } from "./key-press.ts";
 import type { Action, DashboardSnapshot, KeyPress, Ui } from "./model.ts";
-import type { Screen, Size, Style, Target } from "./screen.ts";
+import { Pace } from "./pace.ts";
+import { Painter, type Surface } from "./painter.ts";
+import type { Screen, Size, Target } from "./screen.ts";
 import type { Reduced } from "./state.ts";
 
 type OpenTui = typeof import("../native/opentui.ts");
 type Renderer = Awaited<ReturnType<OpenTui["createCliRenderer"]>>;
-type Buffer_ = Parameters<Parameters<Renderer["addPostProcessFn"]>[0]>[0];
-type Color = InstanceType<OpenTui["RGBA"]>;
 
-const DRAW_MS_MIN = 1000 / 15;
-/** Drawing takes at most this share of the thread: where it is slow, it is done more rarely. */
-const DRAW_SHARE_MAX = 0.05;
-/** A timer that comes so late tells of a thread that is busy with what matters more; then it is drawn twice a second. */
-const LATE_MS = 8;
-const DRAW_MS_BUSY = 500;
 const WHEEL_ROWS = 3;
 /** A terminal that is gone takes no farewell: it is not waited for any longer. */
 const CLOSE_MS_MAX = 1500;
@@ -52,6 +48,7 @@ export interface TerminalOptions {
   /** Of tests: a renderer over streams of theirs, and what is written beside it. */
   readonly createRenderer?: (tui: OpenTui) => Promise<Renderer>;
   readonly write?: (text: string) => void;
+  readonly clock?: Clock;
 }
 
 /** Why there can be no dashboard; null: there can. */
@@ -109,18 +106,13 @@ function createRenderer(tui: OpenTui): Promise<Renderer> {
 export class Terminal implements AsyncDisposable {
   readonly #face: Face;
   readonly #o: TerminalOptions;
-  readonly #tui: OpenTui;
   readonly #renderer: Renderer;
-  readonly #colors = new Map<number | null, Color>();
-  readonly #background: Color;
+  readonly #clock: Clock;
+  readonly #pace: Pace;
+  readonly #painter: Painter;
   readonly #write: (text: string) => void;
   #ui: Ui;
   #screen: Screen | null = null;
-  #due: Timer | null = null;
-  #dueMs = 0;
-  #busy = false;
-  #drawnMs = Number.NEGATIVE_INFINITY;
-  #costMs = 0;
   #suspended = false;
   #closing: Promise<void> | null = null;
   readonly #signals: [NodeJS.Signals, () => void][];
@@ -130,18 +122,19 @@ export class Terminal implements AsyncDisposable {
   constructor(face: Face, options: TerminalOptions, tui: OpenTui, renderer: Renderer) {
     this.#face = face;
     this.#o = options;
-    this.#tui = tui;
     this.#renderer = renderer;
+    this.#clock = options.clock ?? systemClock;
+    this.#pace = new Pace(this.#clock, () => this.#guard(() => this.#draw()));
+    this.#painter = new Painter(tui, options.noColor);
     this.#ui = face.firstUi(!options.noColor);
     this.#write = options.write ?? writeOut;
-    this.#background = tui.RGBA.defaultBackground();
     this.#signals = [
       ["SIGTSTP", () => void this.#suspend()],
       ["SIGCONT", () => void this.#resume()],
     ];
-    const paint = (buffer: Buffer_): void => this.#paint(buffer);
+    const paint = (buffer: Surface): void => this.#guard(() => this.#paint(buffer));
     const surface = new (class extends tui.Renderable {
-      protected override renderSelf(buffer: Buffer_): void {
+      protected override renderSelf(buffer: Surface): void {
         paint(buffer);
       }
     })(renderer, { width: "100%", height: "100%" });
@@ -176,16 +169,7 @@ export class Terminal implements AsyncDisposable {
     }
   }
 
-  // ------------------------------------------------------------------------------------------------ input
-
-  #key(key: {
-    name: string;
-    sequence: string;
-    ctrl: boolean;
-    shift: boolean;
-    meta: boolean;
-    option: boolean;
-  }): void {
+  #key(key: TerminalKey): void {
     const { feed } = this.#o;
     this.#reduce(this.#face.press(this.#ui, keyPress(key), feed.snapshot(), this.#size));
   }
@@ -213,28 +197,15 @@ export class Terminal implements AsyncDisposable {
     this.#changed();
   }
 
-  // ---------------------------------------------------------------------------------------------- drawing
-
   #changed(): void {
-    if (this.#due !== null || this.#closing !== null || this.#suspended) return;
-    const nowMs = performance.now();
-    const pauseMs = Math.max(this.#busy ? DRAW_MS_BUSY : DRAW_MS_MIN, this.#costMs / DRAW_SHARE_MAX);
-    const waitMs = Math.max(0, this.#drawnMs + pauseMs - nowMs);
-    this.#dueMs = nowMs + waitMs;
-    this.#due = setTimeout(() => this.#guard(() => this.#draw()), waitMs);
+    if (this.#closing === null && !this.#suspended) this.#pace.request();
   }
 
   #draw(): void {
-    this.#due = null;
-    if (this.#closing !== null || this.#suspended) return;
-    const startedMs = performance.now();
-    this.#busy = startedMs - this.#dueMs > LATE_MS;
     const screen = this.#face.view(this.#o.feed.snapshot(), this.#size, this.#ui);
-    this.#drawnMs = startedMs;
     const same = this.#screen !== null && Bun.deepEquals(this.#screen.ops, screen.ops);
     const moved = !same || !Bun.deepEquals(this.#screen?.cursor, screen.cursor);
     this.#screen = screen;
-    this.#costMs = performance.now() - startedMs;
     if (!moved) return;
     this.draws += 1;
     const { cursor } = screen;
@@ -242,33 +213,8 @@ export class Terminal implements AsyncDisposable {
     for (const child of this.#renderer.root.getChildren()) child.requestRender();
   }
 
-  #paint(buffer: Buffer_): void {
-    const startedMs = performance.now();
-    try {
-      for (const { x, y, text, style } of this.#screen?.ops ?? [])
-        buffer.drawText(text, x, y, this.#color(style), this.#background, this.#attributes(style));
-    } catch (error) {
-      this.#guard(() => {
-        throw error;
-      });
-    }
-    this.#costMs += performance.now() - startedMs;
-  }
-
-  #color({ color }: Style): Color {
-    const wanted = this.#o.noColor ? null : color;
-    let found = this.#colors.get(wanted);
-    if (found === undefined) {
-      const { RGBA } = this.#tui;
-      found = wanted === null ? RGBA.defaultForeground() : RGBA.fromIndex(wanted);
-      this.#colors.set(wanted, found);
-    }
-    return found;
-  }
-
-  #attributes({ bold, dim, inverse, underline }: Style): number {
-    const { BOLD, DIM, INVERSE, UNDERLINE } = this.#tui.TextAttributes;
-    return (bold ? BOLD : 0) | (dim ? DIM : 0) | (inverse ? INVERSE : 0) | (underline ? UNDERLINE : 0);
+  #paint(surface: Surface): void {
+    this.#pace.measure(() => this.#painter.paint(surface, this.#screen?.ops ?? []));
   }
 
   #redraw(): void {
@@ -277,12 +223,11 @@ export class Terminal implements AsyncDisposable {
     this.#screen = null;
   }
 
-  // --------------------------------------------------------------------------------------------- suspend
-
   /** Gives the terminal back and stops the process, as Ctrl-Z does elsewhere. */
   async #suspend(): Promise<void> {
     if (this.#suspended || this.#closing !== null) return;
     this.#suspended = true;
+    this.#pace[Symbol.dispose]();
     try {
       await this.#renderer.suspend();
       this.#write(IMPLICIT_DIRECTION);
@@ -297,6 +242,7 @@ export class Terminal implements AsyncDisposable {
     try {
       if (!this.#suspended) {
         this.#suspended = true;
+        this.#pace[Symbol.dispose]();
         await this.#renderer.suspend();
       }
       await this.#renderer.resume();
@@ -309,8 +255,6 @@ export class Terminal implements AsyncDisposable {
     }
   }
 
-  // ----------------------------------------------------------------------------------------------- close
-
   /** Gives the terminal back as it was. May be called again. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
@@ -319,14 +263,14 @@ export class Terminal implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#o.feed.onChange = () => {};
-    if (this.#due !== null) clearTimeout(this.#due);
+    this.#pace[Symbol.dispose]();
     for (const [signal, handle] of this.#signals) process.off(signal, handle);
     this.#renderer.destroy();
     const closed = this.#renderer.closed.then(
       () => true,
       () => false,
     );
-    if (!(await Promise.race([closed, Bun.sleep(CLOSE_MS_MAX).then(() => false)]))) this.restoreNow();
+    if (!(await Promise.race([closed, this.#clock.sleep(CLOSE_MS_MAX).then(() => false)]))) this.restoreNow();
     this.#write(IMPLICIT_DIRECTION);
   }
 
@@ -343,40 +287,4 @@ export class Terminal implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-const NAMES: Readonly<Record<string, string>> = {
-  return: "enter",
-  kpenter: "enter",
-  linefeed: "ctrl+j",
-  esc: "escape",
-};
-
-/** OpenTUI's key under the name that the table knows, and the text that it would write. */
-export function keyPress(key: {
-  readonly name: string;
-  readonly sequence: string;
-  readonly ctrl: boolean;
-  readonly shift: boolean;
-  readonly meta: boolean;
-  readonly option: boolean;
-}): KeyPress {
-  const alt = key.meta || key.option;
-  const name = NAMES[key.name] ?? key.name;
-  // Of one letter the letter itself says whether Shift was held, whatever the terminal's protocol.
-  const letter = [...name].length === 1;
-  if (letter && !key.ctrl && !alt) {
-    const text = key.shift && name.toUpperCase() !== name ? name.toUpperCase() : name;
-    return { id: text, text };
-  }
-  if (name === "space") return { id: " ", text: " " };
-  const id = `${key.ctrl && !name.startsWith("ctrl+") ? "ctrl+" : ""}${alt ? "alt+" : ""}${key.shift ? "shift+" : ""}${name}`;
-  const plain = !key.ctrl && !alt && !/[\p{C}]/u.test(key.sequence);
-  return {
-    id,
-    text:
-      plain && name.length > 1 && key.sequence.length > 0 && !key.sequence.startsWith("\x1b")
-        ? key.sequence
-        : null,
-  };
 }
