@@ -13,14 +13,13 @@ import { viewDetail, viewEvents } from "./src/tui/tabs/events.ts";
 import { viewMetrics } from "./src/tui/tabs/metrics.ts";
 import { viewParticles } from "./src/tui/tabs/particles.ts";
 import { viewSchemas } from "./src/tui/tabs/schemas.ts";
+import { TABS } from "./src/tui/tabs/tabs.ts";
 import { openTerminal, type Terminal, type TerminalOptions } from "./src/tui/terminal.ts";
 
+export { TABS } from "./src/tui/tabs/tabs.ts";
 export { type Terminal, whyNoTerminal } from "./src/tui/terminal.ts";
 
-export const TABS = ["events", "particles", "schemas", "chat", "metrics"] as const satisfies readonly Tab[];
 export const LEAST: Size = { width: 80, height: 24 };
-
-// ------------------------------------------------------------------------------------------------ snapshot
 
 // ---------------------------------------------------------------------------------------------------- keys
 
@@ -82,7 +81,7 @@ export const KEYS: readonly KeyRow[] = [
   row("escape", "Esc", null, { do: "back" }, "back, close, leave"),
   ...TABS.map((_, to) => {
     const help = to === 0 ? `tabs: ${TABS.join(", ")}` : "";
-    return row(String(to + 1), "1-5", null, { do: "tab", to }, help, to === 0 ? "tabs" : null);
+    return row(String(to + 1), `1-${TABS.length}`, null, { do: "tab", to }, help, to === 0 ? "tabs" : null);
   }),
   row("tab", "Tab S-Tab", null, { do: "tab-by", by: 1 }, "the next tab, the one before"),
   row("shift+tab", "Shift-Tab", null, { do: "tab-by", by: -1 }, ""),
@@ -103,7 +102,7 @@ export const KEYS: readonly KeyRow[] = [
 
 /** What a key changes. @returns the same `ui` where it means nothing. */
 export function press(ui: Ui, key: KeyPress, snapshot: DashboardSnapshot, size: Size): Reduced {
-  const around = { snapshot, size, tabs: TABS };
+  const around = { snapshot, size };
   if (ui.input !== null) return type(ui, key, around);
   const means = (tab: Tab | null): Command | undefined =>
     KEYS.find((entry) => entry.tab === tab && entry.keys.includes(key.id))?.command;
@@ -118,7 +117,7 @@ export function point(
   snapshot: DashboardSnapshot,
   size: Size,
 ): Reduced {
-  const around = { snapshot, size, tabs: TABS };
+  const around = { snapshot, size };
   if ("target" in what) return click(ui, what.target, around);
   return perform(ui, { do: "move", by: what.by }, around);
 }
@@ -134,7 +133,7 @@ export function view(snapshot: DashboardSnapshot, size: Size, ui: Ui): Screen {
     viewTooSmall(screen, LEAST);
     return screen.finish();
   }
-  const banner = viewHeader(screen.sub(0, 0, size.width, HEADER_ROWS + 1), snapshot, ui, TABS);
+  const banner = viewHeader(screen.sub(0, 0, size.width, HEADER_ROWS + 1), snapshot, ui);
   const top = HEADER_ROWS + banner;
   const drawer = ui.drawer ? drawerRows(size) : 0;
   const body = screen.sub(0, top, size.width, size.height - top - 1 - drawer);

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { createTestRenderer } from "../src/native/opentui.ts";
 import type { Action, DashboardSnapshot } from "../src/tui/model.ts";
+import { firstUi } from "../src/tui/state.ts";
 import { widthOf } from "../src/tui/text.ts";
 import { KEYS, openTui, TABS, type Terminal, view } from "../tui.ts";
 import { FakeClock } from "./fake-clock.ts";
@@ -182,7 +183,7 @@ describe("screens", () => {
   });
 
   test("from 80×24 to 300×100 nothing is drawn outside, and below it the least size is said", () => {
-    const { ui } = { ui: uiOf() };
+    const ui = firstUi();
     for (let width = 10; width <= 300; width += 29) {
       for (let height = 3; height <= 100; height += 7) {
         const size = { width, height };
@@ -202,7 +203,7 @@ describe("screens", () => {
 
   test("a screen is a function of its arguments alone", () => {
     for (const tab of TABS) {
-      const ui = { ...uiOf(), tab };
+      const ui = { ...firstUi(), tab };
       expect(view(hostile(), LARGE, ui)).toEqual(view(hostile(), LARGE, ui));
     }
   });
@@ -220,7 +221,7 @@ describe("screens", () => {
         const snapshot = withText((index) => strings[index % strings.length] ?? "");
         const drafts = { text: strings[0] ?? "", cursor: 0 };
         const ui = {
-          ...uiOf(),
+          ...firstUi(),
           tab,
           drawer: special,
           schemaOpen: special,
@@ -237,34 +238,6 @@ describe("screens", () => {
     );
   }, 60_000);
 });
-
-function uiOf() {
-  return {
-    tab: "events" as const,
-    help: false,
-    helpScroll: 0,
-    drawer: false,
-    drawerScroll: 0,
-    mouse: true,
-    colors: true,
-    input: null,
-    filter: "",
-    following: true,
-    selectedSeq: null,
-    detail: null,
-    window: 256,
-    colorBy: null,
-    selectedFrame: null,
-    schema: null,
-    schemaOpen: false,
-    schemaScroll: 0,
-    chatDraft: { text: "", cursor: 0 },
-    chatScroll: 0,
-    chatHistory: [],
-    chatRecalled: null,
-    spanMinutes: 1,
-  };
-}
 
 describe("states", () => {
   test("nothing yet, draining, stale, degraded and down are told in words", async () => {
@@ -465,7 +438,7 @@ describe("keys", () => {
   });
 
   test("the help names every key of the table that has a meaning of its own", () => {
-    const text = view(busy(), { width: 300, height: 100 }, { ...uiOf(), help: true }).ops.map((op) =>
+    const text = view(busy(), { width: 300, height: 100 }, { ...firstUi(), help: true }).ops.map((op) =>
       op.text.trim(),
     );
     for (const { label, help } of KEYS.filter((key) => key.help !== "")) {

@@ -1,7 +1,8 @@
 /** What surrounds the tabs: header, footer, help, the drawer with the log, and what is said where the terminal is too small. */
 import { basename } from "node:path";
-import type { DashboardSnapshot, KeyRow, PartView, Tab, Ui } from "./model.ts";
+import type { DashboardSnapshot, KeyRow, PartView, Ui } from "./model.ts";
 import { type Area, keyLine, type Size, STYLE, type Style, spark } from "./screen.ts";
+import { TABS } from "./tabs/tabs.ts";
 import { clock, count, cut, duration, fit, short, widthOf, wrap } from "./text.ts";
 
 /** Figures older than this are called stale. */
@@ -31,7 +32,7 @@ export function styleOfState(state: string): Style {
 }
 
 /** Name, where, what is kept; figures; tabs; and a line more where something is wrong. @returns rows of that, 0 or 1. */
-export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs: readonly Tab[]): number {
+export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui): number {
   const { nowUs, startedUs, version, address, database, tokenSet, embedder, llm, metrics } = snapshot;
   const up = duration(nowUs - startedUs);
   pieces(area, 0, [
@@ -85,16 +86,16 @@ export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs
       ...(state === "ok" ? [] : [[` ${state}`, styleOfState(state)] as const]),
     ],
   ]);
-  viewTabs(area, snapshot, ui, tabs);
+  viewTabs(area, snapshot, ui);
   const trouble = troubleOf(snapshot);
   if (trouble === null) return 0;
   area.put(1, 3, cut(`▲ ${trouble.text}`, area.width - 2), trouble.style);
   return 1;
 }
 
-function viewTabs(area: Area, snapshot: DashboardSnapshot, ui: Ui, tabs: readonly Tab[]): void {
+function viewTabs(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
   let at = 1;
-  tabs.forEach((tab, index) => {
+  TABS.forEach((tab, index) => {
     const text = ` ${index + 1} ${tab[0]?.toUpperCase()}${tab.slice(1)} `;
     area.put(at, 2, text, tab === ui.tab ? { ...STYLE.title, inverse: true } : STYLE.plain);
     area.zone(at, 2, widthOf(text), 1, { kind: "tab", index });

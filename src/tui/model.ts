@@ -1,5 +1,7 @@
 /** What the dashboard shows (its snapshot), what the user has done (`Ui`), and what the user may ask for. */
 import type { LogLevel } from "../log.ts";
+import type { PANELS } from "./tabs/panels.ts";
+import type { TABS } from "./tabs/tabs.ts";
 
 /** What one key means; the table KEYS of tui.ts says which. */
 export type Command =
@@ -15,7 +17,7 @@ export type Command =
         | ("filter" | "pause" | "follow" | "wider" | "narrower" | "color" | "write" | "stop-answer");
     };
 
-export type Tab = "events" | "particles" | "schemas" | "chat" | "metrics";
+export type Tab = (typeof TABS)[number];
 
 /** A state, in a word that is shown, and what is to be known about it. */
 export interface PartView {
@@ -116,9 +118,7 @@ export interface LogLine {
 export type Series = (seconds: number) => readonly number[];
 
 /** The figures of which the dashboard keeps a series. */
-export type SeriesName =
-  | ("ingest_rate" | "ack_p50_ms" | "ack_p99_ms" | "backlog_events" | "store_lag_events" | "frames_rate")
-  | ("ring_fill" | "embed_batch" | "embed_ms" | "llm_rate" | "refusals_rate" | "resident_bytes");
+export type SeriesName = (typeof PANELS)[number]["name"];
 
 /** Everything that the dashboard shows, of one instant. */
 export interface DashboardSnapshot {

@@ -1,6 +1,7 @@
 /** What the user has done so far, and what a key or a click changes in it: (state, key) → state and actions. */
 import type { Action, Command, DashboardSnapshot, EventRow, KeyPress, Tab, Ui } from "./model.ts";
 import type { Size, Target } from "./screen.ts";
+import { TABS } from "./tabs/tabs.ts";
 
 /** What an input line holds at most; a chat message that is longer is no message. */
 const INPUT_CHARS_MAX = 8000;
@@ -23,7 +24,6 @@ export interface Reduced {
 interface Surroundings {
   readonly snapshot: DashboardSnapshot;
   readonly size: Size;
-  readonly tabs: readonly Tab[];
 }
 
 /** How it begins: at the newest event, nothing focused. */
@@ -115,11 +115,9 @@ export function perform(ui: Ui, command: Command, around: Surroundings): Reduced
     case "drawer":
       return only({ ...ui, drawer: !ui.drawer, drawerScroll: 0 }, { kind: "log-seen" });
     case "tab":
-      return toTab(ui, around.tabs[command.to] ?? ui.tab);
-    case "tab-by": {
-      const { tabs } = around;
-      return toTab(ui, tabs[(tabs.indexOf(ui.tab) + command.by + tabs.length) % tabs.length] ?? ui.tab);
-    }
+      return toTab(ui, TABS[command.to] ?? ui.tab);
+    case "tab-by":
+      return toTab(ui, TABS[(TABS.indexOf(ui.tab) + command.by + TABS.length) % TABS.length] ?? ui.tab);
     case "move":
       return move(ui, command.by, around);
     case "page":
@@ -305,7 +303,7 @@ function openEvent(ui: Ui, seq: number): Reduced {
 
 /** What a click on a target changes. */
 export function click(ui: Ui, target: Target, around: Surroundings): Reduced {
-  if (target.kind === "tab") return toTab(ui, around.tabs[target.index] ?? ui.tab);
+  if (target.kind === "tab") return toTab(ui, TABS[target.index] ?? ui.tab);
   if (ui.help || ui.detail !== null) return only(ui);
   if (target.kind === "particle") return only({ ...ui, selectedFrame: target.frameId });
   if (target.kind === "input") return perform(ui, { do: "write" }, around);

@@ -1,10 +1,16 @@
 /** Snapshots of the dashboard in the states that its tests look at. Everything in them is fixed, so that a screen is the same every time. */
-import type { DashboardSnapshot, EventRow, Particle, SchemaView, SeriesName } from "../../src/tui/model.ts";
+import type {
+  DashboardSnapshot,
+  EventRow,
+  Particle,
+  SchemaView,
+  Series,
+  SeriesName,
+} from "../../src/tui/model.ts";
+import { PANELS } from "../../src/tui/tabs/panels.ts";
 
 export const NOW_US = Date.UTC(2026, 8, 8, 12, 30, 45) * 1000;
 const STARTED_US = NOW_US - 3_725e6;
-
-type Names = SeriesName;
 
 const MESSAGES = [
   "Quero cancelar meu plano",
@@ -19,25 +25,15 @@ function wave(seconds: number, top: number): number[] {
   return Array.from({ length: seconds }, (_, at) => top * (0.6 + 0.4 * Math.sin((at - seconds) / 5)));
 }
 
-function series(top: Partial<Record<Names, number>>): DashboardSnapshot["metrics"]["series"] {
-  const of = (name: Names) => (seconds: number) => {
-    const value = top[name];
-    return value === undefined ? new Array<number>(seconds).fill(Number.NaN) : wave(seconds, value);
-  };
-  return {
-    ingest_rate: of("ingest_rate"),
-    ack_p50_ms: of("ack_p50_ms"),
-    ack_p99_ms: of("ack_p99_ms"),
-    backlog_events: of("backlog_events"),
-    store_lag_events: of("store_lag_events"),
-    frames_rate: of("frames_rate"),
-    ring_fill: of("ring_fill"),
-    embed_batch: of("embed_batch"),
-    embed_ms: of("embed_ms"),
-    llm_rate: of("llm_rate"),
-    refusals_rate: of("refusals_rate"),
-    resident_bytes: of("resident_bytes"),
-  };
+function series(top: Partial<Record<SeriesName, number>>): DashboardSnapshot["metrics"]["series"] {
+  const of =
+    (name: SeriesName) =>
+    (seconds: number): readonly number[] => {
+      const value = top[name];
+      return value === undefined ? new Array<number>(seconds).fill(Number.NaN) : wave(seconds, value);
+    };
+  const entries = PANELS.map(({ name }): [string, Series] => [name, of(name)]);
+  return Object.fromEntries(entries) as Record<SeriesName, Series>;
 }
 
 const OK = { state: "ok", detail: "" };

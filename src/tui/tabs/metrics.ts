@@ -1,37 +1,10 @@
 /** Tab 5: how the gateway does, over a minute, ten or sixty. */
 
 import { styleOfState } from "../edges.ts";
-import type { DashboardSnapshot, SeriesName, Ui } from "../model.ts";
+import type { DashboardSnapshot, Ui } from "../model.ts";
 import { type Area, bar, FACT_COLUMNS, fact, graph, STYLE, type Style } from "../screen.ts";
 import { count, cut, fit, short, wrap } from "../text.ts";
-
-type Name = SeriesName;
-
-interface Panel {
-  readonly title: string;
-  readonly name: Name;
-  readonly unit: string;
-  /** How seconds are put together into one column: the highest, or the mean. */
-  readonly join: "max" | "mean";
-  readonly color: number;
-  /** The top of the scale where it is known. */
-  readonly top?: number;
-}
-
-const PANELS: readonly Panel[] = [
-  { title: "ingest", name: "ingest_rate", unit: "/s", join: "mean", color: 6 },
-  { title: "frames", name: "frames_rate", unit: "/s", join: "mean", color: 6 },
-  { title: "ack p50", name: "ack_p50_ms", unit: " ms", join: "max", color: 2 },
-  { title: "ack p99", name: "ack_p99_ms", unit: " ms", join: "max", color: 3 },
-  { title: "journal backlog", name: "backlog_events", unit: "", join: "max", color: 5 },
-  { title: "store lag", name: "store_lag_events", unit: "", join: "max", color: 5 },
-  { title: "ring fill", name: "ring_fill", unit: "%", join: "max", color: 12, top: 100 },
-  { title: "embed batch", name: "embed_batch", unit: "", join: "mean", color: 12 },
-  { title: "embed latency", name: "embed_ms", unit: " ms", join: "max", color: 12 },
-  { title: "memory", name: "resident_bytes", unit: "B", join: "max", color: 2 },
-  { title: "LLM calls", name: "llm_rate", unit: "/s", join: "mean", color: 5 },
-  { title: "refusals", name: "refusals_rate", unit: "/s", join: "mean", color: 1 },
-];
+import { PANELS } from "./panels.ts";
 
 /** So many seconds in so many columns; the last column ends now. */
 export function columnsOf(values: readonly number[], columns: number, join: "max" | "mean"): number[] {
@@ -68,7 +41,12 @@ export function viewMetrics(area: Area, snapshot: DashboardSnapshot, ui: Ui): vo
   viewFigures(area.sub(area.width - sideColumns, 0), snapshot);
 }
 
-function viewPanel(area: Area, { metrics }: DashboardSnapshot, panel: Panel, seconds: number): void {
+function viewPanel(
+  area: Area,
+  { metrics }: DashboardSnapshot,
+  panel: (typeof PANELS)[number],
+  seconds: number,
+): void {
   const values = metrics.series[panel.name](seconds);
   const columns = columnsOf(values, Math.min(area.width, seconds), panel.join);
   const known = columns.filter((value) => !Number.isNaN(value));
