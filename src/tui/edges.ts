@@ -1,7 +1,8 @@
 /** What surrounds the tabs: header, footer, help, the drawer with the log, and what is said where the terminal is too small. */
 import { basename } from "node:path";
 import type { DashboardSnapshot, KeyRow, PartView, Ui } from "./model.ts";
-import { type Area, keyLine, type Size, STYLE, type Style, spark } from "./screen.ts";
+import { spark } from "./pictures.ts";
+import { type Area, keyLine, type Size, STYLE, type Style } from "./screen.ts";
 import { TABS } from "./tabs/tabs.ts";
 import { clock, count, cut, duration, fit, short, widthOf, wrap } from "./text.ts";
 

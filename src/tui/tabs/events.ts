@@ -2,7 +2,8 @@
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, EventRow, Ui } from "../model.ts";
-import { type Area, STYLE, type Style, signedBar } from "../screen.ts";
+import { signedBar } from "../pictures.ts";
+import { type Area, STYLE, type Style } from "../screen.ts";
 import { shownRows } from "../state.ts";
 import { clock, count, cut, duration, fit, widthOf } from "../text.ts";
 

@@ -2,7 +2,8 @@
 
 import { styleOfState } from "../edges.ts";
 import type { DashboardSnapshot, Ui } from "../model.ts";
-import { type Area, bar, FACT_COLUMNS, fact, graph, STYLE, type Style } from "../screen.ts";
+import { bar, graph } from "../pictures.ts";
+import { type Area, FACT_COLUMNS, fact, STYLE, type Style } from "../screen.ts";
 import { count, cut, fit, short, wrap } from "../text.ts";
 import { PANELS } from "./panels.ts";
 

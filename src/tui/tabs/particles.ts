@@ -2,7 +2,8 @@
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, Particle, Ui } from "../model.ts";
-import { type Area, CATEGORY_COLORS, Dots, FACT_COLUMNS, fact, STYLE, type Style } from "../screen.ts";
+import { Dots } from "../pictures.ts";
+import { type Area, CATEGORY_COLORS, FACT_COLUMNS, fact, STYLE, type Style } from "../screen.ts";
 import { type ColorBy, colorBy } from "../state.ts";
 import { clock, count, cut, duration, wrap } from "../text.ts";
 

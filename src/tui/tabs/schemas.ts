@@ -2,7 +2,8 @@
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, SchemaView, Ui } from "../model.ts";
-import { type Area, bar, STYLE, type Style } from "../screen.ts";
+import { bar } from "../pictures.ts";
+import { type Area, STYLE, type Style } from "../screen.ts";
 import { count, cut, duration, fit, short } from "../text.ts";
 import { jsonPieces } from "./events.ts";
 
