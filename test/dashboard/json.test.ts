@@ -1,10 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { memberText, prettyJson } from "../../src/dashboard/json.ts";
 
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`dashboard/json: FC_SEED=${seed}`);
 fc.configureGlobal({ seed });
+setDefaultTimeout(60_000);
 
 describe("json", () => {
   test("pretty JSON is the same JSON", () => {

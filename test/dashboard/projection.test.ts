@@ -1,10 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Projection } from "../../src/dashboard/projection.ts";
 import { randomOf } from "../random.ts";
 import { clusters } from "./fixtures.ts";
 
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`dashboard/projection: FC_SEED=${seed}`);
+setDefaultTimeout(60_000);
 
 /** Share of the variance in the best plane, by many rounds of the power method with deflation. */
 function best(vectors: readonly Float32Array[]): number {

@@ -1,9 +1,11 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { bankingMessages, Gateway, TempFolder } from "./gateway.ts";
 import { LlmStub } from "./llm-stub.ts";
 import { TMUX, Tmux } from "./tmux.ts";
+
+setDefaultTimeout(300_000);
 
 const inTerminal = test.skipIf(TMUX === null);
 if (TMUX === null) console.log("dashboard: there is no tmux here; bun run setup installs it where it may");
@@ -119,7 +121,6 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("ended with 0");
       await expectRestored(terminal);
     },
-    120_000,
   );
 
   inTerminal(
@@ -238,65 +239,64 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("ended with 0");
       await expectRestored(terminal);
     },
-    120_000,
   );
 
-  inTerminal(
-    "a restart on the same database begins with what was there",
-    async () => {
-      using folder = new TempFolder();
-      {
-        await using first = await Gateway.start(folder, {
-          args: ["--db-path", folder.file("events.duckdb")],
-        });
-        await post(
-          first.url,
-          messages
-            .slice(0, 50)
-            .map(({ text }) => JSON.stringify({ message: text }))
-            .join("\n"),
-        );
-        await first.stop();
-      }
-      await using terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
-      await terminal.shows(messages[49]?.text.slice(0, 20) ?? "");
-      await terminal.press("2");
-      await terminal.shows("% of the variance");
-    },
-    60_000,
-  );
+  inTerminal("a restart on the same database begins with what was there", async () => {
+    using folder = new TempFolder();
+    {
+      await using first = await Gateway.start(folder, {
+        args: ["--db-path", folder.file("events.duckdb")],
+      });
+      await post(
+        first.url,
+        messages
+          .slice(0, 50)
+          .map(({ text }) => JSON.stringify({ message: text }))
+          .join("\n"),
+      );
+      await first.stop();
+    }
+    await using terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
+    await terminal.shows(messages[49]?.text.slice(0, 20) ?? "");
+    await terminal.press("2");
+    await terminal.shows("% of the variance");
+  });
 
-  inTerminal(
-    "an event cannot write to the terminal",
-    async () => {
-      using folder = new TempFolder();
-      await using terminal = await Tmux.open(folder);
-      const url = await terminal.url();
-      await terminal.shows("No events yet");
-      const hostile = "\x1b]0;owned\x07\x1b[31mred\x1b[2J\x1b[8;1;1t\x9b31m \u202egnp.exe z\u200bw \x07";
-      const name = "mark\x1b]2;owned\x1b\\\x1b[6n";
-      const event = { type: name, message: hostile, conversation_id: name, intent: name, [name]: hostile };
-      await post(url, JSON.stringify(event));
-      await terminal.shows("␛]0;owned");
-      for (const key of ["Enter", "2", "3", "4", "5", "l", "1"]) {
-        await terminal.press(key);
-        await Bun.sleep(150);
-      }
-      const written = terminal.raw().toString("utf8");
-      const obeyed = [
-        "\x1b]0;owned",
-        "\x1b]2;owned",
-        "\x1b[8;1;1t",
-        "\x1b[31mred",
-        "\u202e",
-        "\u200b",
-        "\u009b",
-      ];
-      expect(obeyed.filter((sequence) => written.includes(sequence))).toEqual([]);
-      expect(await terminal.says("pane_title")).not.toContain("owned");
-    },
-    60_000,
-  );
+  inTerminal("an event cannot write to the terminal", async () => {
+    using folder = new TempFolder();
+    await using terminal = await Tmux.open(folder);
+    const url = await terminal.url();
+    await terminal.shows("No events yet");
+    const hostile = "\x1b]0;owned\x07\x1b[31mred\x1b[2J\x1b[8;1;1t\x9b31m \u202egnp.exe z\u200bw \x07";
+    const name = "mark\x1b]2;owned\x1b\\\x1b[6n";
+    const event = { type: name, message: hostile, conversation_id: name, intent: name, [name]: hostile };
+    await post(url, JSON.stringify(event));
+    await terminal.shows("␛]0;owned");
+    for (const [key, shown] of [
+      ["Enter", "event 1"],
+      ["2", "newest 256"],
+      ["3", "1 learned"],
+      ["4", "There is nobody to talk to"],
+      ["5", "refused, by code"],
+      ["l", "l closes"],
+      ["1", "paused"],
+    ] as const) {
+      await terminal.press(key);
+      await terminal.shows(shown);
+    }
+    const written = terminal.raw().toString("utf8");
+    const obeyed = [
+      "\x1b]0;owned",
+      "\x1b]2;owned",
+      "\x1b[8;1;1t",
+      "\x1b[31mred",
+      "\u202e",
+      "\u200b",
+      "\u009b",
+    ];
+    expect(obeyed.filter((sequence) => written.includes(sequence))).toEqual([]);
+    expect(await terminal.says("pane_title")).not.toContain("owned");
+  });
 
   inTerminal(
     "a warning appears in the log and not over the screen, and is printed when the dashboard has gone",
@@ -316,7 +316,6 @@ describe("the dashboard in a terminal", () => {
       expect(await terminal.screen()).toContain("the file was removed or replaced");
       await expectRestored(terminal);
     },
-    60_000,
   );
 
   inTerminal(
@@ -343,81 +342,64 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("ended with 0");
       await expectRestored(terminal);
     },
-    60_000,
   );
 
-  inTerminal(
-    "SIGINT by Ctrl-C drains and leaves, from an input too",
-    async () => {
-      using folder = new TempFolder();
-      await using terminal = await Tmux.open(folder);
-      await terminal.shows("No events yet");
-      await terminal.press("/");
-      await terminal.type("q");
-      await terminal.press("C-c");
-      await terminal.shows("ended with 0");
-      await expectRestored(terminal);
-    },
-    60_000,
-  );
+  inTerminal("SIGINT by Ctrl-C drains and leaves, from an input too", async () => {
+    using folder = new TempFolder();
+    await using terminal = await Tmux.open(folder);
+    await terminal.shows("No events yet");
+    await terminal.press("/");
+    await terminal.type("q");
+    await terminal.press("C-c");
+    await terminal.shows("ended with 0");
+    await expectRestored(terminal);
+  });
 
-  inTerminal(
-    "a terminal that hangs up lets the gateway finish what was received",
-    async () => {
-      using folder = new TempFolder();
-      const terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
-      const url = await terminal.url();
-      await post(url, '{"message":"the last one"}');
-      // It waits until the gateway has gone.
-      await terminal.hangUp();
-      await using again = await Gateway.start(folder, { args: ["--db-path", folder.file("events.duckdb")] });
-      const page = (await (await fetch(`${again.url}/api/events`)).json()) as {
-        events: { message: string }[];
-      };
-      expect(page.events.map(({ message }) => message)).toEqual(["the last one"]);
-    },
-    60_000,
-  );
+  inTerminal("a terminal that hangs up lets the gateway finish what was received", async () => {
+    using folder = new TempFolder();
+    const terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
+    const url = await terminal.url();
+    await post(url, '{"message":"the last one"}');
+    // It waits until the gateway has gone.
+    await terminal.hangUp();
+    await using again = await Gateway.start(folder, { args: ["--db-path", folder.file("events.duckdb")] });
+    const page = (await (await fetch(`${again.url}/api/events`)).json()) as {
+      events: { message: string }[];
+    };
+    expect(page.events.map(({ message }) => message)).toEqual(["the last one"]);
+  });
 
   const crashing = join(import.meta.dir, "../../.cache", "gateway-crash-under-the-dashboard");
   afterAll(() => rmSync(crashing, { force: true }));
 
-  inTerminal(
-    "a crash gives the terminal back and prints the error",
-    async () => {
-      const mutation = "crash-under-the-dashboard";
-      const command = [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", crashing];
-      const built = Bun.spawnSync(command, { cwd: join(import.meta.dir, "../..") });
-      expect({ code: built.exitCode, error: built.exitCode === 0 ? "" : built.stderr.toString() }).toEqual({
-        code: 0,
-        error: "",
-      });
-      using folder = new TempFolder();
-      await using terminal = await Tmux.open(folder, { binary: crashing });
-      const screen = await terminal.shows("ended with 1");
-      expect(screen).toContain("a mutation of the tests");
-      await expectRestored(terminal);
-    },
-    120_000,
-  );
+  inTerminal("a crash gives the terminal back and prints the error", async () => {
+    const mutation = "crash-under-the-dashboard";
+    const command = [process.execPath, "scripts/build.ts", "--mutation", mutation, "--outfile", crashing];
+    const built = Bun.spawnSync(command, { cwd: join(import.meta.dir, "../..") });
+    expect({ code: built.exitCode, error: built.exitCode === 0 ? "" : built.stderr.toString() }).toEqual({
+      code: 0,
+      error: "",
+    });
+    using folder = new TempFolder();
+    await using terminal = await Tmux.open(folder, { binary: crashing });
+    const screen = await terminal.shows("ended with 1");
+    expect(screen).toContain("a mutation of the tests");
+    await expectRestored(terminal);
+  });
 });
 
 describe("no dashboard", () => {
-  inTerminal(
-    "a dumb terminal gets a headless gateway and a line that says so",
-    async () => {
-      using folder = new TempFolder();
-      await using terminal = await Tmux.open(folder, {
-        binary: `TERM=dumb ${process.env.GATEWAY_BINARY ?? join(import.meta.dir, "../../one_file_gateway")}`,
-      });
-      await terminal.shows("headless: TERM is dumb");
-      await terminal.shows("listening on");
-      expect(await terminal.says("alternate_on")).toBe("0");
-      await terminal.press("C-c");
-      await terminal.shows("ended with 0");
-    },
-    60_000,
-  );
+  inTerminal("a dumb terminal gets a headless gateway and a line that says so", async () => {
+    using folder = new TempFolder();
+    await using terminal = await Tmux.open(folder, {
+      binary: `TERM=dumb ${process.env.GATEWAY_BINARY ?? join(import.meta.dir, "../../one_file_gateway")}`,
+    });
+    await terminal.shows("headless: TERM is dumb");
+    await terminal.shows("listening on");
+    expect(await terminal.says("alternate_on")).toBe("0");
+    await terminal.press("C-c");
+    await terminal.shows("ended with 0");
+  });
 
   test("where standard output is no terminal, a line says so and nothing is drawn", async () => {
     using folder = new TempFolder();

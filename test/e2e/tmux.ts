@@ -5,6 +5,9 @@ import { BINARY, type TempFolder } from "./gateway.ts";
 /** Null where tmux is not installed; `bun run setup` installs it where it may. */
 export const TMUX = Bun.which("tmux");
 
+/** As long as a machine with other work on all its cores may take. */
+const PATIENCE_MS = 120_000;
+
 export interface TmuxOptions {
   readonly args?: readonly string[];
   readonly width?: number;
@@ -102,7 +105,7 @@ export class Tmux implements AsyncDisposable {
   async until(
     what: string,
     holds: (screen: string) => boolean | Promise<boolean>,
-    timeoutMs = 20_000,
+    timeoutMs = PATIENCE_MS,
   ): Promise<string> {
     const untilMs = performance.now() + timeoutMs;
     for (;;) {
@@ -137,11 +140,11 @@ export class Tmux implements AsyncDisposable {
   async hangUp(): Promise<void> {
     const pid = await this.pid().catch(() => 0);
     await this.#tmux("kill-server").catch(() => "");
-    const untilMs = performance.now() + 15_000;
+    const untilMs = performance.now() + PATIENCE_MS;
     while (pid !== 0 && existsSync(`/proc/${pid}`)) {
       if (performance.now() > untilMs) {
         process.kill(pid, "SIGKILL");
-        throw new Error("the gateway was still there 15 s after its terminal had gone");
+        throw new Error(`the gateway was still there ${PATIENCE_MS} ms after its terminal had gone`);
       }
       await Bun.sleep(20);
     }

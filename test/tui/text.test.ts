@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { createTestRenderer, type OptimizedBuffer, Renderable, RGBA } from "../../src/native/opentui.ts";
 import { Area } from "../../src/tui/screen.ts";
@@ -8,6 +8,7 @@ import { HOSTILE } from "./fixtures.ts";
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`tui-text: FC_SEED=${seed}`);
 fc.configureGlobal({ seed, numRuns: 2000 });
+setDefaultTimeout(60_000);
 
 /** What must never reach a terminal: controls, formats, what is invisible, what has no known width. */
 const FORBIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|[^\P{Zs} ]/u;
@@ -129,4 +130,4 @@ test("each letter of Unicode takes as many columns on the screen as is reckoned 
     }
   }
   expect(wrong.map((letter) => letter.codePointAt(0)?.toString(16))).toEqual([]);
-}, 60_000);
+});
