@@ -62,7 +62,7 @@ const SDK_HOME: Readonly<Record<string, string[]>> = {
   "onnxruntime-node": ["src/native/onnx.ts"],
   "@opentui/core": ["src/native/opentui.ts"],
   "src/native/duckdb.ts": ["src/store", "src/start/selftest.ts"],
-  "src/native/onnx.ts": ["src/embed/embed.worker.ts", "src/start/selftest.ts"],
+  "src/native/onnx.ts": ["src/embed/onnx-model.ts", "src/start/selftest.ts"],
   "src/native/opentui.ts": ["tui.ts", "src/tui", "src/start/selftest.ts"],
   openai: ["src/llm/endpoint.ts"],
   valibot: [

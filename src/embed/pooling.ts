@@ -1,0 +1,59 @@
+/** The vectors of tokens that a graph returns → one vector a text. */
+import { GatewayError } from "../errors.ts";
+import type { ModelDescription } from "./models.ts";
+
+type Described = Pick<ModelDescription, "fullName" | "pooling">;
+
+/**
+ * Rows of length 1, one after the other.
+ * @param batch the ids of each text, before padding.
+ * @param output texts × tokens × floats, or texts × floats.
+ * @throws GatewayError embedder_invalid.
+ */
+export function poolRows(
+  description: Described,
+  batch: readonly number[][],
+  output: { data: Float32Array; dims: readonly number[] },
+): Float32Array {
+  const tokens = output.dims.length === 3 ? (output.dims[1] as number) : 1;
+  const dim = output.dims.at(-1) as number;
+  if (
+    output.dims.length < 2 ||
+    output.dims[0] !== batch.length ||
+    output.data.length !== batch.length * tokens * dim
+  ) {
+    throw brokenModel(description, `output of shape ${output.dims.join(" × ")} for ${batch.length} texts`);
+  }
+  const rows = new Float32Array(batch.length * dim);
+  batch.forEach((ids, row) => {
+    const target = rows.subarray(row * dim, (row + 1) * dim);
+    const used = description.pooling === "cls" || tokens === 1 ? 1 : ids.length;
+    for (let token = 0; token < used; token++) {
+      const from = (row * tokens + token) * dim;
+      for (let at = 0; at < dim; at++)
+        target[at] = (target[at] as number) + (output.data[from + at] as number);
+    }
+    if (!normalise(target)) throw brokenModel(description, "a vector that is zero or not finite");
+  });
+  return rows;
+}
+
+/** To length 1, in place; false where it has no direction. (A mean's division falls out of it.) */
+function normalise(row: Float32Array): boolean {
+  let squares = 0;
+  for (const value of row) squares += value * value;
+  const length = Math.sqrt(squares);
+  if (!Number.isFinite(length) || length === 0) return false;
+  for (let at = 0; at < row.length; at++) row[at] = (row[at] as number) / length;
+  return true;
+}
+
+export function brokenModel(description: Described, detail: string): GatewayError {
+  return new GatewayError({
+    code: "embedder_invalid",
+    operation: "embed: run",
+    object: description.fullName,
+    detail,
+    hint: "take another model",
+  });
+}
