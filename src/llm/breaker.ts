@@ -1,7 +1,4 @@
-/**
- * When the endpoint is not asked: after failures in a row, while it asks for time, and beyond the day's budget. Part of
- * the brain; pure but for its clock.
- */
+/** When the endpoint is not asked: after failures in a row, and while it asks for time. Pure but for its clock. */
 const FAILURES_MAX = 3;
 const OPEN_MS_MIN = 5000;
 const OPEN_MS_MAX = 60_000;
@@ -80,58 +77,5 @@ export class Breaker {
   /** The call ended without a word on the endpoint, as when its asker went away. */
   released(): void {
     this.#trialRuns = false;
-  }
-}
-
-/** Calls of one UTC day, kept over restarts. */
-export class Budget {
-  readonly #callsMax: number | null;
-  readonly #nowUs: () => number;
-  readonly #write: (text: string) => void;
-  #day: string;
-  #used: number;
-
-  /** @param kept what `write` was last given, in this process or an earlier one. */
-  constructor(o: {
-    callsMax: number | null;
-    kept: string | null;
-    nowUs: () => number;
-    write: (text: string) => void;
-  }) {
-    this.#callsMax = o.callsMax;
-    this.#nowUs = o.nowUs;
-    this.#write = o.write;
-    const [day = "", used = "0"] = (o.kept ?? "").split(" ");
-    this.#day = day;
-    this.#used = /^\d+$/.test(used) ? Number(used) : 0;
-  }
-
-  /** Calls left today; null: as many as one likes. */
-  get left(): number | null {
-    if (this.#callsMax === null) return null;
-    this.#turnDay();
-    return Math.max(0, this.#callsMax - this.#used);
-  }
-
-  /** Takes one call out of it, before it is made, so that a crash never makes one for nothing. */
-  take(): boolean {
-    const { left } = this;
-    if (left === null) return true;
-    if (left === 0) return false;
-    try {
-      this.#write(`${this.#day} ${this.#used + 1}`);
-    } catch {
-      // What cannot be counted, as on a full disk, is not spent.
-      return false;
-    }
-    this.#used++;
-    return true;
-  }
-
-  #turnDay(): void {
-    const today = new Date(this.#nowUs() / 1000).toISOString().slice(0, 10);
-    if (today === this.#day) return;
-    this.#day = today;
-    this.#used = 0;
   }
 }

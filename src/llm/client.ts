@@ -6,7 +6,8 @@
 import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import { boundedFetch } from "./bounded-fetch.ts";
-import { Breaker, Budget } from "./breaker.ts";
+import { Breaker } from "./breaker.ts";
+import { Budget } from "./budget.ts";
 import { type Asking, converse } from "./completion.ts";
 import type { AskRequest, LlmClient, LlmOptions, LlmRefusal, LlmState, StreamRequest } from "./contract.ts";
 import { OpenAiEndpoint } from "./endpoint.ts";

@@ -1,5 +1,5 @@
 /** One question to the model: in the fullest form that it takes, and once more if the answer cannot be used. */
-import type { Budget } from "./breaker.ts";
+import type { Budget } from "./budget.ts";
 import type { AskRequest } from "./contract.ts";
 import type { ChatBody, OpenAiEndpoint } from "./endpoint.ts";
 import type { EndpointFailure, Limit } from "./endpoint-contract.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { Breaker, Budget } from "../../src/llm/breaker.ts";
+import { Breaker } from "../../src/llm/breaker.ts";
 
 test("a breaker: opens after three failures, doubles its time, and closes with a success", () => {
   let nowMs = 0;
@@ -28,26 +28,33 @@ test("a breaker: opens after three failures, doubles its time, and closes with a
   expect(breaker.state).toBe("open");
 });
 
-test("a budget that cannot be kept is not spent", () => {
-  const write = (): void => {
-    throw new Error("disk full");
-  };
-  expect(new Budget({ callsMax: 2, kept: null, nowUs: () => 0, write }).take()).toBe(false);
+test("a breaker that is open stays so for as long as before, whatever fails late", () => {
+  let nowMs = 0;
+  const breaker = new Breaker(() => nowMs);
+  for (let n = 0; n < 3; n++) breaker.failed("no");
+  nowMs += 4000;
+  breaker.failed("late");
+  expect([breaker.opensInMs, breaker.opened, breaker.reason]).toEqual([1000, 1, "late"]);
 });
 
-test("a budget: counted before the call, and what was kept is nonsense is no budget lost", () => {
-  const written: string[] = [];
-  const make = (kept: string | null): Budget =>
-    new Budget({
-      callsMax: 2,
-      kept,
-      nowUs: () => Date.parse("2026-01-31T23:00:00Z") * 1000,
-      write: (t) => written.push(t),
-    });
-  const budget = make(null);
-  expect([budget.take(), budget.take(), budget.take(), budget.left]).toEqual([true, true, false, 0]);
-  expect(written).toEqual(["2026-01-31 1", "2026-01-31 2"]);
-  expect(make("2026-01-31 1").left).toBe(1);
-  expect(make("2026-01-30 2").left).toBe(2);
-  expect(make("what?").left).toBe(2);
+test("a breaker opens at once for as long as it is asked to, from 100 ms to an hour", () => {
+  for (const [retryAfterMs, openMs] of [
+    [7000, 7000],
+    [0, 100],
+    [86_400_000, 3_600_000],
+  ] as const) {
+    const breaker = new Breaker(() => 0);
+    breaker.failed("busy", { retryAfterMs });
+    expect([breaker.state, breaker.opensInMs]).toEqual(["open", openMs]);
+  }
+});
+
+test("a breaker that is asked to wait does not double its own time", () => {
+  let nowMs = 0;
+  const breaker = new Breaker(() => nowMs);
+  breaker.failed("busy", { retryAfterMs: 1000 });
+  nowMs += 1000;
+  expect(breaker.enter()).toBe(true);
+  breaker.failed("no");
+  expect(breaker.opensInMs).toBe(5000);
 });

@@ -1,6 +1,6 @@
 /** An endpoint without a network: a script answers its requests. */
 import type { Clock } from "../../src/clock.ts";
-import { Budget } from "../../src/llm/breaker.ts";
+import { Budget } from "../../src/llm/budget.ts";
 import type { Asking } from "../../src/llm/completion.ts";
 import { OpenAiEndpoint } from "../../src/llm/endpoint.ts";
 import { judged } from "../../src/llm/failure.ts";

@@ -1,0 +1,27 @@
+import { expect, test } from "bun:test";
+import { Budget } from "../../src/llm/budget.ts";
+
+test("a budget that cannot be kept is not spent", () => {
+  const write = (): void => {
+    throw new Error("disk full");
+  };
+  expect(new Budget({ callsMax: 2, kept: null, nowUs: () => 0, write }).take()).toBe(false);
+});
+
+test("a budget: counted before the call, and what was kept is nonsense is no budget lost", () => {
+  const written: string[] = [];
+  const make = (kept: string | null): Budget =>
+    new Budget({
+      callsMax: 2,
+      kept,
+      nowUs: () => Date.parse("2026-01-31T23:00:00Z") * 1000,
+      write: (t) => written.push(t),
+    });
+  const budget = make(null);
+  expect([budget.take(), budget.take(), budget.take(), budget.left]).toEqual([true, true, false, 0]);
+  expect(written).toEqual(["2026-01-31 1", "2026-01-31 2"]);
+  expect(make("2026-01-31 1").left).toBe(1);
+  expect(make("2026-01-30 2").left).toBe(2);
+  expect(make("what?").left).toBe(2);
+  expect(make("2026-01-31 what?").left).toBe(2);
+});
