@@ -1,9 +1,9 @@
 /**
- * The store: how fast events and frames go from the journal into DuckDB, and come out again.
+ * Measures how fast the store copies events and frames from the journal into DuckDB, and how fast it reads them.
  *
  *     bun bench/store.ts [--json]
  *
- * Durable, on the temporary folder's disk; the worker's own thread priority is in force.
+ * The database is durable, on the disk of the temporary folder. The Worker runs at its low thread priority, as in the gateway.
  */
 
 import { Database } from "bun:sqlite";
@@ -110,7 +110,7 @@ try {
 
   const vectors = new Float32Array(OFFER_FRAMES * SEMANTIC_DIM_MAX).map(() => Math.random() - 0.5);
   const framesMs = await timed(async () => {
-    // One run is on its way while the one before is stored.
+    // The next run is on its way while the last one is being stored.
     let before = Promise.resolve();
     for (let first = 1; first <= FRAMES; first += OFFER_FRAMES) {
       const count = Math.min(OFFER_FRAMES, FRAMES - first + 1);

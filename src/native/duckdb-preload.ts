@@ -1,4 +1,4 @@
-/** Imported for its effect, before the package: libduckdb is in the process when this has been evaluated. */
+/** Loads libduckdb into the process as soon as it is imported. So it must be imported before the package, which needs the library. */
 import { preloadDuckdb } from "./libraries.ts";
 
 await preloadDuckdb();

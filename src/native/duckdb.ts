@@ -1,4 +1,4 @@
-/** DuckDB, native library included. The only module that imports the package; store.worker.ts the only one that imports this. */
+/** DuckDB with its native library. No other module imports the package, and only the store's Worker and the self-test import this one. */
 import "./duckdb-preload.ts";
 
 export * from "@duckdb/node-api";

@@ -1,6 +1,6 @@
 /**
  * What the journal holds and the database does not: events and updates up to the heads that the main thread has told, and the runs of
- * frames that it has offered. Only numbers and vectors are kept here; the rows stay in the journal. Part of the store's worker.
+ * frames that it has offered. It keeps only numbers and vectors; the rows stay in the journal. Part of the store's Worker.
  */
 
 import type { StoreCursors } from "./protocol.ts";
@@ -30,19 +30,19 @@ export class Backlog {
   #headSeq = 0;
   #headAnswerId = 0;
   #runs: Run[] = [];
-  /** The main thread knows where to begin again, but no run from there has come yet. */
+  /** The main thread has been asked to begin again, and no run that fits has come since. */
   #askedAgain = false;
 
   constructor(o: { gapsAllowed: boolean }) {
     this.#gapsAllowed = o.gapsAllowed;
   }
 
-  /** The highest known seq of the journal. */
+  /** The journal has committed events up to this seq, as far as is known. */
   get headSeq(): number {
     return this.#headSeq;
   }
 
-  /** The highest known answer_id of the journal. */
+  /** The journal has committed updates up to this answer_id, as far as is known. */
   get headAnswerId(): number {
     return this.#headAnswerId;
   }
@@ -60,15 +60,16 @@ export class Backlog {
     this.#headAnswerId = Math.max(this.#headAnswerId, answerId);
   }
 
-  /** The last frame_id that the offered runs reach; without a run, that of the cursors. */
+  /** The last frame_id of the offered runs; if there is no run, that of the cursors. */
   lastFrameId(cursors: StoreCursors): number {
     const last = this.#runs.at(-1);
     return last === undefined ? cursors.frameId : last.firstFrameId + last.count - 1;
   }
 
   /**
-   * Takes the part of a run that is new. `missing`: frames between are missing, so the run is not taken and the main thread must be
-   * asked to begin again. `ignored`: nothing of it is new, or the main thread has been asked already.
+   * Takes the part of a run that is new.
+   * @returns `missing`: frames before the run are missing, so ask the main thread to begin again; `ignored`: the run holds nothing new,
+   *   or the main thread has been asked already.
    */
   offer(run: Run, cursors: StoreCursors): "taken" | "ignored" | "missing" {
     const expected = this.lastFrameId(cursors) + 1;
@@ -79,20 +80,20 @@ export class Backlog {
     return "taken";
   }
 
-  /** Forgets every run: the main thread is asked to offer them again. */
+  /** Drops every run. Call when asking the main thread to offer them again. */
   beginAgain(): void {
     this.#runs = [];
     this.#askedAgain = true;
   }
 
-  /** Rows that are due: events, updates and offered frames above the cursors. */
+  /** How many rows are due: events, updates and offered frames above the cursors. */
   rows(cursors: StoreCursors): number {
     const events = Math.max(0, this.#headSeq - cursors.seq);
     const updates = Math.max(0, this.#headAnswerId - cursors.answerId);
     return events + updates + (this.lastFrameId(cursors) - cursors.frameId);
   }
 
-  /** Forgets the runs that the committed cursors cover. */
+  /** Drops the runs that the committed cursors cover. */
   stored(cursors: StoreCursors): void {
     let covered = 0;
     for (const { firstFrameId, count } of this.#runs) {

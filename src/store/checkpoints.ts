@@ -1,8 +1,8 @@
 /**
- * When a CHECKPOINT is due, and running it to its end. Part of the store's worker.
+ * Decides when a CHECKPOINT is due, and runs it to its end. Part of the store's Worker.
  *
- * The journal gives up only what a completed CHECKPOINT of this process holds. So whoever runs one passes the cursors that were
- * committed before it begins, and these are what is reported when it has completed.
+ * The journal gives up only what a completed CHECKPOINT of this process holds. So the caller passes the cursors that were committed
+ * before the checkpoint begins, and exactly these are reported when it has completed.
  */
 
 import { statfsSync } from "node:fs";
@@ -23,12 +23,12 @@ import type { Reads } from "./reads.ts";
 
 const CHECKPOINT_LOG_BYTES = 64 * 1024 * 1024;
 const CHECKPOINT_ROW_BYTES = 256 * 1024 * 1024;
-/** An ephemeral database is checkpointed when this share of its bound is in the log or in new rows. */
+/** In an ephemeral database, log and new rows are also limited to this share of its bound. */
 const EPHEMERAL_SHARE = 1 / 8;
 const CHECKPOINT_IDLE_MS = 30_000;
-/** The oldest uncheckpointed commit is never older: the journal is pruned below checkpoints only. */
+/** A commit waits no longer for a checkpoint, because until then the journal cannot give up its rows. */
 const CHECKPOINT_AGE_MS_MAX = 300_000;
-/** Free space below which no checkpoint is tried, beside twice the log. */
+/** A checkpoint needs this much free space, and twice the size of the log. */
 const CHECKPOINT_RESERVE_BYTES = 16 * 1024 * 1024;
 const CURSOR_ROWS_MAX = 100_000;
 
@@ -57,7 +57,7 @@ export class Checkpoints {
   readonly #logBytesMax: number;
   #completed = 0;
   #requests: Request[] = [];
-  /** When the oldest commit came that no checkpoint holds; null: there is none. */
+  /** Time of the oldest commit that no checkpoint holds; null: a checkpoint holds everything. */
   #dirtySinceMs: number | null = null;
   #dirtyBytes = 0;
   /** Rows of the table `cursors`. */
@@ -77,7 +77,7 @@ export class Checkpoints {
     return this.#completed;
   }
 
-  /** Whether somebody, or the idle timer, has asked for one. */
+  /** Whether a caller or the idle timer has asked for a checkpoint. */
   get requested(): boolean {
     return this.#requests.length > 0;
   }
@@ -94,12 +94,12 @@ export class Checkpoints {
     return this.#dirtyBytes >= this.#rowBytesMax || logBytes(this.#o.path) >= this.#logBytesMax;
   }
 
-  /** Asks for one. Resolves when it has completed. @throws GatewayError disk_full, store_failed */
+  /** Asks for a checkpoint. Resolves when it has completed. @throws GatewayError disk_full, store_failed */
   request(): Promise<void> {
     return new Promise((resolve, reject) => this.#requests.push({ resolve, reject }));
   }
 
-  /** Call when a database has been opened: rows that were replayed from its log make a checkpoint due, even if nothing new comes. */
+  /** Call when a database has been opened. If rows were replayed from a log, a checkpoint will be due even if no commit follows. */
   async opened(connection: duckdb.DuckDBConnection): Promise<void> {
     const [rows] = await rowsOf(connection, "SELECT count(*) FROM cursors");
     this.#cursorRows = Number(rows?.[0] ?? 0);
@@ -112,7 +112,7 @@ export class Checkpoints {
     this.#touch(bytes);
   }
 
-  /** Notes that there is something a checkpoint would keep. */
+  /** Notes that a commit waits for a checkpoint, and starts the idle time again. */
   #touch(bytes: number): void {
     this.#dirtySinceMs ??= this.#o.clock.monotonicMs();
     this.#dirtyBytes += bytes;
@@ -125,16 +125,16 @@ export class Checkpoints {
   }
 
   /**
-   * Runs one, for everybody who has asked until now. Call only while nothing is written.
-   * @param before the committed cursors, read before it begins.
-   * @throws whatever DuckDB throws: the database must be opened again.
+   * Runs a checkpoint for everybody who has asked so far. Call only while nothing is written.
+   * @param before the committed cursors, read before the checkpoint begins.
+   * @throws what DuckDB throws; then the database must be opened again.
    */
   async run(database: Database, before: StoreCursors): Promise<void> {
     const requests = this.#requests.splice(0);
     const noRoom = this.#whyNoRoom();
     if (noRoom !== null) {
       for (const { reject } of requests) reject(noRoom);
-      // Looked at again when more has come, or after the idle time.
+      // It is tried again when more rows have come, or after the idle time.
       this.#dirtyBytes = 0;
       this.#dirtySinceMs = this.#o.clock.monotonicMs();
       if (requests.length === 0) this.#o.post({ event: "failure", error: messageFor(noRoom, this.#o.path) });
@@ -165,7 +165,7 @@ export class Checkpoints {
     if (left > 0) throw new Error(`CHECKPOINT left ${left} bytes of log`);
   }
 
-  /** Each commit adds a row; all but the newest are of no use. Just before a CHECKPOINT, so that no log keeps it. */
+  /** Deletes all cursors but the newest; each commit adds a row. This runs just before a CHECKPOINT, so that no log keeps the deletion. */
   async #trimCursors(connection: duckdb.DuckDBConnection, newest: StoreCursors): Promise<void> {
     if (this.#cursorRows <= CURSOR_ROWS_MAX) return;
     await connection.run(
@@ -174,7 +174,7 @@ export class Checkpoints {
     this.#cursorRows = 1;
   }
 
-  /** A checkpoint that meets a full disk has lost committed rows (DuckDB's tracker): it is not begun. */
+  /** Why a checkpoint must not begin: one that fills the disk can lose committed rows (reported in DuckDB's issue tracker). null: it may. */
   #whyNoRoom(): GatewayError | null {
     const { path } = this.#o;
     const free = this.#freeBytes(dirname(path));
@@ -189,12 +189,12 @@ export class Checkpoints {
     });
   }
 
-  /** Rejects everybody who has asked: the database is given up. */
+  /** Rejects everybody who has asked, because the database is being closed after a failure. */
   fail(error: GatewayError): void {
     for (const { reject } of this.#requests.splice(0)) reject(error);
   }
 
-  /** No checkpoint becomes due by itself any more. */
+  /** Stops the idle timer. */
   stop(): void {
     this.#clearIdleTimer();
   }

@@ -1,8 +1,8 @@
 /**
- * The store on its own thread: it keeps the order in which its parts work and owns the open database.
+ * The store on its own thread. The conductor owns the open database and decides in which order the parts work on it.
  *
- * `#pump` is the only place where something is written. Nothing that fails there loses anything: the journal keeps a row until a
- * CHECKPOINT of this process holds it. After any failure the instance is closed and opened again, and the cursors say where to go on.
+ * `#pump` is the only place that writes. A failure there loses nothing, because the journal keeps a row until a CHECKPOINT of this
+ * process holds it. After any failure the DuckDB instance is closed and opened again, and the cursors say where to go on.
  */
 
 import { Database as Journal } from "bun:sqlite";
@@ -18,7 +18,7 @@ import { Reads } from "./reads.ts";
 import { Waiters } from "./waiters.ts";
 import { Writer } from "./writer.ts";
 
-/** A commit begins when so many rows wait, or the first has waited so long, or a read waits. */
+/** A commit begins when so many rows are due, when the first of them has waited so long, or when a read waits for one. */
 const COMMIT_ROWS = 2048;
 const COMMIT_DELAY_MS = 60;
 const READ_WAIT_MS_MAX = 2000;
@@ -26,7 +26,7 @@ const CLOSE_FLUSH_MS_MAX = 10_000;
 
 export interface ConductorContext {
   readonly clock: Clock;
-  /** Takes a message for the main thread. */
+  /** Sends a message to the main thread. */
   readonly post: (message: FromWorker) => void;
 }
 
@@ -45,11 +45,11 @@ export class Conductor {
   readonly #waiters = new Waiters();
   readonly #pause: WritePause;
 
-  /** null while it is being opened again. */
+  /** null while the database is closed, between a failure and reopening. */
   #database: Database | null = null;
   /** What the database has committed. */
   #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
-  /** The running pump; null: nothing is being written. */
+  /** Settles when the running pump ends; null: no pump runs, so nothing is being written. */
   #pumping: Promise<void> | null = null;
   #pumpTimer: Disposable | null = null;
   #stopping = false;
@@ -126,31 +126,31 @@ export class Conductor {
     this.#database = null;
   }
 
-  // ---- What the main thread tells ----------------------------------------------------------------
+  // ---- News from the main thread ------------------------------------------------------------------
 
-  /** The journal's newest committed seq. */
+  /** The journal has committed events up to `seq`. */
   head(seq: number): void {
     if (seq <= this.#backlog.headSeq) return;
     this.#backlog.raiseSeq(seq);
     this.#schedule();
   }
 
-  /** The journal's newest committed update. Updates are read from the journal like events: their rows have their vectors. */
+  /** The journal has committed updates up to `answerId`. They are read from it like events, since their rows hold their vectors. */
   updates(answerId: number): void {
     if (answerId <= this.#backlog.headAnswerId) return;
     this.#backlog.raiseAnswerId(answerId);
     this.#schedule();
   }
 
-  /** Frames to store, in order of frame_id. */
+  /** The main thread offers frames, in order of frame_id. */
   offer(run: Run): void {
     const outcome = this.#backlog.offer(run, this.#cursors);
-    // It was on its way while the cursors fell back.
+    // The run was on its way while the cursors fell back.
     if (outcome === "missing") this.#askAgain();
     else if (outcome === "taken") this.#schedule();
   }
 
-  /** Tells the main thread, once, from which frame on to offer again. */
+  /** Asks the main thread to offer frames again, from the cursors on. */
   #askAgain(): void {
     this.#backlog.beginAgain();
     this.#post({ event: "reopened", cursors: this.#cursors });
@@ -189,13 +189,13 @@ export class Conductor {
     this.#pumpTimer = null;
   }
 
-  /** The only place where something is written. Runs until nothing is due; never rejects. */
+  /** The only place that writes. Runs until nothing is due; never rejects. */
   async #pump(database: Database): Promise<void> {
     try {
       while (this.#backlog.rows(this.#cursors) > 0) {
         await this.#commit(database);
         this.#waiters.wake(this.#cursors);
-        // The cursors are read before the checkpoint begins: nothing is committed until it has ended.
+        // These cursors are read before the checkpoint begins, and nothing is committed until it has ended.
         if (this.#checkpoints.due) await this.#checkpoints.run(database, this.#cursors);
         await this.#rotateIfFull(database);
         if (this.#backlog.rows(this.#cursors) < COMMIT_ROWS && this.#waiters.count === 0) break;
@@ -231,8 +231,8 @@ export class Conductor {
   }
 
   /**
-   * Closes the instance and opens it again, as often as it takes; the cursors say where to go on. Reads
-   * are answered as soon as it is open, writing pauses for a while that doubles with each failure.
+   * Closes the instance and opens it again, as often as it takes. Reads work as soon as it is open. Writing pauses, twice as long
+   * after each further failure.
    */
   async #recover(thrown: unknown): Promise<void> {
     for (let failure = failureOf(thrown, this.#options.path); ; ) {
@@ -257,7 +257,7 @@ export class Conductor {
 
   // ---- Reading -----------------------------------------------------------------------------------
 
-  /** Until the cursors reach `target`; every wait hastens the commit. Rejects at a failure. */
+  /** Resolves when the cursors reach `target`. A waiting call makes the next commit begin at once. Rejects at a failure. */
   #reached(target: StoreCursors): Promise<void> {
     this.#backlog.raiseSeq(target.seq);
     const reached = this.#waiters.reached(target, this.#cursors);
@@ -265,7 +265,7 @@ export class Conductor {
     return reached;
   }
 
-  /** A read sees what the journal had when it came, or waits 2 s and says by how much it lags. */
+  /** Waits up to 2 s for the database to hold what the journal held when a read came. @returns how many events it lacks. */
   async #caughtUp(headSeq: number): Promise<number> {
     const reached = this.#reached({ seq: headSeq, frameId: 0, answerId: 0 }).catch(() => {});
     await this.#within(reached, READ_WAIT_MS_MAX);
@@ -294,7 +294,7 @@ export class Conductor {
     return { ...(await this.#queries.stats()), checkpoints: this.#checkpoints.completed };
   }
 
-  // ---- The rest ----------------------------------------------------------------------------------
+  // ---- Checkpoint, flush, close ------------------------------------------------------------------
 
   async checkpoint(): Promise<null> {
     const completed = this.#checkpoints.request();
@@ -313,10 +313,10 @@ export class Conductor {
     return null;
   }
 
-  /** Flushes, checkpoints and closes. */
+  /** Stores what is known, checkpoints and closes. */
   async close(): Promise<null> {
     const flushed = this.flush({ headSeq: this.#backlog.headSeq }).catch(() => {});
-    // A database that cannot be opened has nothing to flush to; the journal keeps it.
+    // If the database cannot be opened, the journal keeps the rows.
     if (this.#database !== null) await this.#within(flushed, CLOSE_FLUSH_MS_MAX);
     if (this.#checkpoints.dirty && this.#database !== null) await this.checkpoint().catch(() => {});
     this.#stopping = true;
@@ -330,7 +330,7 @@ export class Conductor {
     return null;
   }
 
-  /** Waits for `promise`, at most so long; leaves no timer behind, which would keep the thread alive. */
+  /** Waits for `promise`, at most `timeoutMs`. Leaves no timer behind, since a timer would keep the thread alive. */
   async #within(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
     const { promise: late, resolve } = Promise.withResolvers<void>();
     using _timer = this.#clock.after(timeoutMs, resolve);

@@ -1,9 +1,9 @@
 /**
- * The DuckDB file: looking at it without writing, creating it, opening it with its settings, and
- * setting aside a write-ahead log that cannot be replayed. Part of the store's worker.
+ * The DuckDB file: inspecting it without writing, creating it, opening it with its settings, and renaming a write-ahead log that
+ * cannot be replayed. Part of the store's Worker.
  *
- * Recorded about DuckDB 1.5 and kept by construction: no primary key, unique index or UPDATE; DDL
- * only while creating and at a change of generation, followed by CHECKPOINT at once; appends only.
+ * Three rules avoid recorded faults of DuckDB 1.5. There is no primary key, unique index or UPDATE. Rows are only appended. DDL runs
+ * only while a database is created or changes its generation, and a CHECKPOINT follows at once.
  */
 
 import { existsSync, renameSync, rmSync, statSync } from "node:fs";
@@ -22,7 +22,7 @@ import {
 
 export { duckdb };
 
-/** Rows in a row group: small ones keep a CHECKPOINT of wide vectors quick and small. */
+/** Rows in a row group. Vectors are wide: with small groups a CHECKPOINT stays quick and needs little memory. */
 const ROW_GROUP_ROWS = 8192;
 
 export const CATALOG = "store";
@@ -33,9 +33,9 @@ export interface DatabaseOptions {
   /** DuckDB's own limit, such as "150MB". */
   readonly memoryLimit: string;
   readonly tempFolder: string;
-  /** Cursors below which the journal has no rows any more. */
+  /** What the journal has given up. */
   readonly pruned: StoreCursors;
-  /** Tables in generations behind views, so that the oldest can be dropped. */
+  /** Whether tables come in generations behind views, so that the oldest can be dropped. */
   readonly generations: boolean;
 }
 
@@ -51,7 +51,7 @@ function storeError(
   return new GatewayError({ operation: `store: ${operation}`, object: path, ...options });
 }
 
-/** Whatever was thrown while working with the database at `path`, as what the user is told. */
+/** Anything that was thrown while working with the database at `path`, as an error for the user. */
 export function failureOf(thrown: unknown, path: string): GatewayError {
   if (thrown instanceof GatewayError) return thrown;
   const detail = messageOf(thrown);
@@ -61,12 +61,12 @@ export function failureOf(thrown: unknown, path: string): GatewayError {
     operation: "store: write",
     object: path,
     detail,
-    hint: "nothing is lost: the journal keeps it, and the store goes on by itself",
+    hint: "nothing is lost: the journal keeps the rows, and the store tries again by itself",
     cause: thrown,
   });
 }
 
-/** The same, on its way to the main thread. */
+/** The same, serialised for the main thread. */
 export function messageFor(thrown: unknown, path: string): SerialisedError {
   return serialiseError(failureOf(thrown, path));
 }
@@ -76,14 +76,14 @@ function logPaths(path: string): string[] {
   return [`${path}.wal`, `${path}.wal.checkpoint`, `${path}.wal.recovery`];
 }
 
-/** Bytes of the write-ahead log. It is only looked at by name, never opened. */
+/** Bytes of the write-ahead log. The files are only looked up by name, never opened. */
 export function logBytes(path: string): number {
   let bytes = 0;
   for (const log of logPaths(path)) bytes += statSync(log, { throwIfNoEntry: false })?.size ?? 0;
   return bytes;
 }
 
-/** Renames the write-ahead log to NAME.set-aside-SECONDS; returns pairs to undo it with. */
+/** Renames the files of the write-ahead log to NAME.set-aside-SECONDS. @returns the renames, to undo them with. */
 export function setLogAside(path: string, nowUs: number): { from: string; to: string }[] {
   const moved: { from: string; to: string }[] = [];
   for (const from of logPaths(path)) {
@@ -103,22 +103,22 @@ export async function rowsOf(
   return (await connection.run(sql)).getRows();
 }
 
-/** An instance of its own settings: they hold for the instance, not for the connection. */
+/** An instance with our settings. DuckDB keeps them per instance, not per connection. */
 async function instanceOf(options: DatabaseOptions): Promise<duckdb.DuckDBInstance> {
   return duckdb.DuckDBInstance.create(":memory:", {
     memory_limit: options.memoryLimit,
-    // One: a query runs on the pool thread that carries it, and memory stays small.
+    // With one thread a query runs on the pool thread that carries it, and memory stays small.
     threads: "1",
     temp_directory: options.tempFolder,
-    // Only the worker says when a checkpoint runs.
+    // In effect never: only checkpoints.ts decides when a checkpoint runs.
     checkpoint_threshold: "1TB",
     autoinstall_known_extensions: "false",
     autoload_known_extensions: "false",
   });
 }
 
-interface Look {
-  /** No table and no view: nobody's. */
+interface Inspection {
+  /** The file has no table and no view, so it belongs to nobody. */
   readonly empty: boolean;
   readonly cursors: StoreCursors;
 }
@@ -126,10 +126,10 @@ interface Look {
 const NO_CURSORS: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
 
 /**
- * Reads cursors and owner of a database through a read-only attachment, which replays a log in
- * memory and writes nothing.
+ * Reads the cursors of a database and checks that it is ours. The attachment is read-only: it replays the log in memory and writes
+ * nothing.
  */
-async function look(options: DatabaseOptions): Promise<Look> {
+async function inspect(options: DatabaseOptions): Promise<Inspection> {
   const foreign = (detail: string, cause?: unknown): GatewayError =>
     storeError(options.path, "open", {
       code: "foreign_store",
@@ -144,7 +144,7 @@ async function look(options: DatabaseOptions): Promise<Look> {
       await connection.run(`ATTACH ${quoted(options.path)} AS ${CATALOG} (READ_ONLY)`);
     } catch (thrown) {
       if (/not a valid DuckDB database/i.test(messageOf(thrown)))
-        throw foreign("it is no DuckDB database", thrown);
+        throw foreign("it is not a DuckDB database", thrown);
       throw storeError(options.path, "open", {
         code: "store_failed",
         detail: messageOf(thrown),
@@ -168,15 +168,18 @@ async function look(options: DatabaseOptions): Promise<Look> {
       );
       await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
     } catch (thrown) {
-      throw foreign("it is a database of another program", thrown);
+      throw foreign("it is another program's database", thrown);
     }
     const owner = owners[0];
-    if (owner === undefined || owners.length !== 1) throw foreign("its cursors do not say whose it is");
+    if (owner === undefined || owners.length !== 1)
+      throw foreign('its table "cursors" does not name exactly one journal as the owner');
     if (Number(owner[0]) !== options.journalId) {
-      throw foreign(`it belongs to journal ${String(owner[0])}, this journal is ${options.journalId}`);
+      throw foreign(`it belongs to journal ${String(owner[0])}; this is journal ${options.journalId}`);
     }
     if (Number(owner[1]) > SCHEMA_VERSION) {
-      throw foreign(`its schema version is ${String(owner[1])}, this gateway knows ${SCHEMA_VERSION}`);
+      throw foreign(
+        `its schema version is ${String(owner[1])}; this gateway reads versions up to ${SCHEMA_VERSION}`,
+      );
     }
     return {
       empty: false,
@@ -217,11 +220,11 @@ async function createSchema(connection: duckdb.DuckDBConnection, options: Databa
   await connection.run(`CHECKPOINT ${CATALOG}`);
 }
 
-/** An open database: one connection that writes, one that reads while the other commits. */
+/** An open database, with two connections so that reads go on while the other one commits. */
 export interface Database {
   readonly writes: duckdb.DuckDBConnection;
   readonly reads: duckdb.DuckDBConnection;
-  /** As committed when it was opened. */
+  /** What it held when it was opened. */
   readonly cursors: StoreCursors;
   /** Idempotent; never checkpoints. */
   close(): void;
@@ -265,9 +268,9 @@ async function attach(options: DatabaseOptions, path: string, create: boolean): 
 }
 
 /**
- * Opens the database, or creates it. A new one is created beside its path and renamed in when it is
- * complete, so that no kill leaves half of one.
- * @param notice told what the user must know (a log that was set aside).
+ * Opens the database, or creates it. A new one is created under another name and renamed when it is complete, so that a kill never
+ * leaves half a database.
+ * @param notice takes what the user must know, such as that a log was set aside.
  * @throws GatewayError foreign_store, store_behind (then nothing was written) or store_failed.
  */
 export async function openDatabase(
@@ -276,23 +279,23 @@ export async function openDatabase(
 ): Promise<Database> {
   const { path } = options;
   try {
-    // An empty file is nobody's, and DuckDB refuses it.
+    // DuckDB refuses an empty file, and nobody misses one.
     if (statSync(path, { throwIfNoEntry: false })?.size === 0) rmSync(path);
     const exists = existsSync(path);
     const aside = o.quarantine || !exists ? setLogAside(path, o.nowUs) : [];
     let create = !exists;
     try {
-      const seen = exists ? await look(options) : { empty: true, cursors: NO_CURSORS };
+      const seen = exists ? await inspect(options) : { empty: true, cursors: NO_CURSORS };
       create = seen.empty;
       refuseIfBehind(options, seen.cursors);
     } catch (thrown) {
-      // Refused: whoever it belongs to finds it as it was.
+      // It is refused, so its owner must find it as it was.
       for (const { from, to } of aside) renameSync(to, from);
       throw thrown;
     }
     for (const { from, to } of aside) {
       o.notice(
-        `the write-ahead log ${from} was set aside as ${to}; what it held comes again from the journal`,
+        `the write-ahead log ${from} was set aside as ${to}; its rows are read again from the journal`,
       );
     }
     if (!exists) {
@@ -310,9 +313,9 @@ export async function openDatabase(
 }
 
 /**
- * Runs CHECKPOINT to its end. DuckDB refuses to begin one while it takes another transaction for a
- * writing one, which a query over views can be.
- * @returns false where it was refused for that reason: nothing has happened.
+ * Runs CHECKPOINT to its end. DuckDB refuses to begin one beside a transaction that it takes for a writing one, and it can take a
+ * query over views for that.
+ * @returns false if DuckDB refused for that reason; then nothing has happened.
  */
 export async function checkpointDatabase(connection: duckdb.DuckDBConnection): Promise<boolean> {
   try {
@@ -324,7 +327,7 @@ export async function checkpointDatabase(connection: duckdb.DuckDBConnection): P
   }
 }
 
-/** A persistent appender into one of our tables. */
+/** A new appender into one of our tables. */
 export async function appenderFor(
   connection: duckdb.DuckDBConnection,
   table: string,

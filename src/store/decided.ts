@@ -1,16 +1,16 @@
 /**
- * What was last said of events, for those who say it anew: later answers of the model, and vectors of another embedder.
- * Part of the store's worker.
+ * The newest enrichment of events, for the code that writes updates: late replies of the language model, and new vectors after a
+ * change of the embedder. Part of the store's Worker.
  */
 import { type LayoutField, type Physics, SEMANTIC_DIM_MAX } from "../frame.ts";
 import { duckdb, rowsOf } from "./database.ts";
 import type { DecidedQuery, DecidedReply, DecidedRow } from "./protocol.ts";
 import { PHYSICS_FIELDS } from "./schema.ts";
 
-/** Events looked at in one query. */
+/** Events that one query looks at. */
 const WINDOW_SEQS = 8192;
 const ROWS_MAX = 256;
-/** Bodies of one answer; at least one event goes in, however large. */
+/** Bytes of bodies in one result. At least one event goes in, however large. */
 const BODY_BYTES_MAX = 16 * 1024 * 1024;
 
 const overlaid = (column: string): string =>
@@ -52,7 +52,7 @@ export async function decidedRows(
 const COLUMNS = [
   "e.seq",
   "encode(e.message)",
-  // With a message, nobody needs the body.
+  // If there is a message, nobody needs the body.
   "CASE WHEN e.message IS NULL THEN encode(e.payload) END",
   `encode(${overlaid("event_type")})`,
   `encode(${overlaid("intent")})`,
@@ -61,7 +61,7 @@ const COLUMNS = [
   ...PHYSICS_FIELDS.map(({ name }) => overlaid(name)),
 ].join(", ");
 const PHYSICS_AT = 7;
-/** Wider than a double's whole numbers. */
+/** Fields that do not fit the integers of a double. */
 const BIGINTS: ReadonlySet<string> = new Set(["conversation_hash", "checksum"]);
 
 async function rowsAt(connection: duckdb.DuckDBConnection, seqs: readonly number[]): Promise<DecidedRow[]> {
@@ -92,7 +92,7 @@ function rowOf(row: readonly duckdb.DuckDBValue[]): DecidedRow {
   };
 }
 
-/** As bytes: the package's own decoder drops a leading U+FEFF. */
+/** Takes text as bytes, because the package's own decoder drops a leading U+FEFF. */
 function textOf(value: duckdb.DuckDBValue | undefined): string | null {
   return value instanceof duckdb.DuckDBBlobValue
     ? new TextDecoder("utf-8", { ignoreBOM: true }).decode(value.bytes)

@@ -1,19 +1,19 @@
 /**
- * Pages of events as JSON text. Part of the store's worker. The body of an event is put into the
- * answer as the bytes that came, so that 64-bit numbers and the order of keys survive.
+ * Pages of events as JSON text. Part of the store's Worker. The body of an event goes into the response as the bytes that came, so
+ * that 64-bit numbers and the order of keys survive.
  */
 
 import { FLAG, UNKNOWN_EVENT } from "../frame.ts";
 import { type duckdb, rowsOf } from "./database.ts";
 import type { EventsQuery } from "./protocol.ts";
 
-/** Bodies in one page; a page that would be larger ends earlier and says where it goes on. */
+/** Bytes of bodies in one page. A larger page ends earlier and says where the next one begins. */
 const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;
-/** Events looked at in one query of a filtered search: the first, and the most. */
+/** Events that one query of a filtered search looks at: in the first query, and at most. */
 const WINDOW_SEQS_MIN = 65_536;
 const WINDOW_SEQS_MAX = 524_288;
 
-/** The seqs that exist, as far as is known. */
+/** The lowest and highest seq that can exist. */
 export interface SeqBounds {
   readonly min: number;
   readonly max: number;
@@ -36,7 +36,7 @@ function filtersOf(query: EventsQuery): { sql: string[]; values: Record<string, 
   return { sql, values };
 }
 
-/** Events with their enrichment and newest answer, read only where `range` says. */
+/** Events with their enrichment and newest update, each table read only within `range`. */
 function joinedSql(columns: string, joined: string, range: (column: string) => string): string {
   const only = (table: string, id: string): string =>
     `(SELECT ${id}, ${joined} FROM ${table} WHERE ${range("seq")})`;
@@ -47,7 +47,7 @@ function joinedSql(columns: string, joined: string, range: (column: string) => s
     WHERE ${range("e.seq")}`;
 }
 
-/** The first `limit` seqs that match, in the order of the page. Goes through the table in windows. */
+/** The first `limit` seqs that match, in the order of the page. Searches the table window by window. */
 async function matchingSeqs(
   connection: duckdb.DuckDBConnection,
   query: EventsQuery,
@@ -59,7 +59,7 @@ async function matchingSeqs(
   let high = Math.min(bounds.max, (query.before ?? Number.MAX_SAFE_INTEGER) - 1);
   const { sql: conditions, values } = filtersOf(query);
   const joins = query.type !== undefined || query.intent !== undefined;
-  // Without a filter nearly every seq exists, so that a page's worth of them is enough.
+  // Without a filter nearly every seq matches, so a window of one page is enough.
   let span = conditions.length === 0 ? limit : WINDOW_SEQS_MIN;
   const found: number[] = [];
   while (low <= high && found.length < limit) {
@@ -80,7 +80,7 @@ async function matchingSeqs(
   return found;
 }
 
-/** Cuts a page where its bodies would exceed PAGE_BODY_BYTES_MAX; at least one event stays. */
+/** Cuts a page before its bodies exceed PAGE_BODY_BYTES_MAX. At least one event stays, however large. */
 async function boundedByBytes(
   connection: duckdb.DuckDBConnection,
   seqs: readonly number[],
@@ -102,7 +102,7 @@ async function boundedByBytes(
   return kept;
 }
 
-/** The range lets DuckDB skip row groups, the list finds the rows. */
+/** A condition for these seqs. The range lets DuckDB skip row groups; the list, if needed, picks the rows. */
 function among(seqs: readonly number[], column: string): string {
   const sorted = [...seqs].sort((a, b) => a - b);
   const low = sorted[0] ?? 0;
@@ -111,7 +111,7 @@ function among(seqs: readonly number[], column: string): string {
   return high - low + 1 === sorted.length ? range : `${range} AND ${column} IN (${sorted.join(",")})`;
 }
 
-// Text leaves DuckDB as bytes: the package's own decoder drops a leading U+FEFF.
+// DuckDB hands text over as bytes, because the package's own decoder drops a leading U+FEFF.
 const JOINED = "seq, event_type, intent, provenance, sentiment, confidence, flags";
 const overlaid = (column: string): string => `CASE WHEN a.seq IS NULL THEN n.${column} ELSE a.${column} END`;
 const PAGE_COLUMNS = [
@@ -131,7 +131,7 @@ const PAGE_COLUMNS = [
   `encode(${overlaid("provenance")})`,
 ].join(", ");
 
-/** The shortest decimal that is this float32, so that 0.8 comes back as 0.8. */
+/** The shortest decimal that rounds to this float32, so that 0.8 comes back as 0.8. */
 function float32Json(value: number): string {
   for (let digits = 1; digits < 9; digits++) {
     const text = value.toPrecision(digits);
@@ -167,7 +167,7 @@ function rowJson(chunk: duckdb.DuckDBDataChunk, row: number): { seq: number; jso
   return { seq: Number(value(0)), json };
 }
 
-/** The JSON texts of the events `seqs`, in that order; those that do not exist are left out. */
+/** The JSON texts of these events, in the same order. Leaves out those that do not exist. */
 async function eventJsons(connection: duckdb.DuckDBConnection, seqs: readonly number[]): Promise<string[]> {
   if (seqs.length === 0) return [];
   const result = await connection.run(joinedSql(PAGE_COLUMNS, JOINED, (column) => among(seqs, column)));
@@ -181,7 +181,7 @@ async function eventJsons(connection: duckdb.DuckDBConnection, seqs: readonly nu
   return seqs.flatMap((seq) => jsons.get(seq) ?? []);
 }
 
-/** The body of `GET /api/events`. */
+/** The response body of `GET /api/events`. */
 export async function eventsPage(
   connection: duckdb.DuckDBConnection,
   query: EventsQuery,
@@ -195,7 +195,7 @@ export async function eventsPage(
   return `{"events":[${jsons.join(",")}],"next":${JSON.stringify(next)}}`;
 }
 
-/** The body of `GET /api/events/SEQ`, or null where there is no such event. */
+/** The response body of `GET /api/events/SEQ`; null if there is no such event. */
 export async function eventJson(connection: duckdb.DuckDBConnection, seq: number): Promise<string | null> {
   return (await eventJsons(connection, [seq]))[0] ?? null;
 }

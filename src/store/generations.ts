@@ -1,6 +1,6 @@
 /**
- * The generations of an ephemeral database, which keep it within its bound: rows go into the newest tables, views stand over all of
- * them, and the oldest tables are dropped as a whole. A durable database has a single set of tables. Part of the store's worker.
+ * The generations of an ephemeral database, which keep it within its bound. New rows go into the newest tables, views join all
+ * generations, and the oldest tables are dropped whole. A durable database has a single set of tables. Part of the store's Worker.
  */
 
 import { CATALOG, type duckdb, rowsOf } from "./database.ts";
@@ -15,7 +15,7 @@ const KIND_OF_TABLE = { events: "events", enrichments: "enrichments", answers: "
 
 export type GenerationKind = keyof typeof TABLES_OF_KIND;
 
-/** Each kind has two generations of an eighth of the bound; the log and free blocks need the rest. */
+/** Share of the bound that one generation may fill. Two kinds keep two generations each: half of the bound. */
 const GENERATION_SHARE = 1 / 8;
 
 export class Generations {

@@ -1,4 +1,4 @@
-/** The pause after a failed write: it doubles with each failure and starts over at a success. Part of the store's worker. */
+/** The pause after a failed write. It doubles with each further failure, and a success resets it. Part of the store's Worker. */
 
 import type { Clock } from "../clock.ts";
 
@@ -22,12 +22,12 @@ export class WritePause {
     return pauseMs;
   }
 
-  /** How long nothing may be written yet; 0 or less: it may. */
+  /** How long writing must still wait; 0 or less: it need not. */
   remainingMs(): number {
     return this.#untilMs - this.#clock.monotonicMs();
   }
 
-  /** A write has succeeded: the next failure pauses for the shortest time again. */
+  /** Call after a successful write: the next pause is the shortest again. */
   succeeded(): void {
     this.#nextMs = PAUSE_MS_MIN;
   }

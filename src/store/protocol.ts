@@ -2,7 +2,7 @@
 import type { SerialisedError } from "../errors.ts";
 import type { Physics } from "../frame.ts";
 
-/** Up to which seq, frame_id and answer_id something reaches, each included; 0: nothing yet. */
+/** How far something reaches in each of the three logs: up to and including these ids; 0: nothing yet. */
 export interface StoreCursors {
   seq: number;
   frameId: number;
@@ -13,20 +13,20 @@ export interface StoreOptions {
   /** The DuckDB file; beside it, DuckDB keeps PATH.wal. */
   databasePath: string;
   journalPath: string;
-  /** u32; a database of another journal is refused. */
+  /** u32. A database that belongs to another journal is refused. */
   journalId: number;
   /** DuckDB's own limit, such as "150MB". The process needs about 250 MB more. */
   memoryLimit: string;
   tempFolder: string;
-  /** A bound in bytes for the database file, kept by dropping the oldest rows; null: keeps everything. */
+  /** The bound of the database file, kept by dropping the oldest rows; null: everything is kept. */
   ephemeral: null | { limitBytes: number };
-  /** Where the compiled or source worker is. */
+  /** The Worker, compiled or as source. */
   workerUrl: string | URL;
-  /** Set PATH.wal aside before opening: it has made opening fail before. */
+  /** Rename the write-ahead log before opening, because opening has failed with it. */
   quarantine: boolean;
-  /** What the journal no longer has; a database whose cursors are below is refused. */
+  /** What the journal has given up. A database that does not hold it is refused. */
   pruned: StoreCursors;
-  /** Told what the user must know and what is no failure, such as a log that was set aside. */
+  /** Takes what the user must know although it is no failure, such as that a log was set aside. */
   onNotice?: (message: string) => void;
 }
 
@@ -37,7 +37,7 @@ export interface EventsQuery {
   type?: string;
   intent?: string;
   conversationId?: string;
-  /** Case-insensitive substring of the message, or of the payload where there is no message. */
+  /** Case-insensitive substring of the message, or of the payload if the event has no message. */
   q?: string;
   /** Newest first, below this seq. */
   before?: number;
@@ -54,10 +54,10 @@ export interface StoreStats {
   checkpoints: number;
 }
 
-/** Which events' newest words are asked for. */
+/** The events whose newest enrichment is wanted. */
 export type DecidedQuery =
   | { readonly seqs: readonly number[] }
-  /** Some above `afterSeq`, up to `toSeq` and `limit` of them, whose vector is of another model than `notModel`, or none. */
+  /** At most `limit` events above `afterSeq` and up to `toSeq` that have no vector of the model `notModel`. */
   | {
       readonly afterSeq: number;
       readonly toSeq: number;
@@ -65,29 +65,29 @@ export type DecidedQuery =
       readonly notModel: number;
     };
 
-/** What was last said of an event, by its newest answer, else by its frame. */
+/** The newest enrichment of an event: its newest update or, if it has none, the enrichment of its frame. */
 export interface DecidedRow {
   readonly seq: number;
   readonly message: string | null;
-  /** The body as it came, as text; empty where there is a message. */
+  /** The body as it came, as text; empty if the event has a message. */
   readonly payload: string;
   readonly eventType: string | null;
   readonly intent: string | null;
   readonly provenance: string;
-  /** Its fields by their names; a negative zero may have lost its sign. */
+  /** The frame's fields by name. A negative zero may have lost its sign. */
   readonly physics: Physics;
-  /** The leading `semantic_dim` floats; null: none. */
+  /** The first `semantic_dim` floats; null: the event has no vector. */
   readonly vector: Float32Array | null;
 }
 
 export interface DecidedReply {
   /** Ascending by seq. */
   readonly rows: DecidedRow[];
-  /** Of a query from `afterSeq` on: up to where it has looked. */
+  /** For a query with `afterSeq`: the seq up to which it has looked. */
   readonly reachedSeq: number;
 }
 
-/** What the worker's calls take and give; {@link StoreCall} is derived from it. */
+/** The Worker's calls: what each takes and what it returns. {@link StoreCall} is derived from it. */
 export interface StoreCalls {
   open: [StoreOpen, StoreCursors];
   events: [{ query: EventsQuery; headSeq: number }, { json: string; lag: number }];

@@ -1,4 +1,4 @@
-/** What can be read from the database. Part of the store's worker. */
+/** The queries that the main thread can ask for. Part of the store's Worker. */
 
 import { statSync } from "node:fs";
 import { FRAME_BYTES } from "../frame.ts";
@@ -24,13 +24,13 @@ export interface QueriesOptions {
   readonly path: string;
   /** Whether frame ids may be missing, as in an ephemeral database. */
   readonly gapsAllowed: boolean;
-  /** The committed cursors, read when a query's turn has come. */
+  /** Returns the committed cursors. It is called when a query's turn has come. */
   readonly cursors: () => StoreCursors;
 }
 
 export class Queries {
   readonly #o: QueriesOptions;
-  /** The oldest stored rows; null: not looked up since the tables changed. */
+  /** The oldest stored rows, once looked up. */
   #oldestSeq: number | null = null;
   #oldestFrameId: number | null = null;
 
@@ -38,7 +38,7 @@ export class Queries {
     this.#o = options;
   }
 
-  /** Call when rows may have been dropped: what was known about the oldest ones is looked up again. */
+  /** Call when rows may have been dropped, so that the oldest ones are looked up again. */
   forgetOldest(): void {
     this.#oldestSeq = null;
     this.#oldestFrameId = null;

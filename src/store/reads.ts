@@ -1,6 +1,6 @@
 /**
- * The reading connection: one query at a time, each with a deadline, in order of arrival. Work of the writing connection that no query
- * may run beside takes its turn in the same queue. Part of the store's worker.
+ * The queue of the reading connection: one query at a time, in order of arrival, each with a deadline. If the writing connection must
+ * do something while no query runs, it takes its turn in the same queue. Part of the store's Worker.
  */
 
 import type { Clock } from "../clock.ts";
@@ -16,7 +16,7 @@ export class Reads {
   readonly #path: string;
   /** null while the database is closed: reads are refused. */
   #connection: duckdb.DuckDBConnection | null = null;
-  /** Settles, never rejects, after everything that is queued. */
+  /** Resolves after everything that is queued; never rejects. */
   #last: Promise<unknown> = Promise.resolve();
   #waiting = 0;
 
@@ -29,10 +29,10 @@ export class Reads {
     this.#connection = connection;
   }
 
-  /** @throws GatewayError store_unavailable, overloaded */
+  /** Runs a query when its turn comes. @throws GatewayError store_unavailable, overloaded */
   run<T>(work: (connection: duckdb.DuckDBConnection) => Promise<T>): Promise<T> {
     if (this.#waiting >= READS_MAX) {
-      return Promise.reject(this.#refusal("overloaded", `${READS_MAX} reads are waiting`));
+      return Promise.reject(this.#refusal("overloaded", `${READS_MAX} reads are waiting already`));
     }
     this.#waiting++;
     return this.exclusive(() => {
@@ -50,7 +50,7 @@ export class Reads {
 
   async #bounded<T>(work: (connection: duckdb.DuckDBConnection) => Promise<T>): Promise<T> {
     const connection = this.#connection;
-    if (connection === null) throw this.#refusal("store_unavailable", "the database is being opened again");
+    if (connection === null) throw this.#refusal("store_unavailable", "the database is being reopened");
     let late = false;
     using _deadline = this.#clock.after(READ_MS_MAX, () => {
       late = true;

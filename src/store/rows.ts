@@ -1,6 +1,6 @@
 /**
- * Rows between journal, DuckDB and ring: the journal's rows into data chunks, and result chunks into
- * raw frames. Part of the store's worker. Columns are moved as typed arrays; nothing here waits.
+ * Rows on their way between journal, DuckDB and ring: the journal's rows become data chunks, and result chunks become raw frames.
+ * Columns are copied as typed arrays; nothing here waits. Part of the store's Worker.
  */
 
 import type { Database as Journal, Statement } from "bun:sqlite";
@@ -22,25 +22,25 @@ import { CURSOR_COLUMNS, EVENT_COLUMNS, FRAME_COLUMNS, PHYSICS_FIELDS, SCHEMA_VE
 
 /** Rows in a data chunk: DuckDB's own vector size. */
 export const CHUNK_ROWS = 2048;
-/** Bodies in a data chunk; at least one event goes in, however large. */
+/** Bytes of bodies in a data chunk. At least one event goes in, however large. */
 const CHUNK_BODY_BYTES_MAX = 16 * 1024 * 1024;
 
 type Items = Float32Array | BigInt64Array | BigUint64Array | Int32Array | Uint32Array | Uint16Array;
 
 /**
- * The typed array behind a vector of numbers. The package hides it in its types, but it is what its
- * own setItem writes to, and 30 times faster than an item at a time.
+ * The typed array behind a column of numbers. The package's types hide it, but its own setItem writes to it. Filling it directly is
+ * 30 times faster than one setItem for each value.
  */
 function itemsOf<T extends Items>(vector: duckdb.DuckDBVector): T {
   const { items } = vector as unknown as { items?: T };
-  if (items === undefined) throw new Error(`store: a vector of ${vector.type} has no typed array`);
+  if (items === undefined) throw new Error(`store: a column of ${vector.type} has no typed array`);
   return items;
 }
 
-/** The vector behind the elements of an array column. */
+/** The column of the elements behind an array column. */
 function childOf(vector: duckdb.DuckDBVector): duckdb.DuckDBVector {
   const { childData } = vector as unknown as { childData?: duckdb.DuckDBVector };
-  if (childData === undefined) throw new Error(`store: a vector of ${vector.type} has no elements`);
+  if (childData === undefined) throw new Error(`store: a column of ${vector.type} has no elements`);
   return childData;
 }
 
@@ -76,7 +76,7 @@ function textOrNull(value: SqlValue | undefined): string | null {
   return typeof value === "string" ? value : null;
 }
 
-/** Fills a BIGINT column. Nulls stay null. */
+/** Fills a BIGINT column. What is not a number becomes NULL. */
 function fillBigInts(vector: duckdb.DuckDBVector, rows: readonly Row[], column: number): void {
   const items = itemsOf<BigInt64Array>(vector);
   rows.forEach((row, index) => {
@@ -94,13 +94,13 @@ function fillTexts(vector: duckdb.DuckDBVector, rows: readonly Row[], column: nu
   vector.flush();
 }
 
-/** Moves events from the journal into DuckDB. Owns one data chunk, used again and again. */
+/** Copies events from the journal into DuckDB. It owns one data chunk and reuses it. */
 export class EventWriter {
   #chunk = chunkOf(EVENT_COLUMNS);
   #sizes: Statement<unknown, [number, number, number]>;
   #select: Statement<unknown, [number, number]>;
 
-  /** @param bodyBytesMax of one chunk, where less than CHUNK_BODY_BYTES_MAX. */
+  /** @param bodyBytesMax bytes of bodies in one chunk, if fewer than CHUNK_BODY_BYTES_MAX. */
   constructor(
     journal: Journal,
     readonly bodyBytesMax: number,
@@ -116,7 +116,7 @@ export class EventWriter {
 
   /**
    * Appends the next events above `afterSeq`, at most CHUNK_ROWS.
-   * @returns the new cursor; `done` where nothing up to `headSeq` is left.
+   * @returns `seq`: the new cursor; `done`: nothing up to `headSeq` is left.
    */
   append(
     appender: duckdb.DuckDBAppender,
@@ -132,7 +132,7 @@ export class EventWriter {
       count++;
     }
     const last = sizes[count - 1];
-    // Nothing left (in an ephemeral journal, rows may have been dropped unread): all of it is passed.
+    // No row is left: an ephemeral journal may have dropped the rest before it was read. The cursor passes over it.
     if (last === undefined) return { seq: headSeq, rows: 0, bytes: 0, done: true };
     const rows = this.#select.values(afterSeq, last[0]) as Row[];
     const chunk = this.#chunk;
@@ -149,7 +149,7 @@ export class EventWriter {
   }
 }
 
-/** Writes the cursors' next row: they only grow, so that the newest is the greatest. */
+/** Appends the cursors as a row. They only grow, so the newest row is the greatest. */
 export class CursorWriter {
   #chunk = chunkOf(CURSOR_COLUMNS);
 
@@ -163,14 +163,14 @@ export class CursorWriter {
   }
 }
 
-/** Words of a frame that are floats, counted from the first float of `semantic`. */
+/** The mask of negative zeros numbers the words of a frame from the first float of `semantic` on. */
 const FRAME_HEAD_BYTES = OFFSET.semantic;
 const PHYSICS_WORDS = PHYSICS_BYTES / 4;
 const FRAME_FLOAT_WORDS = (FRAME_BYTES - FRAME_HEAD_BYTES) / 4;
 const MASK_BYTES = Math.ceil(FRAME_FLOAT_WORDS / 8);
 const NEGATIVE_ZERO = 0x80000000;
 
-/** Indices of the floats among the words of the physics bytes. */
+/** Indices of the floats among the words of the physics. */
 const PHYSICS_FLOAT_WORDS: readonly number[] = PHYSICS_FIELDS.flatMap((field) =>
   field.type === "f32"
     ? Array.from({ length: field.count }, (_, index) => (field.offset - PHYSICS_OFFSET) / 4 + index)
@@ -181,7 +181,7 @@ const ELEMENT_BYTES = { u64: 8, i64: 8, u32: 4, i32: 4, u16: 2, f32: 4 } as cons
 
 type ViewKind = keyof typeof ELEMENT_BYTES;
 
-/** One buffer under the eyes of every type that a frame has. */
+/** One buffer as an array of every type that a frame has. */
 function viewsOf(buffer: ArrayBuffer): Record<ViewKind, Items> {
   return {
     u64: new BigUint64Array(buffer),
@@ -194,8 +194,8 @@ function viewsOf(buffer: ArrayBuffer): Record<ViewKind, Items> {
 }
 
 /**
- * Copies elements between typed arrays of one type. The loop sees them as numbers: the element type
- * is the same on both sides, and nothing is converted.
+ * Copies elements between typed arrays of one type. The loop treats every type as floats; this converts nothing, because both sides
+ * have the same type.
  */
 function copyStrided(
   target: Items,
@@ -213,11 +213,11 @@ function copyStrided(
   }
 }
 
-/** The columns of `enrichments`; those of `answers` differ in the name of the first alone. */
+/** The columns of `enrichments`. Those of `answers` differ only in the name of the first one. */
 const FRAME_TABLE_COLUMNS = [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS];
 const columnIndex = (name: string): number => FRAME_TABLE_COLUMNS.findIndex((column) => column.name === name);
 
-/** Moves frames from the journal (and offered vectors), or answers, into DuckDB. */
+/** Copies frames, or updates, from the journal into DuckDB, together with the vectors that were offered. */
 export class FrameWriter {
   #chunk = chunkOf(FRAME_TABLE_COLUMNS);
   #physics = new ArrayBuffer(CHUNK_ROWS * PHYSICS_BYTES);
@@ -238,9 +238,9 @@ export class FrameWriter {
   }
 
   /**
-   * Appends the frames `firstFrameId` … + `count` − 1 of `run`; `count` at most CHUNK_ROWS.
-   * @param gapsAllowed in an ephemeral journal, rows may have been dropped unread.
-   * @throws Error where a row is missing, is none of ours, or has a vector nobody gave.
+   * Appends `count` frames of `run` from `firstFrameId` on, at most CHUNK_ROWS.
+   * @param gapsAllowed rows may be missing, because an ephemeral journal drops what nobody has read.
+   * @throws Error if a row is missing, is malformed, or should have a vector that neither the journal nor the offer holds.
    */
   append(
     appender: duckdb.DuckDBAppender,
@@ -250,7 +250,9 @@ export class FrameWriter {
     const select = run.vectors === null ? this.#withVector : this.#withoutVector;
     const rows = select.values(o.firstFrameId, o.firstFrameId + o.count) as Row[];
     if (rows.length < o.count && !o.gapsAllowed) {
-      throw new Error(`the journal has ${rows.length} of the ${o.count} frames from ${o.firstFrameId}`);
+      throw new Error(
+        `the journal has only ${rows.length} of the ${o.count} frames from ${o.firstFrameId} on`,
+      );
     }
     if (rows.length === 0) return { rows: 0, bytes: 0 };
     const chunk = this.#chunk;
@@ -307,7 +309,7 @@ export class FrameWriter {
     }
   }
 
-  /** Returns how many rows have a vector. */
+  /** @returns how many rows have a vector. */
   #fillSemantic(rows: readonly Row[], run: Run, masks: Map<number, Uint8Array>): number {
     const vector = this.#chunk.getColumnVector(columnIndex("semantic"));
     const items = itemsOf<Float32Array>(childOf(vector));
@@ -333,7 +335,9 @@ export class FrameWriter {
         bytes.byteLength > 4 * SEMANTIC_DIM_MAX ||
         bytes.byteLength % 4 !== 0
       ) {
-        throw new Error(`frame ${String(row[0])} has a vector that neither the journal nor the offer holds`);
+        throw new Error(
+          `frame ${String(row[0])} should have a vector, but neither the journal nor the offer holds it`,
+        );
       }
       items.fill(0, at + bytes.byteLength / 4, at + SEMANTIC_DIM_MAX);
       new Uint8Array(items.buffer, items.byteOffset, items.byteLength).set(bytes, 4 * at);
@@ -358,7 +362,7 @@ export class FrameWriter {
   }
 }
 
-/** Notes that a float of a frame is -0.0: DuckDB is given 0.0, the mask keeps the sign. */
+/** Notes that a float of a frame is -0.0. DuckDB gets 0.0, and the mask keeps the sign. */
 function mark(masks: Map<number, Uint8Array>, row: number, word: number): void {
   let mask = masks.get(row);
   if (mask === undefined) {
@@ -368,16 +372,16 @@ function mark(masks: Map<number, Uint8Array>, row: number, word: number): void {
   mask[word >> 3] = (mask[word >> 3] as number) | (1 << (word & 7));
 }
 
-/** Marks an array's row as NULL without writing a NULL into each of its elements. */
+/** Marks a row of an array column as NULL without writing a NULL into each element. */
 function nullify(vector: duckdb.DuckDBVector, row: number): void {
   const { validity } = vector as unknown as {
     validity?: { setItemValid(row: number, valid: boolean): void };
   };
-  if (validity === undefined) throw new Error(`store: a vector of ${vector.type} has no validity mask`);
+  if (validity === undefined) throw new Error(`store: a column of ${vector.type} has no validity mask`);
   validity.setItemValid(row, false);
 }
 
-/** Columns of {@link placeFrames}, in its order. */
+/** The columns that {@link FrameBuffer.place} takes, in this order. */
 export const FRAME_SELECT = [
   "frame_id",
   "semantic",
@@ -387,7 +391,7 @@ export const FRAME_SELECT = [
   .map((name) => `"${name}"`)
   .join(", ");
 
-/** Raw frames under construction, from `firstFrameId` on, as they stand in a ring of `capacity`. */
+/** Raw frames under construction, from `firstFrameId` on, with the sequence numbers of a ring of `capacity`. */
 export class FrameBuffer {
   readonly buffer: ArrayBuffer;
   readonly #views: Record<ViewKind, Items>;
@@ -403,13 +407,13 @@ export class FrameBuffer {
     this.#present = new Uint8Array(limit);
   }
 
-  /** How many frames there are without a gap from the first one on. */
+  /** How many frames are in place before the first gap. */
   contiguous(): number {
     const gap = this.#present.indexOf(0);
     return gap < 0 ? this.limit : gap;
   }
 
-  /** Puts the rows of one result chunk (columns of FRAME_SELECT) where their frame_id says. */
+  /** Places the rows of a result chunk (columns of FRAME_SELECT) by their frame_id. */
   place(chunk: duckdb.DuckDBDataChunk): void {
     const rows = chunk.rowCount;
     const ids = itemsOf<BigInt64Array>(chunk.getColumnVector(0));
@@ -424,7 +428,7 @@ export class FrameBuffer {
     for (let row = 0; row < rows; row++) {
       const frameId = Number(ids[row]);
       const slot = frameId - this.firstFrameId;
-      if (slot < 0 || slot >= this.limit) throw new Error(`store: frame ${frameId} was not asked for`);
+      if (slot < 0 || slot >= this.limit) throw new Error(`store: frame ${frameId} was not requested`);
       slots[row] = slot;
       u64[(slot * FRAME_BYTES + OFFSET.sequence) / 8] = BigInt(wholeSequence(frameId, this.capacity));
       u64[(slot * FRAME_BYTES + OFFSET.frame_id) / 8] = BigInt(frameId);

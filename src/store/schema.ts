@@ -1,10 +1,8 @@
-/**
- * The tables and views of the database, as DDL, and their columns. Part of the store's worker.
- */
+/** The columns, tables and views of the database. Part of the store's Worker. */
 
 import { FRAME_FIELDS, type LayoutField, PHYSICS_OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
 
-/** Version of the tables below; a database with a higher one is of a later gateway. */
+/** Version of the tables below. A later gateway wrote a database with a higher one. */
 export const SCHEMA_VERSION = 1;
 
 interface Column {
@@ -21,7 +19,7 @@ const SQL_TYPE: Readonly<Record<LayoutField["type"], string>> = {
   f32: "FLOAT",
 };
 
-/** The fields of a frame behind its embedding: columns of the same names. */
+/** The fields of a frame behind its vector. The columns have the same names. */
 export const PHYSICS_FIELDS: readonly LayoutField[] = FRAME_FIELDS.filter(
   (field) => field.offset >= PHYSICS_OFFSET,
 );
@@ -39,9 +37,9 @@ export const EVENT_COLUMNS: readonly Column[] = [
 ];
 
 /**
- * `negative_zeros` is the bit mask of a frame's floats that are -0.0, NULL where none is. DuckDB's
- * constant and run-length compression compare values with ==, so that a neighbour's sign of zero
- * comes back (seen with 1.5.6). So it is only ever given 0.0, and the mask restores a frame bit for bit.
+ * `negative_zeros` has a bit for each float of a frame that is -0.0; NULL if none is. DuckDB's constant and run-length compression
+ * compare values with ==, so a zero can come back with the sign of its neighbour (seen with 1.5.6). So DuckDB gets only 0.0, and the
+ * mask restores the frame bit for bit.
  */
 export const FRAME_COLUMNS: readonly Column[] = [
   { name: "seq", sqlType: "BIGINT" },
@@ -71,7 +69,7 @@ export function columnsSql(columns: readonly Column[]): string {
 
 export type BigTable = "events" | "enrichments" | "answers";
 
-/** The names of the big tables, of one generation or of the only one. */
+/** The name of a big table in a generation; null: in a durable database, which has no generations. */
 export function tableName(name: BigTable, generation: number | null): string {
   return generation === null ? name : `${name}_${generation}`;
 }
@@ -87,12 +85,12 @@ export function tableSql(name: BigTable, generation: number | null): string {
   return `CREATE TABLE ${tableName(name, generation)}(${columnsSql(columns[name])})`;
 }
 
-/** The newest answer stands over the enrichment, as a whole; the event's own columns stay. */
+/** An event with its newest update or, if it has none, its enrichment: one of them as a whole, never a mixture. */
 export function enrichedViewSql(): string {
   const overlaid = FRAME_COLUMNS.filter(
     (column) => column.name !== "seq" && column.name !== "event_type",
   ).map((column) => {
-    // The event's own timestamp (NULL where it gave none) keeps the name; the frame's is always set.
+    // The event's own timestamp keeps the name; it is NULL if the sender gave none. The frame's is always set.
     const alias = column.name === "timestamp_us" ? "frame_timestamp_us" : column.name;
     return `CASE WHEN a.seq IS NULL THEN n."${column.name}" ELSE a."${column.name}" END AS "${alias}"`;
   });
@@ -105,7 +103,7 @@ export function enrichedViewSql(): string {
       ON a.seq = e.seq`;
 }
 
-/** The view over the generations of one table, oldest first. */
+/** The view over all generations of one table, oldest first. */
 export function generationViewSql(name: BigTable, generations: readonly number[]): string {
   const parts = generations.map((generation) => `SELECT * FROM ${tableName(name, generation)}`);
   return `CREATE OR REPLACE VIEW ${name} AS ${parts.join(" UNION ALL ")}`;

@@ -1,8 +1,9 @@
 /**
- * DuckDB, as the main thread sees it: the face of store.worker.ts, which owns every connection.
+ * DuckDB as the main thread sees it. The Worker behind it (store.worker.ts) owns every connection.
  *
- * Rows never pass through here. The worker reads events and frames from the journal by a read-only
- * connection of its own; main tells it the journal's head and offers vectors, which are transferred.
+ * Rows never pass through the main thread. The Worker reads events, frames and updates from the journal over a read-only
+ * connection of its own. The main thread tells it how far the journal reaches, and offers the vectors that the journal does not
+ * keep; their memory is transferred.
  */
 
 import { deserialiseError, GatewayError, messageOf } from "../errors.ts";
@@ -24,18 +25,18 @@ interface Waiting {
   reject: (error: Error) => void;
 }
 
-/** Events and enrichments in DuckDB: exactly once, behind the journal, for queries and refill. */
+/** Events, enrichments and updates in DuckDB: each exactly once, some time after the journal, for queries and to refill the ring. */
 export class Store implements AsyncDisposable {
-  /** After each commit. */
+  /** Called after each commit, with what the database holds now. */
   onCursors: (cursors: StoreCursors) => void = () => {};
   /**
-   * A CHECKPOINT of this process has completed; the cursors read before it began: what they cover
-   * may leave the journal.
+   * Called when a CHECKPOINT of this process has completed, with the cursors that were committed before it began: the journal may
+   * give up what they cover.
    */
   onCheckpoint: (cursors: StoreCursors) => void = () => {};
-  /** What was offered beyond these cursors is gone: offer again from cursors.frameId + 1. */
+  /** Called when the Worker has dropped the offered frames: offer again from cursors.frameId + 1. */
   onReopened: (cursors: StoreCursors) => void = () => {};
-  /** It goes on by itself: reopens DuckDB, and reads from the journal what the failed commit held. */
+  /** Called at a failure. The store recovers by itself: it reopens DuckDB and reads the rows of the failed commit from the journal again. */
   onFailure: (error: GatewayError) => void = () => {};
 
   readonly #worker: Worker;
@@ -57,37 +58,36 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * Opens or creates the database in a worker of its own.
+   * Opens or creates the database in a Worker of its own.
    * @throws GatewayError foreign_store, store_behind (then nothing was written) or store_failed.
    */
   static async open(options: StoreOptions): Promise<Store> {
     const store = new Store(options);
     const { workerUrl: _url, onNotice: _notice, ...open } = options;
-    // A refused worker ends by itself.
+    // If opening is refused, the Worker ends by itself.
     store.#cursors = await store.#call("open", open);
     return store;
   }
 
-  /** Committed cursors, as last told by the worker. */
+  /** What the database holds, as the Worker last reported it. */
   get cursors(): StoreCursors {
     return this.#cursors;
   }
 
-  /** Tells the journal's newest committed seq; the worker reads the rows up to it. */
+  /** Tells the Worker the journal's newest committed seq. It reads the rows up to it. */
   head(seq: number): void {
     this.#post({ call: "head", seq });
   }
 
-  /** Tells the journal's newest committed answer; the worker reads the rows up to it. */
+  /** Tells the Worker the journal's newest committed update. It reads the rows up to it. */
   answers(answerId: number): void {
     this.#post({ call: "updates", answerId });
   }
 
   /**
-   * Offers frames that the journal has committed, in order of frame_id without gaps from
-   * cursors.frameId + 1.
-   * @param run `vectors`: count × 1024 floats, transferred (unusable afterwards); rows of frames
-   *   without the semantic flag are ignored; null: the journal's rows have the vectors.
+   * Offers frames that the journal has committed, in order of frame_id and without gaps from cursors.frameId + 1 on.
+   * @param run `vectors`: count × 1024 floats, one row a frame. Rows of frames without the semantic flag are ignored. The memory is
+   *   transferred, so the array cannot be used afterwards. null: the journal's rows have the vectors.
    */
   offer(run: { firstFrameId: number; count: number; vectors: Float32Array | null }): void {
     const { vectors } = run;
@@ -96,24 +96,23 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * The response body of GET /api/events. Waits up to 2 s until the store has `headSeq`.
-   * @returns `lag`: events behind headSeq when it answered.
+   * The response body of GET /api/events. Waits up to 2 s for the store to reach `headSeq`.
+   * @returns `lag`: by how many events the store was behind `headSeq` when it read.
    * @throws GatewayError store_unavailable, overloaded
    */
   events(query: EventsQuery, headSeq: number): Promise<{ json: string; lag: number }> {
     return this.#call("events", { query, headSeq });
   }
 
-  /** The response body of GET /api/events/SEQ; null where there is none. As {@link events}. */
+  /** The response body of GET /api/events/SEQ; null if the store has no such event. Waits like {@link events}. */
   event(seq: number, headSeq: number): Promise<{ json: string | null; lag: number }> {
     return this.#call("event", { seq, headSeq });
   }
 
   /**
-   * A contiguous run of raw frames from afterFrameId + 1 on (from the oldest stored where that is
-   * newer), as they stand in a ring of `capacity`; it ends where the store does. `limit` × 4,224 bytes
-   * are allocated at most: ask in slices.
-   * @returns `bytes` of count × 4,224; `oldest` frame_id stored, 0 where there is none.
+   * Raw frames without a gap, from afterFrameId + 1 on (or from the oldest stored one, if that is newer), with the sequence numbers
+   * of a ring of `capacity`. The run ends at the newest stored frame. Allocates `limit` × 4,224 bytes, so read in slices.
+   * @returns `bytes`: count × 4,224; `oldest`: the oldest stored frame_id, 0 if no frame is stored.
    */
   frames(
     afterFrameId: number,
@@ -124,14 +123,15 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * What was last said of events, ascending by seq; events without a frame here are left out. Does not wait for the
-   * journal's head. @throws GatewayError store_unavailable, overloaded
+   * The newest enrichment of events, ascending by seq. Leaves out events that have no frame in the store. Does not wait for the
+   * journal's head.
+   * @throws GatewayError store_unavailable, overloaded
    */
   decided(query: DecidedQuery): Promise<DecidedReply> {
     return this.#call("decided", query);
   }
 
-  /** @throws GatewayError disk_full where it would not be safe, store_failed */
+  /** Resolves when a CHECKPOINT has completed. @throws GatewayError disk_full if it would not be safe; store_failed */
   async checkpoint(): Promise<void> {
     await this.#call("checkpoint", {});
   }
@@ -140,12 +140,12 @@ export class Store implements AsyncDisposable {
     return this.#call("stats", {});
   }
 
-  /** Resolves when the cursors hold `headSeq` and every offered run. @throws GatewayError store_failed */
+  /** Resolves when the database holds `headSeq`, every frame offered and every update told before. @throws GatewayError store_failed */
   async flush(headSeq: number): Promise<void> {
     await this.#call("flush", { headSeq });
   }
 
-  /** Flushes what was given (10 s at most), checkpoints, closes and lets the worker end. Idempotent. */
+  /** Stores what was told and offered (for 10 s at most), checkpoints, closes and lets the Worker end. Idempotent. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing ??= this.#close();
     await this.#closing;
@@ -166,7 +166,7 @@ export class Store implements AsyncDisposable {
     if (this.#broken !== null) return Promise.reject(this.#broken);
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
-      // The worker answers a call with the value that StoreCalls names.
+      // The Worker replies to each call with the type that StoreCalls names.
       this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
       this.#post({ call, id, args } as StoreCall);
     });
@@ -207,14 +207,14 @@ export class Store implements AsyncDisposable {
 
   #break(why: string): void {
     if (this.#broken !== null) return;
-    // A Worker that could not load its libraries says so in the middle of a long report.
+    // If a Worker cannot load its libraries, our error stands in the middle of a long report.
     const unpacked = /GatewayError: (native: load .*)/.exec(why)?.[1];
     const detail = unpacked ?? messageOf(why);
     const broken = new GatewayError({
       code: unpacked === undefined ? "store_unavailable" : "temp_folder",
       operation: "store: worker",
       object: this.#path,
-      detail: this.#closing === null ? detail : "it is closed",
+      detail: this.#closing === null ? detail : "the store is closed",
     });
     this.#broken = broken;
     for (const { reject } of this.#waiting.values()) reject(broken);

@@ -1,6 +1,6 @@
 /**
- * The entry point of the store's thread, which owns every DuckDB connection and a read-only connection to the journal: it lowers the
- * thread's priority, takes the main thread's messages, and hands them to the {@link Conductor}.
+ * The entry point of the store's thread, which owns every DuckDB connection and a read-only connection to the journal. It lowers the
+ * thread's priority and passes the main thread's messages to the {@link Conductor}.
  */
 
 import { systemClock } from "../clock.ts";
@@ -69,14 +69,14 @@ async function receive(message: ToWorker): Promise<void> {
   }
 }
 
-/** A worker that listens no more and has nothing left to do ends by itself (Bun has no self.close). */
+/** Lets the Worker end: it does so when it listens no more and has nothing left to do (Bun has no self.close). */
 function leave(): void {
   self.onmessage = null;
 }
 
-// Only as a worker: a bundler's or a test's import of this module starts nothing.
+// Only in a Worker: if a bundler or a test imports this module, nothing starts.
 if (!Bun.isMainThread) {
-  // Elsewhere the call would lower the whole process, ingest included.
+  // On other systems the call would lower the priority of the whole process, ingest included.
   if (process.platform === "linux") lowerThreadPriority(NICE);
   self.onmessage = ({ data }: MessageEvent<ToWorker>) => void receive(data);
 }

@@ -1,4 +1,4 @@
-/** Calls that wait until the database holds what they need. Part of the store's worker. */
+/** Calls that wait until the database holds what they need. Part of the store's Worker. */
 
 import type { GatewayError } from "../errors.ts";
 import type { StoreCursors } from "./protocol.ts";
@@ -29,7 +29,7 @@ export class Waiters {
     return new Promise((resolve, reject) => this.#waiting.push({ target, resolve, reject }));
   }
 
-  /** Resolves whoever waits for no more than these cursors. */
+  /** Resolves all calls whose target these cursors reach. */
   wake(cursors: StoreCursors): void {
     this.#waiting = this.#waiting.filter(({ target, resolve }) => {
       if (!reach(cursors, target)) return true;
@@ -38,7 +38,7 @@ export class Waiters {
     });
   }
 
-  /** Rejects all of them. */
+  /** Rejects all calls that wait. */
   fail(error: GatewayError): void {
     for (const { reject } of this.#waiting.splice(0)) reject(error);
   }

@@ -1,6 +1,6 @@
 /**
- * Commits: rows of the journal go into DuckDB together with the cursors, in one transaction, which is what makes them exactly once.
- * Part of the store's worker.
+ * Commits rows of the journal into DuckDB. Rows and cursors share one transaction, so that each row is stored exactly once. Part of
+ * the store's Worker.
  */
 
 import type { Database as Journal } from "bun:sqlite";
@@ -13,18 +13,18 @@ import type { StoreCursors } from "./protocol.ts";
 import { CHUNK_ROWS, CursorWriter, EventWriter, FrameWriter } from "./rows.ts";
 
 /**
- * Rows in one transaction. Beyond a row group (8,192) DuckDB writes them to the file at once and the
- * log only says where, so that a backlog costs a fraction of its log.
+ * Events in one transaction. DuckDB writes whole row groups (8,192 rows) straight to the file, and the log only says where they are.
+ * So storing a backlog writes a fraction of the log that small transactions would.
  */
 const COMMIT_EVENTS_MAX = 16_384;
-/** Frames are wide: with a whole row group in one transaction, compressing it would make the commit twice as long. */
+/** Frames are wide. With a whole row group in a transaction, DuckDB would compress it and the commit would take twice as long. */
 const COMMIT_FRAMES_MAX = 4096;
 const COMMIT_UPDATES_MAX = CHUNK_ROWS;
 const COMMIT_BYTES_MAX = 48 * 1024 * 1024;
-/** In an ephemeral database one commit is a small part of the bound. */
+/** In an ephemeral database, a commit is also limited to this share of the bound. */
 const EPHEMERAL_SHARE = 1 / 16;
 
-/** What takes the rows of each table. */
+/** The appender of each table. */
 interface Appenders {
   readonly events: duckdb.DuckDBAppender;
   readonly enrichments: duckdb.DuckDBAppender;
@@ -52,7 +52,7 @@ export class Writer {
   readonly #clock: Clock;
   readonly #journal: Journal;
   readonly #journalId: number;
-  /** Whether rows may be missing: an ephemeral journal drops what nobody has read. */
+  /** Whether rows may be missing, because an ephemeral journal drops what nobody has read. */
   readonly #gapsAllowed: boolean;
   readonly #bytesMax: number;
   readonly #events: EventWriter;
@@ -73,7 +73,7 @@ export class Writer {
     this.#frames = new FrameWriter(o.journal, "frames");
   }
 
-  /** Takes the newest tables for its rows. */
+  /** Opens appenders into the newest tables. */
   async open(connection: duckdb.DuckDBConnection, generations: Generations): Promise<void> {
     this.#appenders = {
       events: await appenderFor(connection, generations.newest("events")),
@@ -83,7 +83,7 @@ export class Writer {
     };
   }
 
-  /** Writes what is due above `cursors`, up to the bounds of one transaction. @throws if it fails: nothing is committed then. */
+  /** Commits what is due above `cursors`, up to the bounds of a transaction. If it throws, nothing is committed. */
   async commit(
     connection: duckdb.DuckDBConnection,
     backlog: Backlog,
@@ -114,7 +114,7 @@ export class Writer {
       next.seq = appended.seq;
       rows += appended.rows;
       bytes += appended.bytes;
-      // A turn for reads: filling and appending hold this thread.
+      // Filling and appending keep the thread busy, so reads get a turn here.
       await this.#clock.nextTurn();
     }
     appender.flushSync();
@@ -147,30 +147,30 @@ export class Writer {
     return bytes;
   }
 
-  /** A chunk of updates; what is left comes with the next commit. */
+  /** Appends one chunk of updates. The rest follows in the next commit. */
   #appendUpdates(appender: duckdb.DuckDBAppender, backlog: Backlog, next: StoreCursors): number {
     const count = Math.min(backlog.headAnswerId - next.answerId, COMMIT_UPDATES_MAX);
     if (count <= 0) return 0;
     this.#updates ??= new FrameWriter(this.#journal, "answers");
     const firstFrameId = next.answerId + 1;
     const run = { firstFrameId, count, vectors: null };
-    // Those that are missing left the journal with an event that a temporary one dropped.
+    // An ephemeral journal drops updates together with their event, so some may be missing.
     const { bytes } = this.#updates.append(appender, run, { firstFrameId, count, gapsAllowed: true });
     appender.flushSync();
     next.answerId += count;
     return bytes;
   }
 
-  /** Gives up the tables, whole transactions behind it. */
+  /** Closes the appenders between commits. */
   close(): void {
     for (const appender of this.#all()) appender.closeSync();
     this.#appenders = null;
   }
 
-  /** Gives up the tables after a failure: what the appenders still hold comes again from the journal. */
+  /** Closes the appenders after a failure. What they still hold is read from the journal again. */
   discard(): void {
     for (const appender of this.#all()) {
-      // Without clear(), closing would flush it.
+      // Without clear(), closing would write it.
       try {
         appender.clear();
         appender.closeSync();

@@ -131,7 +131,7 @@ describe("reads", () => {
     await clock.settle();
     await reads.interrupt();
     expect((await running).detail).toContain("Interrupted");
-    expect((await waiting).detail).toBe("the database is being opened again");
+    expect((await waiting).detail).toBe("the database is being reopened");
     expect((await rejection(read("to come"))).code).toBe("store_unavailable");
     expect(connection.started).toEqual(["running"]);
     reads.open(connection as unknown as Connection);

@@ -40,7 +40,7 @@ setDefaultTimeout(120_000);
 
 const ROOT = mkdtempSync(join(tmpdir(), "store-test-"));
 const CAPACITY = 1000;
-/** Unmounted at the end even where a test timed out. */
+/** Unmounted at the end, even if a test timed out. */
 const mounts: string[] = [];
 
 afterAll(() => {
@@ -64,7 +64,7 @@ async function page(store: Store, query: Parameters<Store["events"]>[0], headSeq
 }
 
 describe("events", () => {
-  test("a read sees what the journal had when it came, newest first, each field as sent", async () => {
+  test("a read sees what the journal held when it came, newest first, each field as sent", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const body = '{"z":1, "big":12345678901234567890,"e":1e400,\n"a":"\\ud800"}';
@@ -113,7 +113,7 @@ describe("events", () => {
     expect((await store.event(3, 2)).json).toBeNull();
   });
 
-  test("an enrichment appears with its event: unknown values are null, floats are as short as they were", async () => {
+  test("an enrichment appears with its event: unknown values are null, floats are as short as they were written", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const head = journal.addEvents(numbered(2));
@@ -155,7 +155,7 @@ describe("events", () => {
     expect(await page(store, { limit: 5, before: 1 })).toEqual({ events: [], next: null });
   });
 
-  test("filters find by type, intent, conversation and text, also what is far back", async () => {
+  test("filters find by type, intent, conversation and text, even far back", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addEvents([
@@ -180,7 +180,7 @@ describe("events", () => {
     expect(await found({ type: "UnknownEvent", before: 4 })).toEqual(["c", "b"]);
   });
 
-  test("a read that the store cannot catch up for says by how much it lags", async () => {
+  test("if the store cannot catch up, a read says by how many events it lags", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addEvents(numbered(3));
@@ -192,10 +192,10 @@ describe("events", () => {
     store.onFailure = (error) => failures.push(error);
     const { json, lag } = await store.events({ limit: 1 }, 10).catch(() => ({ json: null, lag: -1 }));
     if (json !== null) expect(lag).toBe(7);
-    await until("the failure is told", () => failures.length > 0);
+    await until("the failure is reported", () => failures.length > 0);
     journal.db.run("ALTER TABLE hidden RENAME TO events");
     journal.addEvents(numbered(7, 4));
-    await until("the store goes on", () => store.cursors.seq === 10);
+    await until("the store has recovered", () => store.cursors.seq === 10);
     expect((await page(store, { limit: 50 }, 10)).events.length).toBe(10);
   });
 });
@@ -261,7 +261,7 @@ describe("frames", () => {
             vector: row.vector,
           };
           encodeFrame(expected, index * FRAME_BYTES, frame);
-          // What an offer holds of a frame without a vector is ignored.
+          // An offered row of a frame without a vector is ignored.
           vectors.fill(9, index * SEMANTIC_DIM_MAX, (index + 1) * SEMANTIC_DIM_MAX);
           if (row.vector !== null) {
             vectors.fill(0, index * SEMANTIC_DIM_MAX, (index + 1) * SEMANTIC_DIM_MAX);
@@ -322,7 +322,7 @@ describe("frames", () => {
     }
   });
 
-  test("a run is contiguous, begins after what was asked for, and ends where the store does", async () => {
+  test("a run of frames has no gap, begins behind the given frame_id, and ends at the newest stored frame", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     expect(await store.frames(0, 10, CAPACITY)).toEqual({ bytes: new ArrayBuffer(0), count: 0, oldest: 0 });
@@ -333,12 +333,12 @@ describe("frames", () => {
       })),
     );
     store.offer({ firstFrameId: 1, count: 10, vectors: null });
-    // An offer that overlaps is taken from where it is new; one beyond a gap is not taken.
+    // Of an offer that overlaps only the new part is taken; an offer behind a gap is not taken.
     store.offer({ firstFrameId: 5, count: 16, vectors: new Float32Array(16 * SEMANTIC_DIM_MAX) });
     const asked: StoreCursors[] = [];
     store.onReopened = (cursors) => asked.push(cursors);
     store.offer({ firstFrameId: 22, count: 2, vectors: null });
-    await until("main is told to offer again", () => asked.length > 0);
+    await until("the main thread is asked to offer again", () => asked.length > 0);
     store.offer({
       firstFrameId: store.cursors.frameId + 1,
       count: 20 - store.cursors.frameId,
@@ -356,7 +356,7 @@ describe("frames", () => {
     expect((await store.frames(2, 3, CAPACITY)).count).toBe(3);
   });
 
-  test("a frame whose vector nobody has is a failure that is told, not a frame without one", async () => {
+  test("a frame whose vector is missing everywhere is a reported failure, not a frame without a vector", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     journal.addFrames([{ seq: 1, physics: physicsOf({ flags: FLAG.semantic }), vector: null }]);
@@ -365,7 +365,7 @@ describe("frames", () => {
     const reoffers: StoreCursors[] = [];
     store.onReopened = (cursors) => reoffers.push(cursors);
     store.offer({ firstFrameId: 1, count: 1, vectors: null });
-    await until("it is asked for again", () => reoffers.length > 0);
+    await until("the store asks for the frame again", () => reoffers.length > 0);
     expect(failures[0]).toContain("frame 1");
     expect(reoffers[0]).toEqual(EVERYTHING);
     store.offer({ firstFrameId: 1, count: 1, vectors: new Float32Array(SEMANTIC_DIM_MAX).fill(0.25) });
@@ -375,7 +375,7 @@ describe("frames", () => {
 });
 
 describe("opening", () => {
-  test("restart goes on where the cursors say; nothing is twice", async () => {
+  test("a restart goes on where the cursors say and stores nothing twice", async () => {
     const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(3000));
     {
@@ -398,7 +398,7 @@ describe("opening", () => {
     ]);
   });
 
-  test("a database of another journal, another program or of later rows is refused and stays as it was", async () => {
+  test("a database is refused and left as it was if it belongs to another journal or program, or lacks pruned rows", async () => {
     const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(10));
     {
@@ -439,14 +439,14 @@ describe("opening", () => {
     expect(text.hashes()).toEqual(letter);
   });
 
-  test("a journal that was pruned finds no database: refused, and none is created", async () => {
+  test("a pruned journal without a database is refused, and no database is created", async () => {
     const journal = new TestJournal(ROOT);
     const pruned = { seq: 1, frameId: 1, answerId: 0 };
     expect((await rejection(Store.open(journal.options({ pruned })))).code).toBe("store_behind");
     expect(existsSync(journal.databasePath)).toBe(false);
   });
 
-  test("an empty file becomes a database", async () => {
+  test("an empty file is replaced by a database", async () => {
     const journal = new TestJournal(ROOT);
     writeFileSync(journal.databasePath, "");
     await using store = await Store.open(journal.options());
@@ -477,8 +477,10 @@ const CHILD = `
 
 describe("crash", () => {
   /**
-   * Lets a child store rows of the journal and kills it `afterMs` after it has reached `progress`: events and frames stored,
-   * together; null: after its start. Returns the lines that it wrote.
+   * Lets a child process store rows of the journal, and kills it.
+   * @param o `progress`: the number of stored events and frames, together, at which it is killed, `afterMs` later; null: `afterMs`
+   *   after its start.
+   * @returns the lines that it wrote.
    */
   async function killedChild(
     journal: TestJournal,
@@ -521,7 +523,7 @@ describe("crash", () => {
     }
   }
 
-  test("after SIGKILL at any instant, rows and cursors agree and nothing is twice", async () => {
+  test("after SIGKILL at any instant, rows and cursors agree and no row is stored twice", async () => {
     const seed = Number(process.env.STORE_SEED ?? Date.now() % 1_000_000);
     console.log(`store crash seed ${seed}`);
     const random = randomOf(seed);
@@ -541,7 +543,7 @@ describe("crash", () => {
       const step = random() < 0.5 ? 40 : 2500;
       const share = 0.5 * random();
       const lines = await killedChild(journal, {
-        // One in five dies on its way up, the first one not before it has stored something.
+        // One in five dies while it starts. The first one has stored something before it dies.
         progress:
           round % 5 === 2 ? null : (opened) => opened + (round === 0 ? 1 : 0) + share * (2 * head - opened),
         afterMs: round % 5 === 2 ? 50 + random() * 400 : random() * 60,
@@ -584,7 +586,7 @@ describe("crash", () => {
     ]);
   });
 
-  test("a log that cannot be replayed is set aside, loudly, and its rows come again from the journal", async () => {
+  test("a log that cannot be replayed is set aside with a notice, and its rows are read again from the journal", async () => {
     const journal = new TestJournal(ROOT);
     const head = journal.addEvents(numbered(4000));
     {
@@ -593,7 +595,7 @@ describe("crash", () => {
     }
     await killedChild(journal, { progress: (opened) => opened + 1, afterMs: 0, step: 40, head, frames: 0 });
     const log = `${journal.databasePath}.wal`;
-    // The child may have been killed right behind a checkpoint; then any log will do.
+    // If the child was killed right behind a checkpoint, there is no log, and any log will do.
     const bytes = existsSync(log) ? readFileSync(log) : Buffer.alloc(0);
     writeFileSync(log, Buffer.concat([bytes, Buffer.alloc(4096, 0xa5)]));
     const notices: string[] = [];
@@ -609,7 +611,7 @@ describe("crash", () => {
 });
 
 describe("checkpoint", () => {
-  test("it reports the cursors read before it began, and only when it has completed", async () => {
+  test("a checkpoint reports the cursors that were read before it began, and only when it has completed", async () => {
     const journal = new TestJournal(ROOT);
     const head = journal.addEvents(numbered(100));
     await using store = await Store.open(journal.options());
@@ -625,7 +627,7 @@ describe("checkpoint", () => {
 });
 
 describe("reads beside checkpoints", () => {
-  test("neither disturbs the other", async () => {
+  test("reads and checkpoints do not disturb each other", async () => {
     const journal = new TestJournal(ROOT);
     await using store = await Store.open(journal.options());
     const failures: GatewayError[] = [];
@@ -636,7 +638,7 @@ describe("reads beside checkpoints", () => {
     const reading = (async () => {
       while (!done) {
         const { events } = await page(store, { limit: 20, q: "message 1999" });
-        // Seen empty once on a busy machine and never again: what there was then is to be known.
+        // The page was empty once, on a busy machine, and never again. If it happens, the report shows what the store held.
         const without = events.length > 0 ? null : (await page(store, { limit: 3 })).events;
         expect({ without, failures }).toEqual({ without: null, failures: [] });
         await store.stats();
@@ -656,7 +658,7 @@ describe("reads beside checkpoints", () => {
 
 const root = process.platform === "linux" && process.getuid?.() === 0;
 
-/** A small file system, or null where the machine does not let us mount one. */
+/** A small file system; null if the machine does not let us mount one. */
 function smallDisk(folder: string, megabytes: number): string | null {
   if (!root) return null;
   const path = join(folder, "disk");
@@ -669,7 +671,7 @@ function smallDisk(folder: string, megabytes: number): string | null {
 
 describe("full disk", () => {
   test.skipIf(!root)(
-    "nothing is lost and it recovers by itself when there is room again (needs root)",
+    "nothing is lost, and the store recovers by itself when there is room again (needs root)",
     async () => {
       const journal = new TestJournal(ROOT);
       const disk = smallDisk(journal.folder, 48);
@@ -700,10 +702,10 @@ describe("full disk", () => {
             })),
           );
           store.head(head);
-          await until("the full disk is told", () => failures.length > 0);
+          await until("the full disk is reported", () => failures.length > 0);
           expect(store.cursors.seq).toBeLessThan(head);
           rmSync(join(disk, "ballast"));
-          await until("all of it is stored", () => store.cursors.seq === head);
+          await until("everything is stored", () => store.cursors.seq === head);
           await store.checkpoint();
           expect(checkpoints.at(-1)?.seq).toBe(head);
           expect((await store.stats()).events).toBe(head);
@@ -718,7 +720,7 @@ describe("full disk", () => {
 });
 
 describe("ephemeral", () => {
-  test("the file stays within its bound, and the newest rows are there", async () => {
+  test("the file stays within its bound and holds the newest rows", async () => {
     const journal = new TestJournal(ROOT);
     const limitBytes = 32 * 1024 * 1024;
     const store = await Store.open(journal.options({ ephemeral: { limitBytes } }));
@@ -759,7 +761,7 @@ describe("ephemeral", () => {
 });
 
 describe("ephemeral events and frames", () => {
-  test("wide frames that come later do not push out the events they belong to", async () => {
+  test("wide frames that are stored later do not push out their events", async () => {
     const journal = new TestJournal(ROOT);
     const limitBytes = 32 * 1024 * 1024;
     await using store = await Store.open(journal.options({ ephemeral: { limitBytes } }));
@@ -784,7 +786,7 @@ describe("ephemeral events and frames", () => {
 });
 
 describe("closing", () => {
-  test("it flushes, checkpoints and lets its thread end, so that the process does", async () => {
+  test("the store flushes, checkpoints and lets its thread end, so that the process can end", async () => {
     const journal = new TestJournal(ROOT);
     journal.addEvents(numbered(10));
     const script = join(journal.folder, "close.ts");

@@ -147,7 +147,7 @@ export class TestJournal {
     };
   }
 
-  /** All rows of both tables, read back after the store has closed. */
+  /** Rows of the database, read back after the store has closed. */
   async rows(columns: string, table: string): Promise<unknown[][]> {
     const { DuckDBInstance } = await import("../../src/native/duckdb.ts");
     const instance = await DuckDBInstance.create(this.databasePath, { access_mode: "READ_ONLY" });
@@ -182,7 +182,7 @@ export async function rejection(promise: Promise<unknown>): Promise<GatewayError
 export async function until(what: string, condition: () => boolean): Promise<void> {
   const endMs = performance.now() + UNTIL_MS_MAX;
   while (!condition()) {
-    if (performance.now() > endMs) throw new Error(`waited in vain: ${what}`);
+    if (performance.now() > endMs) throw new Error(`waited ${UNTIL_MS_MAX / 1000} s in vain until ${what}`);
     await Bun.sleep(5);
   }
 }
@@ -191,7 +191,7 @@ export function many(count: number, row: (index: number) => Partial<EventRow>): 
   return Array.from({ length: count }, (_, index) => eventRow(row(index)));
 }
 
-/** Enough of a row to see that it is the right one. */
+/** Events that can be told apart. */
 export function numbered(count: number, from = 1): EventRow[] {
   return many(count, (index) => ({
     id: `id-${from + index}`,

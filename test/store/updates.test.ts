@@ -1,4 +1,4 @@
-/** Updates on their way from a real journal into DuckDB: once, the newest over the frame, over restarts. */
+/** Updates from a real journal in DuckDB: each is stored once, also over restarts, and the newest one replaces the enrichment. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -42,7 +42,11 @@ function physicsOf(seq: number, more: Partial<Physics> = {}): Physics {
 
 const vectorOf = (seq: number): Float32Array => Float32Array.from({ length: DIM }, (_, at) => seq + at / 8);
 
-function said(seq: number, physics: Partial<Physics> = {}, more: Partial<DecidedFrame> = {}): DecidedFrame {
+function decided(
+  seq: number,
+  physics: Partial<Physics> = {},
+  more: Partial<DecidedFrame> = {},
+): DecidedFrame {
   return {
     ...{ seq, decidedUs: 1000 + seq, physics: encodePhysics(physicsOf(seq, physics)), vector: vectorOf(seq) },
     ...{ eventType: null, intent: null, provenance: '{"intent":null}' },
@@ -50,14 +54,14 @@ function said(seq: number, physics: Partial<Physics> = {}, more: Partial<Decided
   };
 }
 
-function late(seq: number, intent: string, more: Partial<Physics> = {}): DecidedFrame {
+function update(seq: number, intent: string, more: Partial<Physics> = {}): DecidedFrame {
   const physics = {
     intent_id: labelId(intent),
     confidence: 0.5,
     flags: FLAG.semantic | FLAG.intent,
     ...more,
   };
-  return said(seq, physics, { intent, eventType: intent, provenance: '{"intent":"llm"}' });
+  return decided(seq, physics, { intent, eventType: intent, provenance: '{"intent":"llm"}' });
 }
 
 function event(n: number): ParsedEvent {
@@ -92,12 +96,12 @@ class Case {
     return this.store;
   }
 
-  /** Events and their frames, in journal and store. */
+  /** Puts events and their frames into journal and store. */
   async fill(count: number): Promise<Store> {
     const store = this.store ?? (await this.open());
     const events = Array.from({ length: count }, (_, index) => event(index + 1));
     await this.journal.append(events, { source: "", receivedUs: 1 });
-    await this.journal.decide(Array.from({ length: count }, (_, index) => said(index + 1)));
+    await this.journal.decide(Array.from({ length: count }, (_, index) => decided(index + 1)));
     store.offer({ firstFrameId: 1, count, vectors: null });
     await store.flush(count);
     return store;
@@ -120,11 +124,11 @@ async function enrichment(store: Store, seq: number): Promise<unknown> {
 }
 
 describe("updates", () => {
-  test("the newest update stands over the enrichment, under the id of its frame", async () => {
+  test("the newest update replaces the enrichment, under the id of its frame", async () => {
     const one = new Case();
     const store = await one.fill(3);
-    await one.update(late(1, "First"), late(2, "Other"));
-    await one.update(late(1, "Second", { confidence: 0.75 }));
+    await one.update(update(1, "First"), update(2, "Other"));
+    await one.update(update(1, "Second", { confidence: 0.75 }));
     await store.flush(3);
     expect(store.cursors).toEqual({ seq: 3, frameId: 3, answerId: 3 });
     expect(await enrichment(store, 1)).toEqual({
@@ -138,14 +142,14 @@ describe("updates", () => {
     await one.close();
   });
 
-  test("each update is stored once, over a restart, and goes from the journal when it is safe", async () => {
+  test("each update is stored once, also over a restart, and the journal gives it up when it is safe", async () => {
     const one = new Case();
     const first = await one.fill(2);
-    await one.update(late(1, "A"));
+    await one.update(update(1, "A"));
     await first.flush(2);
     await first[Symbol.asyncDispose]();
-    // While nobody looked, another came.
-    await one.journal.answer([late(2, "B")]);
+    // Another update comes while the store is closed.
+    await one.journal.answer([update(2, "B")]);
     const store = await one.open();
     expect(store.cursors.answerId).toBe(1);
     const held: number[] = [];
@@ -155,7 +159,7 @@ describe("updates", () => {
     await store.checkpoint();
     expect(held).toEqual([2]);
     expect(one.journal.prune({ seq: 2, frameId: 2, answerId: 2 })).toBe(2);
-    await one.update(late(1, "C"));
+    await one.update(update(1, "C"));
     await store.flush(2);
     expect(await enrichment(store, 1)).toMatchObject({ intent: "C" });
     expect(await enrichment(store, 2)).toMatchObject({ intent: "B" });
@@ -177,11 +181,11 @@ describe("updates", () => {
     instance.closeSync();
   });
 
-  test("many updates at once are stored in several commits, and an ephemeral database takes them, too", async () => {
+  test("many updates at once are stored in several commits, also in an ephemeral database", async () => {
     const one = new Case();
     await one.open({ ephemeral: { limitBytes: 200_000_000 } });
     const store = await one.fill(10);
-    const many = Array.from({ length: 5000 }, (_, index) => late((index % 10) + 1, `I${index}`));
+    const many = Array.from({ length: 5000 }, (_, index) => update((index % 10) + 1, `I${index}`));
     await one.update(...many);
     await store.flush(10);
     expect(store.cursors.answerId).toBe(5000);
@@ -190,11 +194,11 @@ describe("updates", () => {
   });
 });
 
-describe("what was last said", () => {
-  test("of given events: text, words, physics and vector, by the newest update or the enrichment", async () => {
+describe("the newest enrichment", () => {
+  test("of given events has text, labels, physics and vector of the newest update or, without one, of the frame", async () => {
     const one = new Case();
     const store = await one.fill(4);
-    await one.update(late(1, "Late", { model_id: 9, semantic_dim: DIM }));
+    await one.update(update(1, "Late", { model_id: 9, semantic_dim: DIM }));
     await store.flush(4);
     const { rows } = await store.decided({ seqs: [4, 1, 99] });
     expect(rows.map(({ seq, message, payload }) => [seq, message, payload])).toEqual([
@@ -203,16 +207,16 @@ describe("what was last said", () => {
     ]);
     const [first, fourth] = rows;
     expect(first).toMatchObject({ intent: "Late", eventType: "Late", provenance: '{"intent":"llm"}' });
-    expect(first?.physics).toEqual(decodePhysics(late(1, "Late", { model_id: 9 }).physics));
+    expect(first?.physics).toEqual(decodePhysics(update(1, "Late", { model_id: 9 }).physics));
     expect(fourth?.physics).toEqual(physicsOf(4));
     expect(fourth?.vector).toEqual(vectorOf(4));
     await one.close();
   });
 
-  test("events whose newest vector is of another model are gone through from first to last", async () => {
+  test("is found for all events whose newest vector is of another model, from first to last", async () => {
     const one = new Case();
     const store = await one.fill(300);
-    await one.update(late(2, "L", { model_id: 9 }), late(5, "L"), late(150, "L", { model_id: 9 }));
+    await one.update(update(2, "L", { model_id: 9 }), update(5, "L"), update(150, "L", { model_id: 9 }));
     await store.flush(300);
     const seen: number[] = [];
     for (let afterSeq = 0; afterSeq < 290; ) {
