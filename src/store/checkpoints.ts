@@ -21,14 +21,20 @@ import {
 import type { FromWorker, StoreCursors } from "./protocol.ts";
 import type { Reads } from "./reads.ts";
 
+/** @bound DuckDB's log | a checkpoint, if there is room for it */
 const CHECKPOINT_LOG_BYTES = 64 * 1024 * 1024;
+/** @bound rows in DuckDB that no checkpoint holds | a checkpoint, if there is room for it */
 const CHECKPOINT_ROW_BYTES = 256 * 1024 * 1024;
 /** In an ephemeral database, log and new rows are also limited to this share of its bound. */
 const EPHEMERAL_SHARE = 1 / 8;
+/** @bound rows in DuckDB that no checkpoint holds, if no commit follows | a checkpoint, if there is room for it */
 const CHECKPOINT_IDLE_MS = 30_000;
-/** A commit waits no longer for a checkpoint, because until then the journal cannot give up its rows. */
+/**
+ * A commit waits no longer for a checkpoint, because until then the journal cannot give up its rows.
+ * @bound rows in DuckDB that no checkpoint holds | a checkpoint, if there is room for it
+ */
 const CHECKPOINT_AGE_MS_MAX = 300_000;
-/** A checkpoint needs this much free space, and twice the size of the log. */
+/** @bound free disk for a checkpoint, beside twice DuckDB's log | with less, no checkpoint begins */
 const CHECKPOINT_RESERVE_BYTES = 16 * 1024 * 1024;
 const CURSOR_ROWS_MAX = 100_000;
 

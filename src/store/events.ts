@@ -7,7 +7,7 @@ import { FLAG, UNKNOWN_EVENT } from "../frame.ts";
 import { type duckdb, rowsOf } from "./database.ts";
 import type { EventsQuery } from "./protocol.ts";
 
-/** Bytes of bodies in one page. A larger page ends earlier and says where the next one begins. */
+/** @bound bodies in a page of events | the page ends earlier; `next` leads to the next page */
 const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;
 /** Events that one query of a filtered search looks at: in the first query, and at most. */
 const WINDOW_SEQS_MIN = 65_536;

@@ -3,6 +3,7 @@
 import type { Clock } from "../clock.ts";
 
 const PAUSE_MS_MIN = 100;
+/** @bound the pause of writing after a failure of DuckDB | writing is tried again after each pause */
 const PAUSE_MS_MAX = 10_000;
 
 export class WritePause {

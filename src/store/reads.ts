@@ -7,7 +7,9 @@ import type { Clock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import { type duckdb, failureOf } from "./database.ts";
 
+/** @bound a query of DuckDB | 503 */
 const READ_MS_MAX = 10_000;
+/** @bound reads that wait for DuckDB | 503 */
 const READS_MAX = 256;
 
 export class Reads {

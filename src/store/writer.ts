@@ -15,11 +15,17 @@ import { CHUNK_ROWS, CursorWriter, EventWriter, FrameWriter } from "./rows.ts";
 /**
  * Events in one transaction. DuckDB writes whole row groups (8,192 rows) straight to the file, and the log only says where they are.
  * So storing a backlog writes a fraction of the log that small transactions would.
+ * @bound events in one transaction of DuckDB | the rest goes into the next
  */
 const COMMIT_EVENTS_MAX = 16_384;
-/** Frames are wide. With a whole row group in a transaction, DuckDB would compress it and the commit would take twice as long. */
+/**
+ * Frames are wide. With a whole row group in a transaction, DuckDB would compress it and the commit would take twice as long.
+ * @bound frames in one transaction of DuckDB | the rest goes into the next
+ */
 const COMMIT_FRAMES_MAX = 4096;
+/** @bound updates in one transaction of DuckDB | the rest goes into the next */
 const COMMIT_UPDATES_MAX = CHUNK_ROWS;
+/** @bound events, or frames, in one transaction of DuckDB | the rest goes into the next */
 const COMMIT_BYTES_MAX = 48 * 1024 * 1024;
 /** In an ephemeral database, a commit is also limited to this share of the bound. */
 const EPHEMERAL_SHARE = 1 / 16;
