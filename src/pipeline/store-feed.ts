@@ -80,7 +80,7 @@ export class StoreFeed {
       this.#store = store;
       this.state = { state: "ok", detail: "" };
       store.head(this.#o.journal.headSeq());
-      store.answers(this.#o.journal.headAnswerId());
+      store.updates(this.#o.journal.headAnswerId());
       void this.feed();
       this.#o.onOpen();
     } catch (error) {

@@ -25,7 +25,7 @@ export interface Latest {
 
 export interface UpdatesOptions {
   readonly journal: Pick<Journal, "eventsAt" | "answerOf" | "frameOf" | "answer" | "headAnswerId">;
-  readonly store: () => Pick<Store, "decided" | "answers" | "event"> | null;
+  readonly store: () => Pick<Store, "decided" | "updates" | "event"> | null;
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   /** Told each answer when it is committed. */
@@ -92,7 +92,7 @@ export class Updates {
     }
     this.written += rows.length;
     for (const row of rows) this.#o.onWritten(row);
-    this.#o.store()?.answers(this.#o.journal.headAnswerId());
+    this.#o.store()?.updates(this.#o.journal.headAnswerId());
   }
 
   async #withVector(row: DecidedFrame, { message, body }: Latest): Promise<DecidedFrame> {

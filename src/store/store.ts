@@ -80,7 +80,7 @@ export class Store implements AsyncDisposable {
   }
 
   /** Tells the Worker the journal's newest committed update. It reads the rows up to it. */
-  answers(answerId: number): void {
+  updates(answerId: number): void {
     this.#post({ call: "updates", answerId });
   }
 

@@ -109,7 +109,7 @@ class Case {
 
   async update(...updates: DecidedFrame[]): Promise<void> {
     await this.journal.answer(updates);
-    this.store?.answers(this.journal.headAnswerId());
+    this.store?.updates(this.journal.headAnswerId());
   }
 
   async close(): Promise<void> {
@@ -154,7 +154,7 @@ describe("updates", () => {
     expect(store.cursors.answerId).toBe(1);
     const held: number[] = [];
     store.onCheckpoint = (cursors) => held.push(cursors.answerId);
-    store.answers(one.journal.headAnswerId());
+    store.updates(one.journal.headAnswerId());
     await store.flush(2);
     await store.checkpoint();
     expect(held).toEqual([2]);
