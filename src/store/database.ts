@@ -125,18 +125,20 @@ interface Inspection {
 
 const NO_CURSORS: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
 
+function foreign(options: DatabaseOptions, detail: string, cause?: unknown): GatewayError {
+  return storeError(options.path, "open", {
+    code: "foreign_store",
+    detail,
+    hint: "nothing was written to it; choose another --db-path",
+    cause,
+  });
+}
+
 /**
  * Reads the cursors of a database and checks that it is ours. The attachment is read-only: it replays the log in memory and writes
  * nothing.
  */
 async function inspect(options: DatabaseOptions): Promise<Inspection> {
-  const foreign = (detail: string, cause?: unknown): GatewayError =>
-    storeError(options.path, "open", {
-      code: "foreign_store",
-      detail,
-      hint: "nothing was written to it; choose another --db-path",
-      cause,
-    });
   const instance = await instanceOf(options);
   const connection = await instance.connect();
   try {
@@ -144,7 +146,7 @@ async function inspect(options: DatabaseOptions): Promise<Inspection> {
       await connection.run(`ATTACH ${quoted(options.path)} AS ${CATALOG} (READ_ONLY)`);
     } catch (thrown) {
       if (/not a valid DuckDB database/i.test(messageOf(thrown)))
-        throw foreign("it is not a DuckDB database", thrown);
+        throw foreign(options, "it is not a DuckDB database", thrown);
       throw storeError(options.path, "open", {
         code: "store_failed",
         detail: messageOf(thrown),
@@ -159,36 +161,42 @@ async function inspect(options: DatabaseOptions): Promise<Inspection> {
        UNION ALL SELECT view_name FROM duckdb_views() WHERE database_name = '${CATALOG}' AND NOT internal`,
     );
     if (names.length === 0) return { empty: true, cursors: NO_CURSORS };
-    let owners: duckdb.DuckDBValue[][];
-    try {
-      owners = await rowsOf(
-        connection,
-        `SELECT journal_id, max(schema_version), max(seq), max(frame_id), max(answer_id)
-         FROM ${CATALOG}.main.cursors GROUP BY journal_id`,
-      );
-      await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
-    } catch (thrown) {
-      throw foreign("it is another program's database", thrown);
-    }
-    const owner = owners[0];
-    if (owner === undefined || owners.length !== 1)
-      throw foreign('its table "cursors" does not name exactly one journal as the owner');
-    if (Number(owner[0]) !== options.journalId) {
-      throw foreign(`it belongs to journal ${String(owner[0])}; this is journal ${options.journalId}`);
-    }
-    if (Number(owner[1]) > SCHEMA_VERSION) {
-      throw foreign(
-        `its schema version is ${String(owner[1])}; this gateway reads versions up to ${SCHEMA_VERSION}`,
-      );
-    }
-    return {
-      empty: false,
-      cursors: { seq: Number(owner[2]), frameId: Number(owner[3]), answerId: Number(owner[4]) },
-    };
+    return { empty: false, cursors: await cursorsOfOurs(connection, options) };
   } finally {
     connection.closeSync();
     instance.closeSync();
   }
+}
+
+/** The cursors of a database with tables. @throws GatewayError foreign_store if it is not this journal's. */
+async function cursorsOfOurs(
+  connection: duckdb.DuckDBConnection,
+  options: DatabaseOptions,
+): Promise<StoreCursors> {
+  let owners: duckdb.DuckDBValue[][];
+  try {
+    owners = await rowsOf(
+      connection,
+      `SELECT journal_id, max(schema_version), max(seq), max(frame_id), max(answer_id)
+       FROM ${CATALOG}.main.cursors GROUP BY journal_id`,
+    );
+    await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
+  } catch (thrown) {
+    throw foreign(options, "it is another program's database", thrown);
+  }
+  const owner = owners[0];
+  if (owner === undefined || owners.length !== 1) {
+    throw foreign(options, 'its table "cursors" does not name exactly one journal as the owner');
+  }
+  if (Number(owner[0]) !== options.journalId) {
+    const detail = `it belongs to journal ${String(owner[0])}; this is journal ${options.journalId}`;
+    throw foreign(options, detail);
+  }
+  if (Number(owner[1]) > SCHEMA_VERSION) {
+    const detail = `its schema version is ${String(owner[1])}; this gateway reads versions up to ${SCHEMA_VERSION}`;
+    throw foreign(options, detail);
+  }
+  return { seq: Number(owner[2]), frameId: Number(owner[3]), answerId: Number(owner[4]) };
 }
 
 function refuseIfBehind(options: DatabaseOptions, cursors: StoreCursors): void {
