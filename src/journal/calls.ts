@@ -1,6 +1,7 @@
 /**
- * What waits for the next group commit: calls that append events, and calls that decide frames or answers. A call
- * carries what is to be stored, then its result or failure, then tells its caller. Part of the journal.
+ * The calls that wait for the next group commit: they append events, decide frames, or store updates (`answer`). A call
+ * holds what is to be stored, then its result or failure, and then settles the promise of its caller. Part of the
+ * journal.
  */
 
 import type { ParsedEvent } from "../event/event.ts";
@@ -13,12 +14,12 @@ export class AppendCall {
   readonly source: string;
   readonly receivedUs: number;
   readonly rows: number;
-  /** Of bodies and messages. */
+  /** Bytes of bodies, and characters of messages. */
   readonly bytes: number;
   results: AppendResult[] = [];
-  /** The events that are no duplicates. */
+  /** The events that are not duplicates. */
   stored: JournalEvent[] = [];
-  /** Not undefined: nothing of this call was stored. */
+  /** If not undefined, nothing of this call was stored. */
   failure: unknown = undefined;
   readonly #settle = Promise.withResolvers<AppendResult[]>();
 
@@ -46,19 +47,20 @@ export class DecideCall {
   readonly kind: "decide" | "answer";
   readonly frames: readonly DecidedFrame[];
   readonly rows: number;
-  /** Of physics and vectors. */
+  /** Bytes of physics and vectors. */
   readonly bytes: number;
+  /** The id of the first frame or update, once stored; the others follow it. */
   firstId = 0;
-  /** Not undefined: nothing of this call was stored. */
+  /** If not undefined, nothing of this call was stored. */
   failure: unknown = undefined;
   readonly #settle = Promise.withResolvers<number>();
 
-  /** @throws Error if a frame's physics have another size, which is a bug. */
+  /** @throws Error if the physics of a frame have the wrong size, which is a bug. */
   constructor(kind: "decide" | "answer", frames: readonly DecidedFrame[]) {
     let bytes = 0;
     for (const { physics, vector } of frames) {
       if (physics.byteLength !== PHYSICS_BYTES)
-        throw new Error(`journal: ${physics.byteLength} bytes of physics`);
+        throw new Error(`journal: physics of ${physics.byteLength} bytes instead of ${PHYSICS_BYTES}`);
       bytes += PHYSICS_BYTES + (vector?.byteLength ?? 0);
     }
     this.kind = kind;

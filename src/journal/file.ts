@@ -1,7 +1,4 @@
-/**
- * The SQLite file of the journal: how it is recognised, made and set up, and the tables in it.
- * Part of the journal.
- */
+/** The SQLite file of the journal: how it is recognised, created and configured, and its tables. Part of the journal. */
 
 import { constants, Database, SQLiteError, type SQLQueryBindings, type Statement } from "bun:sqlite";
 import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
@@ -10,12 +7,11 @@ import { pathToFileURL } from "node:url";
 import { GatewayError, messageOf } from "../errors.ts";
 
 const SCHEMA_VERSION = 1;
-/** "OFEG" and "OFET" in the header of the SQLite file: a kept and a temporary journal. */
+/** "OFEG" or "OFET" in the header of the SQLite file marks a kept or a temporary journal. */
 const APPLICATION_ID = { kept: 0x4f464547, temporary: 0x4f464554 } as const;
 /**
- * Larger than SQLite's 4,096: rows of 1 to 5 KB leave less room unused and a WAL of the same bytes is copied
- * back in fewer pieces. Those of a temporary journal are larger still, so that a generation has few to give
- * back.
+ * Larger than SQLite's 4,096, so that rows of 1 to 5 KB leave less room unused and the WAL is copied back in fewer
+ * pieces. A temporary journal has still larger pages, so that emptying a generation frees fewer of them.
  */
 const PAGE_BYTES = { kept: 8192, temporary: 16_384 } as const;
 const CACHE_KIB = 16_384;
@@ -23,9 +19,8 @@ const CACHE_KIB = 16_384;
 export type JournalKind = "kept" | "temporary";
 
 /**
- * What the tables of each generation are called, after their name; a kept journal has one. With four, to
- * empty the oldest takes about 7 ms for each 100 MB of the bound, and three quarters of the bound are always
- * in use.
+ * The suffix of the table names in each generation. A kept journal has one generation. With four, emptying the oldest
+ * takes about 7 ms for each 100 MB of the bound, and three quarters of the bound are always in use.
  */
 export const GENERATION_SUFFIXES: Readonly<Record<JournalKind, readonly string[]>> = {
   kept: [""],
@@ -57,7 +52,7 @@ function logsSql(suffix: string): string {
     CREATE INDEX answers_by_seq${suffix} ON answers${suffix}(seq);`;
 }
 
-/** Where there are generations, the names without suffix are views for readers. */
+/** If there are several generations, readers use views that have the names without suffix. */
 function viewsSql(suffixes: readonly string[]): string {
   if (suffixes.length === 1) return "";
   const views = ["events", "frames", "answers"].map((name) => {
@@ -67,18 +62,18 @@ function viewsSql(suffixes: readonly string[]): string {
   return views.join("\n");
 }
 
-/** SQLite's failures that are about the file and not about the row. */
+/** Whether SQLite failed because of the file and not because of a row. */
 export function isFileFailure(thrown: unknown): boolean {
   if (!(thrown instanceof SQLiteError)) return false;
   return !/^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/.test(thrown.code ?? "");
 }
 
-/** What went wrong as disk_full or journal_failed; what is a GatewayError already stays. */
+/** The failure as a GatewayError, disk_full or journal_failed; a GatewayError is returned as it is. */
 export function journalError(operation: string, path: string, thrown: unknown): GatewayError {
   if (thrown instanceof GatewayError) return thrown;
   const code = thrown instanceof SQLiteError ? (thrown.code ?? "") : "";
   const errno = (thrown as { code?: unknown } | null)?.code;
-  // SQLite reports by the second name that its index of the WAL does not fit the disk.
+  // SQLITE_IOERR_SHMSIZE means that the index of the WAL does not fit on the disk.
   const full = code === "SQLITE_FULL" || code === "SQLITE_IOERR_SHMSIZE" || errno === "ENOSPC";
   return new GatewayError({
     code: full ? "disk_full" : "journal_failed",
@@ -87,7 +82,7 @@ export function journalError(operation: string, path: string, thrown: unknown): 
     detail: code === "" ? messageOf(thrown) : `${messageOf(thrown)} (${code})`,
     hint: full
       ? "make room on its disk; nothing that was acknowledged is lost"
-      : "see what its disk and its folder say",
+      : "check its disk and its folder",
     cause: thrown,
   });
 }
@@ -107,19 +102,19 @@ function foreign(
 }
 
 /**
- * Looks at the header of an existing file without writing to it or to anything beside it.
+ * Checks the header of an existing file without writing to it or to any file beside it.
  * @throws GatewayError foreign_journal
  */
 function inspect(path: string, kind: JournalKind): void {
-  if (statSync(path).size === 0)
-    throw foreign(path, "the file is empty", "remove it if it is of no use to anybody");
+  if (statSync(path).size === 0) throw foreign(path, "the file is empty", "remove it if nobody needs it");
   const { applicationId, version } = headerOf(path);
   if (applicationId !== APPLICATION_ID.kept && applicationId !== APPLICATION_ID.temporary) {
-    throw foreign(path, "it is a SQLite file of another program");
+    throw foreign(path, "it is another program's SQLite file");
   }
-  if (applicationId !== APPLICATION_ID[kind] || kind === "temporary") {
-    throw foreign(path, "it is or would be a temporary journal, which is never opened again");
+  if (applicationId === APPLICATION_ID.temporary) {
+    throw foreign(path, "it is a temporary journal, which is never opened again");
   }
+  if (kind === "temporary") throw foreign(path, "a temporary journal never opens an existing file");
   checkVersion(path, version);
 }
 
@@ -129,9 +124,10 @@ interface Header {
 }
 
 /**
- * SQLite reads it, because closing any other descriptor of the file would drop SQLite's locks on it.
- * `immutable` means no locks, no WAL and no recovery; nobody else changes the file, which the lock of
- * PATH.lock holds. A journal's header is complete without the WAL, since it was made before WAL was on.
+ * Reads the header through SQLite, because closing any other descriptor of the file would drop SQLite's locks on it.
+ * `immutable` means no locks, no WAL and no recovery. That is safe, because the lock on PATH.lock keeps others from
+ * changing the file, and because a journal's header was written before WAL mode began, so that it is complete without
+ * the WAL.
  */
 function headerOf(path: string): Header {
   const read = (query: string): Header => {
@@ -153,8 +149,8 @@ function headerOf(path: string): Header {
     if (code === "SQLITE_NOTADB") throw foreign(path, "it is not a SQLite file");
     if (code !== "SQLITE_CORRUPT") throw error;
   }
-  // A kill inside a checkpoint leaves the file shorter than its header says. Only its WAL makes sense of it
-  // then; reading that needs an index beside the file, and writes nothing else.
+  // A kill inside a checkpoint leaves the file shorter than its header says. Then it can only be read together with its
+  // WAL. For that SQLite needs an index beside the file; it writes nothing else.
   const index = `${path}-shm`;
   const before = existsSync(index);
   try {
@@ -172,26 +168,26 @@ function checkVersion(path: string, version: number): void {
   if (version <= SCHEMA_VERSION) return;
   throw foreign(
     path,
-    `it is of version ${version}, this gateway knows ${SCHEMA_VERSION}`,
+    `it has version ${version}, but this gateway knows only ${SCHEMA_VERSION}`,
     "use the later gateway that wrote it",
   );
 }
 
-/** Makes a journal aside and renames it in, so that at its path there is nothing or a whole one. */
+/** Creates a journal under another name and renames it, so that a file at `path` is always complete. */
 function create(
   path: string,
   kind: JournalKind,
   o: { schemaSql: string; meta: Readonly<Record<string, string>> },
 ): void {
   for (const left of [`${path}-wal`, `${path}-journal`]) {
-    // SQLite would replay it into whatever file stands beside it.
+    // SQLite would replay it into the new file.
     if (existsSync(left) && statSync(left).size > 0) {
       throw new GatewayError({
         code: "journal_missing",
         operation: "journal: create",
         object: path,
-        detail: `there is no journal, but ${left} of an earlier one`,
-        hint: "put the journal back beside it, or move it away",
+        detail: `there is no journal, but ${left} of an earlier one exists`,
+        hint: "put the journal back beside it, or move that file away",
       });
     }
     rmSync(left, { force: true });
@@ -199,7 +195,7 @@ function create(
   rmSync(`${path}-shm`, { force: true });
   const aside = `${path}.new`;
   for (const suffix of ["", "-journal", "-wal", "-shm"]) rmSync(aside + suffix, { force: true });
-  // SQLite gives its other files the mode of this one.
+  // SQLite gives the WAL and its index the mode of this file.
   closeSync(openSync(aside, "wx", 0o600));
   const database = new Database(aside, { create: false, readwrite: true });
   try {
@@ -225,7 +221,7 @@ function create(
 }
 
 /**
- * Opens the journal's file for writing, or makes it with `o.schemaSql` and `o.meta` where there is none.
+ * Opens the journal's file for writing, or creates it with `o.schemaSql` and `o.meta` if it does not exist.
  * @param o.walBytes the WAL is copied back whenever it has grown by this.
  * @throws GatewayError foreign_journal, journal_missing, disk_full, journal_failed
  */
@@ -247,10 +243,10 @@ export function openFile(
 
 function configure(database: Database, path: string, kind: JournalKind, walBytes: number): void {
   try {
-    // Again, because a later version may have left its number in the WAL.
+    // Checked again, because a later version may have left its number in the WAL.
     checkVersion(path, pragmaOf(database, "user_version"));
     for (const pragma of [
-      // Only another process that recovers the WAL at its first read can hold the lock, for moments.
+      // Only a reader that recovers the WAL at its first read can hold the lock, and only for moments.
       "busy_timeout = 2000",
       "journal_mode = WAL",
       `synchronous = ${kind === "kept" ? "FULL" : "OFF"}`,
@@ -268,7 +264,7 @@ function configure(database: Database, path: string, kind: JournalKind, walBytes
   }
 }
 
-/** Tells how many bytes of the file's pages are in use. */
+/** Returns a function that counts the bytes of the pages in use. */
 export function pagesInUse(database: Database): () => number {
   const statement = prepare(
     database,
@@ -278,7 +274,7 @@ export function pagesInUse(database: Database): () => number {
   return () => statement.get()?.bytes as number;
 }
 
-/** INSERT of many rows by few statements: starting one costs as much as several rows. */
+/** INSERTs many rows with few statements, because starting a statement costs as much as several rows. */
 export class Inserter {
   static readonly #ROWS = [16, 4, 1] as const;
   readonly #statements: readonly { cells: number; statement: PreparedStatement }[];
@@ -291,7 +287,7 @@ export class Inserter {
     }));
   }
 
-  /** `cells`: the values of all rows, one row after the other. */
+  /** @param cells the values of one row after another. */
   insert(cells: SQLQueryBindings[]): void {
     let from = 0;
     for (const { cells: width, statement } of this.#statements) {

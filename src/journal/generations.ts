@@ -1,6 +1,6 @@
 /**
- * The generations in which the three logs are kept: one in a kept journal, several in a temporary one, of which the
- * oldest is emptied when there is no more room. Part of the journal.
+ * The generations of the three logs. A kept journal has one. A temporary journal has several and empties the oldest when
+ * it needs room. Part of the journal.
  */
 
 import type { Database } from "bun:sqlite";
@@ -9,9 +9,9 @@ import { ANSWER_READ, EVENT_COLUMNS, FRAME_READ } from "./rows.ts";
 
 /** The tables of one generation. */
 export class Generation {
-  /** The first seq that is, or would be, in it. */
+  /** The lowest seq that can be in this generation. */
   firstSeq = 1;
-  /** Takes the values of EVENT_COLUMNS, FRAME_READ and ANSWER_READ. */
+  /** They take the values of EVENT_COLUMNS, FRAME_READ and ANSWER_READ, in this order. */
   readonly insertEvents: Inserter;
   readonly insertFrames: Inserter;
   readonly insertAnswers: Inserter;
@@ -27,7 +27,7 @@ export class Generation {
     this.insertAnswers = new Inserter(database, `INSERT INTO answers${suffix}(${ANSWER_READ})`, 8);
   }
 
-  /** `sql` with `{events}`, `{frames}` and `{answers}` as the tables of this generation, prepared once. */
+  /** Prepares `sql` once, with this generation's tables in place of `{events}`, `{frames}` and `{answers}`. */
   query(sql: string): PreparedStatement {
     let statement = this.#statements.get(sql);
     if (statement === undefined) {
@@ -39,7 +39,7 @@ export class Generation {
 }
 
 export class Generations {
-  /** Oldest first. New events go to the last. */
+  /** Oldest first. New events go to the last one. */
   readonly #generations: Generation[];
 
   constructor(database: Database, kind: JournalKind) {
@@ -51,33 +51,33 @@ export class Generations {
     return this.#generations;
   }
 
-  /** The generation that takes the new events. */
+  /** The generation that takes new events. */
   get current(): Generation {
     const generation = this.#generations.at(-1);
     if (generation === undefined) throw new Error("journal: no generation");
     return generation;
   }
 
-  /** The generation that event `seq` is in, or was never in any. */
+  /** The generation that holds event `seq`; undefined if that generation was emptied. */
   of(seq: number): Generation | undefined {
     return this.#generations.findLast((generation) => seq >= generation.firstSeq);
   }
 
-  /** Rows of all generations, the oldest generation's first. */
+  /** What `read` returns for each generation, in one array, oldest generation first. */
   each<T>(read: (generation: Generation) => T[]): T[] {
     return this.#generations.flatMap(read);
   }
 
-  /** Deletes everything of the oldest generation. */
+  /** Deletes all rows of the oldest generation. */
   emptyOldest(): void {
-    // Without WHERE, SQLite frees whole pages without a look at the rows.
+    // Without WHERE, SQLite frees whole pages and does not visit the rows.
     for (const name of ["events", "frames", "answers"])
       this.#generations[0]?.query(`DELETE FROM {${name}}`).run();
   }
 
   /**
-   * The oldest generation, emptied by now, takes the events from `firstSeq` on.
-   * @returns it, and the first event that is still there.
+   * Makes the oldest generation, which must be empty, the one that takes events, from `firstSeq` on.
+   * @returns that generation, and the first event that is still in the journal.
    */
   rotate(firstSeq: number): { emptied: Generation; oldestSeq: number } {
     const [oldest, next] = this.#generations;

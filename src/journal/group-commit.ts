@@ -1,39 +1,39 @@
 /**
- * Group commit: calls of one turn of the event loop wait together and are stored as one group, in order, at the next
- * `setImmediate`. Part of the journal; it knows nothing of what a call stores.
+ * Group commit: the calls of one turn of the event loop wait together, and the next `setImmediate` stores them as one
+ * group, in order. Part of the journal. It does not know what a call stores.
  */
 
 import { journalError } from "./file.ts";
 
 /** What a call must have to wait in a group. */
 export interface GroupCall {
-  /** For the text of its error. */
+  /** Names the call in the text of an error. */
   readonly kind: string;
   readonly rows: number;
   readonly bytes: number;
-  /** Not undefined: nothing of this call was stored. */
+  /** If not undefined, nothing of this call was stored. */
   failure: unknown;
-  /** Tells its caller what became of it. */
+  /** Gives the caller the result or the failure. */
   settle(): void;
 }
 
 export interface GroupCommitOptions<Call extends GroupCall> {
-  /** The journal's, for errors. */
+  /** The journal's path, for the text of an error. */
   readonly path: string;
-  /** Of one group; a single call may hold more. */
+  /** Bounds of one group; a single call may hold more. */
   readonly rowsMax: number;
   readonly bytesMax: number;
-  /** Stores a group in one transaction and marks the calls that it refuses; what it throws fails all of them. */
+  /** Stores a group in one transaction and sets the failure of each call that it refuses. If it throws, all calls fail. */
   readonly store: (group: readonly Call[]) => void;
-  /** Called after `store`, before the calls are settled. */
+  /** Called after `store` and before the calls are settled. */
   readonly stored: (group: readonly Call[]) => void;
 }
 
 export class GroupCommit<Call extends GroupCall> implements Disposable {
   readonly #o: GroupCommitOptions<Call>;
   readonly #queue: Call[] = [];
-  // Not through the clock: its `nextTurn` costs a promise for each group, and what a listener throws must stay an
-  // exception and not become a rejection that nobody handles.
+  // Calls `setImmediate` directly: the clock's `nextTurn` would cost a promise for each group, and would turn what a
+  // listener throws into an unhandled rejection.
   #scheduled: ReturnType<typeof setImmediate> | null = null;
   #closed = false;
 
@@ -41,7 +41,7 @@ export class GroupCommit<Call extends GroupCall> implements Disposable {
     this.#o = options;
   }
 
-  /** Lets a call wait for its group; after the end it is refused. */
+  /** Queues a call for the next group. After disposal the call is refused. */
   add(call: Call): void {
     if (this.#closed) {
       call.failure = journalError(call.kind, this.#o.path, new Error("the journal is closed"));
@@ -52,7 +52,7 @@ export class GroupCommit<Call extends GroupCall> implements Disposable {
     this.#scheduled ??= setImmediate(() => this.#commit());
   }
 
-  /** One group: as many calls as fit, in order, in one transaction; then everybody is told. */
+  /** Stores one group, as many calls as fit, in order, and then settles its calls. */
   #commit(): void {
     const group = this.#next();
     this.#scheduled = this.#queue.length > 0 ? setImmediate(() => this.#commit()) : null;
@@ -64,7 +64,7 @@ export class GroupCommit<Call extends GroupCall> implements Disposable {
     try {
       this.#o.stored(group);
     } finally {
-      // What is committed is acknowledged, whatever the listener makes of it.
+      // What is committed is acknowledged, even if the listener throws.
       for (const call of group) call.settle();
     }
   }
@@ -81,7 +81,7 @@ export class GroupCommit<Call extends GroupCall> implements Disposable {
     return this.#queue.splice(0, count);
   }
 
-  /** Commits what waits; later calls are refused. A second time it does nothing. */
+  /** Commits what waits and refuses later calls. A second call does nothing. */
   [Symbol.dispose](): void {
     this.#closed = true;
     try {

@@ -1,12 +1,12 @@
 /**
- * The labelled examples of intents, and what the LLM said of texts: small tables of the journal that are not
- * pruned with events. Part of the journal. How many rows there may be is the caller's bound.
+ * The labelled examples of intents, and remembered replies of the language model about texts. These small tables of the
+ * journal are not pruned with events; the caller bounds their rows. Part of the journal.
  */
 import type { Database } from "bun:sqlite";
 import { type PreparedStatement, prepare } from "./file.ts";
 import type { Transactions } from "./transactions.ts";
 
-/** Also for journals that were made before there were any. */
+/** Run at each start, because older journals lack these tables. */
 export const INTENTS_SCHEMA_SQL = `
   CREATE TABLE IF NOT EXISTS intent_examples(label TEXT NOT NULL, position INTEGER NOT NULL, text TEXT NOT NULL,
     model TEXT, vector BLOB, PRIMARY KEY(label, position)) WITHOUT ROWID;
@@ -17,7 +17,7 @@ export interface StoredExample {
   readonly label: string;
   readonly position: number;
   readonly text: string;
-  /** Whose vector it is; null where there is none yet. */
+  /** The embedder that computed the vector; null if there is no vector yet. */
   readonly model: string | null;
   readonly vector: Float32Array | null;
 }
@@ -25,7 +25,7 @@ export interface StoredExample {
 export interface RememberedRow {
   /** 16 bytes. */
   readonly key: Uint8Array;
-  /** Grows from one answer to the next. */
+  /** Higher for a later reply. */
   readonly said: number;
   readonly answer: string;
 }
@@ -69,7 +69,7 @@ export class IntentRows {
     return this.#labels.all().map(({ label, text }) => ({ label: label as string, text: text as string }));
   }
 
-  /** The examples of one label with what is known of their vectors. */
+  /** The examples of one label, with the vectors that are known. */
   of(label: string): StoredExample[] {
     return this.#examples.all(label).map(({ position, text, model, vector }) => {
       const bytes = vector as Uint8Array | null;
@@ -78,13 +78,13 @@ export class IntentRows {
         position: position as number,
         text: text as string,
         model: model as string | null,
-        // A copy: SQLite's bytes need not begin where floats may.
+        // Copied, because SQLite's bytes may not be aligned for floats.
         vector: bytes === null ? null : new Float32Array(bytes.slice().buffer),
       };
     });
   }
 
-  /** The label's examples are these from now on; none: the label is gone. */
+  /** Replaces the examples of a label. With no texts the label is removed. */
   replace(label: string, texts: readonly string[]): void {
     this.#transactions.change("write examples", () => {
       this.#clear.run(label);
@@ -94,9 +94,9 @@ export class IntentRows {
     });
   }
 
-  /** Keeps vectors beside the examples that still are what they were made of. */
+  /** Stores the vectors of examples whose text has not changed. */
   setVectors(model: string, examples: readonly StoredExample[]): void {
-    this.#transactions.change("write examples' vectors", () => {
+    this.#transactions.change("write the vectors of examples", () => {
       for (const { label, position, text, vector } of examples) {
         if (vector === null) continue;
         const bytes = new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
@@ -105,7 +105,7 @@ export class IntentRows {
     });
   }
 
-  /** In the order in which they were said. */
+  /** All remembered replies, oldest first. */
   answers(): RememberedRow[] {
     return this.#answers.all().map(({ key, said, answer }) => ({
       key: key as Uint8Array,
@@ -114,8 +114,9 @@ export class IntentRows {
     }));
   }
 
+  /** Stores replies and removes those with the keys in `dropped`, in one commit. */
   changeAnswers(put: readonly RememberedRow[], dropped: readonly Uint8Array[]): void {
-    this.#transactions.change("remember answers", () => {
+    this.#transactions.change("remember replies", () => {
       for (const key of dropped) this.#dropAnswer.run(key);
       for (const { key, said, answer } of put) this.#putAnswer.run(key, said, answer);
     });

@@ -1,20 +1,22 @@
 /**
- * The journal: the durable truth. An event is acknowledged when its transaction here has committed,
- * and a frame is published when its row here has. One SQLite file in WAL mode, written by this class
- * only, from one thread; others read it through read-only connections of their own.
+ * The journal: the durable truth. An event is acknowledged when its transaction here has committed, and a frame is
+ * published when its row here has committed. The journal is one SQLite file in WAL mode. Only this class writes it, from
+ * one thread; others read it through read-only connections of their own.
  *
- * Calls of one turn of the event loop share one transaction, which commits, synchronously, at the
- * next `setImmediate`. What a reader finds in the file:
+ * Calls of one turn of the event loop share one transaction, which commits synchronously at the next `setImmediate`. A
+ * reader finds these tables in the file:
  *
  *     events(seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body)
  *     frames(frame_id, seq, decided_us, physics, vector, event_type, intent, provenance)
  *     answers(answer_id, seq, decided_us, physics, vector, event_type, intent, provenance)
  *
- * A temporary journal has four generations of them, `events_a` to `events_d` and so on, of which the
- * oldest is emptied at the bound; there the names above are views over all, made once and never
- * changed. A view has no rowid and no order: readers name the columns and say ORDER BY. A frame is in
- * the generation of its event, so both leave together. A reader keeps its snapshot while a generation
- * is emptied; its next transaction finds the rows gone.
+ * A row of `answers` is an update: what is learned about an event after its frame.
+ *
+ * A temporary journal has four generations of each table, `events_a` to `events_d` and so on, and empties the oldest
+ * generation at its bound. There the names above are views over all generations, made once and never changed. A view has
+ * no rowid and no order, so readers must name the columns and use ORDER BY. A frame is in the generation of its event, so
+ * that both leave together. A reader keeps its snapshot while a generation is emptied; its next transaction no longer
+ * sees those rows.
  */
 
 import type { Database } from "bun:sqlite";
@@ -61,21 +63,18 @@ export type { SmallTable } from "./tables.ts";
 export interface JournalOptions {
   /** PATH.journal. */
   readonly path: string;
-  /** Not null: nothing survives the process, and the file with its WAL stays within `limitBytes`. */
+  /** Not null: a temporary journal. Nothing survives the process, and the file with its WAL stays within `limitBytes`. */
   readonly ephemeral: null | { readonly limitBytes: number };
   readonly nowUs: () => number;
   /** A random integer from 0 to 2³² − 1. */
   readonly randomU32: () => number;
-  /** Changes with every boot of the machine. */
+  /** Differs after every boot of the machine. */
   readonly bootId: string;
-  /**
-   * Dedup keys that wait in memory before they are sorted into their table, at least 1; tests make it
-   * small.
-   */
+  /** Dedup keys that wait in memory before they are sorted into their table, at least 1. Tests make it small. */
   readonly keysInMemoryMax?: number;
 }
 
-/** Rows of one transaction; a single call may hold more. */
+/** Rows in one transaction; a single call may hold more. */
 const GROUP_ROWS_MAX = 4096;
 const KEYS_IN_MEMORY_MAX = 65_536;
 
@@ -83,12 +82,12 @@ export class Journal implements Disposable {
   readonly path: string;
   /** From 1 to 2³² − 1. */
   readonly journalId: number;
-  /** The journal was last open in this boot of the machine. */
+  /** Whether the machine has not booted since the journal was last open. */
   readonly sameBoot: boolean;
-  /** Called after each commit that held new events, in order of seq, before the promises resolve. */
+  /** Called after each commit with new events, in order of seq, before the promises of their calls resolve. */
   onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
 
-  /** Labelled examples, and remembered answers. */
+  /** Labelled examples, and remembered replies of the language model. */
   readonly intents: IntentRows;
 
   readonly #database: Database;
@@ -98,16 +97,16 @@ export class Journal implements Disposable {
   readonly #logs: Logs;
   readonly #writer: Writer;
   readonly #pruning: Pruning;
-  /** Of a temporary journal. */
+  /** Null for a kept journal, which has no bound. */
   readonly #room: Room | null;
   readonly #group: GroupCommit<Call>;
   readonly #usedBytes: () => number;
 
   /**
-   * Opens the journal at `path`, or makes one (mode 0600) where there is none.
-   * @throws GatewayError foreign_journal: the file is no journal, of another kind or of a later version (it
-   *   is left as it is); journal_missing: only the WAL of one is there; disk_full, journal_failed: it cannot
-   *   be made or read.
+   * Opens the journal at `path`, or creates one (mode 0600) if there is no file.
+   * @throws GatewayError foreign_journal: the file is not a journal, or a journal of another kind or of a later version
+   *   (it is left as it is); journal_missing: only the WAL of a journal exists; disk_full, journal_failed: it cannot be
+   *   created or read.
    */
   static open(options: JournalOptions): Journal {
     return new Journal(options);
@@ -163,36 +162,35 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Stores events in the group of this turn of the event loop.
-   * An event whose key is known, or stands earlier in the group, is a duplicate of that one and is not
-   * stored.
-   * @param o.receivedUs Unix µs, one for all of them.
+   * Stores events in the group of this turn of the event loop. An event is a duplicate, and not stored, if its key is
+   * known or an earlier event of the group has it.
+   * @param o.receivedUs Unix µs, the same for all events.
    * @returns one result for each event, in order, after the commit. Rejects with GatewayError disk_full or
-   *   journal_failed: then nothing of this call was stored.
+   *   journal_failed; then nothing of this call is stored.
    */
   append(events: readonly ParsedEvent[], o: { source: string; receivedUs: number }): Promise<AppendResult[]> {
     return this.#add(new AppendCall(events, o));
   }
 
   /**
-   * Stores the frames of committed events in the group of this turn of the event loop. Ids follow one another
-   * in the order of frames and of calls.
-   * @returns the id of the first, after the commit. Rejects with EventsGone where events are not there (any
-   *   more), with GatewayError disk_full or journal_failed, or with Error where an event has its frame
-   *   already, which is a bug: then nothing of this call was stored.
+   * Stores the frames of committed events in the group of this turn of the event loop. Frame ids are consecutive, in the
+   * order of calls and of frames.
+   * @returns the id of the first frame, after the commit. Rejects with EventsGone if events are not in the journal (any
+   *   more), with GatewayError disk_full or journal_failed, or with Error if an event already has a frame, which is a
+   *   bug. Then nothing of this call is stored.
    */
   decide(frames: readonly DecidedFrame[]): Promise<number> {
     return this.#add(new DecideCall("decide", frames));
   }
 
   /**
-   * Stores answers, which say anew, each as a whole, what is known of an event that has its frame; both may have left the
-   * journal. Ids follow one another in the order of answers and of calls.
-   * @returns the id of the first, after the commit. Rejects with GatewayError disk_full or journal_failed: then
-   *   nothing of this call was stored.
+   * Stores updates. An update replaces, as a whole, what is known of an event that has a frame; the event and its frame
+   * may have left the journal. Update ids are consecutive, in the order of calls and of updates.
+   * @returns the id of the first update, after the commit. Rejects with GatewayError disk_full or journal_failed; then
+   *   nothing of this call is stored.
    */
-  answer(answers: readonly DecidedFrame[]): Promise<number> {
-    return this.#add(new DecideCall("answer", answers));
+  answer(updates: readonly DecidedFrame[]): Promise<number> {
+    return this.#add(new DecideCall("answer", updates));
   }
 
   #add<T>(call: Call & { readonly promise: Promise<T> }): Promise<T> {
@@ -211,7 +209,7 @@ export class Journal implements Disposable {
     if (events.length > 0) this.onCommitted({ events });
   }
 
-  /** The newest committed seq; 0 where there never was one. */
+  /** The newest committed seq; 0 before the first event. */
   headSeq(): number {
     return this.#writer.heads.headSeq;
   }
@@ -227,50 +225,50 @@ export class Journal implements Disposable {
     return this.#transactions.reading(() => this.#logs.unframedAfter(after, limit));
   }
 
-  /** The events of these numbers, in their order; null where there is none (any more). */
+  /** The events with these numbers, in their order; null for an event that is not in the journal (any more). */
   eventsAt(seqs: readonly number[]): (JournalEvent | null)[] {
     return this.#transactions.reading(() => seqs.map((seq) => this.#logs.eventAt(seq)));
   }
 
-  /** Frames from `frameId` on that are still here, ascending, at most `limit`. */
+  /** Frames from `frameId` on that are still in the journal, ascending, at most `limit`. */
   framesFrom(frameId: number, limit: number): StoredFrame[] {
     return this.#transactions.reading(() => this.#logs.framesFrom(frameId, limit));
   }
 
-  /** The frame of event `seq`; null where there is none (yet, or any more). */
+  /** The frame of event `seq`; null if it is not in the journal (yet, or any more). */
   frameOf(seq: number): StoredFrame | null {
     return this.#transactions.reading(() => this.#logs.frameOf(seq));
   }
 
-  /** The newest answer on event `seq` that is still here; null where there is none. */
+  /** The newest update of event `seq` that is still in the journal, or null. */
   answerOf(seq: number): StoredAnswer | null {
     return this.#transactions.reading(() => this.#logs.answerOf(seq));
   }
 
-  /** The id of the newest answer that was ever stored; 0 where there never was one. */
+  /** The id of the newest update that was ever stored; 0 before the first. */
   headAnswerId(): number {
     return this.#writer.heads.headAnswerId;
   }
 
   /**
-   * Events whose frame says less than a language model could tell, and that no answer followed: of the frames from
-   * `fromFrameId` to before `toFrameId` those that are still here, the newest first.
+   * The events, newest frame first, that a language model could still add to: their frame lacks something that it
+   * could tell, and no update followed. Looks at the frames from `fromFrameId` to before `toFrameId` that are still in
+   * the journal.
    */
   unanswered(fromFrameId: number, toFrameId: number): number[] {
     return this.#transactions.reading(() => this.#logs.unanswered(fromFrameId, toFrameId));
   }
 
   /**
-   * How conversations moved, ascending by frame: the newest `limit` of them, or, with `afterFrameId`, the
-   * first `limit` above it.
+   * The motions of conversations, ascending by frame: the newest `limit`, or, with `afterFrameId`, the first `limit`
+   * above it.
    */
   recentConversations(limit: number, afterFrameId?: number): ConversationMotion[] {
     return this.#transactions.reading(() => this.#logs.recentConversations(limit, afterFrameId));
   }
 
   /**
-   * What has not left the journal. `events` costs nothing; `bytes`, of pages in use, is asked of SQLite
-   * when read.
+   * What has not left the journal yet. `events` costs nothing. Reading `bytes` asks SQLite for the pages in use.
    */
   backlog(): { readonly events: number; readonly bytes: number } {
     const usedBytes = (): number => this.#transactions.reading(() => this.#usedBytes());
@@ -288,10 +286,10 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Lets the oldest frames go, together with their events and answers, in one commit: ascending by frame_id,
-   * up to the first that is above one of the cursors.
+   * Removes the oldest frames with their events and updates in one commit: ascending by frame_id, up to the first that
+   * is above one of the cursors.
    * @param maxEvents 1 to 1000.
-   * @returns how many events left.
+   * @returns how many events were removed.
    * @throws GatewayError disk_full, journal_failed
    */
   prune(to: JournalCursors, maxEvents?: number): number {
@@ -299,34 +297,34 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Lets answers go whose event and frame have gone before, up to `answerId`.
-   * @returns how many left, at most `max`.
+   * Removes updates up to `answerId` whose event and frame were removed before.
+   * @returns how many were removed, at most `max`.
    * @throws GatewayError disk_full, journal_failed
    */
   pruneAnswers(answerId: number, max?: number): number {
     return this.#pruning.answers(answerId, max);
   }
 
-  /** Up to which row of each log something has left by `prune`; 0: nothing. */
+  /** The highest row of each log that was pruned; 0 if none was. */
   pruned(): JournalCursors {
     return this.#pruning.pruned;
   }
 
   /**
-   * Forgets dedup keys that are past their window, once all of their generation (4 days) are.
-   * @returns how many, at most `max`; 0: there are none now.
+   * Forgets dedup keys that are past their window, once all keys of their generation (4 days) are.
+   * @returns how many, at most `max`; 0 if there are none now.
    * @throws GatewayError disk_full, journal_failed
    */
   pruneKeys(max?: number): number {
     return this.#pruning.keys(max);
   }
 
-  /** `pruneKeys`, until the pipeline calls it by that name; the window is the journal's. */
+  /** An old name of `pruneKeys` until the pipeline uses the new one. The journal knows the window. */
   pruneDedup(_olderThanUs: number, max?: number): number {
     return this.pruneKeys(max);
   }
 
-  /** How many times in a row the store was about to open and did not say that it had. */
+  /** How many times in a row the store began to open and did not report that it had succeeded. */
   openAttempts(): number {
     return this.#settings.openAttempts();
   }
@@ -354,7 +352,7 @@ export class Journal implements Disposable {
     this.#settings.set(key, value);
   }
 
-  /** A table for what is small and changes. @throws GatewayError disk_full, journal_failed */
+  /** A table of texts by key, for small state that changes. @throws GatewayError disk_full, journal_failed */
   table(name: SmallTableName): SmallTable {
     return openTable(name, this.#database, this.#transactions);
   }
@@ -365,19 +363,19 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Adds labels; a kind and id that is there keeps its label. How many there may be is the caller's bound.
+   * Adds labels. A kind and id that exists keeps its label. The caller bounds their number.
    * @throws GatewayError disk_full, journal_failed
    */
   addLabels(labels: readonly Label[]): void {
     this.#labels.add(labels);
   }
 
-  /** Commits what waits and closes the file. A second time it does nothing. */
+  /** Commits what waits and closes the file. A second call does nothing. */
   [Symbol.dispose](): void {
     try {
       this.#group[Symbol.dispose]();
     } finally {
-      // Finalizes the statements too; without it the file would stay open.
+      // `true` finalizes the statements; otherwise they would keep the file open.
       this.#database.close(true);
     }
   }

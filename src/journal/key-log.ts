@@ -1,23 +1,23 @@
 /**
- * The log of dedup keys: one row for each group, in the group's own transaction, so that a key is durable when its
- * event is. Rows leave when their keys have moved on. Part of the journal.
+ * The log of dedup keys. Each group writes one row, a batch, in its own transaction, so that a key is durable exactly
+ * when its event is. Batches are removed after their keys have moved to the tree. Part of the journal.
  */
 
 import type { Database } from "bun:sqlite";
 import { type PreparedStatement, prepare } from "./file.ts";
 import { HASH_BYTES } from "./key-table.ts";
 
-/** A hash, then seq and receipt as float64. */
+/** An entry is a hash, then seq and receipt as float64. */
 const ENTRY_BYTES = 32;
 
 export class KeyLog {
   readonly #read: PreparedStatement;
   readonly #insert: PreparedStatement;
   readonly #delete: PreparedStatement;
-  /** The newest row, committed and as the open transaction would have it. */
+  /** The newest batch: of committed transactions, and with the open one. */
   #lastBatch = 0;
   #writtenBatch = 0;
-  /** Rows up to here go in the next transaction that commits. */
+  /** Batches up to here are removed in the next transaction that commits. */
   #unwantedBatch = 0;
 
   constructor(database: Database) {
@@ -26,12 +26,12 @@ export class KeyLog {
     this.#delete = prepare(database, "DELETE FROM dedup_log WHERE batch <= ?");
   }
 
-  /** The newest committed row; 0: there never was one. */
+  /** The newest committed batch; 0 before the first. */
   get lastBatch(): number {
     return this.#lastBatch;
   }
 
-  /** Reads the whole log; `onBatch` is called before the entries of a row. An entry's hash stands at `words[at]` to `words[at + 3]`. */
+  /** Reads the whole log. `onBatch` is called before the entries of a batch. An entry's hash is `words[at]` to `words[at + 3]`. */
   load(
     onBatch: (count: number) => void,
     onEntry: (words: Uint32Array, at: number, seq: number, receivedUs: number) => void,
@@ -50,9 +50,9 @@ export class KeyLog {
   }
 
   /**
-   * Writes one row in the open transaction.
+   * Writes one batch in the open transaction.
    * @param hashes HASH_BYTES for each index.
-   * @param put index, seq and receipt of each key, one key after the other.
+   * @param put index, seq and receipt of one key after another.
    */
   append(hashes: Uint8Array, put: readonly number[]): void {
     const bytes = new Uint8Array((put.length / 3) * ENTRY_BYTES);
@@ -66,17 +66,17 @@ export class KeyLog {
     this.#writtenBatch = Number(this.#insert.run(bytes).lastInsertRowid);
   }
 
-  /** Deletes rows up to `batch` in the open transaction. */
+  /** Removes batches up to `batch` in the open transaction. */
   remove(batch: number): void {
     this.#delete.run(batch);
   }
 
-  /** Deletes rows up to `batch` in the next transaction that commits. */
+  /** Lets `step` remove batches up to `batch`, until a transaction with it commits. */
   removeLater(batch: number): void {
     this.#unwantedBatch = batch;
   }
 
-  /** What `removeLater` left to do, in the open transaction. */
+  /** Does what `removeLater` asked for, in the open transaction. */
   step(): void {
     if (this.#unwantedBatch > 0) this.remove(this.#unwantedBatch);
   }

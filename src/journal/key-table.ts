@@ -1,8 +1,8 @@
-/** Dedup keys in memory: for each the event that it made. Part of the journal. */
+/** Dedup keys in memory, each with the event that it made. Part of the journal. */
 
 import type { SQLQueryBindings } from "bun:sqlite";
 
-/** A key is the leading bytes of a SHA-256, in memory four words. */
+/** A key is the first bytes of a SHA-256; in memory it is four words. */
 export const HASH_BYTES = 16;
 
 /** The event that a key made. */
@@ -12,8 +12,8 @@ export interface KnownKey {
 }
 
 /**
- * Keys in memory: open addressing by the key's leading bits, so that a walk over the slots is nearly
- * in the order of keys. What a transaction put in can be taken out again, last in, first out.
+ * A hash table with open addressing by the leading bits of the key, so that a walk over the slots visits keys nearly in
+ * their order. What a transaction set can be undone, last in, first out.
  */
 export class KeyTable {
   count = 0;
@@ -31,7 +31,7 @@ export class KeyTable {
     this.#receivedUs = new Float64Array(1 << bits);
   }
 
-  /** An empty table of the same size, so that it need not grow again. */
+  /** An empty table with as many slots, so that it need not grow again. */
   emptyCopy(): KeyTable {
     return new KeyTable(this.#bits);
   }
@@ -40,7 +40,7 @@ export class KeyTable {
     return 1 << this.#bits;
   }
 
-  /** Makes room for `extra` more keys, so that none moves until they are in. */
+  /** Makes room for `extra` more keys, so that no key moves to another slot while they are set. */
   reserve(extra: number): void {
     let bits = this.#bits;
     while (this.count + extra > 2 ** (bits - 1)) bits += 1;
@@ -63,11 +63,11 @@ export class KeyTable {
     this.#receivedUs = larger.#receivedUs;
   }
 
-  /** The slot that has the key at `words[at]`, else the free one where it belongs. */
+  /** The slot of the key at `words[at]`, else the free slot for it. */
   #slot(words: Uint32Array, at: number): number {
     const [a, b, c, d] = [words[at] ?? 0, words[at + 1] ?? 0, words[at + 2] ?? 0, words[at + 3] ?? 0];
     const mask = this.slots - 1;
-    // The key's first bytes are its leading ones: the word, read as little endian, is turned round.
+    // Keys are ordered by bytes, first byte first, so the word, which is little endian, is reversed.
     const leading = ((a & 0xff) << 24) | ((a & 0xff00) << 8) | ((a >>> 8) & 0xff00) | (a >>> 24);
     const table = this.#words;
     for (let slot = leading >>> (32 - this.#bits); ; slot = (slot + 1) & mask) {
@@ -117,7 +117,7 @@ export class KeyTable {
     this.#undo.length = 0;
   }
 
-  /** Up to `limit` keys from `slot` on, as rows of `dedup`; `next` is where to go on, `slots` at the end. */
+  /** Up to `limit` keys from `slot` on, as rows of `dedup`. `next` is the slot to continue from; at the end, `slots`. */
   rowsFrom(slot: number, limit: number, generation: number): { rows: SQLQueryBindings[]; next: number } {
     const rows: SQLQueryBindings[] = [];
     const bytes = new Uint8Array(this.#words.buffer);

@@ -1,13 +1,13 @@
 /**
- * Dedup keys on disk, in the order of keys, by generations: a generation takes keys for half of the window, and is
- * forgotten as a whole once its newest key is too old. Part of the journal.
+ * Dedup keys on disk, sorted, in generations. A generation takes keys for half of the window and is forgotten as a whole
+ * when its newest key is too old. Part of the journal.
  */
 
 import type { Database } from "bun:sqlite";
 import { Inserter, type PreparedStatement, prepare } from "./file.ts";
 import { HASH_BYTES, type KeyTable, type KnownKey } from "./key-table.ts";
 
-/** Keys of one look-up. */
+/** Keys in one look-up. */
 const LOOKUP_KEYS = 16;
 const EMPTY = new Uint8Array(0);
 
@@ -21,7 +21,7 @@ export class KeyTree {
   readonly #generationUs: number;
   /** Oldest first. */
   #generations: readonly KeyGeneration[];
-  /** The newest generation as the open transaction makes it, for after its commit. */
+  /** The newest generation as the open transaction leaves it; adopted at the commit. */
   #written: KeyGeneration | null = null;
   readonly #lookUp: PreparedStatement;
   readonly #setGeneration: PreparedStatement;
@@ -31,7 +31,7 @@ export class KeyTree {
   readonly #deleteAll: PreparedStatement;
   readonly #insert: Inserter;
 
-  /** @param generationUs how long a generation takes keys. */
+  /** @param generationUs for how long a generation takes keys. */
   constructor(database: Database, generationUs: number) {
     this.#generationUs = generationUs;
     const places = new Array(LOOKUP_KEYS).fill("?").join(",");
@@ -65,11 +65,11 @@ export class KeyTree {
   }
 
   /**
-   * Looks up the keys of `indices` and puts those that are there into `known`.
+   * Looks up the keys of `indices` and adds those that it finds to `known`.
    * @param hashes HASH_BYTES for each index.
    */
   find(hashes: Uint8Array, indices: readonly number[], known: Map<number, KnownKey>): void {
-    // The newest generation first: what stands there is the newer use of a key.
+    // Newest generation first, because it has the newest use of a key.
     for (const { generation } of this.#generations.toReversed()) {
       this.#findIn(
         generation,
@@ -100,8 +100,8 @@ export class KeyTree {
   }
 
   /**
-   * Takes up to `limit` keys of `table` from `slot` on, in the open transaction.
-   * @returns where to go on, `table.slots` at the end.
+   * Adds up to `limit` keys of `table` from `slot` on, in the open transaction.
+   * @returns the slot to continue from; at the end, `table.slots`.
    */
   add(table: KeyTable, slot: number, limit: number): number {
     const newest = this.#generations.at(-1);
@@ -132,7 +132,10 @@ export class KeyTree {
     this.#written = null;
   }
 
-  /** Whether `prune` would delete keys; `filling`: the newest generation takes keys right now and stays. */
+  /**
+   * Whether the oldest generation can be pruned: all of its keys were received before `olderThanUs`.
+   * @param filling the newest generation is taking keys now, so it must stay.
+   */
   hasOlder(olderThanUs: number, filling: boolean): boolean {
     const oldest = this.#generations[0];
     const busy = filling && this.#generations.length === 1;
@@ -141,7 +144,7 @@ export class KeyTree {
 
   /**
    * Deletes keys of the oldest generation, at most `max`, in the open transaction.
-   * @returns how many, and what to do after the commit.
+   * @returns how many, and what must be called after the commit.
    */
   prune(max: number): { removed: number; done: () => void } {
     const oldest = this.#generations[0];

@@ -1,12 +1,12 @@
 /**
- * The dedup keys of the journal: which key was seen in the last 8 days, and which event it made.
- * Part of the journal: everything is read and written inside the transaction of the events.
+ * The dedup keys of the journal: which keys were received in the last 8 days, and which event each made. Part of the
+ * journal. Everything is read and written inside the transaction of the events.
  *
- * A key is first kept in `dedup_log` (one BLOB for each group) and in memory. When there are many,
- * they go, in the order of keys and a few in each transaction, to the tree `dedup`: there the order
- * makes one page serve many keys. Random keys written straight into a tree cost a page each (measured:
- * 30,000 events/s at a million keys, 100,000 this way). A temporary journal keeps the two newest
- * tables in memory instead and forgets the older ones.
+ * A key first goes to `dedup_log` (one BLOB for each group) and into a table in memory. When the table has many keys, it
+ * is sealed: its keys move, sorted and a few in each transaction, to the tree `dedup`. Sorted keys share pages; random
+ * keys written straight into a tree would cost a page each (measured at a million keys: 30,000 events/s, instead of
+ * 100,000 this way). A temporary journal does not use the tree. It keeps its two newest tables in memory and forgets
+ * older ones.
  */
 
 import type { Database } from "bun:sqlite";
@@ -14,9 +14,9 @@ import { KeyLog } from "./key-log.ts";
 import { HASH_BYTES, KeyTable, type KnownKey } from "./key-table.ts";
 import { KeyTree } from "./key-tree.ts";
 
-/** A repeat within this time is a duplicate: 8 days. */
+/** An event is a duplicate if its key was received at most this long ago: 8 days. */
 export const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
-/** Keys that move to `dedup` in one transaction, at least. */
+/** At least this many keys move to `dedup` in one transaction. */
 const MERGE_KEYS_MIN = 512;
 
 export const KEYS_SCHEMA_SQL = `
@@ -32,27 +32,27 @@ export class Keys {
   readonly #log: KeyLog;
   readonly #tree: KeyTree;
   #table = new KeyTable();
-  /** Keys on their way to `dedup`; in a temporary journal the older of the two tables in memory. */
+  /** Keys that are moving to `dedup`; in a temporary journal, the older of the two tables in memory. */
   #sealed: { readonly table: KeyTable; readonly lastBatch: number; nextSlot: number } | null = null;
-  /** What the open transaction makes of the sealed keys' `nextSlot`, for after its commit. */
+  /** How far the open transaction moved the sealed keys; becomes their `nextSlot` at the commit. */
   #movedTo: number | null = null;
 
-  /** The hashes of the calls at hand, HASH_BYTES each, and which of them are known beside `#table`. */
+  /** The hashes of the keys given to `begin`, HASH_BYTES each, and those of them that are known from outside `#table`. */
   #hashes = new Uint8Array(64 * HASH_BYTES);
   #words = new Uint32Array(this.#hashes.buffer);
   #known = new Map<number, KnownKey>();
-  /** Index, seq and receipt of each key that was put and is not yet in the log. */
+  /** Index, seq and receipt of each key that was put and is not in the log yet. */
   #put: number[] = [];
 
   /**
    * @param o.inMemoryMax keys that wait in memory before they are moved, at least 1.
-   * @param o.forgetful a temporary journal: beyond twice as many, the oldest are forgotten.
+   * @param o.forgetful for a temporary journal: keys stay in memory, and of more than twice as many the oldest are
+   *   forgotten.
    */
   constructor(database: Database, o: { inMemoryMax: number; forgetful: boolean }) {
     this.#inMemoryMax = o.inMemoryMax;
     this.#forgetful = o.forgetful;
     this.#log = new KeyLog(database);
-    // A generation is looked at until its newest key is too old.
     this.#tree = new KeyTree(database, DEDUP_WINDOW_US / 2);
     this.#log.load(
       (count) => {
@@ -64,12 +64,12 @@ export class Keys {
     this.commit();
   }
 
-  /** Makes room for as many new keys as a transaction may bring, before it begins. */
+  /** Makes room for the most keys that a transaction can bring. Call it before the transaction. */
   reserve(count: number): void {
     this.#table.reserve(count);
   }
 
-  /** Takes the keys of the calls at hand, scoped by their source; each is then known by its index here. */
+  /** Looks up keys, scoped by their source. Until the next `begin`, each is meant by its index here. */
   begin(keys: readonly string[]): void {
     this.#known.clear();
     this.#put = [];
@@ -91,40 +91,42 @@ export class Keys {
     this.#tree.find(this.#hashes, missing, this.#known);
   }
 
-  /** The event that key `index` made, unless its window is over at `receivedUs`. */
+  /** The event that key `index` made; null if there is none in the window before `receivedUs`. */
   find(index: number, receivedUs: number): KnownKey | null {
     const known = this.#table.find(this.#words, 4 * index) ?? this.#known.get(index) ?? null;
     return known !== null && known.receivedUs >= receivedUs - DEDUP_WINDOW_US ? known : null;
   }
 
+  /** Notes that key `index` made event `seq`. */
   put(index: number, seq: number, receivedUs: number): void {
     this.#table.set(this.#words, 4 * index, seq, receivedUs);
     this.#put.push(index, seq, receivedUs);
   }
 
-  /** Writes the log of what was put since `begin`, in the open transaction. */
+  /** Writes the keys that were put since `begin` to the log, in the open transaction. */
   log(): void {
     if (this.#put.length === 0) return;
     this.#log.append(this.#hashes, this.#put);
     this.#put = [];
   }
 
-  /** Moves some sealed keys on, in the open transaction, as its last step. */
+  /** Moves some sealed keys to the tree. Call it as the last step of a transaction. */
   step(): void {
     this.#log.step();
     const sealed = this.#sealed;
     if (sealed === null || this.#forgetful) return;
-    // At least twice as many as come in, so that it ends before there are as many again.
+    // At least twice as many keys move as came in, so that all have moved before the next table is full.
     const limit = Math.max(MERGE_KEYS_MIN, 2 * this.#table.mark);
     this.#movedTo = this.#tree.add(sealed.table, sealed.nextSlot, limit);
     if (this.#movedTo === sealed.table.slots) this.#log.remove(sealed.lastBatch);
   }
 
+  /** A point in the open transaction to which `rollback` can return; 0 at its start. */
   get mark(): number {
     return this.#table.mark;
   }
 
-  /** Takes back what was put since `mark`; all of it: the transaction was rolled back. */
+  /** Undoes what was put since `mark`. With mark 0 the transaction was rolled back. */
   rollback(mark: number): void {
     this.#table.rollback(mark);
     this.#put = [];
@@ -151,16 +153,15 @@ export class Keys {
     this.#table = this.#table.emptyCopy();
   }
 
-  /** There are keys that `prune` would delete. */
+  /** Whether `prune` would delete keys. */
   hasOlder(olderThanUs: number): boolean {
-    // The generation that keys are moved to right now stays.
     return this.#tree.hasOlder(olderThanUs, this.#sealed !== null && this.#sealed.nextSlot > 0);
   }
 
   /**
-   * Deletes keys of generations that hold nothing received at `olderThanUs` or later, at most `max`,
-   * in the open transaction.
-   * @returns how many, and what to do after the commit.
+   * Deletes keys, at most `max`, of a generation whose keys were all received before `olderThanUs`, in the open
+   * transaction.
+   * @returns how many, and what must be called after the commit.
    */
   prune(olderThanUs: number, max: number): { removed: number; done: () => void } {
     return this.hasOlder(olderThanUs) ? this.#tree.prune(max) : { removed: 0, done: () => {} };

@@ -1,4 +1,4 @@
-/** The texts behind the hashes that frames carry for intents, types and models. Part of the journal. */
+/** The texts of the hashes by which frames name intents, types and models. Part of the journal. */
 
 import type { Database } from "bun:sqlite";
 import { type PreparedStatement, prepare } from "./file.ts";

@@ -1,6 +1,6 @@
 /**
- * The three logs of the journal, over the generations in which they are kept. Part of the journal; it knows nothing of
- * transactions and has no state of its own.
+ * Reads and writes the three logs of the journal across their generations. A row of `answers` is an update of an event.
+ * Part of the journal. It does not begin or end transactions and has no state of its own.
  */
 
 import type { SQLQueryBindings } from "bun:sqlite";
@@ -21,17 +21,17 @@ import {
   type StoredFrame,
 } from "./rows.ts";
 
-/** A frame that may leave, with the newest of its answers. */
+/** A frame that may leave the journal, with its event's newest update. */
 export interface Leaving extends JournalCursors {
   readonly generation: Generation;
 }
 
-/** What was ever written: 0 where nothing was. */
+/** The highest number of each log that was ever written; 0 if none was. */
 export interface Heads {
   headSeq: number;
   headFrameId: number;
   headAnswerId: number;
-  /** The newest event that ever got a frame and still has it. */
+  /** The newest event whose frame is in the journal. */
   framedMax: number;
 }
 
@@ -42,7 +42,7 @@ export class Logs {
     this.#generations = generations;
   }
 
-  /** What SQLite's own sequences say, which never go back. */
+  /** The heads by SQLite's own sequences, which never go back. */
   heads(): Heads {
     const heads = { headSeq: 0, headFrameId: 0, headAnswerId: 0, framedMax: 0 };
     const sql = `SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events' || ?1) AS events,
@@ -59,12 +59,12 @@ export class Logs {
     return heads;
   }
 
-  /** @param cells the values of EVENT_COLUMNS, one event after the other. */
+  /** @param cells the values of EVENT_COLUMNS of one event after another. */
   insertEvents(cells: SQLQueryBindings[]): void {
     this.#generations.current.insertEvents.insert(cells);
   }
 
-  /** Stores frames whose events are there; their ids go on from `frameId`. */
+  /** Stores frames with consecutive ids from `frameId` on. Their events must be in the journal. */
   insertFrames(frames: readonly DecidedFrame[], frameId: number): void {
     const cells = new Map<Generation, SQLQueryBindings[]>();
     let next = frameId;
@@ -78,7 +78,10 @@ export class Logs {
     for (const [generation, rows] of cells) generation.insertFrames.insert(rows);
   }
 
-  /** Stores answers beside their events, or among the newest rows where the event has gone. */
+  /**
+   * Stores updates with consecutive ids from `answerId` on, each in the generation of its event. If that was emptied, the
+   * update goes to the current generation.
+   */
   insertAnswers(answers: readonly DecidedFrame[], answerId: number): void {
     answers.forEach((answer, index) => {
       const generation = this.#generations.of(answer.seq) ?? this.#generations.current;
@@ -93,7 +96,7 @@ export class Logs {
     return newest === undefined ? null : answerOf(newest);
   }
 
-  /** Answers up to `answerId` on events up to `seq` that have no frame here, ascending. */
+  /** The ids, ascending, of updates up to `answerId` of events up to `seq` whose frame is not in the journal. */
   lonelyAnswers(seq: number, answerId: number, limit: number): number[] {
     const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id <= ?
       AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = a.seq) ORDER BY answer_id LIMIT ?`;
@@ -108,8 +111,8 @@ export class Logs {
   }
 
   /**
-   * What a language model could add to a frame is its provenance that is null: intent and sentiment of a message, the type of
-   * another event.
+   * Events of frames that a language model could add to, newest first: the provenance of a message's intent or sentiment,
+   * or of the type of an event without message, is null, and the event has no update.
    */
   unanswered(fromFrameId: number, toFrameId: number): number[] {
     const sql = `SELECT f.frame_id, f.seq AS seq FROM {frames} f JOIN {events} e ON e.seq = f.seq
@@ -124,14 +127,14 @@ export class Logs {
       .map((row) => row.seq as number);
   }
 
-  /** The id that event `seq` was given; undefined where it has left. */
+  /** The id of event `seq`; undefined if the event has left the journal. */
   idOf(seq: number): string | undefined {
     return this.#generations.of(seq)?.query("SELECT id FROM {events} WHERE seq = ?").get(seq)?.id as
       | string
       | undefined;
   }
 
-  /** Those of `seqs` that have no row of events. */
+  /** Those of `seqs` whose event is not in the journal. */
   missing(seqs: readonly number[]): number[] {
     const present = "FROM json_each(?) j CROSS JOIN {events} e ON e.seq = j.value";
     const json = JSON.stringify(seqs);
@@ -147,8 +150,8 @@ export class Logs {
   }
 
   /**
-   * The last event before the first above `from` that is there without a frame, as far as a few look-ups
-   * reach. Above `framedMax` none has one.
+   * Searches upwards from `from` for the first event without a frame, with a bounded number of look-ups, and returns how
+   * far every event has its frame. No event above `framedMax` has one.
    */
   framedTo(from: number, framedMax: number): number {
     const step = 64;
@@ -205,7 +208,7 @@ export class Logs {
     }));
   }
 
-  /** The oldest frames up to the first that is above one of the cursors, at most `limit`. */
+  /** The oldest frames, up to the first that is above one of the cursors, at most `limit`. */
   leaving(to: JournalCursors, limit: number): Leaving[] {
     const sql = `SELECT frame_id, seq,
       (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
@@ -226,7 +229,7 @@ export class Logs {
     return oldest.slice(0, Math.min(limit, stop === -1 ? oldest.length : stop));
   }
 
-  /** Deletes what leaves, with events and answers. */
+  /** Deletes frames with their events and updates. */
   remove(leaving: readonly Leaving[]): void {
     for (const generation of this.#generations.all) {
       const seqs = leaving.filter((row) => row.generation === generation).map(({ seq }) => seq);
@@ -239,7 +242,7 @@ export class Logs {
   }
 }
 
-/** What a frame and an answer have in common, in the order of FRAME_READ and ANSWER_READ. */
+/** The cells that frames and updates share, in the order of FRAME_READ and ANSWER_READ. */
 function cellsOf({
   seq,
   decidedUs,

@@ -1,6 +1,6 @@
 /**
- * What leaves the journal, in small steps: events with their frames and answers, answers whose event has left before,
- * and dedup keys past their window. Part of the journal.
+ * Removes rows from the journal in small steps: frames with their events and updates, updates whose event was removed
+ * before, and dedup keys past their window. Part of the journal.
  */
 
 import { DEDUP_WINDOW_US, type Keys } from "./keys.ts";
@@ -9,7 +9,7 @@ import type { JournalCursors } from "./rows.ts";
 import type { Settings } from "./settings.ts";
 import type { Transactions } from "./transactions.ts";
 
-/** Rows that leave in one transaction, at most. */
+/** Rows that are removed in one transaction, at most. */
 const PRUNE_ROWS_MAX = 1000;
 const PRUNED = "journal.pruned";
 
@@ -19,7 +19,7 @@ export interface PruningOptions {
   readonly logs: Logs;
   readonly keys: Keys;
   readonly nowUs: () => number;
-  /** Called after each step in which events left. */
+  /** Called after each step that removed events. */
   readonly onLeft: (leaving: readonly Leaving[]) => void;
 }
 
@@ -30,7 +30,7 @@ function limitOf(max: number): number {
 export class Pruning {
   readonly #o: PruningOptions;
   #pruned: JournalCursors;
-  /** Events that left the journal, pruned or dropped: with seq dense, the others are there. */
+  /** Events that left the journal, pruned or dropped. Because seq has no gaps, all others are in it. */
   #gone: number;
 
   constructor(options: PruningOptions) {
@@ -45,17 +45,17 @@ export class Pruning {
     return this.#pruned;
   }
 
-  /** Events that left the journal, pruned or dropped. */
+  /** How many events left the journal, pruned or dropped. */
   get gone(): number {
     return this.#gone;
   }
 
-  /** Counts events that a temporary journal dropped. */
+  /** Counts events that a temporary journal dropped at its bound. */
   dropped(events: number): void {
     this.#gone += events;
   }
 
-  /** The oldest frames with their events and answers, up to the first that is above one of the cursors. */
+  /** Removes the oldest frames with their events and updates, up to the first that is above one of the cursors. */
   events(to: JournalCursors, max = PRUNE_ROWS_MAX): number {
     const { transactions, logs } = this.#o;
     const leaving = transactions.reading(() => logs.leaving(to, limitOf(max)));
@@ -79,7 +79,7 @@ export class Pruning {
     return leaving.length;
   }
 
-  /** Answers up to `answerId` whose event and frame have gone before. */
+  /** Removes updates up to `answerId` whose event and frame were removed before. */
   answers(answerId: number, max = PRUNE_ROWS_MAX): number {
     const { transactions, logs } = this.#o;
     const ids = transactions.reading(() => logs.lonelyAnswers(this.#pruned.seq, answerId, limitOf(max)));
@@ -94,7 +94,7 @@ export class Pruning {
     return ids.length;
   }
 
-  /** Dedup keys past their window, once all of their generation are. */
+  /** Removes dedup keys past their window, once all keys of their generation are. */
   keys(max = PRUNE_ROWS_MAX): number {
     const { transactions, keys, nowUs } = this.#o;
     const olderThanUs = nowUs() - DEDUP_WINDOW_US;

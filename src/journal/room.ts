@@ -1,6 +1,6 @@
 /**
- * The bound of a temporary journal: what its tables and its WAL may take, and what is in each generation. Before a
- * group is stored, the oldest generations are emptied until there is room for it. Part of the journal.
+ * The bound of a temporary journal: how many bytes its tables and its WAL may take. Before a group is stored, the oldest
+ * generations are emptied until there is room for it. Part of the journal.
  */
 
 import type { Database } from "bun:sqlite";
@@ -10,39 +10,36 @@ import type { Generation, Generations } from "./generations.ts";
 import type { Leaving } from "./logs.ts";
 import type { Transactions } from "./transactions.ts";
 
-/** Bytes of bodies and messages in one transaction; a single call may hold more. */
+/** Bytes of bodies, messages and vectors in one transaction; a single call may hold more. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
-/**
- * The WAL is copied back each time it has grown by this: small, since it holds up one commit (about 10
- * ms).
- */
+/** The WAL is copied back whenever it has grown by this. It is small because copying delays one commit (by about 10 ms). */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;
-/** A temporary journal keeps at least this part of its room for the newest events, one in so many. */
+/** The oldest generation is emptied only if the others hold at least this part, one in 16, of the room in events. */
 const NEWEST_SHARE = 16;
-/** What a row takes beside its bodies, messages and vectors, roughly. */
+/** Roughly what a row takes besides body, message and vector. */
 const ROW_BYTES = 128;
 
 export interface Bounds {
-  /** What the tables may take. */
+  /** Of the tables. */
   readonly tablesBytes: number;
   /** The WAL is copied back whenever it has grown by this. */
   readonly walBytes: number;
-  /** Of one group. */
+  /** Of the calls in one group. */
   readonly groupBytes: number;
 }
 
-/** How `limitBytes` of file and WAL are shared out; infinite for a kept journal. */
+/** Divides `limitBytes` between the file and its WAL. A kept journal has an infinite limit. */
 export function boundsOf(limitBytes: number): Bounds {
   const walBytes = Math.min(CHECKPOINT_BYTES, limitBytes / 16);
   const groupBytes = Math.min(GROUP_BYTES_MAX, limitBytes / 16);
-  // Beside the tables: a full WAL, which a group more may exceed, and the group's own pages.
+  // Besides the tables there are a full WAL, which one more group may exceed, and the pages of that group.
   return { tablesBytes: limitBytes - 2 * walBytes - 2 * groupBytes, walBytes, groupBytes };
 }
 
-/** What went with a generation that was emptied. */
+/** What was lost with a generation that was emptied. */
 export interface Dropped {
   readonly events: number;
-  /** The first event that is still there. */
+  /** The first event that is still in the journal. */
   readonly oldestSeq: number;
 }
 
@@ -53,15 +50,16 @@ export interface RoomOptions {
   readonly generations: Generations;
   readonly bounds: Bounds;
   readonly usedBytes: () => number;
-  /** Called after each generation that was emptied. */
+  /** Called after a generation was emptied. */
   readonly onDropped: (dropped: Dropped) => void;
 }
 
-/** What is in one generation. */
+/** What one generation holds. */
 interface Tally {
-  /** Rows of events there, those without a frame, and what was written since it is the current one. */
   events: number;
+  /** Events without a frame. */
   unframed: number;
+  /** Bytes of events, written while it took new events. */
   bytes: number;
 }
 
@@ -77,14 +75,14 @@ export class Room {
     );
   }
 
-  /** Events that went before they had a frame. */
+  /** Events that were lost before they had a frame. */
   get dropped(): number {
     return this.#dropped;
   }
 
   /**
-   * Empties the oldest generation when the bound would be passed or the newest has its share.
-   * @param nextSeq the next event's, if none is stored before.
+   * Empties the oldest generation if the group would exceed the bound or the newest generation is full.
+   * @param nextSeq the number of the next event.
    * @throws GatewayError disk_full, journal_failed
    */
   make(group: readonly Call[], nextSeq: number): void {
@@ -95,16 +93,16 @@ export class Room {
       const full = this.#o.usedBytes() + incoming > tablesBytes;
       const shareReached = this.#of(this.#o.generations.current).bytes >= tablesBytes / generations;
       if (!full && !shareReached) break;
-      // Frames of the newest events may fill the room by themselves: these events are not what has to go.
+      // The frames of the newest events may fill the room by themselves. Those events must stay.
       if (!shareReached && this.#bytesBesideOldest() < tablesBytes / NEWEST_SHARE) break;
       this.#rotate(nextSeq);
     }
-    // A reader that sat on the WAL kept it from starting over; it is cut as soon as nobody does.
+    // A long-lived reader keeps the WAL from starting over. Cut it as soon as no reader needs it.
     const wal = statSync(`${this.#o.path}-wal`, { throwIfNoEntry: false })?.size ?? 0;
     if (wal > walBytes + groupBytes) this.#o.database.run("PRAGMA wal_checkpoint(TRUNCATE)");
   }
 
-  /** Counts a group that was stored. */
+  /** Counts the rows of a group that was stored. */
   stored(group: readonly Call[]): void {
     const current = this.#of(this.#o.generations.current);
     for (const call of group) {
@@ -115,7 +113,7 @@ export class Room {
       current.unframed += call.stored.length;
     }
     for (const call of group) {
-      // Frames stand beside their events, mostly older ones: they are no reason to begin a new generation.
+      // A frame goes to the generation of its event, mostly an older one, so its bytes do not fill the newest.
       if (call.kind !== "decide" || call.failure !== undefined) continue;
       for (const { seq } of call.frames) {
         const generation = this.#o.generations.of(seq);
@@ -124,18 +122,18 @@ export class Room {
     }
   }
 
-  /** Counts what was pruned. */
+  /** Counts the events that were pruned. */
   left(leaving: readonly Leaving[]): void {
     for (const { generation } of leaving) this.#of(generation).events -= 1;
   }
 
   #of(generation: Generation): Tally {
     const tally = this.#tallies.get(generation);
-    if (tally === undefined) throw new Error("journal: a generation that is not counted");
+    if (tally === undefined) throw new Error("journal: an unknown generation");
     return tally;
   }
 
-  /** Bytes of events that stay when the oldest generation goes. */
+  /** Bytes of events that stay when the oldest generation is emptied. */
   #bytesBesideOldest(): number {
     return this.#o.generations.all.slice(1).reduce((sum, generation) => sum + this.#of(generation).bytes, 0);
   }

@@ -1,41 +1,39 @@
-/**
- * What stands in the journal, and how it is read from a row of SQLite. Part of the journal.
- */
+/** The types of what the journal stores, and how they are read from rows of SQLite. Part of the journal. */
 
 import { GatewayError } from "../errors.ts";
 import type { EventFields } from "../event/event.ts";
 import type { Row } from "./file.ts";
 
-/** An event as it stands in the journal. */
+/** An event as the journal stores it. */
 export interface JournalEvent {
-  /** From 1, without gaps; never used again. */
+  /** From 1, without gaps; never reused. */
   readonly seq: number;
   readonly receivedUs: number;
-  /** The sender's, else a UUIDv7. */
+  /** The sender's id, else a UUIDv7. */
   readonly id: string;
   readonly type: string | null;
   readonly message: string | null;
   readonly conversationId: string | null;
   readonly timestampUs: number | null;
   readonly fields: EventFields | null;
-  /** The bytes that came. */
+  /** The bytes as they were received. */
   readonly body: Uint8Array;
 }
 
 export interface AppendResult {
-  /** Of a duplicate: the first one's. */
+  /** The event's number; for a duplicate, the number of the first event with its key. */
   readonly seq: number;
   readonly id: string;
   readonly duplicate: boolean;
 }
 
-/** What is decided about an event, once and for ever. */
+/** What a frame says about its event, decided once and never changed; an update has the same form. */
 export interface DecidedFrame {
   readonly seq: number;
   readonly decidedUs: number;
-  /** PHYSICS_BYTES. */
+  /** PHYSICS_BYTES bytes. */
   readonly physics: Uint8Array;
-  /** The leading `semantic_dim` floats; null: none, or of an embedder whose vectors are computed again. */
+  /** The first `semantic_dim` floats; null if there is no vector, or if the embedder computes it again from the text. */
   readonly vector: Float32Array | null;
   readonly eventType: string | null;
   readonly intent: string | null;
@@ -44,13 +42,13 @@ export interface DecidedFrame {
 }
 
 export interface StoredFrame extends DecidedFrame {
-  /** From 1, without gaps; never used again. */
+  /** From 1, without gaps; never reused. */
   readonly frameId: number;
 }
 
-/** What is said of an event after its frame; its physics are those of the frame but for what is said anew. */
+/** An update: what is known of an event after its frame. Its physics repeat the frame's, except for what has changed. */
 export interface StoredAnswer extends DecidedFrame {
-  /** From 1; never used again. */
+  /** From 1; never reused. */
   readonly answerId: number;
 }
 
@@ -58,30 +56,27 @@ export interface Label {
   readonly kind: "intent" | "type" | "model";
   readonly id: number;
   readonly label: string;
-  /** Of a model: the width of its vectors; else 0. */
+  /** The width of a model's vectors; 0 for other kinds. */
   readonly dim: number;
 }
 
-/** Up to which row of each log something holds; 0: none. */
+/** A position in each log: the highest row that is meant; 0 if none is. */
 export interface JournalCursors {
   readonly seq: number;
   readonly frameId: number;
   readonly answerId: number;
 }
 
-/** The motion of a conversation, from an event that has its frame. */
+/** One step in the motion of a conversation, from an event that has a frame. */
 export interface ConversationMotion {
   readonly frameId: number;
   readonly conversationId: string;
-  /** The event's own timestamp, else its receipt. */
+  /** The event's own timestamp, else the time of its receipt. */
   readonly timestampUs: number;
   readonly decidedUs: number;
 }
 
-/**
- * What a `decide` rejects with when events are not in the journal (any more); nothing of that call was
- * stored.
- */
+/** `decide` rejects with this if events are not in the journal (any more). Nothing of that call is stored. */
 export class EventsGone extends GatewayError {
   readonly seqs: readonly number[];
 
@@ -90,14 +85,14 @@ export class EventsGone extends GatewayError {
       code: "not_found",
       operation: "journal: decide",
       object: path,
-      detail: `${seqs.length} of the events are not there (any more), the first is ${seqs[0]}`,
-      hint: "a temporary journal drops its oldest events at its bound; decide the others without them",
+      detail: `${seqs.length} of the events are not in the journal (any more), the first is ${seqs[0]}`,
+      hint: "a temporary journal drops its oldest events at its bound; decide the other frames without them",
     });
     this.seqs = seqs;
   }
 }
 
-/** The first part of a UUIDv7, up to 14 bits of the journal; the same for all events of one receipt. */
+/** The first part of an event's UUIDv7: the receipt and 14 bits of the journal's id. All events of one receipt share it. */
 export function idPrefix(receivedUs: number, journalId: number): string {
   const ms = Math.floor(receivedUs / 1000)
     .toString(16)
@@ -107,15 +102,15 @@ export function idPrefix(receivedUs: number, journalId: number): string {
   return `${ms.slice(0, 8)}-${ms.slice(8)}-7${us}-${variant}-`;
 }
 
-/** The rest: 18 bits of the journal, 30 of seq. */
+/** The rest of an event's UUIDv7: 18 bits of the journal's id and 30 bits of seq. */
 export function idRest(journalId: number, seq: number): string {
   return ((journalId & 0x3ffff) * 2 ** 30 + (seq % 2 ** 30)).toString(16).padStart(12, "0");
 }
 
 /**
- * The id of an event whose sender gave none: a UUIDv7 (RFC 9562) of nothing but these three, so that a
- * repeat is told the same id when the event itself has left the journal. Its random bits are the µs
- * of the receipt (12 bits), the journal (32) and seq (30).
+ * The id of an event whose sender gave none: a UUIDv7 (RFC 9562) that is a function of these three values, so that a
+ * repeat gets the same id even after the event has left the journal. In place of random bits it has the µs of the
+ * receipt (12 bits), the journal's id (32) and seq (30).
  */
 export function eventId(receivedUs: number, journalId: number, seq: number): string {
   return idPrefix(receivedUs, journalId) + idRest(journalId, seq);
@@ -142,14 +137,14 @@ export function eventOf(row: Row): JournalEvent {
   };
 }
 
-/** The columns that {@link frameOf} reads: all of a frame. */
+/** The columns that {@link frameOf} reads, which are all columns of a frame. */
 export const FRAME_READ = "frame_id, seq, decided_us, physics, vector, event_type, intent, provenance";
 
 export function frameOf(row: Row): StoredFrame {
   return { frameId: row.frame_id as number, ...decidedOf(row) };
 }
 
-/** The columns that {@link answerOf} reads: all of an answer. */
+/** The columns that {@link answerOf} reads, which are all columns of an update. */
 export const ANSWER_READ = "answer_id, seq, decided_us, physics, vector, event_type, intent, provenance";
 
 export function answerOf(row: Row): StoredAnswer {

@@ -1,4 +1,4 @@
-/** Small settings of the journal, a text by its key, and the count of the store's attempts to open. Part of the journal. */
+/** The journal's settings, a text by its key, and the count of attempts to open the store. Part of the journal. */
 
 import type { Database } from "bun:sqlite";
 import { type PreparedStatement, prepare } from "./file.ts";
@@ -25,12 +25,12 @@ export class Settings {
     return this.#transactions.reading(() => (this.#get.get(key)?.value as string | undefined) ?? null);
   }
 
-  /** Durable when it returns. @throws GatewayError disk_full, journal_failed */
+  /** The setting is durable when this returns. @throws GatewayError disk_full, journal_failed */
   set(key: string, value: string): void {
     this.#transactions.change("write a setting", () => this.put(key, value));
   }
 
-  /** Like `set`, but in the transaction that is open. @throws SQLiteError */
+  /** Like `set`, but inside the open transaction. @throws SQLiteError */
   put(key: string, value: string): void {
     this.#put.run(key, value);
   }

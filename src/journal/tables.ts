@@ -1,26 +1,26 @@
 /**
- * Small tables of the journal for what is learned and may change: a text by its key. How many rows there may be is
- * their owner's bound. Part of the journal.
+ * Small tables of the journal, texts by key, for what is learned and changes. The owner of a table bounds its rows. Part
+ * of the journal.
  */
 import type { Database } from "bun:sqlite";
 import { prepare, type Row } from "./file.ts";
 import type { Transactions } from "./transactions.ts";
 
-/** Tables that exist; a later one is made when an older journal is opened, which older gateways do not mind. */
+/** The tables. One that an older journal lacks is created on first use; older gateways ignore it. */
 const SMALL_TABLES = ["schemas", "shapes"] as const;
 export type SmallTableName = (typeof SMALL_TABLES)[number];
 
 export interface SmallTable {
-  /** All rows, the one that was written longest ago first. @throws GatewayError journal_failed */
+  /** All rows, the one written longest ago first. @throws GatewayError journal_failed */
   all(): { key: string; value: string }[];
-  /** Puts rows, or removes those whose value is null, in one commit. @throws GatewayError disk_full, journal_failed */
+  /** Writes rows in one commit; a row whose value is null is removed. @throws GatewayError disk_full, journal_failed */
   write(rows: readonly { readonly key: string; readonly value: string | null }[]): void;
 }
 
 export function openTable(name: SmallTableName, database: Database, transactions: Transactions): SmallTable {
-  transactions.change(`make the table ${name}`, () => make(name, database));
+  transactions.change(`create the table ${name}`, () => create(name, database));
   const all = prepare(database, `SELECT key, value FROM ${name} ORDER BY turn`);
-  // A row that is replaced gets a turn after all others.
+  // A row that is replaced moves to the end of the order.
   const put = prepare(database, `INSERT OR REPLACE INTO ${name}(key, value) VALUES(?, ?)`);
   const remove = prepare(database, `DELETE FROM ${name} WHERE key = ?`);
   return {
@@ -39,10 +39,11 @@ export function openTable(name: SmallTableName, database: Database, transactions
   };
 }
 
-function make(name: SmallTableName, database: Database): void {
+/** Creates the table if it does not exist. */
+function create(name: SmallTableName, database: Database): void {
   const columns = database.query<Row, [string]>("SELECT name FROM pragma_table_info(?)").all(name);
   const ordered = columns.some((column) => column.name === "turn");
-  // Builds before the first release made `schemas` without an order; what it holds is kept.
+  // Builds before the first release created `schemas` without the column `turn`. Its rows are kept.
   const old = columns.length > 0 && !ordered;
   if (old) database.run(`ALTER TABLE ${name} RENAME TO ${name}_before`);
   database.run(

@@ -1,5 +1,5 @@
 /**
- * Transactions on the journal's file, and the errors of the journal for what SQLite throws. Everything here is
+ * Transactions on the journal's file. They turn what SQLite throws into the journal's errors. Everything here is
  * synchronous, so that no two transactions are ever open at once. Part of the journal.
  */
 
@@ -23,7 +23,7 @@ export class Transactions {
 
   /**
    * Runs `work` in a transaction, which has committed when this returns.
-   * @throws what `work` or SQLite threw; then nothing of it is stored.
+   * @throws what `work` or SQLite throws; then nothing is stored.
    */
   run<T>(work: () => T): T {
     try {
@@ -32,16 +32,16 @@ export class Transactions {
       this.#commit.run();
       return result;
     } catch (error) {
-      // After some failures SQLite has rolled back by itself.
+      // After some failures SQLite has already rolled back.
       if (this.#database.inTransaction) this.#rollback.run();
       throw error;
     }
   }
 
   /**
-   * Runs `work` inside the open transaction so that it can fail by itself: what it wrote is taken back if a row is
-   * refused. A failure of the file leaves that to the whole transaction.
-   * @throws what `work` threw.
+   * Runs `work` inside the open transaction so that it can fail alone: if SQLite refuses a row, only what `work` wrote
+   * is undone. After a failure of the file the whole transaction must be rolled back.
+   * @throws what `work` throws.
    */
   savepoint(work: () => void): void {
     this.#database.run("SAVEPOINT one_call");
@@ -58,7 +58,7 @@ export class Transactions {
   }
 
   /**
-   * One small change as a transaction of its own; durable when this returns.
+   * Runs one small change as a transaction of its own. The change is durable when this returns.
    * @throws GatewayError disk_full, journal_failed
    */
   change<T>(operation: string, change: () => T): T {

@@ -1,6 +1,6 @@
 /**
- * Stores groups of calls: events with their dedup keys, then frames, then answers, in one transaction in which their
- * numbers are taken. Part of the journal.
+ * Stores groups of calls: events with their dedup keys, then frames, then updates, all in one transaction, which also
+ * assigns their numbers. Part of the journal.
  */
 
 import { SQLiteError, type SQLQueryBindings } from "bun:sqlite";
@@ -15,9 +15,9 @@ import type { Transactions } from "./transactions.ts";
 
 const FRAMED_TO = "journal.framed_to";
 
-/** What a transaction makes of the counters; taken over when it has committed. */
+/** The heads of the logs. A transaction works on a copy, which replaces them when it has committed. */
 interface Counters extends Heads {
-  /** Every event up to here has its frame, or is gone: where the search for unframed ones begins. */
+  /** Every event up to this seq has a frame or has left; the search for unframed events begins above it. */
   framedTo: number;
 }
 
@@ -39,12 +39,12 @@ export class Writer {
     this.#counters = this.#readCounters();
   }
 
-  /** The newest committed seq, frame and answer; 0 where there never was one. */
+  /** The newest committed event, frame and update; 0 before the first of each. */
   get heads(): Readonly<Counters> {
     return this.#counters;
   }
 
-  /** Events before `seq` have gone. */
+  /** Notes that all events before `seq` have left. */
   startsAt(seq: number): void {
     this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, seq - 1) };
   }
@@ -54,8 +54,8 @@ export class Writer {
   }
 
   /**
-   * Stores a group in one transaction. A call with a row that is refused is marked as failed, alone.
-   * @throws what SQLite threw about the file: nothing is stored.
+   * Stores a group in one transaction. If SQLite refuses a row, only the call with that row fails.
+   * @throws what SQLite throws about the file; then nothing is stored.
    */
   store(group: readonly Call[]): void {
     this.#o.keys.reserve(group.reduce((sum, call) => sum + (isAppend(call) ? call.rows : 0), 0));
@@ -63,15 +63,12 @@ export class Writer {
       this.#transact(() => this.#storeCalls(group, this.#counters));
     } catch (error) {
       if (isFileFailure(error)) throw error;
-      // A row was refused. Now each call stands for itself, and only that row's call fails.
+      // SQLite refused a row. Store each call by itself, so that only the call with that row fails.
       this.#transact(() => this.#storeOneByOne(group));
     }
   }
 
-  /**
-   * Runs `store` in a transaction; takes its counters over after the commit, or leaves everything as it
-   * was.
-   */
+  /** Runs `store` in a transaction. Adopts the counters that it returns after the commit, or undoes everything. */
   #transact(store: () => Counters): void {
     const { transactions, keys } = this.#o;
     try {
@@ -107,7 +104,7 @@ export class Writer {
     return counters;
   }
 
-  /** Events first, then frames, then answers. */
+  /** Stores events first, then frames, then updates. */
   #storeCalls(calls: readonly Call[], before: Counters): Counters {
     const counters = { ...before };
     const appends = calls.filter(isAppend);
@@ -187,10 +184,10 @@ export class Writer {
   }
 }
 
-/** What a call is told whose row SQLite or its binding refused. */
+/** The error of a call with a row that SQLite or its binding refused. */
 function rowFailure(kind: Call["kind"], thrown: unknown): unknown {
   if (kind === "decide" && thrown instanceof SQLiteError && thrown.code === "SQLITE_CONSTRAINT_UNIQUE") {
-    return new Error(`journal: decide: an event has its frame already: ${messageOf(thrown)}`);
+    return new Error(`journal: decide: an event already has a frame: ${messageOf(thrown)}`);
   }
   return thrown instanceof SQLiteError || !(thrown instanceof GatewayError)
     ? new Error(`journal: ${kind}: ${messageOf(thrown)}`, { cause: thrown })

@@ -77,7 +77,7 @@ describe("frames", () => {
       ).toEqual([
         1,
         expect.stringContaining("the first is 99"),
-        expect.stringContaining("has its frame already"),
+        expect.stringContaining("already has a frame"),
         expect.stringContaining("NOT NULL"),
         3,
       ]);

@@ -76,7 +76,7 @@ describe("a group", () => {
       expect.stringContaining("BigInt"),
       "stored",
       "stored",
-      expect.stringContaining("has its frame already"),
+      expect.stringContaining("already has a frame"),
       "stored",
     ]);
     expect(calls[1]?.failure).toBeInstanceOf(EventsGone);
