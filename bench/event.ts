@@ -1,6 +1,6 @@
 /**
- * The input's speed: bytes → events, against plain JSON.parse of the same decoded bytes; and the longest
- * time for which one slice of a large body holds the thread.
+ * Measures the speed of the input, bytes → events, against plain JSON.parse of the same bytes, and the longest time for
+ * which one slice of a large body holds the thread.
  */
 
 import {
@@ -17,14 +17,14 @@ import { print } from "./support/load.ts";
 const MIB = 1024 * 1024;
 const OPEN_ARRAY = 0x5b;
 const encoder = new TextEncoder();
-/** Keeps results alive, so that no work is optimised away. */
+/** Uses the results, so that no work is optimised away. */
 let sink = 0;
 
 function report(name: string, value: number, unit: string, baseline: number | null): void {
   print({ name: `event/${name}`, value, unit, baseline });
 }
 
-/** Calls a second of the fastest of several rounds: other processes only ever make a round slower. */
+/** Calls per second in the fastest of several rounds, because other processes can only make a round slower. */
 function perSecond(calls: number, run: () => void): number {
   let best = Number.POSITIVE_INFINITY;
   for (let round = 0; round < 7; round++) {
@@ -102,7 +102,7 @@ const ndjson = Buffer.concat(small.flatMap((body) => [body, encoder.encode("\n")
   report("NDJSON, split and parsed", value, "events/s", baseline);
 }
 
-/** Reads a body to its end; ms of all and of the longest slice. */
+/** Reads a whole body; measures all of it and the longest slice. */
 function slices(bytes: Uint8Array): { wholeMs: number; longestMs: number; body: JsonBody } {
   const reader = parseJsonBody(bytes);
   const start = Bun.nanoseconds();
@@ -123,7 +123,7 @@ function filled(open: string, element: string, close: string, sizeBytes: number)
 }
 
 const one = new TextDecoder().decode(small[0]);
-// Made one at a time: what lives on the heap makes the collector's pauses, and so the slices, longer.
+// Bodies are made one at a time, because a large heap makes the pauses of the collector, and so the slices, longer.
 const bodies: [string, () => Uint8Array][] = [
   ["60 MiB array of small events", () => filled("[", one, "]", 60 * MIB)],
   ["6 MiB array of {}", () => filled("[", "{}", "]", 6 * MIB)],
@@ -149,7 +149,7 @@ for (const [name, make] of bodies) {
   report(`${name}: all of it`, wholeMs, "ms", baseline);
 }
 
-/** ms for which JSON.parse of the whole holds the thread. */
+/** For how many ms JSON.parse of the whole body holds the thread. */
 function stallMs(bytes: Uint8Array): number {
   const start = Bun.nanoseconds();
   if (plain(bytes) !== null) sink++;

@@ -1,9 +1,9 @@
 /**
- * Bytes → events: the formats and limits of the input. A body is kept as the bytes that came; only the
- * understood fields are taken out of it.
+ * Bytes → events: the formats and limits of the input. A body is kept as the bytes that were received; the understood
+ * fields are only copied out of it.
  *
- * Small events go through JSON.parse. Large ones, and arrays, go through a byte scanner that can stop
- * anywhere, so that no body holds the thread for longer than a slice of it takes.
+ * Small events go through JSON.parse. Large events and arrays go through a byte scanner that can stop anywhere, so that
+ * a body holds the thread for one slice at a time.
  */
 
 import { isUtf8 } from "node:buffer";
@@ -37,7 +37,7 @@ export { FIELD_NAMES, LIMITS, NdjsonSplitter, textOf, typeFromQuery };
 
 export interface Refusal {
   readonly code: Extract<ErrorCode, "malformed" | "not_an_event" | "too_deep" | "too_large">;
-  /** In words a sender can act on; names the byte offset where the bytes are at fault. */
+  /** Tells the sender what is wrong and, if it is in the bytes, at which offset. */
   readonly detail: string;
 }
 
@@ -69,13 +69,13 @@ const NOT_AN_EVENT = refused("not_an_event", "an event is a JSON object");
 const NAMES_BY_LENGTH: readonly FieldName[][] = Array.from({ length: 16 }, (_, length) =>
   FIELD_NAMES.filter((name) => name.length === length),
 );
-/** A known key with every letter escaped, and its quotes. */
+/** The longest spelling of a known key: every letter escaped, with its quotes. */
 const KEY_BYTES_MAX = 6 * Math.max(...FIELD_NAMES.map((name) => name.length)) + 2;
 
-/** Bounds of the understood values in an object, the last of equal keys. */
+/** Where the values of the understood fields stand in an object; of equal keys, the last one counts. */
 type Found = Map<FieldName, { start: number; end: number }>;
 
-/** The known name in the key at `start` (its quotes included) of `bytes`, or null. */
+/** The known name that the key from `start` to before `end` (quotes included) spells, or null. */
 function nameAt(bytes: Uint8Array, start: number, end: number): FieldName | null {
   if (end - start > KEY_BYTES_MAX) return null;
   for (const name of NAMES_BY_LENGTH[end - start - 2] ?? []) {
@@ -89,7 +89,7 @@ function nameAt(bytes: Uint8Array, start: number, end: number): FieldName | null
   return null;
 }
 
-/** Scans one JSON text in slices; returns the understood members of its root object, or what is wrong. */
+/** Scans one JSON text in slices. Returns the understood members of its root object, or a refusal. */
 function* scanText(body: Uint8Array): Generator<undefined, { found: Found; deepest: number } | Outcome> {
   const scanner = new JsonScanner(body);
   const found: Found = new Map();
@@ -104,7 +104,7 @@ function* scanText(body: Uint8Array): Generator<undefined, { found: Found; deepe
       if (step === "slice") break;
       if (step === "done") return { found, deepest: scanner.deepest };
       if (step === "bad") return refused("malformed", scanner.problem);
-      // An array's elements have no key, which is no known name.
+      // The elements of an array have no key, so no known name is found.
       const name = nameAt(body, scanner.keyStart, scanner.keyEnd);
       if (name !== null) found.set(name, { start: scanner.childStart, end: scanner.childEnd });
     }
@@ -119,7 +119,7 @@ function finish<Result>(generator: Generator<undefined, Result>): Result {
   }
 }
 
-/** The event of a valid object, of which only the understood scalars are parsed. */
+/** The event of a valid object. Parses only the understood scalars. */
 function eventFromFound(body: Uint8Array, found: Found): Outcome {
   const token = (name: FieldName): string => {
     const bounds = found.get(name);
@@ -128,13 +128,13 @@ function eventFromFound(body: Uint8Array, found: Found): Outcome {
   const members: { [Name in FieldName]?: unknown } = {};
   for (const [name, { start }] of found) {
     const nested = body[start] === OPEN_OBJECT || body[start] === OPEN_ARRAY;
-    // No field is an object, an array or a boolean: any of them stands for "another type".
+    // No field is an object, an array or a boolean, so `true` stands for any value of a wrong type.
     members[name] = nested ? true : JSON.parse(token(name));
   }
   return accepted(body, members, token);
 }
 
-/** The digits of a top-level number of a valid body; at the last of equal keys, as JSON.parse has it. */
+/** Finds the digits of a top-level number in a valid body; of equal keys the last one counts, as for JSON.parse. */
 function sourceIn(body: Uint8Array): (name: FieldName) => string {
   return (name) => {
     const scanner = new JsonScanner(body);
@@ -147,9 +147,9 @@ function sourceIn(body: Uint8Array): (name: FieldName) => string {
   };
 }
 
-/** Whether valid JSON `text` could be nested deeper than allowed, by its opening brackets. */
+/** Whether valid JSON `text` could be nested too deep, judged by the number of its opening brackets. */
 function mayBeTooDeep(text: string): boolean {
-  // Every level takes two bytes.
+  // Every level takes two characters.
   if (text.length < 2 * (LIMITS.depthMax + 1)) return false;
   let left = LIMITS.depthMax;
   for (let at = text.indexOf("{"); at >= 0; at = text.indexOf("{", at + 1)) if (--left < 0) return true;
@@ -157,7 +157,7 @@ function mayBeTooDeep(text: string): boolean {
   return false;
 }
 
-/** The event of a trimmed, small body that is valid UTF-8. */
+/** Parses a trimmed, small body that is valid UTF-8. */
 function parseSmall(body: Uint8Array): Outcome {
   const text = decode(body);
   if (mayBeTooDeep(text)) {
@@ -169,7 +169,7 @@ function parseSmall(body: Uint8Array): Outcome {
   try {
     value = JSON.parse(text);
   } catch (thrown) {
-    // JSON.parse does not say where; the scanner does.
+    // JSON.parse does not tell the offset; the scanner does.
     const scanned = finish(scanText(body));
     return "found" in scanned ? refused("malformed", String(thrown)) : scanned;
   }
@@ -180,15 +180,15 @@ function parseSmall(body: Uint8Array): Outcome {
 }
 
 /**
- * Reads one event: a JSON object in UTF-8, white space (and a byte order mark) around it allowed.
- * Never throws. Takes up to about 50 ms for the largest; {@link parseEventInSlices} gives way between.
+ * Reads one event: a JSON object in UTF-8. White space around it and a byte order mark are allowed. Never throws. The
+ * largest events take about 50 ms; {@link parseEventInSlices} yields in between.
  */
 export function parseEvent(bytes: Uint8Array): Outcome {
   const body = trimmed(bytes);
   return body.length > LIMITS.largeEventBytes ? finish(parseBody(body)) : parseSmallBytes(body);
 }
 
-/** Like {@link parseEvent}, yielding after every slice of a large event. */
+/** Like {@link parseEvent}, but yields after every slice of a large event. */
 export function parseEventInSlices(bytes: Uint8Array): Generator<undefined, Outcome> {
   return parseBody(trimmed(bytes));
 }
@@ -221,14 +221,14 @@ export type JsonBody =
   /** Nothing of the body was yielded. */
   | { readonly kind: "refused"; readonly refusal: Refusal };
 
-/** What an element costs besides its bytes, so that many tiny ones do not make a long slice. */
+/** The cost of an element besides its bytes, so that many tiny elements do not make a long slice. */
 const ELEMENT_COST_BYTES = 128;
 
 /**
- * Reads the body of one request: an object is one event, an array a batch of them. Yields after every
- * slice of work (a few ms), for a batch with the outcomes of the elements read since; wait for the event loop
- * between two. An array is checked as a whole before its first element is yielded: malformed JSON
- * anywhere refuses all of it. An element that is well delimited but no event is refused alone.
+ * Reads the body of one request: an object is one event, an array is a batch of events. Yields after every slice of work
+ * (a few ms), so that the caller can let the event loop turn. For a batch it yields the outcomes of the elements read
+ * since the last yield. The whole array is checked before its first element is yielded: malformed JSON anywhere refuses
+ * all of it. An element that is valid JSON but not an event is refused alone.
  */
 export function* parseJsonBody(bytes: Uint8Array): Generator<readonly Outcome[], JsonBody> {
   const body = trimmed(bytes);
@@ -257,9 +257,9 @@ function* withoutOutcomes<Result>(
   }
 }
 
-/** Yields the outcomes of the elements of a valid array, in order; returns how many there were. */
+/** Yields the outcomes of the elements of a valid array, in order. Returns the number of elements. */
 function* parseElements(body: Uint8Array): Generator<readonly Outcome[], number> {
-  // A second scan is cheaper than keeping the bounds of up to 20 million elements.
+  // A second scan is cheaper than remembering the bounds of up to 20 million elements.
   const scanner = new JsonScanner(body);
   let count = 0;
   let outcomes: Outcome[] = [];
@@ -287,7 +287,7 @@ function* parseElements(body: Uint8Array): Generator<readonly Outcome[], number>
   return count;
 }
 
-/** `deepest` counts from the array around the element. */
+/** @param deepest the nesting, with the array around the element as level 1. */
 function elementOutcome(element: Uint8Array, deepest: number): Outcome {
   if (element.length > LIMITS.eventBytesMax) return refusedSize(element.length);
   if (element[0] !== OPEN_OBJECT) return NOT_AN_EVENT;
@@ -297,7 +297,7 @@ function elementOutcome(element: Uint8Array, deepest: number): Outcome {
 
 // ---- A line of NDJSON -------------------------------------------------------------------------------
 
-/** Reads one line. A refusal's detail names the line. */
+/** Reads the event of one line. The detail of a refusal names the line. */
 export function parseLine(line: NdjsonLine): Outcome {
   const outcome =
     line.bytes === null

@@ -1,12 +1,10 @@
-/**
- * What is understood of an event: its fields, their ranges, and every bound of the input.
- */
+/** The fields that the gateway understands in an event, their ranges, and every bound of the input. Part of the event room. */
 
 import { isDigit } from "./scan.ts";
 
 const MIB = 1024 * 1024;
 
-/** Every bound of the input. Bytes are counted after white space around the JSON text was trimmed. */
+/** Every bound of the input. Bytes are counted without white space around the JSON text. */
 export const LIMITS = {
   eventBytesMax: 8 * MIB,
   jsonBodyBytesMax: 64 * MIB,
@@ -14,19 +12,19 @@ export const LIMITS = {
   depthMax: 128,
   /** UTF-16 units of type, intent, id, keys and conversation id. */
   labelCharsMax: 1024,
-  /** UTF-16 units of the text that is embedded where an event has no message. */
+  /** UTF-16 units of the text that is embedded for an event without message. */
   textCharsMax: 8192,
-  /** How far into a body without message string leaves are looked for. */
+  /** How far into a body without message strings are searched for. */
   textScanBytesMax: MIB,
-  /** Refused elements of a batch that are named in the answer; the rest is only counted. */
+  /** Refused elements of a batch that the response names; the rest is only counted. */
   errorsMax: 100,
-  /** From here on an event is read by the scanner, in slices, and not by JSON.parse. */
+  /** Larger events are read in slices by the scanner and not by JSON.parse. */
   largeEventBytes: 128 * 1024,
-  /** What is worked on before the thread is given back; also what to push into NdjsonSplitter at a time. */
+  /** Work on this many bytes before yielding the thread; also the size of chunks for NdjsonSplitter. */
   sliceBytes: 64 * 1024,
 } as const;
 
-/** What the sender gave of a frame's fields; an absent key was not given. */
+/** The frame fields that the sender gave; a key that is absent was not given. */
 export interface EventFields {
   /** 0 system, 1 human, 2 agent, 3 tool. */
   actor?: 0 | 1 | 2 | 3;
@@ -41,26 +39,26 @@ export interface EventFields {
   intent?: string;
 }
 
-/** Strings are well-formed (lone surrogates became U+FFFD) and never empty. */
+/** Strings are well-formed (U+FFFD replaces lone surrogates) and never empty. */
 export interface ParsedEvent {
-  /** The bytes that came, without white space around them: one JSON object in valid UTF-8. A view. */
+  /** A view of the received bytes, without white space around them: one JSON object in valid UTF-8. */
   body: Uint8Array;
-  /** The sender's; integers as their digits. */
+  /** The sender's id; an integer as its digits. */
   id: string | null;
-  /** The dedup key with its kind, "idempotency_key:abc" or "id:42"; not yet scoped by source. */
+  /** The dedup key with its kind, like "idempotency_key:abc" or "id:42"; the journal scopes it by source. */
   key: string | null;
   type: string | null;
   message: string | null;
   conversationId: string | null;
   /** Unix µs, years 1970 to 2200. */
   timestampUs: number | null;
-  /** null: none given. */
+  /** null if none was given. */
   fields: EventFields | null;
-  /** Understood fields of another JSON type or range than expected. null counts as not given. */
+  /** How many understood fields had a wrong JSON type or were out of range. A field with value null counts as absent. */
   ignoredFields: number;
 }
 
-/** The keys that are understood, at the top of an event. */
+/** The keys that are understood at the top level of an event. */
 export const FIELD_NAMES = [
   "type",
   "event_type",
@@ -78,7 +76,7 @@ export const FIELD_NAMES = [
   "intent",
 ] as const;
 export type FieldName = (typeof FIELD_NAMES)[number];
-/** Values as JSON.parse gives them. What is inherited is undefined: JSON.parse makes `__proto__` an own key. */
+/** Values as JSON.parse gives them. Only own keys count; JSON.parse makes even `__proto__` an own key. */
 export type Members = { readonly [Name in FieldName]?: unknown };
 
 const ACTORS: ReadonlyMap<unknown, 0 | 1 | 2 | 3> = new Map([
@@ -100,19 +98,19 @@ function statuses(names: readonly string[]): ReadonlyMap<unknown, number> {
 }
 
 const YEAR_2201_US = Date.UTC(2201, 0, 1) * 1000;
-/** Days before each month of a year that is no leap year. */
+/** Days before each month, except in a leap year. */
 const DAYS_BEFORE = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365];
 /** Longer than any sensible fraction of a second. */
 const TIMESTAMP_CHARS_MAX = 64;
 
-/** The number in the two digits at `at`; NaN where they are none. */
+/** The number in the two digits at `at`; NaN if they are not digits. */
 function twoDigits(text: string, at: number): number {
   const tens = text.charCodeAt(at) - 48;
   const ones = text.charCodeAt(at + 1) - 48;
   return tens >= 0 && tens <= 9 && ones >= 0 && ones <= 9 ? 10 * tens + ones : Number.NaN;
 }
 
-/** Days from 1970 to a date of the Gregorian calendar; NaN where there is no such day. Years 1970 to 2200. */
+/** Days from 1970 to a date of the Gregorian calendar; NaN if there is no such day. Years 1969 to 2201. */
 function daysOf(year: number, month: number, day: number): number {
   const leap = year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 1 : 0;
   const before = (DAYS_BEFORE[month - 1] ?? Number.NaN) + (month > 2 ? leap : 0);
@@ -124,8 +122,9 @@ function daysOf(year: number, month: number, day: number): number {
 }
 
 /**
- * Unix µs of an RFC 3339 text, digits beyond the microsecond dropped; NaN where it is none. A leap second
- * is the first second after it. By hand: a regular expression costs more than the rest of an event.
+ * Unix µs of an RFC 3339 text, without the digits beyond the microsecond; NaN if the text is not one. A leap second
+ * counts as the first second after it. Written by hand, because a regular expression would cost more than the rest of
+ * an event.
  */
 function rfc3339Us(text: string): number {
   const separator = text[10];
@@ -149,7 +148,7 @@ function rfc3339Us(text: string): number {
   return days * 86_400e6 + (3600 * hour + 60 * (minute - offset) + second) * 1e6 + us;
 }
 
-/** Minutes east of UTC of what ends an RFC 3339 text from `at` on: `Z`, or an offset like `-03:00`; else NaN. */
+/** Minutes east of UTC in the rest of an RFC 3339 text from `at` on, `Z` or an offset like `-03:00`; else NaN. */
 function offsetMinutes(text: string, at: number): number {
   const sign = text[at];
   if ((sign === "Z" || sign === "z") && text.length === at + 1) return 0;
@@ -160,7 +159,7 @@ function offsetMinutes(text: string, at: number): number {
   return (sign === "-" ? -1 : 1) * (60 * hours + minutes);
 }
 
-/** Unix µs of a `timestamp`: RFC 3339, or epoch seconds, ms or µs by magnitude. NaN where it is neither. */
+/** Unix µs of a `timestamp`: RFC 3339, or epoch seconds, ms or µs, told apart by magnitude. NaN if it is none of them. */
 function timestampUs(value: unknown): number {
   let us = Number.NaN;
   if (typeof value === "string") us = rfc3339Us(value);
@@ -169,13 +168,13 @@ function timestampUs(value: unknown): number {
   return us >= 0 && us < YEAR_2201_US ? us + 0 : Number.NaN;
 }
 
-/** Takes the understood fields out of an event, counting those it has to ignore. */
+/** Reads the understood fields of an event and counts those that it must ignore. */
 class FieldReader {
   ignored = 0;
 
   constructor(
     private readonly members: Members,
-    /** The digits of a top-level number, for integers that a double cannot hold. */
+    /** Gives the digits of a top-level number, for integers that a double cannot hold. */
     private readonly source: (name: FieldName) => string,
   ) {}
 
@@ -200,7 +199,7 @@ class FieldReader {
     return null;
   }
 
-  /** What `read` makes of a value that is there; NaN or undefined from it: ignored. */
+  /** What `read` returns for a value that was given; if that is NaN or undefined, the field is ignored. */
   other<Value extends number>(
     name: FieldName,
     value: unknown,
@@ -230,7 +229,7 @@ function fieldsOf(reader: FieldReader, members: Members): EventFields | null {
   const leadStatus = reader.other("lead_status", members.lead_status, (value) => LEAD_STATUSES.get(value));
   const sentiment = reader.other("sentiment", members.sentiment, sentimentOf);
   const intent = reader.string("intent", members.intent, LIMITS.labelCharsMax);
-  // Most events give none of them: one test, and nothing made.
+  // Most events give none of these fields. For them one test is enough and nothing is allocated.
   if ((actor ?? node ?? caseStatus ?? leadStatus ?? sentiment ?? intent) === null) return null;
   const fields: EventFields = {};
   if (actor !== null) fields.actor = actor;
@@ -275,8 +274,8 @@ export function eventOf(
 }
 
 /**
- * The `?type=NAME` of a request, for events that bring none (`event.type ??= type`); null where it is absent
- * or empty. A name beyond LIMITS.labelCharsMax is refused with `detail`.
+ * The `?type=NAME` of a request, for events without a type (`event.type ??= type`); null if it is absent or empty. A name
+ * of more than LIMITS.labelCharsMax characters is refused with `detail`.
  */
 export function typeFromQuery(
   value: string | null,

@@ -4,28 +4,28 @@ import { LIMITS } from "./fields.ts";
 import { isSpace, markBytes, NEWLINE } from "./scan.ts";
 
 export interface NdjsonLine {
-  /** From 1; blank lines are counted, too. */
+  /** From 1. Blank lines count, too. */
   readonly lineNumber: number;
-  /** null: longer than an event may be, and not kept. */
+  /** null if the line is longer than an event may be; its bytes are not kept. */
   readonly bytes: Uint8Array | null;
 }
 
-/** A line may bring a byte order mark and a carriage return besides its event. */
+/** Besides its event, a line may hold a byte order mark and a carriage return. */
 const LINE_BYTES_MAX = LIMITS.eventBytesMax + 4;
 
 /**
- * Cuts a stream of chunks into lines. A line that lies in one chunk is a view of it, any other a copy.
- * Blank lines are left out. Holds at most one line of the longest event back.
+ * Cuts a stream of chunks into lines, without the blank ones. A line inside one chunk is a view of it, any other line a
+ * copy. At most one unfinished line, of the longest event, is kept in memory.
  */
 export class NdjsonSplitter {
   private lineNumber = 1;
-  /** The beginning of a line whose end has not come; `heldBytes` of it count. */
+  /** The first `heldBytes` bytes are the beginning of an unfinished line. */
   private held = new Uint8Array(0);
   private heldBytes = 0;
-  /** Inside a line that is too long and was reported. */
+  /** True inside a line that is too long and has been reported. */
   private skipping = false;
 
-  /** The lines that end in `chunk`, which must not be changed afterwards. */
+  /** The lines that end in `chunk`. The caller must not change the chunk afterwards. */
   push(chunk: Uint8Array): NdjsonLine[] {
     const lines: NdjsonLine[] = [];
     let start = 0;
@@ -41,7 +41,7 @@ export class NdjsonSplitter {
     return lines;
   }
 
-  /** The last line, where no newline ended it. */
+  /** The last line, if no newline ended it. */
   end(): NdjsonLine | null {
     const lines: NdjsonLine[] = [];
     if (!this.skipping) this.take(new Uint8Array(0), true, lines);
@@ -71,7 +71,7 @@ export class NdjsonSplitter {
   }
 
   private hold(part: Uint8Array, sizeBytes: number): void {
-    // Grown by doubling: a line that drips in byte by byte is copied a few times, not thousands.
+    // Doubling the buffer keeps a line that arrives byte by byte from being copied thousands of times.
     if (sizeBytes > this.held.length) {
       const more = new Uint8Array(Math.min(LINE_BYTES_MAX, Math.max(2 * this.held.length, sizeBytes, 1024)));
       more.set(this.held.subarray(0, this.heldBytes));

@@ -1,6 +1,4 @@
-/**
- * The byte scanner under the input: JSON text and UTF-8 read in slices, with the offset of what is wrong.
- */
+/** The byte scanner: reads JSON text and UTF-8 in slices and tells the offset of what is wrong. Part of the event room. */
 
 import { isUtf8 } from "node:buffer";
 
@@ -33,12 +31,12 @@ export function isDigit(byte: number | undefined): boolean {
   return byte !== undefined && byte >= ZERO && byte <= NINE;
 }
 
-/** Bytes of the byte order mark that `bytes` begins with: 3 or 0. */
+/** The length of the byte order mark at the start of `bytes`: 3 or 0. */
 export function markBytes(bytes: Uint8Array): number {
   return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? 3 : 0;
 }
 
-/** Without byte order mark and JSON white space around it; the same view where there is none. */
+/** `bytes` without a byte order mark and JSON white space around them; the same view if they have neither. */
 export function trimmed(bytes: Uint8Array): Uint8Array {
   let start = markBytes(bytes);
   let end = bytes.length;
@@ -61,7 +59,7 @@ export function characterStart(bytes: Uint8Array, end: number): number {
   return at;
 }
 
-/** Offset of the first character that is no UTF-8; `bytes` is known to hold one. */
+/** The offset of the first character that is not valid UTF-8. `bytes` must hold one. */
 export function invalidUtf8At(bytes: Uint8Array): number {
   let good = 0;
   let bad = bytes.length;
@@ -79,7 +77,7 @@ export function invalidUtf8At(bytes: Uint8Array): number {
   return good;
 }
 
-// States of the scanner. Those from IN_STRING on stand inside a token.
+// States of the scanner. From IN_STRING on, they are inside a token.
 const AT_VALUE = 0;
 const AT_FIRST_VALUE = 1;
 const AT_FIRST_KEY = 2;
@@ -102,7 +100,7 @@ const EXPECTED = [
   'a "," or the closing bracket',
 ];
 
-/** The byte after `text` at `at`, or −1 where something else stands there. */
+/** The offset after `text` at `at`, or −1 if something else is there. */
 export function literalEnd(bytes: Uint8Array, at: number, text: string): number {
   for (let index = 0; index < text.length; index++) {
     if (bytes[at + index] !== text.charCodeAt(index)) return -1;
@@ -110,7 +108,7 @@ export function literalEnd(bytes: Uint8Array, at: number, text: string): number 
   return at + text.length;
 }
 
-/** The byte after an escape that begins with the backslash at `at`, or −1 where it is none. */
+/** The offset after the escape that begins with the backslash at `at`, or −1 if the escape is invalid. */
 function escapeEnd(bytes: Uint8Array, at: number): number {
   const kind = bytes[at + 1];
   if (kind !== LOWER_U)
@@ -126,30 +124,30 @@ function escapeEnd(bytes: Uint8Array, at: number): number {
 export type Step = "slice" | "child" | "done" | "bad";
 
 /**
- * Reads one JSON text of RFC 8259, accepting exactly what JSON.parse accepts of its bytes (which are
- * valid UTF-8, checked elsewhere). Stops after each child of the root (an array's element, an object's
- * member) and at each limit; goes on where it stopped. Memory: one bit per level of nesting.
+ * Reads one JSON text of RFC 8259 and accepts exactly what JSON.parse accepts. The bytes must be valid UTF-8. It stops
+ * after each child of the root (an element of an array, a member of an object) and at each limit, and continues from
+ * there. It needs one bit of memory per level of nesting.
  */
 export class JsonScanner {
-  /** Where it stands. */
+  /** The offset of the next byte. */
   at = 0;
-  /** Bounds of the child that ended last and, in an object, of its key with the quotes. */
+  /** Bounds of the child that ended last and, in an object, of its key including the quotes. */
   childStart = 0;
   childEnd = 0;
   keyStart = 0;
   keyEnd = 0;
-  /** The deepest nesting since this was last set; the root's own level is 1. */
+  /** The deepest nesting since the caller last reset this; the root is level 1. */
   deepest = 0;
-  /** What "bad" was, with its offset. */
+  /** After "bad": what is wrong, with its offset. */
   problem = "";
   private state = AT_VALUE;
   private depth = 0;
-  /** Bit n is set where level n is an object. */
+  /** Bit n is set if level n is an object. */
   private objects = new Uint8Array(32);
 
   constructor(private readonly bytes: Uint8Array) {}
 
-  /** Goes on to the end of the next child, of the text, or to `limit` (a token's few bytes further). */
+  /** Continues to the end of the next child, to the end of the text, or to `limit` (at most a few bytes of a token more). */
   run(limit: number): Step {
     const bytes = this.bytes;
     const stop = Math.min(limit, bytes.length);
@@ -256,7 +254,7 @@ export class JsonScanner {
           at = end;
         }
       }
-      // Here a value has ended; an object's keys went another way.
+      // A value has ended here. Keys of objects have continued the loop above.
       state = AFTER_VALUE;
       if (this.depth === 1) {
         this.childEnd = at;

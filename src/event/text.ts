@@ -1,4 +1,4 @@
-/** The text of an event that is embedded. Part of the event room. */
+/** The text that is embedded for an event. Part of the event room. */
 
 import { LIMITS } from "./fields.ts";
 import {
@@ -12,7 +12,7 @@ import {
   QUOTE,
 } from "./scan.ts";
 
-/** The byte after the string that begins at `at`, or the end of the bytes. */
+/** The offset after the string that begins at `at`, or the end of the bytes. */
 function stringEnd(bytes: Uint8Array, at: number): number {
   let end = at + 1;
   while (end < bytes.length && bytes[end] !== QUOTE) end += bytes[end] === BACKSLASH ? 2 : 1;
@@ -24,11 +24,11 @@ function stringAt(bytes: Uint8Array, start: number): string {
   return raw.includes("\\") ? String(JSON.parse(raw)) : raw.slice(1, -1);
 }
 
-/** Where a walk through a body stands in one object or array. */
+/** One object or array that the walk through a body is inside of. */
 interface Level {
-  /** Elements before this one; −1 in an object. */
+  /** The index of the current element; −1 in an object. */
   index: number;
-  /** Where the key begins; −1 before it. */
+  /** The offset of the current member's key; −1 before it was read. */
   keyStart: number;
 }
 
@@ -43,8 +43,9 @@ function pathOf(body: Uint8Array, levels: readonly Level[]): string {
 }
 
 /**
- * The text that is embedded: the message; else the body's non-empty strings in their order as lines
- * `path: value`, paths like `customer.notes[0]`, up to LIMITS.textCharsMax UTF-16 units; else "".
+ * The text that is embedded for an event: its message. Without a message, the non-empty strings of the body in their
+ * order, each as a line `path: value` with a path like `customer.notes[0]`, up to LIMITS.textCharsMax UTF-16 units.
+ * Without strings, "".
  * @param body of a {@link ParsedEvent}.
  */
 export function textOf(message: string | null, body: Uint8Array): string {
@@ -73,7 +74,7 @@ export function textOf(message: string | null, body: Uint8Array): string {
     at++;
   }
   if (text.length > LIMITS.textCharsMax) {
-    // A surrogate pair is not cut in two.
+    // Never cut a surrogate pair in two.
     const last = text.charCodeAt(LIMITS.textCharsMax - 1);
     text = text.slice(0, LIMITS.textCharsMax - (last >= 0xd800 && last < 0xdc00 ? 1 : 0));
   }

@@ -1,4 +1,4 @@
-/** One event and a JSON body of one request: what is taken, and what is refused with which words. */
+/** Single events and JSON bodies: what is accepted, and how the rest is refused. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { isUtf8 } from "node:buffer";
@@ -27,12 +27,12 @@ import {
   textIn,
 } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 seeded("event.test.ts");
 
 describe("an event's body", () => {
-  test("is kept as the bytes that came, without white space and byte order mark around them", () => {
+  test("is kept as the received bytes, without a byte order mark and white space around them", () => {
     const inner = '{ "b":1e400, "a" :9007199254740993,\n"a":"\\ud800" }';
     for (const [before, after] of [
       ["", ""],
@@ -44,7 +44,7 @@ describe("an event's body", () => {
     }
   });
 
-  test("is a view of what came, not a copy", () => {
+  test("is a view of the received bytes, not a copy", () => {
     const bytes = bytesOf('  {"a":1}');
     expect(accepted(parseEvent(bytes)).body.buffer).toBe(bytes.buffer);
   });
@@ -58,7 +58,7 @@ describe("an event's body", () => {
     );
   });
 
-  test("may be an empty object: then nothing is given", () => {
+  test("may be an empty object, which gives no field", () => {
     const { body, ...rest } = parse("{}");
     expect(textIn(body)).toBe("{}");
     expect(rest).toEqual({
@@ -75,7 +75,7 @@ describe("an event's body", () => {
 });
 
 describe("a refusal", () => {
-  test("of what is no JSON is malformed and names the byte", () => {
+  test("of invalid JSON has the code malformed and names the byte", () => {
     expect(refusal("")).toEqual({
       code: "malformed",
       detail: "byte 0: a JSON object was expected, nothing came",
@@ -91,7 +91,7 @@ describe("a refusal", () => {
     expect(refusal(`{${FILLER},}`).code).toBe("malformed");
   });
 
-  test("of valid JSON that is no object is not_an_event", () => {
+  test("of valid JSON that is not an object has the code not_an_event", () => {
     for (const text of [
       "[]",
       "[{}]",
@@ -106,7 +106,7 @@ describe("a refusal", () => {
     }
   });
 
-  test("of invalid UTF-8 names the first bad byte, wherever it stands and however long the body is", () => {
+  test("of invalid UTF-8 names the first bad byte, wherever it is and however long the body is", () => {
     for (const bad of [
       [0xff],
       [0x80],
@@ -129,7 +129,7 @@ describe("a refusal", () => {
     }
   });
 
-  test("of nesting begins beyond LIMITS.depthMax, objects and arrays alike", () => {
+  test("of nesting begins beyond LIMITS.depthMax, for objects and arrays alike", () => {
     const nested = (levels: number, open = "[", close = "]") =>
       `{"a":${open.repeat(levels - 1)}0${close.repeat(levels - 1)}}`;
     for (const [open, close] of [
@@ -146,7 +146,7 @@ describe("a refusal", () => {
     expect(codeOf(bytesOf(`{"a":"${"[".repeat(1000)}"}`))).toBeNull();
   });
 
-  test("of 100,000 and of 4 million levels comes without a crash, closed or not", () => {
+  test("of 100,000 or 4 million levels does not crash, whether they are closed or not", () => {
     for (const levels of [100_000, 4_000_000]) {
       expect(codeOf(bytesOf(`{"a":${"[".repeat(levels)}${"]".repeat(levels)}}`))).toBe("too_deep");
       expect(codeOf(bytesOf("[".repeat(levels)))).toBe("malformed");
@@ -154,7 +154,7 @@ describe("a refusal", () => {
     }
   });
 
-  test("of size begins beyond 8 MiB, white space around it not counted", () => {
+  test("of size begins beyond 8 MiB, without white space around the event", () => {
     const shell = '{"message":""}'.length;
     const fits = `{"message":"${"x".repeat(LIMITS.eventBytesMax - shell)}"}`;
     const event = accepted(parseEvent(bytesOf(`\ufeff ${fits}\r\n`)));
@@ -191,7 +191,7 @@ describe("a refusal", () => {
 });
 
 describe("a large event", () => {
-  test("gives the same as a small one, for any values of the understood fields", () => {
+  test("gives the same fields as a small one, whatever their values are", () => {
     const member = fc.tuple(
       fc.constantFrom(
         "type",
@@ -232,7 +232,7 @@ describe("a large event", () => {
 });
 
 describe("a JSON body", () => {
-  test("that is an object is one event, else refused", () => {
+  test("with an object is one event; any other value but an array is refused", () => {
     expect(readBody(bytesOf(' {"type":"A"} ')).body).toMatchObject({ kind: "event", event: { type: "A" } });
     expect(readBody(bytesOf("7")).body).toMatchObject({ kind: "refused", refusal: { code: "not_an_event" } });
     expect(readBody(bytesOf("")).body).toMatchObject({ kind: "refused", refusal: { code: "malformed" } });
@@ -241,7 +241,7 @@ describe("a JSON body", () => {
     });
   });
 
-  test("that is an array is a batch; a bad element that is well delimited is refused alone", () => {
+  test("with an array is a batch; a bad element in valid JSON is refused alone", () => {
     const deep = `{"a":${"[".repeat(LIMITS.depthMax)}${"]".repeat(LIMITS.depthMax)}}`;
     const fits = `{"a":${"[".repeat(LIMITS.depthMax - 1)}${"]".repeat(LIMITS.depthMax - 1)}}`;
     const huge = `{"m":"${"x".repeat(LIMITS.eventBytesMax)}"}`;
@@ -280,7 +280,7 @@ describe("a JSON body", () => {
     expect(readBody(bytesOf("[]")).body).toEqual({ kind: "batch", count: 0 });
   });
 
-  test("that is malformed anywhere is refused as a whole, by its byte", () => {
+  test("with malformed JSON anywhere is refused as a whole and names the byte", () => {
     const good = '{"type":"A"}';
     const cases: [string, number][] = [
       [`[${good},`, 14],
@@ -315,7 +315,7 @@ describe("a JSON body", () => {
     });
   });
 
-  test("of 100,000 and of 10 million levels comes back without a crash", () => {
+  test("of 100,000 or 10 million levels does not crash", () => {
     for (const levels of [100_000, 10_000_000]) {
       const body = bytesOf(`[{"type":"A"},${"[".repeat(levels)}${"]".repeat(levels)}]`);
       const { outcomes } = readBody(body);
@@ -349,7 +349,7 @@ describe("a JSON body", () => {
     expect(readBody(bytes).body).toMatchObject({ refusal: { code: "too_large" } });
   });
 
-  test("gives elements that parse to the same values as JSON.parse of the whole", () => {
+  test("has elements that parse to the same values as with JSON.parse of the whole body", () => {
     fc.assert(
       fc.property(
         jsonText(fc.array(fc.oneof(jsonValue, fc.dictionary(hostileString, jsonValue)), { maxLength: 6 })),
@@ -403,7 +403,7 @@ describe("a JSON body", () => {
       ),
       { numRuns: 3000 },
     );
-    // Otherwise the property would say little on one of its sides.
+    // Both sides of the property must occur often.
     expect(refusedCount).toBeGreaterThan(300);
     expect(refusedCount).toBeLessThan(2900);
   });

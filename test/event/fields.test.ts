@@ -1,11 +1,11 @@
-/** The fields that are understood of an event. */
+/** The fields that the gateway understands in an event. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { LIMITS, parseEvent, typeFromQuery } from "../../src/event/event.ts";
 import { bytesOf, parse, seeded, textIn } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 seeded("fields.test.ts");
 
@@ -45,7 +45,7 @@ describe("the understood fields", () => {
     });
   });
 
-  test("type falls back to event_type and message to text, the first of the right JSON type winning", () => {
+  test("type falls back to event_type and message to text; the first one of the right JSON type wins", () => {
     expect(parse({ type: "A", event_type: "B" }).type).toBe("A");
     expect(parse({ event_type: "B" }).type).toBe("B");
     expect(parse({ type: 5, event_type: "B" })).toMatchObject({ type: "B", ignoredFields: 1 });
@@ -54,7 +54,7 @@ describe("the understood fields", () => {
     expect(parse({ message: ["a"], text: 1 })).toMatchObject({ message: null, ignoredFields: 2 });
   });
 
-  test("an empty string and null are not given, and not counted", () => {
+  test("with an empty string or null count neither as given nor as ignored", () => {
     const names = [
       "type",
       "message",
@@ -76,7 +76,7 @@ describe("the understood fields", () => {
     expect(parse({ type: "", event_type: "B" })).toMatchObject({ type: "B", ignoredFields: 0 });
   });
 
-  test("of another JSON type or out of range are ignored and counted, never a refusal", () => {
+  test("of a wrong JSON type or out of range are ignored and counted, and never refuse the event", () => {
     const wrong: Record<string, unknown[]> = {
       type: [1, true, [], {}],
       message: [1, false, [], {}],
@@ -104,7 +104,7 @@ describe("the understood fields", () => {
     ).toBe(5);
   });
 
-  test("reach to the ends of their ranges", () => {
+  test("may have the first and the last value of their ranges", () => {
     for (const node of [-2147483648, 0, 2147483647])
       expect(parse({ workflow_node: node }).fields?.workflow_node).toBe(node);
     for (const sentiment of [-1, 0, 1]) expect(parse({ sentiment }).fields?.sentiment).toBe(sentiment);
@@ -112,7 +112,7 @@ describe("the understood fields", () => {
     expect(Object.is(parse('{"workflow_node":-0}').fields?.workflow_node, 0)).toBe(true);
   });
 
-  test("statuses come by name or number, actors by name", () => {
+  test("give statuses by name or number and actors by name", () => {
     ["new", "open", "pending", "resolved", "closed"].forEach((name, value) => {
       expect(parse({ case_status: name }).fields).toEqual({ case_status: value });
       expect(parse({ case_status: value }).fields).toEqual({ case_status: value });
@@ -126,7 +126,7 @@ describe("the understood fields", () => {
     });
   });
 
-  test("of labels have 1,024 characters at most; longer ones are ignored and counted", () => {
+  test("that are labels have at most 1,024 characters; longer ones are ignored and counted", () => {
     const fits = "é".repeat(LIMITS.labelCharsMax);
     for (const name of ["type", "id", "conversation_id", "intent", "idempotency_key"]) {
       expect(parse({ [name]: fits }).ignoredFields).toBe(0);
@@ -136,7 +136,7 @@ describe("the understood fields", () => {
     expect(parse({ message: fits.repeat(9) }).message).toBe(fits.repeat(9));
   });
 
-  test("the last of equal keys counts, as in JSON.parse, escaped keys included", () => {
+  test("count once: of equal keys the last, as in JSON.parse, even if a key is escaped", () => {
     expect(parse('{"type":"A","type":"B"}').type).toBe("B");
     expect(parse('{"type":"A","\\u0074ype":"B"}').type).toBe("B");
     expect(
@@ -147,7 +147,7 @@ describe("the understood fields", () => {
     expect(parse('{"id":9007199254740993,"id":9007199254740995}').id).toBe("9007199254740995");
   });
 
-  test("are read at the top of the event only", () => {
+  test("are read only at the top level of the event", () => {
     expect(parse({ data: { type: "A", id: "x", message: "m" } })).toMatchObject({
       type: null,
       id: null,
@@ -155,7 +155,7 @@ describe("the understood fields", () => {
     });
   });
 
-  test("__proto__ keys are harmless", () => {
+  test("are not affected by __proto__ keys", () => {
     const event = parse(
       '{"__proto__":{"type":"A","id":"x","actor":"tool"},"constructor":{"prototype":{"message":"m"}}}',
     );
@@ -174,7 +174,7 @@ describe("the understood fields", () => {
     }
   });
 
-  test("lone surrogates stay in the body and are replaced in what is extracted; U+0000 stays", () => {
+  test("replace lone surrogates, which stay in the body, and keep U+0000", () => {
     const event = parse('{"message":"a\\ud800b\\u0000c","type":"\\udc00","id":"\\ud83d\\ude00"}');
     expect(event).toMatchObject({ message: "a\ufffdb\u0000c", type: "\ufffd", id: "😀" });
     expect(textIn(event.body)).toContain("\\ud800");
@@ -182,7 +182,7 @@ describe("the understood fields", () => {
 });
 
 describe("ids", () => {
-  test("are kept exactly, 64-bit integers and longer ones too", () => {
+  test("are kept exactly, even 64-bit and longer integers", () => {
     for (const digits of [
       "0",
       "42",
@@ -204,7 +204,7 @@ describe("ids", () => {
     }
   });
 
-  test("that are whole numbers in another spelling are integers where a double holds them exactly", () => {
+  test("spelled as whole numbers in another way are integers if a double holds them exactly", () => {
     expect(parse('{"id":42.0}').id).toBe("42");
     expect(parse('{"id":1e3}').id).toBe("1000");
     expect(parse('{"id":-0}').id).toBe("0");
@@ -216,7 +216,7 @@ describe("ids", () => {
     });
   });
 
-  test("give the dedup key: idempotency_key first, then id", () => {
+  test("give the dedup key: idempotency_key if there is one, else id", () => {
     expect(parse({ id: "i", idempotency_key: "k" }).key).toBe("idempotency_key:k");
     expect(parse({ id: "i", idempotency_key: "" }).key).toBe("id:i");
     expect(parse({ id: "i", idempotency_key: {} }).key).toBe("id:i");
@@ -226,7 +226,7 @@ describe("ids", () => {
 
 describe("timestamp", () => {
   const base = Date.UTC(2026, 1, 28, 12, 30, 15) * 1000;
-  test("is epoch seconds, milliseconds or microseconds by magnitude", () => {
+  test("may be epoch seconds, milliseconds or microseconds, told apart by magnitude", () => {
     expect(parse({ timestamp: base / 1e6 }).timestampUs).toBe(base);
     expect(parse({ timestamp: base / 1e6 + 0.25 }).timestampUs).toBe(base + 250_000);
     expect(parse({ timestamp: base / 1e3 }).timestampUs).toBe(base);
@@ -237,7 +237,7 @@ describe("timestamp", () => {
     expect(parse({ timestamp: 7_289_654_399 }).timestampUs).toBe(7_289_654_399_000_000);
   });
 
-  test("is RFC 3339 with any offset, to the microsecond", () => {
+  test("may be RFC 3339 with any offset, to the microsecond", () => {
     const same: [string, number][] = [
       ["2026-02-28T12:30:15Z", 0],
       ["2026-02-28t12:30:15z", 0],
@@ -278,7 +278,7 @@ describe("timestamp", () => {
     }
   });
 
-  test("that is neither, or outside the years 1970 to 2200, is ignored and counted", () => {
+  test("in any other form, or outside the years 1970 to 2200, is ignored and counted", () => {
     for (const timestamp of [
       "2026-02-28",
       "2026-02-28T12:30:15",
@@ -303,7 +303,7 @@ describe("timestamp", () => {
 });
 
 describe("?type=", () => {
-  test("is a name of 1 to 1,024 characters, absent where empty", () => {
+  test("is a name of 1 to 1,024 characters; an empty one counts as absent", () => {
     expect(typeFromQuery("A\ud800")).toEqual({ type: "A\ufffd", detail: null });
     expect(typeFromQuery(null)).toEqual({ type: null, detail: null });
     expect(typeFromQuery("")).toEqual({ type: null, detail: null });

@@ -1,4 +1,4 @@
-/** Hostile input and short ways to parse it. */
+/** Hostile input, and helpers that parse it. */
 
 import { expect } from "bun:test";
 import fc from "fast-check";
@@ -11,7 +11,7 @@ import {
   parseJsonBody,
 } from "../../src/event/event.ts";
 
-/** Sets fast-check's seed for one file and prints it. */
+/** Sets the seed of fast-check for one test file and prints it. */
 export function seeded(file: string): void {
   const seed = Number(process.env.FC_SEED ?? Math.floor(Math.random() * 0x7fffffff));
   console.log(`${file}: FC_SEED=${seed}`);
@@ -29,7 +29,7 @@ export function accepted(outcome: Outcome): ParsedEvent {
   return outcome.event;
 }
 
-/** Parses on both ways, JSON.parse and scanner, and holds them to the same answer. */
+/** Parses in both ways, by JSON.parse and by the scanner, and expects the same event. */
 export function parse(json: string | object): ParsedEvent {
   const text = typeof json === "string" ? json : JSON.stringify(json);
   const small = accepted(parseEvent(bytesOf(text)));
@@ -77,7 +77,7 @@ export function parses(text: string): boolean {
   }
 }
 
-/** Strings that tempt a scanner: quotes, backslashes, brackets, lone surrogates, controls, any character. */
+/** Strings that could confuse a scanner: quotes, backslashes, brackets, lone surrogates, controls, any character. */
 export const hostileString = fc.oneof(
   fc.string({
     unit: fc.constantFrom(
@@ -113,7 +113,7 @@ export const jsonValue = fc.letrec((tie) => ({
   ),
 })).value;
 const space = fc.string({ unit: fc.constantFrom(" ", "\t", "\n", "\r"), maxLength: 3 });
-/** JSON text of a value, with any white space between its tokens and any way of escaping. */
+/** JSON text of a value, with random white space between its tokens, escaped or not. */
 export const jsonText = (value: fc.Arbitrary<unknown>): fc.Arbitrary<string> =>
   fc.tuple(value, space, space, fc.boolean()).map(([given, before, between, escaped]) => {
     const write = (part: unknown): string => {

@@ -1,11 +1,11 @@
-/** The lines of NDJSON, however the stream is cut. */
+/** NDJSON is split into the same lines however the stream is cut. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { LIMITS, NdjsonSplitter, parseLine } from "../../src/event/event.ts";
 import { accepted, bytesOf, jsonText, jsonValue, seeded, textIn } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 seeded("ndjson.test.ts");
 
@@ -18,7 +18,7 @@ describe("NDJSON", () => {
     return lines.map(({ lineNumber, bytes }) => [lineNumber, bytes && textIn(bytes)]);
   };
 
-  test("lines end with LF or CRLF, the last one with nothing; blank ones are skipped but counted", () => {
+  test("lines end with LF or CRLF, the last one may have neither; blank lines are skipped but counted", () => {
     expect(split([bytesOf('{"a":1}\r\n\n  \t\r\n{"b":2}\n{"c":3}')])).toEqual([
       [1, '{"a":1}\r'],
       [4, '{"b":2}'],
@@ -29,7 +29,7 @@ describe("NDJSON", () => {
     expect(split([bytesOf("\ufeff\n{}")])).toEqual([[2, "{}"]]);
   });
 
-  test("a byte order mark at the start is no part of the first event, however it is cut", () => {
+  test("a byte order mark at the start is not part of the first event, however the stream is cut", () => {
     const bytes = bytesOf('\ufeff{"type":"A"}\n{"type":"B"}');
     for (let at = 0; at < bytes.length; at++) {
       const splitter = new NdjsonSplitter();
@@ -47,7 +47,7 @@ describe("NDJSON", () => {
     for (const line of new NdjsonSplitter().push(chunk)) expect(line.bytes?.buffer).toBe(chunk.buffer);
   });
 
-  test("is independent of the chunks' bounds", () => {
+  test("gives the same lines for any chunks", () => {
     fc.assert(
       fc.property(
         fc.array(
@@ -80,7 +80,7 @@ describe("NDJSON", () => {
     );
   });
 
-  test("a line that is too long is reported once, not kept, and reading goes on behind it", () => {
+  test("a line that is too long is reported once and not kept, and reading continues after it", () => {
     const piece = new Uint8Array(1024 * 1024).fill(0x78);
     const splitter = new NdjsonSplitter();
     const lines = splitter.push(bytesOf('{"a":1}\n{"m":"'));
@@ -100,7 +100,7 @@ describe("NDJSON", () => {
     expect(splitter.end()).toBeNull();
   });
 
-  test("the longest event fits, with CRLF and byte order mark; one byte more is too large", () => {
+  test("the longest event is accepted, with CRLF and byte order mark; one byte more is too large", () => {
     const shell = '{"m":""}'.length;
     for (const [extra, code] of [
       [0, null],
@@ -116,7 +116,7 @@ describe("NDJSON", () => {
     }
   });
 
-  test("a line that drips in byte by byte is put together", () => {
+  test("a line that arrives byte by byte is put together", () => {
     const text = `{"message":"${"é".repeat(20_000)}"}`;
     expect(split([...bytesOf(`${text}\n${text}`)].map((byte) => new Uint8Array([byte])))).toEqual([
       [1, text],
@@ -124,7 +124,7 @@ describe("NDJSON", () => {
     ]);
   });
 
-  test("one bad line of 1,000 is refused by its number, the others are kept", () => {
+  test("one bad line of 1,000 is refused by its number; the others are accepted", () => {
     const lines = Array.from({ length: 1000 }, (_, index) => (index === 16 ? '{"a":' : `{"id":${index}}`));
     const outcomes = new NdjsonSplitter().push(bytesOf(`${lines.join("\n")}\n`)).map(parseLine);
     expect(outcomes.filter(({ refusal }) => refusal === null).length).toBe(999);

@@ -1,4 +1,4 @@
-/** The byte scanner, against JSON.parse. */
+/** The byte scanner, compared with JSON.parse. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { isUtf8 } from "node:buffer";
@@ -6,12 +6,12 @@ import fc from "fast-check";
 import { JsonScanner } from "../../src/event/scan.ts";
 import { bytesOf, jsonText, jsonValue, parses, seeded, textIn } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 seeded("scan.test.ts");
 
 describe("the scanner", () => {
-  test("keeps objects and arrays apart at any depth", () => {
+  test("tells objects from arrays at any depth", () => {
     const levels = 10_000;
     const open = Array.from({ length: levels }, (_, level) => (level % 3 === 1 ? "[" : '{"a":'));
     const close = open.map((bracket) => (bracket === "[" ? "]" : "}")).reverse();
@@ -29,7 +29,7 @@ describe("the scanner", () => {
     }
   });
 
-  test("finds the same members and elements wherever it is stopped", () => {
+  test("finds the same members and elements wherever it stops", () => {
     const scan = (bytes: Uint8Array, limits: () => number) => {
       const scanner = new JsonScanner(bytes);
       const found: unknown[] = [];

@@ -1,33 +1,33 @@
-/** The text of an event that is embedded. */
+/** The text that is embedded for an event. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { LIMITS, textOf } from "../../src/event/event.ts";
 import { bytesOf, hostileString, jsonText, jsonValue, seeded } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 seeded("text.test.ts");
 
-describe("what is embedded", () => {
+describe("the embedded text", () => {
   const text = (value: unknown) =>
     textOf(null, bytesOf(typeof value === "string" ? value : JSON.stringify(value)));
-  test("is the message, where there is one", () => {
+  test("is the message, if there is one", () => {
     expect(textOf("hello", bytesOf('{"message":"hello","a":"b"}'))).toBe("hello");
   });
 
-  test("else the string leaves in their order, with their paths", () => {
+  test("is otherwise the strings in their order, with their paths", () => {
     expect(
       text({ b: "x", a: { "deep.er": ["y", 5, { z: "w" }, ["v"]], n: 1 }, e: "", t: true, "": "k" }),
     ).toBe(["b: x", "a.deep.er[0]: y", "a.deep.er[2].z: w", "a.deep.er[3][0]: v", ": k"].join("\n"));
     expect(text(' { "k\\u00e9" : "a\\"b\\\\" , "l" : [ "[{,:}]" ] } ')).toBe('ké: a"b\\\nl[0]: [{,:}]');
   });
 
-  test("else nothing", () => {
+  test("is empty without any string", () => {
     for (const value of [{}, { a: 1, b: [true, null, { c: 2 }] }, { a: "" }]) expect(text(value)).toBe("");
   });
 
-  test("has 8,192 characters at most, no half of a pair, no lone surrogate", () => {
+  test("has at most 8,192 characters, no half of a pair and no lone surrogate", () => {
     expect(text({ a: "x".repeat(9000) }).length).toBe(LIMITS.textCharsMax);
     const pairs = text({ a: "😀".repeat(9000) });
     expect(pairs.length).toBe(LIMITS.textCharsMax - 1);
@@ -51,7 +51,7 @@ describe("what is embedded", () => {
     };
     fc.assert(
       fc.property(jsonText(fc.dictionary(hostileString, jsonValue)), (body) => {
-        // A walk over the parsed value sees integer keys first; the same lines in any order will do.
+        // A walk over the parsed value visits integer keys first, so the order of lines is not compared.
         const lines = (joined: string) => joined.split("\n").sort();
         expect(lines(text(body))).toEqual(lines(walk(JSON.parse(body), "", []).join("\n").toWellFormed()));
       }),
