@@ -1,6 +1,6 @@
 /**
- * What the journal takes in, on this disk: `bun bench/journal.ts [--json]`. The baseline of each figure
- * is bun:sqlite alone with the same durability, batches and bodies, one row (seq, body) a statement.
+ * Measures the throughput of the journal on this disk: `bun bench/journal.ts [--json]`. The baseline of each figure is
+ * bun:sqlite alone with the same durability, batches and bodies, one row (seq, body) per statement.
  * JOURNAL_BENCH_EVENTS sets the number of small events (default 300,000).
  */
 
@@ -38,7 +38,7 @@ function openAt(folder: string, limitBytes: number | null = null): Journal {
   });
 }
 
-/** An event whose body has about `bytes`. */
+/** An event with a body of about `bytes`. */
 function eventOf(bytes: number, key: string | null, index: number): ParsedEvent {
   const message = "a message as people write it "
     .repeat(Math.ceil(bytes / 28))
@@ -59,7 +59,7 @@ function eventOf(bytes: number, key: string | null, index: number): ParsedEvent 
   };
 }
 
-/** Events a second, and the longest turns of the loop in which a group was committed, ms. */
+/** Events per second, and the longest turns of the event loop with a commit, in ms. */
 async function appended(
   journal: Journal,
   o: { total: number; batch: number; bytes: number; keys: boolean },
@@ -68,7 +68,7 @@ async function appended(
   const turnsMs: number[] = [];
   let busyMs = 0;
   for (let done = 0; done < o.total; done += o.batch) {
-    // Parsing is not the journal's work: the keys are made outside of the measured time.
+    // The keys are made outside the measured time, because parsing is not the journal's work.
     const batch = o.keys ? events.map((event) => ({ ...event, key: `id:${crypto.randomUUID()}` })) : events;
     const startedMs = performance.now();
     await journal.append(batch, { source: "ingest", receivedUs: Date.now() * 1000 });
@@ -83,7 +83,7 @@ async function appended(
   };
 }
 
-/** The same with bun:sqlite alone. */
+/** Events per second of the same batches with bun:sqlite alone. */
 function bare(folder: string, o: { total: number; batch: number; bytes: number }): number {
   const database = new Database(join(folder, "bare"));
   database.run("PRAGMA journal_mode = WAL");

@@ -273,7 +273,7 @@ export class Journal implements Disposable {
   backlog(): { readonly events: number; readonly bytes: number } {
     const usedBytes = (): number => this.#transactions.reading(() => this.#usedBytes());
     return {
-      events: this.headSeq() - this.#pruning.gone,
+      events: this.headSeq() - this.#pruning.removedEvents,
       get bytes() {
         return usedBytes();
       },

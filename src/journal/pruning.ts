@@ -31,14 +31,14 @@ export class Pruning {
   readonly #o: PruningOptions;
   #pruned: JournalCursors;
   /** Events that left the journal, pruned or dropped. Because seq has no gaps, all others are in it. */
-  #gone: number;
+  #removed: number;
 
   constructor(options: PruningOptions) {
     this.#o = options;
     const text = options.settings.get(PRUNED) ?? '{"seq":0,"frameId":0,"answerId":0,"events":0}';
     const { seq, frameId, answerId, events } = JSON.parse(text);
     this.#pruned = { seq, frameId, answerId };
-    this.#gone = events;
+    this.#removed = events;
   }
 
   get pruned(): JournalCursors {
@@ -46,13 +46,13 @@ export class Pruning {
   }
 
   /** How many events left the journal, pruned or dropped. */
-  get gone(): number {
-    return this.#gone;
+  get removedEvents(): number {
+    return this.#removed;
   }
 
   /** Counts events that a temporary journal dropped at its bound. */
   dropped(events: number): void {
-    this.#gone += events;
+    this.#removed += events;
   }
 
   /** Removes the oldest frames with their events and updates, up to the first that is above one of the cursors. */
@@ -68,13 +68,13 @@ export class Pruning {
       }),
       this.#pruned,
     );
-    const gone = this.#gone + leaving.length;
+    const removed = this.#removed + leaving.length;
     transactions.change("prune", () => {
       logs.remove(leaving);
-      this.#put(pruned, gone);
+      this.#put(pruned, removed);
     });
     this.#o.onLeft(leaving);
-    this.#gone = gone;
+    this.#removed = removed;
     this.#pruned = pruned;
     return leaving.length;
   }
@@ -88,7 +88,7 @@ export class Pruning {
     const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
     transactions.change("prune answers", () => {
       logs.removeAnswers(ids);
-      this.#put(pruned, this.#gone);
+      this.#put(pruned, this.#removed);
     });
     this.#pruned = pruned;
     return ids.length;

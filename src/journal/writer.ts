@@ -167,8 +167,8 @@ export class Writer {
   #storeFrames(calls: readonly DecideCall[], counters: Counters): void {
     const { logs, settings, path } = this.#o;
     for (const call of calls) {
-      const gone = logs.missing(call.frames.map(({ seq }) => seq));
-      if (gone.length > 0) throw new EventsGone(path, gone);
+      const missing = logs.missing(call.frames.map(({ seq }) => seq));
+      if (missing.length > 0) throw new EventsGone(path, missing);
       call.firstId = counters.headFrameId + 1;
       counters.headFrameId += call.frames.length;
     }

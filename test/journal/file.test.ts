@@ -1,4 +1,4 @@
-/** The journal's file: recognised, made and set up. */
+/** The journal's file: how it is recognised, created and configured. */
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
@@ -6,15 +6,12 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, writeFil
 import { join } from "node:path";
 import { event, FROM, openAt, refusal, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath, root } = tempFolder();
 
-/**
- * As where a checkpoint had copied page 1, with the new number of pages at byte 28, and not yet the
- * others.
- */
+/** Leaves the file as a kill inside a checkpoint does: page 1, with the new page count at byte 28, is copied, the rest not. */
 function claimMorePages(path: string): void {
   const bytes = readFileSync(path);
   bytes.writeUInt32BE(bytes.readUInt32BE(28) + 10, 28);
@@ -90,7 +87,7 @@ describe("the file", () => {
     });
   }
 
-  test("the WAL of a journal that is gone is not played into a new one", async () => {
+  test("the WAL of a missing journal is not replayed into a new one", async () => {
     const path = newPath();
     const elsewhere = newPath();
     using journal = openAt(elsewhere);
@@ -112,7 +109,7 @@ describe("the file", () => {
     expect(left.eventsAt([500])[0]?.message).toBe("x".repeat(200));
   });
 
-  test("a creation that was cut short leaves nothing that is in the way", () => {
+  test("leftovers of an interrupted creation do not prevent the next one", () => {
     const path = newPath();
     writeFileSync(`${path}.new`, randomBytes(4096));
     writeFileSync(`${path}.new-journal`, randomBytes(512));
@@ -120,12 +117,12 @@ describe("the file", () => {
     expect(readdirSync(join(path, ".."))).toEqual(["events.duckdb.journal"]);
   });
 
-  test("a folder that is not there is a failure with its name", () => {
+  test("a missing folder is a failure that names it", () => {
     const error = refusal(() => openAt(join(root, "no", "such", "journal")));
     expect([error.code, error.object]).toEqual(["journal_failed", join(root, "no", "such", "journal")]);
   });
 
-  test("a reader beside it sees what is committed, in one snapshot, and holds nothing up", async () => {
+  test("a reader sees what is committed, in one snapshot, and does not delay the writer", async () => {
     using journal = openAt(newPath());
     await journal.append([event()], FROM);
     const reader = new Database(journal.path, { readonly: true });

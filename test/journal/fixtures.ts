@@ -1,4 +1,4 @@
-/** Journals and parts of journals on real files, and what is put into them. */
+/** Journals and parts of journals on real files, and events and frames for them. */
 
 import { Database } from "bun:sqlite";
 import { afterAll, expect } from "bun:test";
@@ -24,7 +24,7 @@ export interface TempFolder {
   newPath(): string;
 }
 
-/** A folder for the tests of one file, removed after them. */
+/** Makes a folder for the tests of one file, which is removed after them. */
 export function tempFolder(): TempFolder {
   const root = mkdtempSync(join(tmpdir(), "journal-test-"));
   let folders = 0;
@@ -48,7 +48,7 @@ export function openAt(path: string, options: Partial<JournalOptions> = {}): Jou
   });
 }
 
-/** The file of a journal with all of its tables, for one part of it. */
+/** Opens a journal's file, with all tables, for tests of one part of the journal. */
 export function openParts(
   path: string,
   kind: JournalKind = "kept",
@@ -114,7 +114,7 @@ export function refusal(open: () => unknown): GatewayError {
   return expect.unreachable("it should have been refused");
 }
 
-/** A read-only look from outside, as the store has it. */
+/** Reads rows through a connection of its own, as the store does. */
 export function rowsOf(path: string, sql: string): unknown[][] {
   const database = new Database(path, { readonly: true });
   try {

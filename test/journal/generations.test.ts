@@ -4,13 +4,13 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Generations } from "../../src/journal/generations.ts";
 import { openParts, rowsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
 describe("generations", () => {
-  test("a kept journal has one, in which every event is", () => {
+  test("a kept journal has one generation, which holds every event", () => {
     using parts = openParts(newPath());
     const generations = new Generations(parts.database, "kept");
     expect(generations.all.map(({ suffix }) => suffix)).toEqual([""]);
@@ -18,7 +18,7 @@ describe("generations", () => {
     expect(() => generations.rotate(2)).toThrow("only one");
   });
 
-  test("the oldest is emptied and becomes the newest; an event is in the one that took it", () => {
+  test("the oldest generation is emptied and becomes the newest; an event stays in the one that took it", () => {
     const path = newPath();
     using parts = openParts(path, "temporary");
     const generations = new Generations(parts.database, "temporary");
@@ -37,7 +37,7 @@ describe("generations", () => {
       put(seq);
       put(seq + 9);
     }
-    // A generation that has taken nothing yet counts from event 1 on.
+    // A generation that has taken no event yet begins at event 1.
     expect(oldest).toEqual([1, 1, 1, 11, 21]);
     expect(suffixes()).toBe("_b _c _d _a");
     const there = [21, 30, 31, 40, 41, 50, 51, 60];

@@ -1,59 +1,59 @@
-/** Group commit without a disk: what waits together, who is told, and when. */
+/** Group commit without a disk: which calls wait together, and when they are stored and settled. */
 
 import { describe, expect, test } from "bun:test";
 import { type GroupCall, GroupCommit, type GroupCommitOptions } from "../../src/journal/group-commit.ts";
 
-/** A call of some rows, 10 bytes each, that writes down when it is settled. */
+/** A call with rows of 10 bytes each that records when it is settled. */
 class Waiting implements GroupCall {
   readonly kind = "append";
   readonly bytes: number;
   failure: unknown = undefined;
   readonly name: string;
   readonly rows: number;
-  readonly #told: string[];
+  readonly #log: string[];
 
-  constructor(name: string, rows: number, told: string[]) {
+  constructor(name: string, rows: number, log: string[]) {
     this.name = name;
     this.rows = rows;
     this.bytes = 10 * rows;
-    this.#told = told;
+    this.#log = log;
   }
 
   settle(): void {
-    this.#told.push(this.failure === undefined ? this.name : `${this.name}: ${this.failure}`);
+    this.#log.push(this.failure === undefined ? this.name : `${this.name}: ${this.failure}`);
   }
 }
 
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 function groups(options: Partial<GroupCommitOptions<Waiting>> = {}) {
-  const told: string[] = [];
+  const log: string[] = [];
   const namesOf = (group: readonly Waiting[]): string => group.map(({ name }) => name).join("+");
   const commit = new GroupCommit<Waiting>({
     path: "the journal",
     rowsMax: 10,
     bytesMax: 1000,
-    store: (group) => told.push(`store ${namesOf(group)}`),
-    stored: (group) => told.push(`stored ${namesOf(group)}`),
+    store: (group) => log.push(`store ${namesOf(group)}`),
+    stored: (group) => log.push(`stored ${namesOf(group)}`),
     ...options,
   });
-  return { commit, told, add: (name: string, rows = 1) => commit.add(new Waiting(name, rows, told)) };
+  return { commit, log, add: (name: string, rows = 1) => commit.add(new Waiting(name, rows, log)) };
 }
 
 describe("a group", () => {
-  test("takes the calls of one turn, and is stored before its listener and its callers are told", async () => {
-    const { told, add } = groups();
+  test("holds the calls of one turn; it is stored first, then its listener is called, then its calls are settled", async () => {
+    const { log, add } = groups();
     add("a");
     add("b");
-    expect(told).toEqual([]);
+    expect(log).toEqual([]);
     await nextTurn();
-    expect(told).toEqual(["store a+b", "stored a+b", "a", "b"]);
+    expect(log).toEqual(["store a+b", "stored a+b", "a", "b"]);
     add("c");
     await nextTurn();
-    expect(told.slice(4)).toEqual(["store c", "stored c", "c"]);
+    expect(log.slice(4)).toEqual(["store c", "stored c", "c"]);
   });
 
-  test("is bounded by rows and by bytes, but for a single call; the rest follows in order", async () => {
+  test("is bounded by rows and by bytes, except for a single large call; the other calls follow in order", async () => {
     const byRows = groups();
     for (const [name, rows] of [
       ["a", 6],
@@ -64,7 +64,7 @@ describe("a group", () => {
     ] as const)
       byRows.add(name, rows);
     for (let turn = 0; turn < 5; turn++) await nextTurn();
-    expect(byRows.told.filter((line) => line.startsWith("store "))).toEqual([
+    expect(byRows.log.filter((line) => line.startsWith("store "))).toEqual([
       "store a+b",
       "store c",
       "store d",
@@ -73,12 +73,12 @@ describe("a group", () => {
     const byBytes = groups({ bytesMax: 30 });
     for (const name of ["a", "b"]) byBytes.add(name, 2);
     for (let turn = 0; turn < 3; turn++) await nextTurn();
-    expect(byBytes.told).toEqual(["store a", "stored a", "a", "store b", "stored b", "b"]);
+    expect(byBytes.log).toEqual(["store a", "stored a", "a", "store b", "stored b", "b"]);
   });
 
-  test("that cannot be stored fails all of its calls with the journal's error, and the next one is tried", async () => {
+  test("that cannot be stored fails all of its calls with the journal's error, and the next group is stored", async () => {
     let fails = true;
-    const { told, add } = groups({
+    const { log, add } = groups({
       store: () => {
         if (fails) throw new Error("no disk");
       },
@@ -90,7 +90,7 @@ describe("a group", () => {
     fails = false;
     add("c");
     await nextTurn();
-    expect(told).toEqual([
+    expect(log).toEqual([
       expect.stringContaining("a: GatewayError: journal: append the journal: no disk"),
       expect.stringContaining("b: GatewayError: journal: append the journal: no disk"),
       "c",
@@ -98,7 +98,7 @@ describe("a group", () => {
   });
 
   test("keeps the failure that the store gave to one of its calls", async () => {
-    const { told, add } = groups({
+    const { log, add } = groups({
       store: ([first]) => {
         if (first !== undefined) first.failure = "a bad row";
         throw new Error("no disk");
@@ -108,33 +108,33 @@ describe("a group", () => {
     add("a");
     add("b");
     await nextTurn();
-    expect(told).toEqual(["a: a bad row", expect.stringContaining("b: GatewayError")]);
+    expect(log).toEqual(["a: a bad row", expect.stringContaining("b: GatewayError")]);
   });
 });
 
-describe("the end", () => {
-  test("stores what waits, in as many groups as it takes, and refuses what comes later", async () => {
-    const { commit, told, add } = groups();
+describe("disposal", () => {
+  test("stores all waiting calls, in several groups if necessary, and refuses later ones", async () => {
+    const { commit, log, add } = groups();
     add("a", 8);
     add("b", 8);
     commit[Symbol.dispose]();
     const stored = ["store a", "stored a", "a", "store b", "stored b", "b"];
-    expect(told).toEqual(stored);
+    expect(log).toEqual(stored);
     add("c");
     commit[Symbol.dispose]();
     await nextTurn();
-    expect(told).toEqual([...stored, expect.stringContaining("c: GatewayError: journal: append")]);
-    expect(told.at(-1)).toContain("the journal is closed");
+    expect(log).toEqual([...stored, expect.stringContaining("c: GatewayError: journal: append")]);
+    expect(log.at(-1)).toContain("the journal is closed");
   });
 
-  test("settles a call whose listener throws, and lets the exception out", () => {
-    const { commit, told, add } = groups({
+  test("settles the calls even if the listener throws, and throws its exception", () => {
+    const { commit, log, add } = groups({
       stored: () => {
         throw new Error("a bug elsewhere");
       },
     });
     add("a");
     expect(() => commit[Symbol.dispose]()).toThrow("a bug elsewhere");
-    expect(told).toEqual(["store a", "a"]);
+    expect(log).toEqual(["store a", "a"]);
   });
 });

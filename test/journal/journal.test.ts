@@ -22,10 +22,10 @@ import {
   tempFolder,
 } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
-// Stands before the folder, which cannot be removed while something is mounted in it.
+// Registered before the folder's own clean-up, because a folder with a mount in it cannot be removed.
 afterAll(() => {
   if (mounted) Bun.spawnSync(["umount", "-l", disk]);
 });
@@ -54,7 +54,7 @@ describe("appending", () => {
     expect(journal.headSeq()).toBe(1);
   });
 
-  test("an id that nobody gave is a UUIDv7 of receipt, journal and seq alone", async () => {
+  test("without an id from the sender, an event gets a UUIDv7 made of receipt, journal and seq", async () => {
     using journal = openAt(newPath());
     const results = await journal.append([event(), event()], FROM);
     expect(results.map(({ id }) => id)).toEqual([
@@ -69,7 +69,7 @@ describe("appending", () => {
     expect(eventId(NOW_US, 0xffff_ffff, 2 ** 52 + 5)).toMatch(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
   });
 
-  test("calls of one turn share one commit, are told in order of seq and before their promises resolve", async () => {
+  test("calls of one turn share one commit, which is announced in order of seq before their promises resolve", async () => {
     using journal = openAt(newPath());
     const told: string[] = [];
     journal.onCommitted = ({ events }) => {
@@ -84,7 +84,7 @@ describe("appending", () => {
     expect(told).toEqual(["committed 1,2,3", "answered 1", "answered 2,3"]);
   });
 
-  test("a group is bounded: what is beyond goes to the next one", async () => {
+  test("a group is bounded: calls beyond the bound go to the next group", async () => {
     using journal = openAt(newPath());
     const groups: number[] = [];
     journal.onCommitted = ({ events }) => groups.push(events.length);
@@ -94,7 +94,7 @@ describe("appending", () => {
     expect(seqsOf(results.flat())).toEqual(Array.from({ length: 6000 }, (_, index) => index + 1));
   });
 
-  test("a listener that throws takes nobody's acknowledgement away", async () => {
+  test("a listener that throws does not prevent the acknowledgement", async () => {
     const path = newPath();
     const script = `
       import { Journal } from ${JSON.stringify(join(import.meta.dir, "../../src/journal/journal.ts"))};
@@ -110,7 +110,7 @@ describe("appending", () => {
     expect(output.trim().split("\n").sort()).toEqual(["acknowledged 1", "uncaught a bug elsewhere"]);
   });
 
-  test("a row that is refused fails its own call, not the group", async () => {
+  test("a refused row fails its own call, not the group", async () => {
     using journal = openAt(newPath());
     const good = journal.append(keyed("a"), FROM);
     const bad = failureOf(
@@ -128,7 +128,7 @@ describe("appending", () => {
     expect(seqsOf(journal.unframedAfter(0, 10))).toEqual([1, 2, 3]);
   });
 
-  test("what waits is committed when the journal is closed, and later calls are refused", async () => {
+  test("closing the journal commits waiting calls and refuses later ones", async () => {
     const path = newPath();
     const journal = openAt(path);
     const waiting = [journal.append([event()], FROM), journal.append([event()], FROM)];
@@ -143,9 +143,9 @@ describe("appending", () => {
 });
 
 describe("failures", () => {
-  test("everything that a killed process acknowledged is there afterwards, once", async () => {
+  test("everything that a killed process acknowledged is in the journal afterwards, exactly once", async () => {
     const path = newPath();
-    const said = new Map<string, number>();
+    const acknowledged = new Map<string, number>();
     const framed = new Map<number, number>();
     for (let round = 0; round < 4; round++) {
       const script = Bun.fileURLToPath(import.meta.resolve("../fixtures/journal/append-forever.ts"));
@@ -164,24 +164,27 @@ describe("failures", () => {
       expect(lines.length).toBeGreaterThan(enough / 2);
       for (const [key = "", seq, frameId] of lines.map((line) => line.split(" "))) {
         if (key === "frame") framed.set(Number(seq), Number(frameId));
-        else said.set(key, Number(seq));
+        else acknowledged.set(key, Number(seq));
       }
       using journal = openAt(path, { keysInMemoryMax: 64 });
-      const events = journal.eventsAt([...said.values()]);
-      [...said.keys()].forEach((key, index) => {
+      const events = journal.eventsAt([...acknowledged.values()]);
+      [...acknowledged.keys()].forEach((key, index) => {
         expect(JSON.parse(new TextDecoder().decode(events[index]?.body)).key).toBe(key);
       });
       for (const [seq, frameId] of framed) expect(journal.frameOf(seq)?.frameId).toBe(frameId);
       expect(journal.framesFrom(1, 1e6).map(({ frameId }) => frameId)).toEqual(
         Array.from({ length: journal.nextFrameId() - 1 }, (_, index) => index + 1),
       );
-      const again = await journal.append(keyed(...said.keys()), { ...FROM, receivedUs: Date.now() * 1000 });
-      expect(again.map(({ seq, duplicate }) => (duplicate ? seq : -1))).toEqual([...said.values()]);
+      const again = await journal.append(keyed(...acknowledged.keys()), {
+        ...FROM,
+        receivedUs: Date.now() * 1000,
+      });
+      expect(again.map(({ seq, duplicate }) => (duplicate ? seq : -1))).toEqual([...acknowledged.values()]);
     }
   });
 
   test.skipIf(!mounted)(
-    "a full disk refuses whole calls, loses nothing and leaves no gap; it goes on when there is room (needs root)",
+    "on a full disk the journal refuses whole calls, loses nothing, leaves no gap, and continues when there is room (needs root)",
     async () => {
       const path = join(disk, "journal");
       const ballast = join(disk, "ballast");
@@ -241,7 +244,7 @@ describe("failures", () => {
   );
 });
 
-/** What the journal promises, without a disk. */
+/** A model of the journal's promises in memory. */
 class Model {
   readonly events = new Map<number, JournalEvent>();
   readonly frames = new Map<number, number>();
@@ -330,7 +333,7 @@ const commands: fc.Arbitrary<Command[]> = fc.array(
   { maxLength: 40 },
 );
 
-test("the journal does what a plain model does, over any commands and restarts", async () => {
+test("the journal behaves like a plain model under any commands and restarts", async () => {
   const seed = Number(process.env.FC_SEED ?? Date.now() % 2 ** 31);
   console.log(`journal model: FC_SEED=${seed}`);
   await fc.assert(

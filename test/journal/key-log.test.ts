@@ -5,7 +5,7 @@ import { KeyLog } from "../../src/journal/key-log.ts";
 import { HASH_BYTES } from "../../src/journal/key-table.ts";
 import { openParts, rowsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
@@ -26,7 +26,7 @@ function loaded(log: KeyLog): { counts: number[]; entries: Entry[] } {
 }
 
 describe("the log of keys", () => {
-  test("comes back row by row, with times and numbers beyond 32 bits", () => {
+  test("is read back batch by batch, with times and numbers beyond 32 bits", () => {
     const path = newPath();
     {
       using parts = openParts(path);
@@ -49,7 +49,7 @@ describe("the log of keys", () => {
     expect(log.lastBatch).toBe(2);
   });
 
-  test("forgets a row whose transaction was rolled back", () => {
+  test("forgets a batch if its transaction was rolled back", () => {
     using parts = openParts(newPath());
     const log = new KeyLog(parts.database);
     log.append(hashes, [0, 1, 1]);
@@ -65,7 +65,7 @@ describe("the log of keys", () => {
     expect(log.lastBatch).toBe(1);
   });
 
-  test("removes what is not wanted any more with the next transaction that commits, and only once", () => {
+  test("removes unwanted batches in the next transaction that commits, and only once", () => {
     const path = newPath();
     using parts = openParts(path);
     const log = new KeyLog(parts.database);

@@ -4,19 +4,19 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import { HASH_BYTES, KeyTable } from "../../src/journal/key-table.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const seed = Number(process.env.FC_SEED ?? Math.floor(Math.random() * 0x7fffffff));
 console.log(`key table: FC_SEED=${seed}`);
 
-/** Keys with few different leading bits, so that many belong into the same slots. */
+/** Keys with few different leading bits, so that many compete for the same slots. */
 function wordsOf(key: number): Uint32Array {
   return new Uint32Array([key % 3, 0, key, 7]);
 }
 
 describe("a table of keys", () => {
-  test("finds what was set last, as a Map does, over growth, rollbacks and commits", () => {
+  test("finds what was set last, like a Map, through growth, rollbacks and commits", () => {
     const step = fc.oneof(
       { weight: 6, arbitrary: fc.record({ do: fc.constant("set" as const), key: fc.nat(40) }) },
       { weight: 1, arbitrary: fc.record({ do: fc.constant("commit" as const), key: fc.nat() }) },
@@ -29,7 +29,7 @@ describe("a table of keys", () => {
         let current = new Map<number, number>();
         steps.forEach(({ do: what, key }, index) => {
           if (what === "set") {
-            // Room is made before a transaction, never inside one.
+            // Reserve before a transaction, never inside one.
             if (table.mark === 0) table.reserve(120);
             table.set(wordsOf(key), 0, index + 1, 1000 + index);
             current.set(key, index + 1);
@@ -53,7 +53,7 @@ describe("a table of keys", () => {
     );
   });
 
-  test("takes back only what came after a mark", () => {
+  test("rolls back only what was set after a mark", () => {
     const table = new KeyTable();
     table.set(wordsOf(1), 0, 1, 10);
     const { mark } = table;
@@ -67,7 +67,7 @@ describe("a table of keys", () => {
     ]);
   });
 
-  test("gives its keys nearly in their order, in parts, each once", () => {
+  test("returns each key once, in parts, nearly in the order of keys", () => {
     const table = new KeyTable();
     const count = 5000;
     const words = new Uint32Array(4 * count);
@@ -98,7 +98,7 @@ describe("a table of keys", () => {
     expect(ascents).toBeGreaterThan(0.7 * count);
   });
 
-  test("says when its newest key was received, and an empty copy has as many slots", () => {
+  test("knows when its newest key was received, and its empty copy has as many slots", () => {
     const table = new KeyTable();
     table.reserve(3000);
     table.set(wordsOf(1), 0, 1, 30);

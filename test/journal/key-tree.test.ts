@@ -1,23 +1,23 @@
-/** Dedup keys by generations on a real file. */
+/** Dedup keys in generations on a real file. */
 
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { HASH_BYTES, KeyTable, type KnownKey } from "../../src/journal/key-table.ts";
 import { KeyTree } from "../../src/journal/key-tree.ts";
 import { openParts, rowsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
-/** Generations take keys for 100 µs here. */
+/** In these tests a generation takes keys for 100 µs. */
 const GENERATION_US = 100;
 const KEYS = 64;
 const hashes = new Uint8Array(KEYS * HASH_BYTES);
 for (let index = 0; index < KEYS; index++) hashes[HASH_BYTES * index] = index;
 const words = new Uint32Array(hashes.buffer);
 
-/** A table with the keys from `from` to before `to`, each of the event of its number. */
+/** A table with the keys from `from` to before `to`; key n made event n + 1. */
 function tableOf(from: number, to: number, receivedUs: number): KeyTable {
   const table = new KeyTable();
   for (let index = from; index < to; index++) table.set(words, 4 * index, index + 1, receivedUs);
@@ -68,7 +68,7 @@ describe("a tree of keys", () => {
     expect(file.find(...all)).toEqual(expected);
   });
 
-  test("begins a generation when the newest has taken keys for its time, and the newer use of a key counts", () => {
+  test("begins a generation when the newest has taken keys for its time, and the newest use of a key counts", () => {
     using file = opened();
     file.add(tableOf(0, 2, 1000));
     file.add(tableOf(2, 4, 1099));
@@ -81,7 +81,7 @@ describe("a tree of keys", () => {
     expect(file.find(0, 1, 2, 3)).toEqual({ 0: [1, 1000], 1: [2, 1100], 2: [3, 1100], 3: [4, 1099] });
   });
 
-  test("takes a table in parts, and after a rollback the same part again", () => {
+  test("takes a table in parts, and takes a part again after a rollback", () => {
     using file = opened();
     const table = tableOf(0, 10, 5);
     expect(() =>
@@ -101,7 +101,7 @@ describe("a tree of keys", () => {
     expect(rowsOf(file.path, "SELECT count(*) FROM dedup")).toEqual([[10]]);
   });
 
-  test("prunes its oldest generation in small steps, unless that is the one being filled", () => {
+  test("prunes its oldest generation in small steps, unless that generation is taking keys", () => {
     using file = opened();
     file.add(tableOf(0, 10, 1000));
     expect([file.tree.hasOlder(1000, false), file.tree.hasOlder(1001, false)]).toEqual([false, true]);

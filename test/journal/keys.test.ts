@@ -1,4 +1,4 @@
-/** Dedup keys of a journal: a repeat within the window is a duplicate, wherever its key is. */
+/** Dedup keys of a journal: a repeat within the window is a duplicate, wherever its key is stored. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type AppendResult, eventId } from "../../src/journal/journal.ts";
 import {
@@ -15,13 +15,13 @@ import {
   tempFolder,
 } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
 describe("keys", () => {
-  test("of two with one key in one group the second is a duplicate of the first", async () => {
+  test("of two events with one key in one group, the second is a duplicate of the first", async () => {
     using journal = openAt(newPath());
     const stored: number[] = [];
     journal.onCommitted = ({ events }) => stored.push(...seqsOf(events));
@@ -47,7 +47,7 @@ describe("keys", () => {
     ]);
   });
 
-  test("a repeat is told the first one's id, also of a sender's, also after a restart and after pruning", async () => {
+  test("a repeat gets the id of the first event, even if a sender gave it, even after a restart and after pruning", async () => {
     const path = newPath();
     {
       using journal = openAt(path);
@@ -67,7 +67,7 @@ describe("keys", () => {
     expect(own).toEqual([{ seq: 1, id: "sender-1", duplicate: true }]);
   });
 
-  test("a key counts for 8 days from its first event, then makes a new one", async () => {
+  test("a key counts for 8 days from its first event; then it makes a new event", async () => {
     using journal = openAt(newPath());
     const at = async (days: number): Promise<AppendResult[]> =>
       journal.append(keyed("k"), { ...FROM, receivedUs: NOW_US + days * DAY_US });
@@ -77,7 +77,7 @@ describe("keys", () => {
     expect(await at(16)).toMatchObject([{ seq: 2, duplicate: true }]);
   });
 
-  test("keys are found in memory, on their way to the table and in it, over restarts at any point", async () => {
+  test("keys are found in memory, while they move to the tree, and in the tree, through restarts at any point", async () => {
     const path = newPath();
     const total = 100 * 60;
     const keysInMemoryMax = 1800;
@@ -91,7 +91,7 @@ describe("keys", () => {
         path,
         "SELECT (SELECT sum(length(entries)) / 32 FROM dedup_log), (SELECT count(*) FROM dedup)",
       ) as number[][];
-      // What was moved stays in the log until all of it was.
+      // Moved keys stay in the log until all keys of their table have moved.
       const moving = logged + moved > from + 60;
       if (moving) roundsMoving += 1;
       if ((moving && roundsMoving <= 4) || from % 660 === 0) {
@@ -110,7 +110,7 @@ describe("keys", () => {
     journal[Symbol.dispose]();
   });
 
-  test("of a key that was used again after its window, the newer use counts, wherever both are", async () => {
+  test("if a key is used again after its window, the newer use counts, wherever both are stored", async () => {
     using journal = openAt(newPath(), { keysInMemoryMax: 2 });
     const at = (days: number, ...keys: string[]): Promise<AppendResult[]> =>
       journal.append(keyed(...keys), { ...FROM, receivedUs: NOW_US + days * DAY_US });
@@ -127,7 +127,7 @@ describe("keys", () => {
     expect(await at(10, "k")).toMatchObject([{ seq: 5, duplicate: true }]);
   });
 
-  test("keys past their window are forgotten in small steps, younger ones are not", async () => {
+  test("keys past their window are forgotten in small steps; younger keys are not", async () => {
     const path = newPath();
     let nowUs = NOW_US;
     using journal = openAt(path, { keysInMemoryMax: 200, nowUs: () => nowUs });
@@ -158,7 +158,7 @@ describe("keys", () => {
     expect(young.map(({ duplicate }) => duplicate)).toEqual([true, true, true]);
   });
 
-  test("a key is forgotten when it is older than the window by the journal's clock, not when it is as old", async () => {
+  test("by the journal's clock, a key is forgotten when it is older than the window, not when it is exactly as old", async () => {
     let nowUs = NOW_US;
     using journal = openAt(newPath(), { keysInMemoryMax: 2, nowUs: () => nowUs });
     for (const key of ["a", "b", "c", "d"]) await journal.append(keyed(key), FROM);

@@ -1,10 +1,10 @@
-/** Labels in a journal: the first text of a hash stays. */
+/** Labels in a journal: a hash keeps its first text. */
 
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { Labels } from "../../src/journal/labels.ts";
 import { openParts, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();

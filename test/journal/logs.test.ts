@@ -1,4 +1,4 @@
-/** The logs of a journal: what is decided about an event comes back, once and in order. */
+/** The logs of a journal: frames and updates come back as they were stored, once and in order. */
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { ParsedEvent } from "../../src/event/event.ts";
@@ -16,7 +16,7 @@ import {
   tempFolder,
 } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
@@ -26,7 +26,8 @@ function ofMessage(message: string | null): ParsedEvent {
   return event({ body, message });
 }
 
-function said(seq: number, more: Partial<DecidedFrame> = {}): DecidedFrame {
+/** A frame about which nothing is known. */
+function unenriched(seq: number, more: Partial<DecidedFrame> = {}): DecidedFrame {
   const provenance = '{"type":null,"intent":null,"sentiment":null,"embedder":null}';
   return frame(seq, { provenance, ...more });
 }
@@ -36,7 +37,7 @@ async function fill(journal: Journal, count: number): Promise<void> {
     Array.from({ length: count }, (_, n) => ofMessage(`m${n}`)),
     { source: "", receivedUs: 1 },
   );
-  await journal.decide(Array.from({ length: count }, (_, n) => said(n + 1)));
+  await journal.decide(Array.from({ length: count }, (_, n) => unenriched(n + 1)));
 }
 
 describe("frames", () => {
@@ -60,7 +61,7 @@ describe("frames", () => {
     expect(journal.nextFrameId()).toBe(3);
   });
 
-  test("ids are dense in the order of calls, and a refused call leaves no gap", async () => {
+  test("frame ids are consecutive in the order of calls, and a refused call leaves no gap", async () => {
     const path = newPath();
     {
       using journal = openAt(path);
@@ -97,14 +98,14 @@ describe("frames", () => {
     ]);
   });
 
-  test("an event twice in one call is refused", async () => {
+  test("a call with the same event twice is refused", async () => {
     using journal = openAt(newPath());
     await journal.append([event()], FROM);
     expect(String(await failureOf(journal.decide(frames(1, 1))))).toContain("already");
     expect(journal.nextFrameId()).toBe(1);
   });
 
-  test("unframed events are found above a number, in order, also where frames came out of order", async () => {
+  test("unframed events above a number are found in order, even if frames were decided out of order", async () => {
     const path = newPath();
     {
       using journal = openAt(path);
@@ -127,7 +128,7 @@ describe("frames", () => {
     expect(rowsOf(path, "SELECT value FROM meta WHERE key = 'journal.framed_to'")).toEqual([["1000"]]);
   });
 
-  test("conversations are told by frame, with the event's own time where it has one", async () => {
+  test("motions of conversations come in the order of frames, with the event's own time if it has one", async () => {
     using journal = openAt(newPath());
     await journal.append(
       [
@@ -151,100 +152,100 @@ describe("frames", () => {
   });
 });
 
-describe("answers", () => {
-  test("an answer comes back as it was given, and the newest stands", async () => {
+describe("updates", () => {
+  test("an update comes back as it was stored, and the newest one counts", async () => {
     using journal = openAt(newPath());
     await fill(journal, 2);
     expect(journal.answerOf(1)).toBeNull();
-    const first = said(1, { intent: "A", provenance: '{"intent":"llm"}' });
+    const first = unenriched(1, { intent: "A", provenance: '{"intent":"llm"}' });
     const vector = new Float32Array([0.25, -1]);
-    const second = said(1, { intent: "B", eventType: "T", vector, decidedUs: 99 });
-    expect(await journal.answer([first, said(2)])).toBe(1);
+    const second = unenriched(1, { intent: "B", eventType: "T", vector, decidedUs: 99 });
+    expect(await journal.answer([first, unenriched(2)])).toBe(1);
     expect(journal.answerOf(1)).toEqual({ answerId: 1, ...first });
     expect(await journal.answer([second])).toBe(3);
     expect(journal.answerOf(1)).toEqual({ answerId: 3, ...second });
     expect([journal.headAnswerId(), journal.nextFrameId(), journal.headSeq()]).toEqual([3, 3, 2]);
     // The frame stays as it was decided.
-    expect(journal.frameOf(1)).toEqual({ frameId: 1, ...said(1) });
+    expect(journal.frameOf(1)).toEqual({ frameId: 1, ...unenriched(1) });
   });
 
-  test("events, frames and answers of one turn share a commit, in this order", async () => {
+  test("events, frames and updates of one turn share a commit, in this order", async () => {
     const path = newPath();
     using journal = openAt(path);
     await fill(journal, 1);
     const [answer, frame, stored] = await Promise.all([
-      journal.answer([said(2)]),
-      journal.decide([said(2)]),
+      journal.answer([unenriched(2)]),
+      journal.decide([unenriched(2)]),
       journal.append([ofMessage("x")], { source: "", receivedUs: 1 }),
     ]);
     expect([answer, frame, stored[0]?.seq]).toEqual([1, 2, 2]);
   });
 
-  test("ids go on after a restart, also where the answers have left", async () => {
+  test("update ids continue after a restart, even if all updates have left", async () => {
     const path = newPath();
     {
       using journal = openAt(path);
       await fill(journal, 2);
-      await journal.answer([said(1), said(1), said(2)]);
+      await journal.answer([unenriched(1), unenriched(1), unenriched(2)]);
       expect(journal.prune({ seq: 2, frameId: 2, answerId: 3 })).toBe(2);
     }
     using journal = openAt(path);
     expect(journal.headAnswerId()).toBe(3);
     expect(journal.answerOf(1)).toBeNull();
-    expect(await journal.answer([said(1)])).toBe(4);
+    expect(await journal.answer([unenriched(1)])).toBe(4);
   });
 
-  test("an answer whose event has left goes by itself, when it is held and not before", async () => {
+  test("an update of an event that has left is pruned by itself, but not before the store holds it", async () => {
     using journal = openAt(newPath());
     await fill(journal, 3);
     journal.prune({ seq: 2, frameId: 2, answerId: 0 });
-    await journal.answer([said(1), said(3), said(2)]);
+    await journal.answer([unenriched(1), unenriched(3), unenriched(2)]);
     expect(journal.pruneAnswers(0)).toBe(0);
     expect(journal.pruneAnswers(2)).toBe(1);
     expect(journal.answerOf(1)).toBeNull();
-    // That of event 3 stays with its frame, which is still here.
+    // The update of event 3 stays, because its frame is still in the journal.
     expect(journal.pruneAnswers(3)).toBe(1);
     expect(journal.pruneAnswers(3)).toBe(0);
     expect(journal.answerOf(3)).not.toBeNull();
     expect(journal.pruned()).toEqual({ seq: 2, frameId: 2, answerId: 3 });
   });
 
-  test("an answer stays with a frame that stays, also where a later event has left before", async () => {
+  test("an update stays with its frame, even if a later event has left before", async () => {
     using journal = openAt(newPath());
     await journal.append([ofMessage("a"), ofMessage("b"), ofMessage("c")], { source: "", receivedUs: 1 });
-    // The first two waited for the model, so that the third was decided before them.
-    await journal.decide([said(3), said(1), said(2)]);
+    // The first two events waited for the model, so the third was decided before them.
+    await journal.decide([unenriched(3), unenriched(1), unenriched(2)]);
     expect(journal.prune({ seq: 3, frameId: 1, answerId: 0 })).toBe(1);
-    await journal.answer([said(1), said(3)]);
+    await journal.answer([unenriched(1), unenriched(3)]);
     expect(journal.pruneAnswers(2)).toBe(1);
     expect([journal.answerOf(1)?.answerId, journal.answerOf(3)]).toEqual([1, null]);
   });
 
-  test("a temporary journal keeps an answer on an event that it has dropped, within its bound", async () => {
+  test("a temporary journal keeps an update of an event that it has dropped, within its bound", async () => {
     const path = newPath();
     using journal = openAt(path, { ephemeral: { limitBytes: 8 * 1024 * 1024 } });
     await fill(journal, 1);
     const large = "x".repeat(100_000);
     while (journal.eventsAt([1])[0] !== null)
       await journal.append([ofMessage(large)], { source: "", receivedUs: 1 });
-    expect(await journal.answer([said(1, { intent: "Late" })])).toBe(1);
+    expect(await journal.answer([unenriched(1, { intent: "Late" })])).toBe(1);
     expect(journal.answerOf(1)?.intent).toBe("Late");
     using reader = new Database(path, { readonly: true });
     expect(reader.query("SELECT answer_id, seq FROM answers").values()).toEqual([[1, 1]]);
   });
 
-  test("an answer that cannot be stored fails alone", async () => {
+  test("an update that cannot be stored fails alone", async () => {
     using journal = openAt(newPath());
     await fill(journal, 1);
     const [bad, good] = await Promise.allSettled([
-      journal.answer([said(1, { provenance: null as never })]),
-      journal.answer([said(1, { intent: "Good" })]),
+      journal.answer([unenriched(1, { provenance: null as never })]),
+      journal.answer([unenriched(1, { intent: "Good" })]),
     ]);
     expect([bad.status, good]).toEqual(["rejected", { status: "fulfilled", value: 1 }]);
     expect(journal.answerOf(1)?.intent).toBe("Good");
   });
 
-  test("what a model could still tell is known after a restart, the newest first", async () => {
+  test("events that a model could still add to are found, newest first", async () => {
     using journal = openAt(newPath());
     await journal.append(
       [ofMessage("a"), ofMessage("b"), ofMessage(null), ofMessage(null), ofMessage("c"), ofMessage("d")],
@@ -261,15 +262,15 @@ describe("answers", () => {
       provenance: JSON.stringify({ type, intent, sentiment }),
     });
     await journal.decide([
-      said(1, from("given", "examples", null)),
-      // Asked, and the model did not know: its word all the same.
-      said(2, from(null, "llm", "llm")),
-      said(3, from(null, null, null)),
-      said(4, from("shape", null, null)),
-      said(5, from("given", null, "given")),
-      said(6, from(null, null, null)),
+      unenriched(1, from("given", "examples", null)),
+      // The model was asked and did not know. That counts as its reply.
+      unenriched(2, from(null, "llm", "llm")),
+      unenriched(3, from(null, null, null)),
+      unenriched(4, from("shape", null, null)),
+      unenriched(5, from("given", null, "given")),
+      unenriched(6, from(null, null, null)),
     ]);
-    await journal.answer([said(6)]);
+    await journal.answer([unenriched(6)]);
     expect(journal.unanswered(1, 7)).toEqual([5, 3, 1]);
     expect(journal.unanswered(2, 5)).toEqual([3]);
   });

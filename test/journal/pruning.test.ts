@@ -1,15 +1,15 @@
-/** What leaves a journal: in small steps, oldest first, and its numbers never come back. */
+/** Pruning: in small steps, oldest first, and numbers are never reused. */
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { event, FROM, frames, openAt, rowsOf, seqsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
 describe("pruning", () => {
-  test("an event leaves with its frame, oldest frame first, up to the first that does not qualify", async () => {
+  test("events leave with their frames, oldest frame first, up to the first that is above a cursor", async () => {
     using journal = openAt(newPath());
     await journal.append(new Array(6).fill(event()), FROM);
     await journal.decide(frames(2, 1, 5, 3));
@@ -32,7 +32,7 @@ describe("pruning", () => {
     expect(journal.pruned()).toEqual({ seq: 5, frameId: 4, answerId: 0 });
   });
 
-  test("an event whose newest answer is not held yet stays, and one that goes takes its answers along", async () => {
+  test("an event stays until the store holds its newest update, and leaves together with its updates", async () => {
     const path = newPath();
     {
       using journal = openAt(path);
@@ -52,7 +52,7 @@ describe("pruning", () => {
     expect(journal.pruned()).toEqual({ seq: 1, frameId: 1, answerId: 3 });
   });
 
-  test("numbers are never used again, also where the journal was pruned empty and restarted", async () => {
+  test("numbers are never reused, even if the journal was pruned empty and restarted", async () => {
     const path = newPath();
     {
       using journal = openAt(path);

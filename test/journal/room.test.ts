@@ -1,4 +1,4 @@
-/** The bound of a temporary journal: never exceeded, and the newest events stay. */
+/** The bound of a temporary journal: it is never exceeded, and the newest events stay. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { statSync } from "node:fs";
 import type { ParsedEvent } from "../../src/event/event.ts";
@@ -8,7 +8,7 @@ import { EventsGone, type Journal, type JournalEvent } from "../../src/journal/j
 import { type Dropped, Room } from "../../src/journal/room.ts";
 import { event, FROM, failureOf, frames, openAt, openParts, rowsOf, seqsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
@@ -22,7 +22,7 @@ describe("a temporary journal", () => {
     );
   const openTemporary = (path = newPath()): Journal => openAt(path, { ephemeral: { limitBytes: LIMIT } });
 
-  test("never refuses and never grows beyond its bound; the newest are there, the oldest are counted as dropped", async () => {
+  test("refuses nothing and never exceeds its bound; it keeps the newest events and counts the dropped ones", async () => {
     using journal = openTemporary();
     const batch = (from: number): ParsedEvent[] =>
       Array.from({ length: 500 }, (_, index) => event({ key: `k${from + index}`, message: "x".repeat(60) }));
@@ -51,7 +51,7 @@ describe("a temporary journal", () => {
     expect(await journal.append(batch(0), FROM)).toMatchObject(new Array(500).fill({ duplicate: false }));
   });
 
-  test("events larger than their share of the bound are kept within it, too", async () => {
+  test("large events do not exceed the bound either", async () => {
     using journal = openTemporary();
     const body = new Uint8Array(400_000).fill(120);
     for (let index = 0; index < 60; index++) {
@@ -61,7 +61,7 @@ describe("a temporary journal", () => {
     expect(journal.eventsAt([60])[0]?.body.byteLength).toBe(400_000);
   });
 
-  test("text that takes more bytes than characters does not deceive the bound", async () => {
+  test("text with more bytes than characters does not exceed the bound", async () => {
     using journal = openTemporary();
     const given = event({ message: "\u5b57".repeat(20_000) });
     for (let index = 0; index < 300; index++) {
@@ -71,7 +71,7 @@ describe("a temporary journal", () => {
     expect(journal.eventsAt([300])[0]?.message).toBe(given.message);
   });
 
-  test("frames are read and pruned by their ids where an older event was decided after a newer one", async () => {
+  test("frames are read and pruned in the order of their ids, even if an older event was decided after a newer one", async () => {
     using journal = openTemporary();
     const body = new Uint8Array(10_000).fill(120);
     for (let index = 0; index < 300; index++) {
@@ -90,7 +90,7 @@ describe("a temporary journal", () => {
     expect(seqsOf(journal.framesFrom(1, 9))).toEqual([299, 2]);
   });
 
-  test("frames go with their events, readers see both by their plain names, and ids go on", async () => {
+  test("frames leave with their events, readers see both under their plain names, and ids continue", async () => {
     using journal = openTemporary();
     let framed = 0;
     while (journal.backlog().events === journal.headSeq()) {
@@ -130,8 +130,8 @@ describe("a temporary journal", () => {
   });
 });
 
-describe("the room of a temporary journal", () => {
-  /** A room of 1,000,000 bytes for the tables, of which the test says how many are used. */
+describe("room for a group", () => {
+  /** A bound of 1,000,000 bytes for the tables. The test sets how many of them are in use. */
   function opened() {
     const path = newPath();
     const { database, transactions, [Symbol.dispose]: dispose } = openParts(path, "temporary");
@@ -153,7 +153,7 @@ describe("the room of a temporary journal", () => {
       file,
       room,
       generations,
-      /** Events of 1,000 bytes, without the writer: they are only counted. */
+      /** Counts events of 1,000 bytes without storing them. */
       append: (count: number): void => {
         const call = new AppendCall(new Array(count).fill(event({ body: new Uint8Array(872) })), FROM);
         call.stored = Array.from({ length: count }, () => ({ seq: ++file.lastSeq }) as JournalEvent);
@@ -164,14 +164,14 @@ describe("the room of a temporary journal", () => {
     };
   }
 
-  test("is left alone as long as it is there", () => {
+  test("costs no event as long as the tables are within the bound", () => {
     using test = opened();
     test.file.usedBytes = 800_000;
     test.append(200);
     expect([test.file.dropped, test.room.dropped]).toEqual([[], 0]);
   });
 
-  test("is made by the oldest generation when the newest has its quarter, and counts what had no frame", () => {
+  test("is made by emptying the oldest generation when the newest fills a quarter; events without a frame are counted", () => {
     using test = opened();
     for (const count of [250, 250, 250, 250]) test.append(count);
     test.room.stored([new DecideCall("decide", frames(1, 2, 251))]);
@@ -188,9 +188,9 @@ describe("the room of a temporary journal", () => {
     expect(test.room.dropped).toBe(248 + 249);
   });
 
-  test("is not made by dropping events that frames alone have crowded", () => {
+  test("is not made by dropping the newest events if frames fill the tables", () => {
     using test = opened();
-    // 60,000 bytes of events are less than a sixteenth of the room.
+    // 60,000 bytes of events are less than one sixteenth of the bound.
     test.append(60);
     test.file.usedBytes = 2e6;
     test.append(10);
@@ -199,7 +199,7 @@ describe("the room of a temporary journal", () => {
     expect(test.file.dropped).not.toEqual([]);
   });
 
-  test("is not counted for a call that was refused", () => {
+  test("does not count the events of a refused call", () => {
     using test = opened();
     test.append(250);
     const refused = new AppendCall([event()], FROM);

@@ -2,13 +2,13 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openAt, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
 describe("settings", () => {
-  test("id, boot, settings and opening attempts outlive the process", () => {
+  test("the journal's id, the boot, settings and the count of opening attempts outlive the process", () => {
     const path = newPath();
     {
       using journal = openAt(path, { randomU32: () => 0 });

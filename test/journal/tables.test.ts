@@ -3,13 +3,13 @@ import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openAt, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
 
 describe("small tables", () => {
-  test("keep texts over a restart, the one that was written longest ago first", () => {
+  test("keep texts through a restart, the one written longest ago first", () => {
     const path = newPath();
     {
       using journal = openAt(path);
@@ -32,7 +32,7 @@ describe("small tables", () => {
     expect(journal.table("schemas").all()).toEqual([{ key: "a", value: "3" }]);
   });
 
-  test("what a table without an order held is kept", () => {
+  test("keep the rows of a table that had no order yet", () => {
     const path = newPath();
     openAt(path)[Symbol.dispose]();
     const old = new Database(path);
@@ -48,7 +48,7 @@ describe("small tables", () => {
     }
   });
 
-  test("a journal of before is given its table when it is asked for", () => {
+  test("are created in an older journal on first use", () => {
     const path = newPath();
     openAt(path)[Symbol.dispose]();
     const old = new Database(path);

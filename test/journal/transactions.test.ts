@@ -1,10 +1,10 @@
-/** Transactions on a real file: everything of one is there afterwards, or nothing. */
+/** Transactions on a real file: all or nothing. */
 
 import { SQLiteError } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openParts, refusal, rowsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
@@ -23,7 +23,7 @@ function opened() {
 }
 
 describe("a transaction", () => {
-  test("has committed when it returns, and gives what its work returned", () => {
+  test("has committed when it returns the result of its work", () => {
     using file = opened();
     const result = file.transactions.run(() => {
       file.put("a");
@@ -33,7 +33,7 @@ describe("a transaction", () => {
     expect([result, file.keys()]).toEqual([7, ["a"]]);
   });
 
-  test("that throws leaves nothing, and the next one works", () => {
+  test("that throws stores nothing, and the next one works", () => {
     using file = opened();
     expect(() =>
       file.transactions.run(() => {
@@ -47,7 +47,7 @@ describe("a transaction", () => {
 });
 
 describe("a savepoint", () => {
-  test("takes back its own work if it throws, not the transaction's", () => {
+  test("that throws undoes its own work, not the transaction's", () => {
     using file = opened();
     file.transactions.run(() => {
       file.put("a");
@@ -66,7 +66,7 @@ describe("a savepoint", () => {
 
   test("leaves a failure of the file to the whole transaction", () => {
     using file = opened();
-    // More pages than the file may have: SQLITE_FULL, as on a full disk.
+    // A file that may not grow gives SQLITE_FULL, like a full disk.
     file.database.run("PRAGMA max_page_count = 1");
     expect(() =>
       file.transactions.run(() => {
@@ -91,7 +91,7 @@ describe("a change", () => {
     expect(file.keys()).toEqual(["a"]);
   });
 
-  test("inside a transaction is a bug, and both are taken back", () => {
+  test("inside a transaction is a bug, and both are undone", () => {
     using file = opened();
     expect(() =>
       file.transactions.run(() => {

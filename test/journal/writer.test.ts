@@ -1,4 +1,4 @@
-/** Groups of calls in one transaction on a real file, without the queue that makes the groups. */
+/** The writer on a real file: groups of calls in one transaction. */
 
 import { SQLiteError } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -11,7 +11,7 @@ import { Settings } from "../../src/journal/settings.ts";
 import { Writer } from "../../src/journal/writer.ts";
 import { event, FROM, frame, frames, keyed, openParts, rowsOf, tempFolder } from "./fixtures.ts";
 
-// A busy machine takes its time.
+// Generous, because the machine may be busy.
 setDefaultTimeout(60_000);
 
 const { newPath } = tempFolder();
@@ -36,7 +36,7 @@ const failuresOf = (calls: readonly Call[]): string[] =>
   calls.map(({ failure }) => (failure === undefined ? "stored" : String(failure)));
 
 describe("a group", () => {
-  test("is stored as events, then frames, then answers, whatever the order of its calls", () => {
+  test("is stored as events, then frames, then updates, whatever the order of its calls", () => {
     const path = newPath();
     {
       using file = opened(path);
@@ -57,7 +57,7 @@ describe("a group", () => {
     expect(again.writer.heads.framedTo).toBe(2);
   });
 
-  test("with refused rows stores its other calls, without a gap, and knows no key of the refused ones", () => {
+  test("with refused rows stores its other calls without a gap and forgets the keys of the refused ones", () => {
     using file = opened();
     const bad = new AppendCall([event({ key: "k" }), event({ fields: { actor: 1n as never } })], FROM);
     const calls: Call[] = [
@@ -90,7 +90,7 @@ describe("a group", () => {
     ]);
   });
 
-  test("that the file cannot take leaves numbers and keys as they were, and the next one goes on", () => {
+  test("that does not fit the file leaves numbers and keys unchanged, and the next group continues", () => {
     using file = opened();
     file.writer.store([new AppendCall(keyed("a"), FROM)]);
     const pages = file.database.prepare("PRAGMA max_page_count").values()[0]?.[0];
@@ -108,7 +108,7 @@ describe("a group", () => {
   });
 });
 
-test("events that have gone are not looked for, and the search never moves back", () => {
+test("the search for unframed events skips events that have left, and never moves back", () => {
   using file = opened();
   file.writer.startsAt(10);
   expect(file.writer.heads.framedTo).toBe(9);
