@@ -5,16 +5,16 @@
 
 import type { Database } from "bun:sqlite";
 import { GENERATION_SUFFIXES, Inserter, type JournalKind, type PreparedStatement, prepare } from "./file.ts";
-import { ANSWER_READ, EVENT_COLUMNS, FRAME_READ } from "./rows.ts";
+import { EVENT_COLUMNS, FRAME_READ, UPDATE_READ } from "./rows.ts";
 
 /** The tables of one generation. */
 export class Generation {
   /** The lowest seq that can be in this generation. */
   firstSeq = 1;
-  /** They take the values of EVENT_COLUMNS, FRAME_READ and ANSWER_READ, in this order. */
+  /** They take the values of EVENT_COLUMNS, FRAME_READ and UPDATE_READ, in this order. */
   readonly insertEvents: Inserter;
   readonly insertFrames: Inserter;
-  readonly insertAnswers: Inserter;
+  readonly insertUpdates: Inserter;
   readonly suffix: string;
   readonly #database: Database;
   readonly #statements = new Map<string, PreparedStatement>();
@@ -24,7 +24,7 @@ export class Generation {
     this.suffix = suffix;
     this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
     this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_READ})`, 8);
-    this.insertAnswers = new Inserter(database, `INSERT INTO answers${suffix}(${ANSWER_READ})`, 8);
+    this.insertUpdates = new Inserter(database, `INSERT INTO answers${suffix}(${UPDATE_READ})`, 8);
   }
 
   /** Prepares `sql` once, with this generation's tables in place of `{events}`, `{frames}` and `{answers}`. */

@@ -242,7 +242,7 @@ export class Journal implements Disposable {
 
   /** The newest update of event `seq` that is still in the journal, or null. */
   answerOf(seq: number): StoredAnswer | null {
-    return this.#transactions.reading(() => this.#logs.answerOf(seq));
+    return this.#transactions.reading(() => this.#logs.updateOf(seq));
   }
 
   /** The id of the newest update that was ever stored; 0 before the first. */
@@ -302,7 +302,7 @@ export class Journal implements Disposable {
    * @throws GatewayError disk_full, journal_failed
    */
   pruneAnswers(answerId: number, max?: number): number {
-    return this.#pruning.answers(answerId, max);
+    return this.#pruning.updates(answerId, max);
   }
 
   /** The highest row of each log that was pruned; 0 if none was. */

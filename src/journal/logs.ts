@@ -7,8 +7,6 @@ import type { SQLQueryBindings } from "bun:sqlite";
 import type { Row } from "./file.ts";
 import type { Generation, Generations } from "./generations.ts";
 import {
-  ANSWER_READ,
-  answerOf,
   type ConversationMotion,
   type DecidedFrame,
   EVENT_READ,
@@ -19,6 +17,8 @@ import {
   type JournalEvent,
   type StoredAnswer,
   type StoredFrame,
+  UPDATE_READ,
+  updateOf,
 } from "./rows.ts";
 
 /** A frame that may leave the journal, with its event's newest update. */
@@ -82,22 +82,22 @@ export class Logs {
    * Stores updates with consecutive ids from `answerId` on, each in the generation of its event. If that was emptied, the
    * update goes to the current generation.
    */
-  insertAnswers(answers: readonly DecidedFrame[], answerId: number): void {
-    answers.forEach((answer, index) => {
-      const generation = this.#generations.of(answer.seq) ?? this.#generations.current;
-      generation.insertAnswers.insert([answerId + index, ...cellsOf(answer)]);
+  insertUpdates(updates: readonly DecidedFrame[], answerId: number): void {
+    updates.forEach((update, index) => {
+      const generation = this.#generations.of(update.seq) ?? this.#generations.current;
+      generation.insertUpdates.insert([answerId + index, ...cellsOf(update)]);
     });
   }
 
-  answerOf(seq: number): StoredAnswer | null {
-    const sql = `SELECT ${ANSWER_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
+  updateOf(seq: number): StoredAnswer | null {
+    const sql = `SELECT ${UPDATE_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
     const rows = this.#generations.each((generation) => generation.query(sql).all(seq));
     const [newest] = rows.sort((a, b) => (b.answer_id as number) - (a.answer_id as number));
-    return newest === undefined ? null : answerOf(newest);
+    return newest === undefined ? null : updateOf(newest);
   }
 
   /** The ids, ascending, of updates up to `answerId` of events up to `seq` whose frame is not in the journal. */
-  lonelyAnswers(seq: number, answerId: number, limit: number): number[] {
+  lonelyUpdates(seq: number, answerId: number, limit: number): number[] {
     const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id <= ?
       AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = a.seq) ORDER BY answer_id LIMIT ?`;
     const rows = this.#generations.each((generation) => generation.query(sql).all(seq, answerId, limit));
@@ -105,7 +105,7 @@ export class Logs {
     return ids.sort((a, b) => a - b).slice(0, limit);
   }
 
-  removeAnswers(ids: readonly number[]): void {
+  removeUpdates(ids: readonly number[]): void {
     const sql = "DELETE FROM {answers} WHERE answer_id IN (SELECT value FROM json_each(?))";
     for (const generation of this.#generations.all) generation.query(sql).run(JSON.stringify(ids));
   }
@@ -242,7 +242,7 @@ export class Logs {
   }
 }
 
-/** The cells that frames and updates share, in the order of FRAME_READ and ANSWER_READ. */
+/** The cells that frames and updates share, in the order of FRAME_READ and UPDATE_READ. */
 function cellsOf({
   seq,
   decidedUs,

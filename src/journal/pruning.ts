@@ -80,14 +80,14 @@ export class Pruning {
   }
 
   /** Removes updates up to `answerId` whose event and frame were removed before. */
-  answers(answerId: number, max = PRUNE_ROWS_MAX): number {
+  updates(answerId: number, max = PRUNE_ROWS_MAX): number {
     const { transactions, logs } = this.#o;
-    const ids = transactions.reading(() => logs.lonelyAnswers(this.#pruned.seq, answerId, limitOf(max)));
+    const ids = transactions.reading(() => logs.lonelyUpdates(this.#pruned.seq, answerId, limitOf(max)));
     const newest = ids.at(-1);
     if (newest === undefined) return 0;
     const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
-    transactions.change("prune answers", () => {
-      logs.removeAnswers(ids);
+    transactions.change("prune updates", () => {
+      logs.removeUpdates(ids);
       this.#put(pruned, this.#removed);
     });
     this.#pruned = pruned;

@@ -144,10 +144,10 @@ export function frameOf(row: Row): StoredFrame {
   return { frameId: row.frame_id as number, ...decidedOf(row) };
 }
 
-/** The columns that {@link answerOf} reads, which are all columns of an update. */
-export const ANSWER_READ = "answer_id, seq, decided_us, physics, vector, event_type, intent, provenance";
+/** The columns that {@link updateOf} reads, which are all columns of an update. */
+export const UPDATE_READ = "answer_id, seq, decided_us, physics, vector, event_type, intent, provenance";
 
-export function answerOf(row: Row): StoredAnswer {
+export function updateOf(row: Row): StoredAnswer {
   return { answerId: row.answer_id as number, ...decidedOf(row) };
 }
 

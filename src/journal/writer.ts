@@ -114,7 +114,7 @@ export class Writer {
     for (const call of calls) {
       if (call.kind !== "answer") continue;
       call.firstId = counters.headAnswerId + 1;
-      this.#o.logs.insertAnswers(call.frames, call.firstId);
+      this.#o.logs.insertUpdates(call.frames, call.firstId);
       counters.headAnswerId += call.frames.length;
     }
     return counters;
