@@ -1,7 +1,7 @@
 /**
- * The dashboard's face: `view` turns one snapshot, a size and what the user has done into a screen, and nothing else; KEYS is the one
- * table of what keys do, behind the reducer, the footer, the help and the README. The terminal itself is src/tui/terminal.ts;
- * what is shown is collected by src/dashboard/dashboard.ts.
+ * The dashboard's face. `view` turns one snapshot, a size and what the user has done into a screen, and does nothing else. KEYS is the
+ * one table of keys: the reducer, the footer, the help and the README are made from it. src/tui/terminal.ts owns the terminal;
+ * src/dashboard/dashboard.ts collects what is shown.
  */
 
 import { viewDrawer, viewFooter, viewHeader, viewHelp, viewTooSmall } from "./src/tui/edges.ts";
@@ -34,16 +34,9 @@ function row(
   return { keys: keys.split(" "), label, tab, help, footer, command };
 }
 
-/** A row without help is said by the row before it. Where a key stands for a tab and everywhere, the tab's meaning counts. */
+/** The help of a row without one is in the row before it. If a key has a row for the tab and one for all tabs, the tab's row counts. */
 export const KEYS: readonly KeyRow[] = [
-  row(
-    "/",
-    "/",
-    "events",
-    { do: "filter" },
-    "filter as you type; Enter keeps it, Esc takes it away",
-    "filter",
-  ),
+  row("/", "/", "events", { do: "filter" }, "filter as you type; Enter keeps it, Esc clears it", "filter"),
   row(
     "enter",
     "Enter",
@@ -57,7 +50,7 @@ export const KEYS: readonly KeyRow[] = [
   row("+ =", "+ -", "particles", { do: "wider" }, "more or fewer frames", "frames"),
   row("-", "-", "particles", { do: "narrower" }, ""),
   row("c", "c", "particles", { do: "color" }, "colour by intent, sentiment, conversation", "colour"),
-  row("left", "← →", "particles", { do: "side", by: -1 }, "the particle before or after", "select"),
+  row("left", "← →", "particles", { do: "side", by: -1 }, "the previous or the next particle", "select"),
   row("right", "→", "particles", { do: "side", by: 1 }, ""),
   row("enter", "Enter", "particles", { do: "open" }, "the selected particle's event in full", "detail"),
   row("enter", "Enter", "schemas", { do: "open" }, "fields, drift and a sample", "detail"),
@@ -66,41 +59,41 @@ export const KEYS: readonly KeyRow[] = [
     "i Enter",
     "chat",
     { do: "write" },
-    "write: Enter sends, Alt-Enter or Ctrl-J breaks the line",
+    "write; Enter sends, Alt-Enter or Ctrl-J starts a new line",
     "write",
   ),
-  row("x", "x", "chat", { do: "stop-answer" }, "stop the answer that is coming", "stop"),
-  row("left", "← →", "metrics", { do: "side", by: -1 }, "over 1, 10 or 60 minutes", "time"),
+  row("x", "x", "chat", { do: "stop-answer" }, "stop the reply that is coming", "stop"),
+  row("left", "← →", "metrics", { do: "side", by: -1 }, "the last 1, 10 or 60 minutes", "time"),
   row("right", "→", "metrics", { do: "side", by: 1 }, ""),
-  row("up k", "↑ ↓ k j", null, { do: "move", by: -1 }, "up, down (pauses the tail)", "move"),
+  row("up k", "↑ ↓ k j", null, { do: "move", by: -1 }, "up, down (in events: pauses)", "move"),
   row("down j", "↓ j", null, { do: "move", by: 1 }, ""),
-  row("pageup", "PgUp PgDn", null, { do: "page", by: -1 }, "a page"),
+  row("pageup", "PgUp PgDn", null, { do: "page", by: -1 }, "a page up or down"),
   row("pagedown", "PgDn", null, { do: "page", by: 1 }, ""),
   row("g home", "g G", null, { do: "edge", to: "first" }, "first, last (g in events follows the newest)"),
   row("G end", "G", null, { do: "edge", to: "last" }, ""),
-  row("escape", "Esc", null, { do: "back" }, "back, close, leave"),
+  row("escape", "Esc", null, { do: "back" }, "back, close"),
   ...TABS.map((_, to) => {
     const help = to === 0 ? `tabs: ${TABS.join(", ")}` : "";
     return row(String(to + 1), `1-${TABS.length}`, null, { do: "tab", to }, help, to === 0 ? "tabs" : null);
   }),
-  row("tab", "Tab S-Tab", null, { do: "tab-by", by: 1 }, "the next tab, the one before"),
+  row("tab", "Tab S-Tab", null, { do: "tab-by", by: 1 }, "the next or the previous tab"),
   row("shift+tab", "Shift-Tab", null, { do: "tab-by", by: -1 }, ""),
-  row("l", "l", null, { do: "drawer" }, "log: warnings and errors", "log"),
-  row("m", "m", null, { do: "mouse" }, "mouse off, so that the terminal selects text; on"),
-  row("ctrl+l", "Ctrl-L", null, { do: "redraw" }, "draw everything again"),
-  row("ctrl+z", "Ctrl-Z", null, { do: "suspend" }, "stop the process; fg goes on"),
+  row("l", "l", null, { do: "drawer" }, "the log, with warnings and errors", "log"),
+  row("m", "m", null, { do: "mouse" }, "mouse off, so that the terminal can select text; on again"),
+  row("ctrl+l", "Ctrl-L", null, { do: "redraw" }, "draw the whole screen again"),
+  row("ctrl+z", "Ctrl-Z", null, { do: "suspend" }, "stop the process; fg resumes it"),
   row("?", "?", null, { do: "help" }, "this help", "help"),
   row(
     "q ctrl+c",
     "q Ctrl-C",
     null,
     { do: "quit" },
-    "finish what was received and leave; again: at once",
+    "finish what was received and quit; again: quit at once",
     "quit",
   ),
 ];
 
-/** What a key changes. @returns the same `ui` where it means nothing. */
+/** What a key changes. @returns the same `ui` if the key has no meaning there. */
 export function press(ui: Ui, key: KeyPress, snapshot: DashboardSnapshot, size: Size): Reduced {
   const around = { snapshot, size };
   if (ui.input !== null) return type(ui, key, around);
@@ -110,7 +103,7 @@ export function press(ui: Ui, key: KeyPress, snapshot: DashboardSnapshot, size: 
   return command === undefined ? { ui, actions: [] } : perform(ui, command, around);
 }
 
-/** A click on a zone of the screen, or a turn of the wheel (by: rows). */
+/** What a click on a zone of the screen changes, or a turn of the wheel (`by` rows). */
 export function point(
   ui: Ui,
   what: { readonly target: Target } | { readonly by: number },
@@ -153,7 +146,7 @@ const VIEWS: Readonly<Record<Tab, (body: Area, snapshot: DashboardSnapshot, ui: 
   metrics: viewMetrics,
 };
 
-/** Opens the dashboard over the whole terminal. @throws where the terminal cannot be had; it is then as it was. */
+/** Opens the dashboard over the whole terminal. @throws if OpenTUI cannot use the terminal, which is then as it was. */
 export function openTui(options: TerminalOptions): Promise<Terminal> {
   return openTerminal({ view, press, point, pasted: paste, firstUi }, options);
 }

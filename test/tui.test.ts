@@ -254,7 +254,7 @@ describe("states", () => {
     const down = { ...late, parts: { ...late.parts, ring: { state: "down", detail: "no space" } } };
     expect(await stage.show(down)).toContain("▲ ring down: no space");
     expect(await stage.show({ ...down, draining: true })).toContain(
-      "▲ draining: what was received is finished",
+      "▲ draining: finishing what was received",
     );
     expect(await stage.show(busy())).not.toContain("▲ ring");
   });

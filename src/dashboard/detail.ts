@@ -46,7 +46,7 @@ export class Detail {
     try {
       detail = await readDetail(this.#sources, seq);
     } catch (error) {
-      detail = { seq, state: "ready", facts: [["not read", messageOf(error)]], lines: [] };
+      detail = { seq, state: "ready", facts: [["error", messageOf(error)]], lines: [] };
     }
     // The user may have opened another event meanwhile.
     if (this.shown?.seq === seq) this.shown = detail;
@@ -121,7 +121,7 @@ function enrichmentFacts(enrichment: Omit<Enrichment, "event_type"> | null): Fac
     ["frame", String(frame_id)],
     ["intent", intent === null ? "unknown" : `${intent}${sure}${from("intent")}`],
     ["sentiment", sentiment === null ? "unknown" : `${sentiment.toFixed(2)}${from("sentiment")}`],
-    ["type from", provenance.type ?? "nobody"],
+    ["type from", provenance.type ?? "unknown"],
     ["embedder", provenance.embedder ?? "no embedding"],
   ];
 }
@@ -130,6 +130,8 @@ function payloadLines(payload: string): string[] {
   const lines = prettyJson(payload.slice(0, CHARS_MAX), LINES_MAX);
   const left = payload.length - CHARS_MAX;
   if (left > 0)
-    lines.push(`… and ${left.toLocaleString("en-US")} characters more: GET /api/events/SEQ has all of it`);
+    lines.push(
+      `… and ${left.toLocaleString("en-US")} more characters: GET /api/events/SEQ returns all of them`,
+    );
   return lines;
 }

@@ -42,7 +42,7 @@ export class History {
     try {
       add(rowsOfPage(await page));
     } catch (error) {
-      this.#o.warn(`dashboard: what was there before could not be read: ${messageOf(error)}`);
+      this.#o.warn(`dashboard: reading the newest stored events failed: ${messageOf(error)}`);
     }
     this.#o.changed();
   }
@@ -67,7 +67,7 @@ export class History {
       if (turn === this.#turn) this.#add(rows);
     } catch (error) {
       if (turn === this.#turn) this.state = "failed";
-      this.#o.warn(`dashboard: older events could not be read: ${messageOf(error)}`);
+      this.#o.warn(`dashboard: reading older events failed: ${messageOf(error)}`);
     }
     this.#o.changed();
   }

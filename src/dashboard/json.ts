@@ -1,8 +1,8 @@
-/** JSON as text: made pretty, or one member of it, without reading its values, so that 64-bit numbers and 1e400 stay what they are. */
+/** Indents a JSON text, or finds one member of it, without parsing values: 64-bit numbers and 1e400 stay as they are. */
 
 const INDENT = "  ";
 const DEPTH_SHOWN_MAX = 64;
-/** A string, a number or word, or one of the six marks; white space between them is passed over. */
+/** A string, a number or literal, or one of the six structural characters; white space between them is skipped. */
 const TOKEN = /"(?:[^"\\]|\\.)*"?|[[\]{},:]|[^\s[\]{},:"]+/gy;
 const SPACE = /\s*/y;
 
@@ -19,7 +19,7 @@ function* tokens(json: string): Generator<{ text: string; from: number; to: numb
   }
 }
 
-/** A valid JSON text in indented lines, at most so many. */
+/** A valid JSON text in indented lines, at most `linesMax`. */
 export function prettyJson(json: string, linesMax: number): string[] {
   const lines: string[] = [];
   let line = "";
@@ -45,7 +45,7 @@ export function prettyJson(json: string, linesMax: number): string[] {
   return lines;
 }
 
-/** The text of a member of a JSON object, as it stands there; null where there is none of that name. */
+/** The text of an object's member as it stands there; null if the object has no member of that name. */
 export function memberText(json: string, name: string): string | null {
   const wanted = JSON.stringify(name);
   let depth = 0;

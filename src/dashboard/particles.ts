@@ -76,7 +76,7 @@ export class Particles {
       this.#points.push(...came);
       this.#points.splice(0, this.#points.length - PARTICLES_MAX);
     } catch (error) {
-      this.#o.warn(`dashboard: the newest frames could not be read: ${messageOf(error)}`);
+      this.#o.warn(`dashboard: reading the newest frames failed: ${messageOf(error)}`);
     }
     this.#o.changed();
   }
@@ -92,7 +92,7 @@ export class Particles {
       {
         intent: row?.intent ?? null,
         conversation: row?.conversation ?? null,
-        message: row?.message ?? "(its message is in the store: Enter)",
+        message: row?.message ?? "(the message is in the store; press Enter)",
       },
     );
   }

@@ -1,17 +1,17 @@
 /**
- * Where the particles lie: the plane of the two directions in which recent embeddings differ most (their first two principal components).
- * Each update begins with the plane before and is turned within itself until it lies as that did, so that the
- * picture moves as the traffic does and never flips, swaps its axes or jumps.
+ * Places vectors on the plane of the two directions in which recent vectors differ most (their first two principal components). Each
+ * update starts from the previous plane, and turns the new one within itself until it lies as close to the previous one as possible. So
+ * the picture follows the traffic and never flips, swaps its axes or jumps.
  */
 
-/** Rounds of subspace iteration: for a first picture, and for each one after it. */
+/** Rounds of subspace iteration for the first plane, and for each later one. */
 const ROUNDS_FIRST = 8;
 const ROUNDS_NEXT = 2;
-/** Vectors that the first rounds look at, so that they take no longer than the later ones. */
+/** The first plane uses only this many vectors, so that its many rounds take no longer than a later update. */
 const FIRST_VECTORS_MAX = 128;
-/** How much of the new scale comes in with an update. */
+/** How far each update moves the scale to its new value. */
 const SCALE_SHARE = 0.25;
-/** This share of the points lies within the picture, the others at its edge. */
+/** The share of the points that the scale puts between −1 and 1. */
 const WITHIN = 0.97;
 
 type Basis = readonly [Float64Array, Float64Array];
@@ -19,15 +19,15 @@ type Basis = readonly [Float64Array, Float64Array];
 export class Projection {
   #basis: Basis | null = null;
   #mean: Float64Array = new Float64Array(0);
-  /** What mean and basis are: mean · basis, so that a place takes two dot products. */
+  /** mean · basis, precomputed so that placing a vector takes two dot products. */
   #offset: readonly [number, number] = [0, 0];
   #scale = 0;
-  /** Share of the variance that lies in the plane, 0 to 1. */
+  /** The share of the variance that lies in the plane, 0 to 1. */
   explained = 0;
-  /** One more whenever places change. */
+  /** Grows whenever places change. */
   version = 0;
 
-  /** Looks at the recent vectors, all of one model and thus of one length; fewer than two say nothing. */
+  /** Computes the plane of these vectors, which have one length. Fewer than two change nothing. */
   update(vectors: readonly Float32Array[]): void {
     const dim = vectors[0]?.length ?? 0;
     if (vectors.length < 2 || dim < 2) return;
@@ -66,7 +66,7 @@ export class Projection {
     return [dot(vector, basis[0]) - this.#offset[0], dot(vector, basis[1]) - this.#offset[1]];
   }
 
-  /** Where a vector lies; nearly all between −1 and 1. */
+  /** Where a vector lies; nearly all are between −1 and 1. */
   place(vector: Float32Array): readonly [x: number, y: number] {
     const [x, y] = this.#raw(vector);
     return this.#scale <= 1e-9 ? [0, 0] : [x / this.#scale, y / this.#scale];
@@ -89,7 +89,7 @@ function meanOf(vectors: readonly Float32Array[], dim: number): Float64Array {
   return mean;
 }
 
-/** Two directions that are the same at every start, and nearly never at right angles to what matters. */
+/** Two pseudo-random directions, the same at every start. They are almost never at right angles to the components sought. */
 function firstBasis(dim: number): Basis {
   let state = 1;
   const direction = (): Float64Array =>
@@ -100,7 +100,7 @@ function firstBasis(dim: number): Basis {
   return orthonormal([direction(), direction()]);
 }
 
-/** One round: each direction times the covariance of the vectors, then at right angles and of length 1 again. */
+/** One round: multiplies each direction by the covariance of the vectors, then makes the two orthonormal again. */
 function iterate(vectors: readonly Float32Array[], mean: Float64Array, basis: Basis): Basis {
   const [a, b] = basis;
   const dim = a.length;
@@ -108,7 +108,7 @@ function iterate(vectors: readonly Float32Array[], mean: Float64Array, basis: Ba
   const meanB = dot(mean, b);
   const nextA = new Float64Array(dim);
   const nextB = new Float64Array(dim);
-  // Of vectors looked at in part only, the places do not sum to zero: the mean's own share is taken off at the end.
+  // If only some of the vectors are used, their places do not sum to zero; the mean's share is subtracted at the end.
   let sumA = 0;
   let sumB = 0;
   for (const vector of vectors) {
@@ -126,7 +126,7 @@ function iterate(vectors: readonly Float32Array[], mean: Float64Array, basis: Ba
     nextA[at] = (nextA[at] as number) - sumA * (mean[at] as number);
     nextB[at] = (nextB[at] as number) - sumB * (mean[at] as number);
   }
-  // Vectors that are all the same, or on one line, leave a direction without length: it stays as it was.
+  // Vectors that are all equal, or on one line, leave a direction without length; it stays as it was.
   return orthonormal([norm(nextA) < 1e-12 ? a : nextA, norm(nextB) < 1e-12 ? b : nextB]);
 }
 
@@ -142,7 +142,7 @@ function orthonormal([a, b]: Basis): Basis {
   return [first, perpendicular(first)];
 }
 
-/** Where the second direction lies on the first, any at right angles will do, the same one each time. */
+/** Some direction at right angles to `first`, always the same one: for a second direction that is parallel to the first. */
 function perpendicular(first: Float64Array): Float64Array {
   const axis = Math.abs(first[0] ?? 0) < 0.9 ? 0 : 1;
   const shared = first[axis] ?? 0;
@@ -151,7 +151,7 @@ function perpendicular(first: Float64Array): Float64Array {
   return rest.map((value) => value / length);
 }
 
-/** The same plane, turned (and mirrored where need be) to lie as near to the one before as it can (orthogonal Procrustes). */
+/** The same plane, turned and if necessary mirrored to lie as close to the previous one as possible (orthogonal Procrustes). */
 function aligned([a, b]: Basis, [oldA, oldB]: Basis): Basis {
   const aa = dot(a, oldA);
   const ab = dot(a, oldB);

@@ -1,4 +1,4 @@
-/** Figures of the last hour, one a second. */
+/** The values of one figure in the last hour, one a second; and quantiles of histograms. */
 
 export const SECONDS_MAX = 3600;
 
@@ -6,13 +6,13 @@ export class SeriesRing {
   readonly #values = new Float32Array(SECONDS_MAX).fill(Number.NaN);
   #next = 0;
 
-  /** One second more. */
+  /** Adds the value of the next second. */
   push(value: number): void {
     this.#values[this.#next] = value;
     this.#next = (this.#next + 1) % SECONDS_MAX;
   }
 
-  /** The newest so many seconds (at most an hour), the newest last; NaN where nothing was counted. */
+  /** The values of the last `seconds` (at most an hour), the newest last; NaN if a second has none. */
   newest(seconds: number): number[] {
     const length = Math.min(seconds, SECONDS_MAX);
     const from = this.#next - length + SECONDS_MAX;
@@ -21,8 +21,10 @@ export class SeriesRing {
 }
 
 /**
- * The value under which a share of the observations lies that were made between two readings of a histogram of buckets that
- * double (metrics.ts); NaN where there were none.
+ * A quantile of the observations between two readings of a histogram.
+ * @param share 0 to 1: this share of the observations lies at or below the result
+ * @param boundMs the upper bound of a bucket
+ * @returns the upper bound of the bucket that holds the quantile; NaN if there were no observations
  */
 export function quantileBetween(
   before: Float64Array,

@@ -1,4 +1,4 @@
-/** What surrounds the tabs: header, footer, help, the drawer with the log, and what is said where the terminal is too small. */
+/** What surrounds the tabs: header, footer, help and the drawer with the log; and the notice that the terminal is too small. */
 import { basename } from "node:path";
 import type { DashboardSnapshot, KeyRow, PartView, Ui } from "./model.ts";
 import { spark } from "./pictures.ts";
@@ -6,7 +6,7 @@ import { type Area, keyLine, type Size, STYLE, type Style } from "./screen.ts";
 import { TABS } from "./tabs/tabs.ts";
 import { clock, count, cut, duration, fit, short, widthOf, wrap } from "./text.ts";
 
-/** Figures older than this are called stale. */
+/** Figures older than this are shown as stale. */
 const STALE_US = 3e6;
 const GAP = "  ";
 
@@ -14,7 +14,7 @@ type Piece = readonly (readonly [string, Style])[];
 
 const columnsOf = (piece: Piece): number => piece.reduce((sum, [text]) => sum + widthOf(text), 0);
 
-/** Pieces side by side, the last ones left out where there is no room. */
+/** Draws pieces side by side and leaves out those that do not fit. */
 function pieces(area: Area, y: number, all: readonly Piece[]): void {
   let at = 1;
   for (const piece of all) {
@@ -32,7 +32,10 @@ export function styleOfState(state: string): Style {
   return STYLE.warn;
 }
 
-/** Name, where, what is kept; figures; tabs; and a line more where something is wrong. @returns rows of that, 0 or 1. */
+/**
+ * Draws the name, address and database, the main figures, the tabs, and one more line if something is wrong.
+ * @returns the height of that line, 0 or 1
+ */
 export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui): number {
   const { nowUs, startedUs, version, address, database, tokenSet, embedder, llm, metrics } = snapshot;
   const up = duration(nowUs - startedUs);
@@ -49,7 +52,7 @@ export function viewHeader(area: Area, snapshot: DashboardSnapshot, ui: Ui): num
     ],
     [
       ["db ", STYLE.dim],
-      database === null ? ["none kept", STYLE.warn] : [cut(basename(database), 32), STYLE.plain],
+      database === null ? ["temporary", STYLE.warn] : [cut(basename(database), 32), STYLE.plain],
     ],
     [["token ", STYLE.dim], tokenSet ? ["set", STYLE.good] : ["not set", STYLE.plain]],
   ]);
@@ -107,26 +110,29 @@ function viewTabs(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
   area.put(Math.max(at, area.width - widthOf(text) - 1), 2, text, STYLE.warn);
 }
 
-/** The worst of what is wrong, with what to do; null: all is well. */
+/** The worst problem, with what to do about it; null if there is none. */
 function troubleOf(snapshot: DashboardSnapshot): { text: string; style: Style } | null {
   const { nowUs, sampledUs, draining, parts, llm } = snapshot;
   if (draining)
-    return { text: "draining: what was received is finished; q again leaves at once", style: STYLE.warn };
+    return { text: "draining: finishing what was received; q again quits at once", style: STYLE.warn };
   const say = (name: string, { state, detail }: PartView): string =>
     `${name} ${state}${detail === "" ? "" : `: ${detail}`}`;
-  // The model comes last: everything else goes on without it.
+  // The model comes last, because everything else works without it.
   const all: [string, PartView][] = Object.entries(parts);
   if (llm !== null && llm.state !== "starting") all.push(["LLM", llm]);
   const down = all.find(([, { state }]) => state === "down");
   if (down !== undefined) return { text: say(...down), style: STYLE.bad };
   const age = nowUs - sampledUs;
   if (age > STALE_US)
-    return { text: `stale for ${duration(age)}: the gateway is too busy to count`, style: STYLE.warn };
+    return {
+      text: `stale for ${duration(age)}: the gateway is too busy to update its figures`,
+      style: STYLE.warn,
+    };
   const weak = all.find(([, { state }]) => !["ok", "off", "absent", "unknown"].includes(state));
   return weak === undefined ? null : { text: say(...weak), style: STYLE.warn };
 }
 
-/** The keys of this tab, the most useful first. */
+/** Draws the keys of the current tab, the most useful first. */
 export function viewFooter(area: Area, snapshot: DashboardSnapshot, ui: Ui, keys: readonly KeyRow[]): void {
   const { input } = ui;
   if (input !== null) {
@@ -134,12 +140,12 @@ export function viewFooter(area: Area, snapshot: DashboardSnapshot, ui: Ui, keys
       input.kind === "filter"
         ? [
             ["Enter", "keep the filter"],
-            ["Esc", "take it away"],
+            ["Esc", "clear it"],
           ]
         : [
             ["Enter", "send"],
             ["Alt-Enter", "new line"],
-            ["↑ ↓", "earlier"],
+            ["↑ ↓", "earlier messages"],
             ["Esc", "leave"],
           ];
     keyLine(area, 1, 0, hints);
@@ -156,16 +162,16 @@ export function viewFooter(area: Area, snapshot: DashboardSnapshot, ui: Ui, keys
   area.put(area.width - time.length, 0, time, STYLE.dim);
 }
 
-/** A column of the help is at least so wide. */
+/** The least width of a column of the help. */
 const HELP_COLUMNS = 72;
 
-/** All keys: first those of the tab, then the others. Where they do not fit they scroll. */
+/** Draws all keys: those of the current tab first, then the others. They scroll if they do not fit. */
 export function viewHelp(area: Area, keys: readonly KeyRow[], ui: Ui): void {
   const inside = area.box([["keys", STYLE.title]], "↑ ↓ scroll · ? or Esc closes");
   const others = new Set(keys.map((key) => key.tab).filter((name) => name !== ui.tab && name !== null));
   const lines: (readonly [string, string] | string)[] = [];
   for (const name of [ui.tab, null, ...others]) {
-    lines.push(name === null ? "everywhere" : name);
+    lines.push(name === null ? "on all tabs" : name);
     for (const key of keys) if (key.tab === name && key.help !== "") lines.push([key.label, key.help]);
   }
   const columns = Math.max(1, Math.floor(inside.width / HELP_COLUMNS));
@@ -184,13 +190,13 @@ export function viewHelp(area: Area, keys: readonly KeyRow[], ui: Ui): void {
 
 const LEVEL_STYLE = { debug: STYLE.dim, info: STYLE.plain, warn: STYLE.warn, error: STYLE.bad } as const;
 
-/** The log's newest lines, wrapped; it scrolls line by line. */
+/** Draws the newest lines of the log, wrapped. They scroll one by one. */
 export function viewDrawer(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
   const { log } = snapshot;
   const end = Math.max(1, log.length - ui.drawerScroll);
   const place = ui.drawerScroll === 0 ? "newest" : `${ui.drawerScroll} up`;
   const inside = area.box([["log", STYLE.title]], `${place} · ↑ ↓ scroll · l closes`);
-  if (log.length === 0) return void inside.put(1, 0, "nothing was logged yet", STYLE.dim);
+  if (log.length === 0) return void inside.put(1, 0, "nothing logged yet", STYLE.dim);
   let y = inside.height;
   for (let at = end - 1; at >= 0 && y > 0; at--) {
     const entry = log[at];
@@ -212,8 +218,8 @@ export function viewTooSmall(area: Area, least: Size): void {
   const lines = [
     `The dashboard needs ${least.width}×${least.height},`,
     `this terminal has ${area.width}×${area.height}.`,
-    "The gateway goes on meanwhile.",
-    "q leaves",
+    "The gateway keeps running.",
+    "q quits",
   ];
   const top = Math.max(0, Math.floor((area.height - lines.length) / 2));
   lines.forEach((line, index) => {
@@ -221,7 +227,7 @@ export function viewTooSmall(area: Area, least: Size): void {
   });
 }
 
-/** A few lines in the middle of an otherwise empty place. The first is what is the case, the rest what to do. */
+/** Draws a few lines in the middle of an otherwise empty area: first the fact, then what to do. */
 export function viewNothing(area: Area, lines: readonly string[]): void {
   const wrapped = lines.flatMap((line) => wrap(line, Math.min(area.width - 4, 76)));
   const top = Math.max(0, Math.floor((area.height - wrapped.length) / 2) - 1);

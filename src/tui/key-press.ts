@@ -18,11 +18,11 @@ const NAMES: Readonly<Record<string, string>> = {
   esc: "escape",
 };
 
-/** OpenTUI's key under the name that the table knows, and the text that it would write. */
+/** OpenTUI's key under its name in the table of keys, with the text that it writes into an input. */
 export function keyPress(key: TerminalKey): KeyPress {
   const alt = key.meta || key.option;
   const name = NAMES[key.name] ?? key.name;
-  // Of one letter the letter itself says whether Shift was held, whatever the terminal's protocol.
+  // Terminals report Shift and a letter in different ways; the capital letter is the same in all of them.
   const letter = [...name].length === 1;
   if (letter && !key.ctrl && !alt) {
     const text = key.shift && name.toUpperCase() !== name ? name.toUpperCase() : name;

@@ -19,13 +19,14 @@ export function insert({ text, cursor }: Line, piece: string): Line {
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
-/** Where the letter before `cursor` begins: a letter may be many code units. */
+/** Where the letter before `cursor` begins. A letter may have many code units. */
 function before(text: string, cursor: number): number {
   let last = 0;
   for (const { index } of segmenter.segment(text.slice(0, cursor))) last = index;
   return last;
 }
 
+/** Where the letter at `cursor` ends. */
 function after(text: string, cursor: number): number {
   for (const { segment } of segmenter.segment(text.slice(cursor))) return cursor + segment.length;
   return cursor;
@@ -72,6 +73,7 @@ export function edit(line: Line, key: KeyPress, lines: boolean): Line {
   }
 }
 
+/** Moves the cursor `by` lines, in the same column if the line is long enough. */
 function vertically({ text, cursor }: Line, by: number): Line {
   const lines = text.split("\n");
   const upTo = text.slice(0, cursor).split("\n");

@@ -1,9 +1,9 @@
-/** What the dashboard shows (its snapshot), what the user has done (`Ui`), and what the user may ask for. */
+/** The types of the dashboard: what it shows (`DashboardSnapshot`), what the user has done (`Ui`) and asks for (`Action`). */
 import type { LogLevel } from "../log.ts";
 import type { PANELS } from "./tabs/panels.ts";
 import type { TABS } from "./tabs/tabs.ts";
 
-/** What one key means; the table KEYS of tui.ts says which. */
+/** What a key means. The table KEYS of tui.ts assigns keys to commands. */
 export type Command =
   | { readonly do: "tab"; readonly to: number }
   | { readonly do: "tab-by"; readonly by: number }
@@ -19,14 +19,15 @@ export type Command =
 
 export type Tab = (typeof TABS)[number];
 
-/** A state, in a word that is shown, and what is to be known about it. */
+/** The state of one part of the gateway. */
 export interface PartView {
+  /** One word, shown as it is. */
   readonly state: string;
-  /** What, since when, what to do; empty where all is well. */
+  /** What is wrong, since when, and what to do; empty if nothing is. */
   readonly detail: string;
 }
 
-/** One event of the tail. It is replaced, never changed, when its frame or an answer comes. */
+/** One event in the list. The row is replaced, never changed, when its frame or an update comes. */
 export interface EventRow {
   readonly seq: number;
   readonly receivedUs: number;
@@ -35,58 +36,61 @@ export interface EventRow {
   /** −1 to 1; null: unknown. */
   readonly sentiment: number | null;
   readonly conversation: string | null;
-  /** Its message, else the beginning of its body. */
+  /** The event's message; if it has none, the beginning of its body. */
   readonly message: string;
   readonly isMessage: boolean;
   /** Null: no frame yet. */
   readonly frameId: number | null;
 }
 
-/** One event in full, as the action `detail` asked for it. */
+/** One event in full, loaded by the action `detail`. */
 export interface EventDetail {
   readonly seq: number;
   readonly state: "loading" | "ready" | "gone";
   /** Label and value, in the order in which they are shown. */
   readonly facts: readonly (readonly [string, string])[];
-  /** The payload, pretty, one line each. */
+  /** The lines of the indented payload. */
   readonly lines: readonly string[];
 }
 
+/** One frame as a point on a plane. */
 export interface Particle {
   readonly frameId: number;
   readonly seq: number;
   readonly timeUs: number;
-  /** −1 to 1 each, seldom more. */
+  /** −1 to 1; a few points lie outside. */
   readonly x: number;
   readonly y: number;
   readonly intent: string | null;
   readonly sentiment: number | null;
   readonly conversation: string | null;
   readonly message: string;
-  /** Messages a minute of its conversation. */
+  /** Messages a minute in its conversation. */
   readonly velocity: number;
-  /** Seconds since its conversation's previous event; null: it is the first. */
+  /** Seconds since the previous event of its conversation; null for the first. */
   readonly deltaSeconds: number | null;
   readonly interrupt: boolean;
 }
 
+/** The learned schema of one type of event. */
 export interface SchemaView {
   readonly name: string;
   readonly events: number;
+  /** Null: not known yet. */
   readonly perMinute: number | null;
   readonly firstSeenUs: number;
   readonly lastSeenUs: number;
   readonly fields: readonly {
     readonly path: string;
     readonly types: readonly string[];
-    /** 0 to 1. */
+    /** The share of the type's events that fill this field, 0 to 1. */
     readonly fillRate: number;
-    /** What changed in this field lately; null: nothing. */
+    /** What changed in this field recently; null: nothing. */
     readonly drift: string | null;
   }[];
-  /** What changed lately, newest first. */
+  /** Recent changes, newest first. */
   readonly drift: readonly string[];
-  /** JSON. */
+  /** The JSON of one event, indented; null: none was kept. */
   readonly sample: string | null;
 }
 
@@ -114,21 +118,21 @@ export interface LogLine {
   readonly message: string;
 }
 
-/** Samples of one figure, a second apart, the newest last; NaN: not known then. */
+/** The newest samples of one figure, one a second, the newest last; NaN if the figure was unknown in that second. */
 export type Series = (seconds: number) => readonly number[];
 
-/** The figures of which the dashboard keeps a series. */
+/** The figures that the dashboard keeps as a series. */
 export type SeriesName = (typeof PANELS)[number]["name"];
 
-/** Everything that the dashboard shows, of one instant. */
+/** Everything that the dashboard shows at one instant. */
 export interface DashboardSnapshot {
   readonly version: string;
   readonly nowUs: number;
   readonly startedUs: number;
-  /** When the figures were taken: behind nowUs where the gateway was too busy, or stopped. */
+  /** When the figures were sampled. It falls behind `nowUs` if the gateway is too busy to sample, or was stopped. */
   readonly sampledUs: number;
   readonly address: string;
-  /** Null: nothing is kept. */
+  /** The path of the database; null: events are kept in a temporary folder. */
   readonly database: string | null;
   readonly tokenSet: boolean;
   readonly draining: boolean;
@@ -137,9 +141,9 @@ export interface DashboardSnapshot {
   /** Null: there is no brain in this gateway. */
   readonly llm: LlmView | null;
   readonly events: {
-    /** The newest, ascending and without gaps; while held, those that were there then. */
+    /** The newest rows, ascending and without gaps; while held, those that were there when holding began. */
     readonly rows: readonly EventRow[];
-    /** Older ones that match the filter, ascending, from the store. */
+    /** Older rows that match the filter, ascending, from the store. */
     readonly history: readonly EventRow[];
     readonly historyState: "idle" | "loading" | "end" | "bound" | "failed";
     /** Events that came after the newest row, while held. */
@@ -150,17 +154,18 @@ export interface DashboardSnapshot {
   readonly detail: EventDetail | null;
   readonly particles: {
     readonly points: readonly Particle[];
-    /** Why there is none; empty where there are. */
+    /** Why there are no points; only meaningful if there are none. */
     readonly none: string;
-    /** Share of the variance of the vectors that the picture shows, 0 to 1. */
+    /** The share of the vectors' variance that lies in the plane, 0 to 1. */
     readonly explained: number;
   };
-  /** Null: this gateway learns none. */
+  /** Null: this gateway learns no schemas. */
   readonly schemas: readonly SchemaView[] | null;
   readonly chat: {
     readonly available: boolean;
-    /** What to do where it is not. */
+    /** What to do if it is not available. */
     readonly advice: string;
+    /** Whether a reply is coming. */
     readonly answering: boolean;
     readonly turns: readonly ChatTurn[];
   };
@@ -171,11 +176,11 @@ export interface DashboardSnapshot {
     readonly refusals: readonly { readonly code: string; readonly count: number }[];
   };
   readonly log: readonly LogLine[];
-  /** Warnings and errors that came since the drawer was last open. */
+  /** Warnings and errors since the drawer was last open. */
   readonly unseen: number;
 }
 
-/** What the user asks for. Its result comes back in the snapshot. */
+/** What the user asks for. The result comes back in the next snapshot. */
 export type Action =
   | { readonly kind: "quit" | "suspend" | "redraw" }
   | { readonly kind: "mouse"; readonly on: boolean }
@@ -191,10 +196,10 @@ export interface Ui {
   readonly help: boolean;
   readonly helpScroll: number;
   readonly drawer: boolean;
-  /** Lines up from the newest. */
+  /** Lines above the newest. */
   readonly drawerScroll: number;
   readonly mouse: boolean;
-  /** Whether colours can be told apart; else particles are letters. */
+  /** Whether the terminal shows colours; if not, particles are letters. */
   readonly colors: boolean;
   readonly input: {
     readonly kind: "filter" | "chat";
@@ -205,9 +210,9 @@ export interface Ui {
   readonly following: boolean;
   readonly selectedSeq: number | null;
   readonly detail: { readonly seq: number; readonly scroll: number } | null;
-  /** Newest particles shown. */
+  /** How many of the newest particles are shown. */
   readonly window: number;
-  /** Null: the first that is known of any particle. */
+  /** Null: by the first of these that is known for any particle. */
   readonly colorBy: "intent" | "sentiment" | "conversation" | null;
   readonly selectedFrame: number | null;
   readonly schema: string | null;
@@ -220,7 +225,7 @@ export interface Ui {
   readonly spanMinutes: number;
 }
 
-/** A key: `id` is its name with its modifiers, as "ctrl+c", "shift+tab", "G"; `text` what it would write. */
+/** A pressed key. `id` is its name with its modifiers: "ctrl+c", "shift+tab", "G"; `text` is what it writes into an input. */
 export interface KeyPress {
   readonly id: string;
   readonly text: string | null;
@@ -228,12 +233,12 @@ export interface KeyPress {
 
 export interface KeyRow {
   readonly keys: readonly string[];
-  /** As it is shown to people. */
+  /** The keys as the help shows them. */
   readonly label: string;
-  /** Null: everywhere. */
+  /** Null: on all tabs. */
   readonly tab: Tab | null;
   readonly help: string;
-  /** In the footer, where there is room; null: only in the help. */
+  /** Its text in the footer, if there is room; null: only in the help. */
   readonly footer: string | null;
   readonly command: Command;
 }

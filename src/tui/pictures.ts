@@ -4,14 +4,14 @@ import type { Area, Style } from "./screen.ts";
 const EIGHTHS_UP = " ▁▂▃▄▅▆▇█";
 const EIGHTHS_RIGHT = " ▏▎▍▌▋▊▉█";
 
-/** A share (0 to 1) as a horizontal bar of so many columns. */
+/** A share (0 to 1) as a horizontal bar of `columns` columns. */
 export function bar(share: number, columns: number): string {
   const eighths = Math.round(Math.min(1, Math.max(0, share)) * columns * 8);
   const full = Math.floor(eighths / 8);
   return ("█".repeat(full) + (EIGHTHS_RIGHT[eighths % 8] ?? "").trim()).padEnd(columns, "·");
 }
 
-/** −1 to 1 as a bar that grows from the middle; seven columns: ▐██│···. */
+/** A value from −1 to 1 as a bar of seven columns that grows from the middle: ▐██│···. */
 export function signedBar(value: number): string {
   const side = 3;
   const halves = Math.round(Math.min(1, Math.abs(value)) * side * 2);
@@ -20,7 +20,7 @@ export function signedBar(value: number): string {
   return `${"·".repeat(side)}│${(full + (halves % 2 === 1 ? "▌" : "")).padEnd(side, "·")}`;
 }
 
-/** The newest `values` as columns of eighths; NaN is a gap. */
+/** Values as columns of eighths of `max`; NaN is a gap. */
 export function spark(values: readonly number[], max: number): string {
   return values
     .map((value) => {
@@ -31,7 +31,7 @@ export function spark(values: readonly number[], max: number): string {
     .join("");
 }
 
-/** Fills an area with a graph of its values, one a column, the last at the right edge. */
+/** Fills an area with a graph of `values`, one in each column, the last at the right edge. */
 export function graph(area: Area, values: readonly number[], max: number, style: Style): void {
   const { height } = area;
   const from = area.width - values.length;
@@ -39,7 +39,7 @@ export function graph(area: Area, values: readonly number[], max: number, style:
     const floor = (height - 1 - row) * 8;
     const line = values.map((value) => {
       if (Number.isNaN(value)) return " ";
-      // What is more than nothing shows at least an eighth.
+      // A value above zero shows at least an eighth.
       const eighths = max <= 0 || value <= 0 ? 0 : Math.max(1, Math.round((value / max) * height * 8));
       if (row === height - 1 && eighths === 0) return "▁";
       return EIGHTHS_UP[Math.max(0, Math.min(8, eighths - floor))];
@@ -48,7 +48,7 @@ export function graph(area: Area, values: readonly number[], max: number, style:
   }
 }
 
-/** The cells of a raster of dots, two by four a cell, as Unicode's braille patterns. */
+/** A raster of dots, two by four in each cell, drawn with Unicode's braille patterns. */
 export class Dots {
   readonly columns: number;
   readonly rows: number;
@@ -64,7 +64,7 @@ export class Dots {
     this.#ranks = new Float64Array(columns * rows).fill(Number.NEGATIVE_INFINITY);
   }
 
-  /** Sets the dot at (x, y), 0 to 2 × columns and 0 to 4 × rows. Of several in a cell the highest rank gives the style. */
+  /** Sets the dot at (x, y), below (2 × columns, 4 × rows). The dot with the highest rank gives its cell the style. */
   set(x: number, y: number, style: Style, rank: number): void {
     const column = Math.floor(x / 2);
     const row = Math.floor(y / 4);
@@ -80,7 +80,7 @@ export class Dots {
     this.#styles[cell] = style;
   }
 
-  /** A straight line of dots between two places, the ends left out. */
+  /** Sets dots on the straight line between two places, without its ends. */
   trail(from: { x: number; y: number }, to: { x: number; y: number }, style: Style, rank: number): void {
     const steps = Math.max(Math.abs(to.x - from.x), Math.abs(to.y - from.y));
     for (let step = 3; step < steps - 1; step += 3) {

@@ -1,10 +1,10 @@
 /**
- * What a view draws on: a list of drawing operations, clipped to areas. No terminal here, so that a view is a pure function and a
- * test can look at what it drew.
+ * What a view draws on: a list of drawing operations, clipped to areas. It knows no terminal, so a view is a pure function and a test can
+ * read what it drew.
  */
 import { cut, fit, runsOf, safe, widthOf } from "./text.ts";
 
-/** How text looks. Colours are places in the terminal's own palette, so that they fit its background; null is its default. */
+/** How text looks. A colour is an index into the terminal's own palette, so that it suits the background; null is the default. */
 export interface Style {
   readonly color: number | null;
   readonly bold?: boolean;
@@ -26,18 +26,18 @@ export const STYLE = {
   key: { color: 5 },
 } as const satisfies Record<string, Style>;
 
-/** Colours of categories: those of the palette that differ most from each other on dark and on light. */
+/** Colours for categories: those of the palette that differ most from each other, on dark and on light backgrounds. */
 export const CATEGORY_COLORS: readonly number[] = [6, 5, 2, 3, 12, 1];
 
 export interface Op {
   readonly x: number;
   readonly y: number;
-  /** Harmless, and not wider than what is left of its area. */
+  /** Passed through `safe`, and no wider than the rest of its area. */
   readonly text: string;
   readonly style: Style;
 }
 
-/** What a click on a place means; the reducer knows the targets. */
+/** What a click on a zone means; the reducer carries it out. */
 export type Target =
   | { readonly kind: "tab"; readonly index: number }
   | { readonly kind: "row"; readonly id: number | string }
@@ -61,7 +61,7 @@ export interface Size {
 export interface Screen extends Size {
   readonly ops: readonly Op[];
   readonly zones: readonly Zone[];
-  /** Where the text cursor blinks; null: hidden. */
+  /** Where the text cursor stands; null: hidden. */
   readonly cursor: { readonly x: number; readonly y: number } | null;
 }
 
@@ -71,7 +71,7 @@ interface Sheet {
   cursor: { x: number; y: number } | null;
 }
 
-/** A rectangle of the screen with its own origin. What does not fit into it is not drawn. */
+/** A rectangle of the screen with its own origin. Whatever does not fit is not drawn. */
 export class Area implements Size {
   readonly width: number;
   readonly height: number;
@@ -91,7 +91,7 @@ export class Area implements Size {
     return new Area({ ops: [], zones: [], cursor: null }, 0, 0, width, height);
   }
 
-  /** The part of this area that begins at (x, y) and is at most so large. */
+  /** The part of this area that begins at (x, y), at most `width` by `height` large. */
   sub(x: number, y: number, width = this.width - x, height = this.height - y): Area {
     return new Area(
       this.#sheet,
@@ -103,8 +103,8 @@ export class Area implements Size {
   }
 
   /**
-   * Writes one line, cut at the area's edge (or after `columnsMax`).
-   * @returns the column behind it.
+   * Writes one line, cut at the area's edge or after `columnsMax` columns.
+   * @returns the column after it
    */
   put(x: number, y: number, text: string, style: Style = STYLE.plain, columnsMax = this.width - x): number {
     const room = Math.min(columnsMax, this.width - x);
@@ -119,26 +119,26 @@ export class Area implements Size {
     return at;
   }
 
-  /** Writes pieces one after the other. @returns the column behind the last. */
+  /** Writes pieces one after the other. @returns the column after the last */
   line(x: number, y: number, pieces: readonly (readonly [string, Style])[]): number {
     let at = x;
     for (const [text, style] of pieces) at = this.put(at, y, text, style);
     return at;
   }
 
-  /** One character repeated, or spaces with a style. */
+  /** Repeats one character, or spaces with a style. */
   fill(x: number, y: number, columns: number, character = " ", style: Style = STYLE.plain): void {
     const room = Math.min(columns, this.width - x);
     if (room > 0 && y >= 0 && y < this.height && x >= 0)
       this.#sheet.ops.push({ x: this.#x + x, y: this.#y + y, text: character.repeat(room), style });
   }
 
-  /** Covers what was drawn here before. */
+  /** Covers everything that was drawn here before. */
   clear(): void {
     for (let y = 0; y < this.height; y++) this.fill(0, y, this.width);
   }
 
-  /** A frame with titles in its upper edge. @returns what is inside. */
+  /** Draws a frame with titles in its upper edge. @returns the area inside */
   box(title: readonly (readonly [string, Style])[], right = "", style: Style = STYLE.dim): Area {
     const { width, height } = this;
     if (width < 2 || height < 2) return this.sub(0, 0, 0, 0);
@@ -161,7 +161,7 @@ export class Area implements Size {
     return this.sub(1, 1, width - 2, height - 2);
   }
 
-  /** A place that can be clicked. */
+  /** Makes a rectangle clickable. */
   zone(x: number, y: number, width: number, height: number, target: Target): void {
     this.#sheet.zones.push({ x: this.#x + x, y: this.#y + y, width, height, target });
   }
@@ -177,7 +177,7 @@ export class Area implements Size {
   }
 }
 
-/** A line of keys and their meaning, as far as there is room: ` q quit  ? help`. */
+/** Draws keys and their meanings, as many as fit: ` q quit  ? help`. */
 export function keyLine(
   area: Area,
   x: number,
@@ -193,10 +193,10 @@ export function keyLine(
   }
 }
 
-/** The width of a label and the space behind it. */
+/** The width of a label and the space after it. */
 export const FACT_COLUMNS = 15;
 
-/** Label and value, the label dim. @returns the row behind. */
+/** Draws a dim label and its value. @returns the next row */
 export function fact(
   area: Area,
   y: number,

@@ -1,20 +1,20 @@
-/** What the user has done so far, and what a key or a click changes in it: (state, key) → state and actions. */
+/** What the user has done (`Ui`), and what a key or a click changes in it: (state, key) → state and actions. */
 import { edit, insert, type Line } from "./line.ts";
 import type { Action, Command, DashboardSnapshot, EventRow, KeyPress, Tab, Ui } from "./model.ts";
 import type { Size, Target } from "./screen.ts";
 import { TABS } from "./tabs/tabs.ts";
 
 const HISTORY_MAX = 50;
-/** More than the help ever has. */
+/** More lines than the help ever has. */
 const HELP_LINES_MAX = 100;
-/** So near to the oldest row that is there, older ones are asked for. */
+/** Older rows are requested when the selection comes this close to the oldest one. */
 const OLDER_WITHIN_ROWS = 50;
 export const WINDOWS: readonly number[] = [32, 64, 128, 256, 512];
 export const SPANS_MINUTES: readonly number[] = [1, 10, 60];
 const COLOR_BY = ["intent", "sentiment", "conversation"] as const;
 export type ColorBy = (typeof COLOR_BY)[number];
 
-/** What a key, a click or a paste leads to. */
+/** The result of a key, a click or a paste. */
 export interface Reduced {
   readonly ui: Ui;
   readonly actions: readonly Action[];
@@ -25,7 +25,7 @@ interface Surroundings {
   readonly size: Size;
 }
 
-/** How it begins: at the newest event, nothing focused. */
+/** The state at the start: following the newest event, nothing focused. */
 export function firstUi(colors = true): Ui {
   return {
     tab: "events",
@@ -54,7 +54,7 @@ export function firstUi(colors = true): Ui {
   };
 }
 
-/** The rows that the filter leaves, newest first. Words are looked for one by one, in everything that a row shows. */
+/** The rows that match the filter, newest first. A row matches if what it shows contains every word of the filter. */
 export function shownRows(snapshot: DashboardSnapshot, filter: string): readonly EventRow[] {
   const { rows, history } = snapshot.events;
   const words = filter
@@ -66,12 +66,12 @@ export function shownRows(snapshot: DashboardSnapshot, filter: string): readonly
     const row = rows[at] as EventRow;
     if (words.length === 0 || matches(row, words)) newestFirst.push(row);
   }
-  // What was loaded from the store was already chosen by it.
+  // The store has already filtered these.
   for (let at = history.length - 1; at >= 0; at--) newestFirst.push(history[at] as EventRow);
   return newestFirst;
 }
 
-/** The lower-case text of a row, made once. A row changes when its enrichment comes: it is another object then. */
+/** The lower-case text of each row, built once. An enrichment makes a new row object, so a text never goes stale. */
 const haystacks = new WeakMap<EventRow, string>();
 
 function matches(row: EventRow, words: readonly string[]): boolean {
@@ -84,7 +84,7 @@ function matches(row: EventRow, words: readonly string[]): boolean {
   return words.every((word) => text.includes(word));
 }
 
-/** Rows of a list between header and footer; a page is one less. */
+/** How many rows a list has between header and footer. A page is one row less. */
 export function listRows(size: Size, ui: Ui): number {
   const body = size.height - 4 - (ui.drawer ? drawerRows(size) : 0);
   return Math.max(1, body - 3);
@@ -94,25 +94,25 @@ export function drawerRows(size: Size): number {
   return Math.max(6, Math.floor(size.height / 3));
 }
 
-function only(ui: Ui, ...actions: Action[]): Reduced {
+function reduced(ui: Ui, ...actions: Action[]): Reduced {
   return { ui, actions };
 }
 
-/** What a command changes. */
+/** Carries out one command. */
 export function perform(ui: Ui, command: Command, around: Surroundings): Reduced {
   switch (command.do) {
     case "quit":
-      return only(ui, { kind: "quit" });
+      return reduced(ui, { kind: "quit" });
     case "suspend":
-      return only(ui, { kind: "suspend" });
+      return reduced(ui, { kind: "suspend" });
     case "redraw":
-      return only(ui, { kind: "redraw" });
+      return reduced(ui, { kind: "redraw" });
     case "mouse":
-      return only({ ...ui, mouse: !ui.mouse }, { kind: "mouse", on: !ui.mouse });
+      return reduced({ ...ui, mouse: !ui.mouse }, { kind: "mouse", on: !ui.mouse });
     case "help":
-      return only({ ...ui, help: !ui.help, helpScroll: 0 });
+      return reduced({ ...ui, help: !ui.help, helpScroll: 0 });
     case "drawer":
-      return only({ ...ui, drawer: !ui.drawer, drawerScroll: 0 }, { kind: "log-seen" });
+      return reduced({ ...ui, drawer: !ui.drawer, drawerScroll: 0 }, { kind: "log-seen" });
     case "tab":
       return toTab(ui, TABS[command.to] ?? ui.tab);
     case "tab-by":
@@ -130,31 +130,31 @@ export function perform(ui: Ui, command: Command, around: Surroundings): Reduced
     case "open":
       return open(ui, around);
     case "filter":
-      return only({
+      return reduced({
         ...ui,
         detail: null,
         input: { kind: "filter", text: ui.filter, cursor: ui.filter.length },
       });
     case "pause":
-      return ui.following ? hold(ui, around) : only({ ...ui, following: true }, { kind: "release" });
+      return ui.following ? hold(ui, around) : reduced({ ...ui, following: true }, { kind: "release" });
     case "follow":
-      return only({ ...ui, following: true, selectedSeq: null, detail: null }, { kind: "release" });
+      return reduced({ ...ui, following: true, selectedSeq: null, detail: null }, { kind: "release" });
     case "wider":
-      return only({ ...ui, window: step(WINDOWS, ui.window, 1) });
+      return reduced({ ...ui, window: step(WINDOWS, ui.window, 1) });
     case "narrower":
-      return only({ ...ui, window: step(WINDOWS, ui.window, -1) });
+      return reduced({ ...ui, window: step(WINDOWS, ui.window, -1) });
     case "color":
-      return only({ ...ui, colorBy: nextColor(ui, around.snapshot) });
+      return reduced({ ...ui, colorBy: nextColor(ui, around.snapshot) });
     case "write":
       return around.snapshot.chat.available
-        ? only({ ...ui, input: { kind: "chat", ...ui.chatDraft }, chatScroll: 0 })
-        : only(ui);
+        ? reduced({ ...ui, input: { kind: "chat", ...ui.chatDraft }, chatScroll: 0 })
+        : reduced(ui);
     case "stop-answer":
-      return only(ui, { kind: "chat-stop" });
+      return reduced(ui, { kind: "chat-stop" });
   }
 }
 
-/** What particles are coloured by: what the user chose, else the first that is known of any. */
+/** What particles are coloured by: the user's choice, or the first property that is known for any of them. */
 export function colorBy(ui: Ui, points: DashboardSnapshot["particles"]["points"]): ColorBy {
   return ui.colorBy ?? COLOR_BY.find((name) => points.some((point) => point[name] !== null)) ?? "intent";
 }
@@ -170,13 +170,13 @@ function step(values: readonly number[], value: number, by: number): number {
 }
 
 function toTab(ui: Ui, tab: Tab): Reduced {
-  return only({ ...ui, tab, help: false, input: null, detail: null }, { kind: "show", tab });
+  return reduced({ ...ui, tab, help: false, input: null, detail: null }, { kind: "show", tab });
 }
 
-/** Stays where it is: what comes is kept above. */
+/** Stops following: the selection stays where it is, and new events wait above it. */
 function hold(ui: Ui, { snapshot }: Surroundings): Reduced {
   const selectedSeq = ui.selectedSeq ?? shownRows(snapshot, ui.filter)[0]?.seq ?? null;
-  return only({ ...ui, following: false, selectedSeq }, { kind: "hold" });
+  return reduced({ ...ui, following: false, selectedSeq }, { kind: "hold" });
 }
 
 function clamp(value: number, max: number): number {
@@ -185,31 +185,31 @@ function clamp(value: number, max: number): number {
 
 function move(ui: Ui, by: number, around: Surroundings): Reduced {
   const { snapshot } = around;
-  if (ui.help) return only({ ...ui, helpScroll: clamp(ui.helpScroll + by, HELP_LINES_MAX) });
-  if (ui.drawer) return only({ ...ui, drawerScroll: clamp(ui.drawerScroll - by, snapshot.log.length) });
+  if (ui.help) return reduced({ ...ui, helpScroll: clamp(ui.helpScroll + by, HELP_LINES_MAX) });
+  if (ui.drawer) return reduced({ ...ui, drawerScroll: clamp(ui.drawerScroll - by, snapshot.log.length) });
   if (ui.detail !== null) {
     const lines = (snapshot.detail?.lines.length ?? 0) + 16;
-    return only({ ...ui, detail: { ...ui.detail, scroll: clamp(ui.detail.scroll + by, lines) } });
+    return reduced({ ...ui, detail: { ...ui.detail, scroll: clamp(ui.detail.scroll + by, lines) } });
   }
   switch (ui.tab) {
     case "events":
       return moveInEvents(ui, by, around);
     case "particles":
-      // Down goes back in time, as in the list.
-      return only(selectParticle(ui, by, snapshot));
+      // Down goes back in time, as in the list of events.
+      return reduced(selectParticle(ui, by, snapshot));
     case "schemas":
-      return only(moveInSchemas(ui, by, snapshot));
+      return reduced(moveInSchemas(ui, by, snapshot));
     case "chat":
-      return only({ ...ui, chatScroll: clamp(ui.chatScroll - by, 100_000) });
+      return reduced({ ...ui, chatScroll: clamp(ui.chatScroll - by, 100_000) });
     case "metrics":
-      return only(ui);
+      return reduced(ui);
   }
 }
 
 function moveInEvents(ui: Ui, by: number, around: Surroundings): Reduced {
   const { snapshot } = around;
   const rows = shownRows(snapshot, ui.filter);
-  if (rows.length === 0) return only(ui);
+  if (rows.length === 0) return reduced(ui);
   const at = Math.max(
     0,
     rows.findIndex((row) => row.seq === ui.selectedSeq),
@@ -245,50 +245,52 @@ function edge(ui: Ui, to: "first" | "last", around: Surroundings): Reduced {
     if (to === "first") return perform(ui, { do: "follow" }, around);
     return moveInEvents(ui, Number.MAX_SAFE_INTEGER, around);
   }
-  if (ui.tab === "chat" && !ui.drawer) return only({ ...ui, chatScroll: to === "last" ? 0 : 100_000 });
+  if (ui.tab === "chat" && !ui.drawer) return reduced({ ...ui, chatScroll: to === "last" ? 0 : 100_000 });
   if (ui.tab === "particles" && ui.detail === null && !ui.drawer && to === "first")
-    return only({ ...ui, selectedFrame: snapshot.particles.points.at(-1)?.frameId ?? null });
+    return reduced({ ...ui, selectedFrame: snapshot.particles.points.at(-1)?.frameId ?? null });
   return move(ui, to === "first" ? -1_000_000 : 1_000_000, around);
 }
 
 function side(ui: Ui, by: number, { snapshot }: Surroundings): Reduced {
-  if (ui.tab === "metrics") return only({ ...ui, spanMinutes: step(SPANS_MINUTES, ui.spanMinutes, by) });
-  if (ui.tab === "particles" && ui.detail === null) return only(selectParticle(ui, -by, snapshot));
-  return only(ui);
+  if (ui.tab === "metrics") return reduced({ ...ui, spanMinutes: step(SPANS_MINUTES, ui.spanMinutes, by) });
+  if (ui.tab === "particles" && ui.detail === null) return reduced(selectParticle(ui, -by, snapshot));
+  return reduced(ui);
 }
 
 function back(ui: Ui): Reduced {
-  if (ui.help) return only({ ...ui, help: false });
-  if (ui.detail !== null) return only({ ...ui, detail: null });
-  if (ui.drawer) return only({ ...ui, drawer: false });
-  if (ui.tab === "schemas" && ui.schemaOpen) return only({ ...ui, schemaOpen: false, schemaScroll: 0 });
+  if (ui.help) return reduced({ ...ui, help: false });
+  if (ui.detail !== null) return reduced({ ...ui, detail: null });
+  if (ui.drawer) return reduced({ ...ui, drawer: false });
+  if (ui.tab === "schemas" && ui.schemaOpen) return reduced({ ...ui, schemaOpen: false, schemaScroll: 0 });
   if (ui.tab === "events" && ui.filter !== "") return withoutFilter(ui);
-  if (ui.tab === "particles") return only({ ...ui, selectedFrame: null });
-  return only(ui);
+  if (ui.tab === "particles") return reduced({ ...ui, selectedFrame: null });
+  return reduced(ui);
 }
 
 function open(ui: Ui, around: Surroundings): Reduced {
   const { snapshot } = around;
-  if (ui.help) return only({ ...ui, help: false });
+  if (ui.help) return reduced({ ...ui, help: false });
   switch (ui.tab) {
     case "events": {
       const rows = shownRows(snapshot, ui.filter);
       const row = rows.find(({ seq }) => seq === ui.selectedSeq) ?? rows[0];
-      return row === undefined ? only(ui) : openEvent(ui, row.seq);
+      return row === undefined ? reduced(ui) : openEvent(ui, row.seq);
     }
     case "particles": {
       const { points } = snapshot.particles;
       const point = points.find(({ frameId }) => frameId === ui.selectedFrame) ?? points.at(-1);
-      return point === undefined ? only(ui) : openEvent({ ...ui, selectedFrame: point.frameId }, point.seq);
+      return point === undefined
+        ? reduced(ui)
+        : openEvent({ ...ui, selectedFrame: point.frameId }, point.seq);
     }
     case "schemas": {
       const schema = ui.schema ?? snapshot.schemas?.[0]?.name ?? null;
-      return only({ ...ui, schema, schemaOpen: schema !== null, schemaScroll: 0 });
+      return reduced({ ...ui, schema, schemaOpen: schema !== null, schemaScroll: 0 });
     }
     case "chat":
       return perform(ui, { do: "write" }, around);
     case "metrics":
-      return only(ui);
+      return reduced(ui);
   }
 }
 
@@ -300,73 +302,73 @@ function openEvent(ui: Ui, seq: number): Reduced {
   return { ui: { ...ui, selectedSeq, following, detail: { seq, scroll: 0 } }, actions };
 }
 
-/** What a click on a target changes. */
+/** Carries out a click on a target. */
 export function click(ui: Ui, target: Target, around: Surroundings): Reduced {
   if (target.kind === "tab") return toTab(ui, TABS[target.index] ?? ui.tab);
-  if (ui.help || ui.detail !== null) return only(ui);
-  if (target.kind === "particle") return only({ ...ui, selectedFrame: target.frameId });
+  if (ui.help || ui.detail !== null) return reduced(ui);
+  if (target.kind === "particle") return reduced({ ...ui, selectedFrame: target.frameId });
   if (target.kind === "input") return perform(ui, { do: "write" }, around);
   if (ui.tab === "events" && typeof target.id === "number") {
     const again = ui.selectedSeq === target.id && !ui.following;
     if (again) return openEvent(ui, target.id);
-    return only(
+    return reduced(
       { ...ui, selectedSeq: target.id, following: false },
       ...(ui.following ? [{ kind: "hold" } as const] : []),
     );
   }
   if (ui.tab === "schemas" && typeof target.id === "string") {
-    return only({ ...ui, schema: target.id, schemaOpen: ui.schema === target.id, schemaScroll: 0 });
+    return reduced({ ...ui, schema: target.id, schemaOpen: ui.schema === target.id, schemaScroll: 0 });
   }
-  return only(ui);
+  return reduced(ui);
 }
 
-/** A key while an input is focused: Esc, Enter and Ctrl-C are commands, the rest writes. */
+/** Handles a key while an input is focused: Esc, Enter and Ctrl-C are commands, all others write. */
 export function type(ui: Ui, key: KeyPress, around: Surroundings): Reduced {
   const { input } = ui;
-  if (input === null) return only(ui);
-  if (key.id === "ctrl+c") return only(ui, { kind: "quit" });
+  if (input === null) return reduced(ui);
+  if (key.id === "ctrl+c") return reduced(ui, { kind: "quit" });
   if (key.id === "escape") return leaveInput(ui);
   if (key.id === "enter")
     return input.kind === "filter" ? leaveFilter(ui, around) : send(ui, around.snapshot);
   if (input.kind === "chat" && (key.id === "up" || key.id === "down")) {
-    if (!input.text.includes("\n")) return only(recall(ui, key.id === "up" ? -1 : 1));
+    if (!input.text.includes("\n")) return reduced(recall(ui, key.id === "up" ? -1 : 1));
   }
   return edited(ui, edit(input, key, input.kind === "chat"));
 }
 
-/** Text that was pasted, or typed by an input method, at once. */
+/** Inserts text that came at once: pasted, or from an input method. */
 export function paste(ui: Ui, text: string): Reduced {
-  if (ui.input === null) return only(ui);
+  if (ui.input === null) return reduced(ui);
   const allowed = ui.input.kind === "chat" ? text.replaceAll("\r\n", "\n").replaceAll("\r", "\n") : text;
   return edited(ui, insert(ui.input, ui.input.kind === "chat" ? allowed : allowed.replace(/\s+/g, " ")));
 }
 
 function edited(ui: Ui, line: Line): Reduced {
   const { input } = ui;
-  if (input === null) return only(ui);
+  if (input === null) return reduced(ui);
   const next = { kind: input.kind, text: line.text, cursor: line.cursor };
-  if (input.kind === "chat") return only({ ...ui, input: next, chatDraft: line, chatRecalled: null });
+  if (input.kind === "chat") return reduced({ ...ui, input: next, chatDraft: line, chatRecalled: null });
   const changed = line.text !== input.text;
   const actions: Action[] = changed ? [{ kind: "forget-history" }] : [];
   return { ui: { ...ui, input: next, filter: line.text, selectedSeq: null }, actions };
 }
 
 function leaveInput(ui: Ui): Reduced {
-  if (ui.input?.kind === "chat") return only({ ...ui, input: null });
+  if (ui.input?.kind === "chat") return reduced({ ...ui, input: null });
   return withoutFilter(ui);
 }
 
-/** The filter goes, and the newest events are there again. */
+/** Clears the filter and follows the newest events again. */
 function withoutFilter(ui: Ui): Reduced {
-  return only({ ...ui, input: null, filter: "", following: true, selectedSeq: null }, { kind: "release" });
+  return reduced({ ...ui, input: null, filter: "", following: true, selectedSeq: null }, { kind: "release" });
 }
 
-/** Where what is in memory does not fill the screen, the store is asked too. */
+/** Keeps the filter. If the matching rows in memory do not fill the screen, older ones are requested from the store. */
 function leaveFilter(ui: Ui, around: Surroundings): Reduced {
   if (ui.filter.trim() === "") return leaveInput(ui);
   const rows = shownRows(around.snapshot, ui.filter);
-  if (rows.length >= listRows(around.size, ui)) return only({ ...ui, input: null });
-  return only(
+  if (rows.length >= listRows(around.size, ui)) return reduced({ ...ui, input: null });
+  return reduced(
     { ...ui, input: null, following: false },
     { kind: "hold" },
     { kind: "older", filter: ui.filter },
@@ -375,11 +377,11 @@ function leaveFilter(ui: Ui, around: Surroundings): Reduced {
 
 function send(ui: Ui, snapshot: DashboardSnapshot): Reduced {
   const text = ui.input?.text.trim() ?? "";
-  // One question at a time, and none to nobody: what was written stays.
-  if (text === "" || snapshot.chat.answering || !snapshot.chat.available) return only(ui);
+  // While a reply is coming or no model replies, the text stays in the input.
+  if (text === "" || snapshot.chat.answering || !snapshot.chat.available) return reduced(ui);
   const empty = { text: "", cursor: 0 };
   const chatHistory = [...ui.chatHistory.slice(1 - HISTORY_MAX), text];
-  return only(
+  return reduced(
     {
       ...ui,
       input: { kind: "chat", ...empty },

@@ -1,6 +1,6 @@
 /**
- * The terminal: draws screens when something has changed, fifteen times a second at most, and turns keys, clicks and signals into what the
- * face understands. OpenTUI is loaded when a dashboard opens, so that a headless gateway does without.
+ * The terminal: draws a screen when something has changed, and passes keys, clicks and signals on to the face (tui.ts). OpenTUI is loaded
+ * when a dashboard opens, so a headless gateway never loads it.
  */
 import { writeSync } from "node:fs";
 import { type Clock, systemClock } from "../clock.ts";
@@ -15,10 +15,10 @@ type OpenTui = typeof import("../native/opentui.ts");
 type Renderer = Awaited<ReturnType<OpenTui["createCliRenderer"]>>;
 
 const WHEEL_ROWS = 3;
-/** A terminal that is gone takes no farewell: it is not waited for any longer. */
+/** Give up on cleanup after this long; the terminal may be gone. */
 const CLOSE_MS_MAX = 1500;
 
-/** The pure half: tui.ts. */
+/** The pure half of the dashboard, in tui.ts. */
 export interface Face {
   readonly view: (snapshot: DashboardSnapshot, size: Size, ui: Ui) => Screen;
   readonly press: (ui: Ui, key: KeyPress, snapshot: DashboardSnapshot, size: Size) => Reduced;
@@ -32,6 +32,7 @@ export interface Face {
   readonly firstUi: (colors: boolean) => Ui;
 }
 
+/** What the dashboard shows, and who carries out what the user asks for. */
 export interface Feed {
   snapshot(): DashboardSnapshot;
   act(action: Action): void;
@@ -41,33 +42,33 @@ export interface Feed {
 export interface TerminalOptions {
   readonly feed: Feed;
   readonly noColor: boolean;
-  /** The user wants to leave; a second time: at once. */
+  /** The user wants to quit; a second call means at once. */
   readonly quit: () => void;
-  /** The dashboard has failed and is closed; the gateway goes on. */
+  /** The dashboard has failed and closed; the gateway goes on. */
   readonly failed: (error: unknown) => void;
-  /** Of tests: a renderer over streams of theirs, and what is written beside it. */
+  /** For tests: a renderer over their own streams, and where everything else is written. */
   readonly createRenderer?: (tui: OpenTui) => Promise<Renderer>;
   readonly write?: (text: string) => void;
   readonly clock?: Clock;
 }
 
-/** Why there can be no dashboard; null: there can. */
+/** Why no dashboard can open; null if one can. */
 export function whyNoTerminal(o: {
   readonly stdinIsTty: boolean;
   readonly stdoutIsTty: boolean;
   readonly term: string | undefined;
 }): string | null {
-  if (!o.stdoutIsTty) return "standard output is no terminal";
-  if (!o.stdinIsTty) return "standard input is no terminal";
+  if (!o.stdoutIsTty) return "standard output is not a terminal";
+  if (!o.stdinIsTty) return "standard input is not a terminal";
   if (o.term === undefined || o.term === "" || o.term === "dumb")
-    return `TERM is ${o.term || "not set"}: this terminal cannot place text`;
+    return `TERM is ${o.term || "not set"}: this terminal cannot position text`;
   return null;
 }
 
-/** What undoes all that OpenTUI asks of a terminal, for the case that it cannot do so itself any more. */
+/** Undoes every terminal mode that OpenTUI sets, for when OpenTUI itself no longer can. */
 const RESTORE =
   "\x1b[?2026l\x1b[<u\x1b[>4;0m\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[?2031l\x1b[0m\x1b[?25h\x1b[?1049l";
-/** The terminal is asked not to turn right-to-left text round, which would carry away what stands beside it (ECMA-48 BDSM). */
+/** Tells the terminal not to reorder right-to-left text, which would also move what stands beside it (ECMA-48 BDSM). */
 const EXPLICIT_DIRECTION = "\x1b[8l";
 const IMPLICIT_DIRECTION = "\x1b[8h";
 
@@ -75,13 +76,13 @@ function writeOut(text: string): void {
   try {
     writeSync(1, text);
   } catch {
-    // The terminal is gone; there is nobody to tell.
+    // The terminal is gone.
   }
 }
 
 /**
  * Opens the dashboard over the whole terminal.
- * @throws what OpenTUI throws where the terminal cannot be had; it is then as it was.
+ * @throws what OpenTUI throws if it cannot use the terminal, which is then as it was.
  */
 export async function openTerminal(face: Face, options: TerminalOptions): Promise<Terminal> {
   const tui = await import("../native/opentui.ts");
@@ -160,7 +161,7 @@ export class Terminal implements AsyncDisposable {
     return { width: this.#renderer.width, height: this.#renderer.height };
   }
 
-  /** A fault of the dashboard ends the dashboard, not the gateway. */
+  /** If `action` throws, the dashboard closes and the gateway goes on. */
   #guard(action: () => void): void {
     try {
       action();
@@ -218,7 +219,7 @@ export class Terminal implements AsyncDisposable {
   }
 
   #redraw(): void {
-    // Of the same size again: everything is sent anew.
+    // A resize, even to the same size, sends everything again.
     this.#renderer.resize(this.#renderer.width, this.#renderer.height);
     this.#screen = null;
   }
@@ -236,7 +237,7 @@ export class Terminal implements AsyncDisposable {
     }
   }
 
-  /** After a stop of any kind: the shell has used the terminal meanwhile. */
+  /** Takes the terminal again after a stop of any kind: the shell has used it meanwhile. */
   async #resume(): Promise<void> {
     if (this.#closing !== null) return;
     try {
@@ -255,7 +256,7 @@ export class Terminal implements AsyncDisposable {
     }
   }
 
-  /** Gives the terminal back as it was. May be called again. */
+  /** Gives the terminal back as it was. May be called more than once. */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -274,13 +275,13 @@ export class Terminal implements AsyncDisposable {
     this.#write(IMPLICIT_DIRECTION);
   }
 
-  /** For an end that waits for nobody. */
+  /** Gives the terminal back without waiting for anything: the process is about to exit. */
   restoreNow(): void {
     this.#write(RESTORE + IMPLICIT_DIRECTION);
     try {
       process.stdin.setRawMode?.(false);
     } catch {
-      // It is closed.
+      // Standard input is closed.
     }
   }
 

@@ -1,35 +1,35 @@
 /**
- * Text from outside, made fit for a terminal: what it says stays readable, what it could do is taken away. And how many columns
- * text takes. Everything that is drawn goes through {@link safe} (src/tui/screen.ts), so nothing depends on who remembers it.
+ * Makes text from outside safe for a terminal: it stays readable, but cannot control the terminal. Also measures how many columns text
+ * takes. Everything that is drawn goes through {@link safe} (src/tui/screen.ts), so no caller can forget it.
  */
 
-/** UTF-16 units that are looked at of one text; the rest could not be seen anyway. */
+/** UTF-16 units of one text that are processed; no screen shows more. */
 const TEXT_CHARS_MAX = 4096;
-/** Marks on one letter: enough for every living script, too few to climb into the lines above. */
+/** Combining marks on one letter: enough for every living script, too few to reach into the lines above. */
 const MARKS_MAX = 2;
 
-/** Nothing to be done: printable ASCII, most of Latin, and what the dashboard itself draws with (rules, blocks, braille, arrows). */
+/** Needs no change: printable ASCII, most of Latin, Greek and Cyrillic, and what the dashboard itself draws with (rules, blocks, braille, arrows). */
 const HARMLESS =
   /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25fc\u2800-\u28ff]*$/;
 const ASCII = /^[\x20-\x7e]*$/;
 
-/** Zero-width joiner, variation selectors, skin tones, enclosing marks: terminals disagree on their width, and nothing is lost. */
+/** Zero-width joiner, variation selectors, skin tones, enclosing marks: terminals disagree on their width, and the text reads the same without them. */
 const DROPPED = /[\u200d\ufe00-\ufe0f\u{e0100}-\u{e01ef}\u{1f3fb}-\u{1f3ff}\p{Me}]/gu;
 const BREAKS = /[\t\n\v\f\r\u0085\u2028\u2029]+/g;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what it is about
+// biome-ignore lint/suspicious/noControlCharactersInRegex: it finds control characters
 const CONTROLS = /[\x00-\x1f\x7f]/g;
 const SPACES = /\p{Zs}/gu;
-/** Private, unassigned and broken: whatever a terminal shows for them, its width is not known. */
+/** Private, unassigned and unpaired: the width of what a terminal shows for them is unknown. */
 const UNKNOWN = /[\p{Co}\p{Cn}\p{Cs}]/gu;
-/** C1 controls, direction overrides, zero-width and other invisible characters: their number is shown instead. */
+/** C1 controls, direction overrides, zero-width and other invisible characters: their code point is shown instead. */
 const INVISIBLE = /[\p{C}\p{Default_Ignorable_Code_Point}]/gu;
 const REGIONAL = /[\u{1f1e6}-\u{1f1ff}]/gu;
 const MARKS = new RegExp(`(\\p{M}{${MARKS_MAX}})\\p{M}+`, "gu");
 const LEADING_MARK = /^(?=\p{M})/u;
 
 /**
- * One line of harmless text: no control, escape, direction or invisible character is left. Line breaks become a space, other controls
- * their picture (␛), invisible ones their number (‹202E›). Applied twice it changes nothing more.
+ * One line of safe text: without control, escape, direction and invisible characters. Line breaks become a space, other controls their
+ * picture (␛), invisible characters their code point (‹202E›). Applying it twice changes nothing more.
  */
 export function safe(text: string): string {
   if (text.length <= TEXT_CHARS_MAX && HARMLESS.test(text)) return text;
@@ -51,14 +51,14 @@ export function safe(text: string): string {
     .replace(LEADING_MARK, "◌");
 }
 
-/** The lines of a text, each harmless. */
+/** The lines of a text, each of them safe. */
 export function safeLines(text: string): string[] {
   return text.split(/\r\n|[\n\r\u0085\u2028\u2029]/).map(safe);
 }
 
-/** A letter with its marks: what takes columns of its own. Of harmless text only. */
+/** A letter with its marks: the smallest piece with columns of its own. For safe text only. */
 const LETTERS = /\P{M}\p{M}*/gu;
-/** Scripts of which every terminal knows the width. */
+/** Scripts on whose width all terminals agree. */
 const CERTAIN =
   /^[\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0391-\u03ff\u0400-\u045f\u2010-\u2015\u2018-\u2026\u2190-\u2193\u2500-\u25fc\u2800-\u28ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]*$/;
 
@@ -68,7 +68,7 @@ function letterWidth(letter: string): number {
   return Math.min(2, Math.max(1, Bun.stringWidth(base)));
 }
 
-/** Columns of harmless text. */
+/** How many columns a safe text takes. */
 export function widthOf(text: string): number {
   if (HARMLESS.test(text)) return text.length;
   let columns = 0;
@@ -76,15 +76,15 @@ export function widthOf(text: string): number {
   return columns;
 }
 
-/** A piece of a line that may be drawn at once, and how many columns it takes. */
+/** A piece of a line that can be drawn at once, and how many columns it takes. */
 export interface Run {
   readonly text: string;
   readonly columns: number;
 }
 
 /**
- * Harmless text in pieces to be placed one by one, so that a terminal that sees the width of a letter otherwise
- * disturbs that letter alone.
+ * Splits a safe text into pieces that are placed one by one, so that a terminal that disagrees on the width of a letter misplaces only
+ * that letter.
  */
 export function runsOf(text: string): Run[] {
   if (HARMLESS.test(text)) return [{ text, columns: text.length }];
@@ -106,9 +106,9 @@ export function runsOf(text: string): Run[] {
   return runs;
 }
 
-/** As much of any text as fits, made harmless; an ellipsis where something is missing. */
+/** As much of any text as fits, made safe, with an ellipsis if something is missing. */
 export function cut(text: string, columns: number): string {
-  // One letter takes a column at least, so that more than this is never seen.
+  // Each letter takes at least one column, so more than this never fits.
   const clean = safe(text.length > 8 * columns + 64 ? text.slice(0, 8 * columns + 64) : text);
   if (columns <= 0) return "";
   if (ASCII.test(clean)) return clean.length <= columns ? clean : `${clean.slice(0, columns - 1)}…`;
@@ -123,14 +123,14 @@ export function cut(text: string, columns: number): string {
   return `${taken}…`;
 }
 
-/** {@link cut}, filled with spaces to exactly so many columns. */
+/** {@link cut}, filled with spaces to exactly `columns` columns. */
 export function fit(text: string, columns: number, align: "left" | "right" = "left"): string {
   const piece = cut(text, columns);
   const space = " ".repeat(Math.max(0, columns - widthOf(piece)));
   return align === "left" ? piece + space : space + piece;
 }
 
-/** Lines of at most so many columns, broken at spaces where there are any. At most `linesMax`. */
+/** Lines of at most `columns` columns, broken at spaces if possible; at most `linesMax` lines. */
 export function wrap(text: string, columns: number, linesMax = 1000): string[] {
   const lines: string[] = [];
   for (const line of safeLines(text)) {
@@ -143,7 +143,7 @@ export function wrap(text: string, columns: number, linesMax = 1000): string[] {
 function wrapLine(text: string, columns: number, lines: string[]): void {
   let line = "";
   let width = 0;
-  // A mark after a space belongs to it.
+  // A mark after a space belongs to the space.
   for (const word of text.split(/(?<= )(?!\p{M})/u)) {
     const wordWidth = widthOf(word.trimEnd());
     if (width > 0 && width + wordWidth > columns) {
@@ -165,7 +165,7 @@ function wrapLine(text: string, columns: number, lines: string[]): void {
   lines.push(line.trimEnd());
 }
 
-/** 12,345. */
+/** A whole number with thousands separators: 12,345. */
 export function count(value: number): string {
   return Math.round(value).toLocaleString("en-US");
 }
@@ -181,7 +181,7 @@ export function short(value: number): string {
   return value.toFixed(size >= 10 ? 1 : 2);
 }
 
-/** 45 s, 3m 05s, 2h 04m, 5d 03h. */
+/** A span of time: 45 s, 3m 05s, 2h 04m, 5d 03h. */
 export function duration(us: number): string {
   const seconds = Math.max(0, Math.floor(us / 1e6));
   const two = (value: number): string => String(value).padStart(2, "0");
@@ -191,7 +191,7 @@ export function duration(us: number): string {
   return `${Math.floor(seconds / 86_400)}d ${two(Math.floor(seconds / 3600) % 24)}h`;
 }
 
-/** Time of day of an instant, local. */
+/** The local time of day of an instant. */
 export function clock(us: number, withMs = false): string {
   const date = new Date(us / 1000);
   const two = (value: number): string => String(value).padStart(2, "0");

@@ -84,7 +84,7 @@ describe("detail", () => {
     await detail.open(1);
     expect(detail.shown?.lines.slice(0, -1).join("").length).toBeLessThan(262_200);
     expect(detail.shown?.lines.at(-1)).toContain(
-      `… and ${(body.length - 262_144).toLocaleString("en-US")} characters`,
+      `… and ${(body.length - 262_144).toLocaleString("en-US")} more characters`,
     );
   });
 
@@ -92,7 +92,7 @@ describe("detail", () => {
     const { detail, facts } = open({ storedEvent: () => Promise.reject(new Error("disk I/O error")) });
     await detail.open(3);
     expect(detail.shown?.state).toBe("ready");
-    expect(facts()).toEqual({ "not read": "disk I/O error" });
+    expect(facts()).toEqual({ error: "disk I/O error" });
   });
 
   test("an event that arrives after another was opened is not shown", async () => {

@@ -31,10 +31,10 @@ describe("schemas", () => {
     expect(order).toEqual({
       ...{ name: "Order", events: 100, perMinute: null, firstSeenUs: NOW_US - 5e6, lastSeenUs: NOW_US },
       fields: [
-        { path: "customer.name", types: ["string"], fillRate: 0.75, drift: "stopped coming" },
+        { path: "customer.name", types: ["string"], fillRate: 0.75, drift: "no longer sent" },
         { path: "total", types: ["number", "string"], fillRate: 1, drift: null },
       ],
-      drift: ["customer.name: stopped coming", ...["e", "d", "c", "b"].map((path) => `${path}: new field`)],
+      drift: ["customer.name: no longer sent", ...["e", "d", "c", "b"].map((path) => `${path}: new field`)],
       sample: '{\n  "total": 3\n}',
     });
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);

@@ -80,7 +80,7 @@ describe("the dashboard in a terminal", () => {
       await terminal.press("3");
       await terminal.shows("schemas");
       await terminal.press("4");
-      await terminal.shows("There is nobody to talk to");
+      await terminal.shows("No model to talk to");
       await terminal.press("5");
       const metrics = await terminal.shows("refused, by code");
       expect(metrics).toMatch(/journal\s+ok/);
@@ -181,7 +181,7 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("› q1? Quero um seguro pro meu Uno");
       await terminal.press("Enter");
       const streaming = await terminal.shows("Good▌");
-      expect(streaming).toContain("an answer is coming");
+      expect(streaming).toContain("a reply is coming");
       expect(streaming).toContain("│ CarInsuranceRequest");
       expect(streaming).toContain("✓ car.model: Uno");
       expect(streaming).toContain("○ car.year");
@@ -226,7 +226,7 @@ describe("the dashboard in a terminal", () => {
       }
       const away = await terminal.shows("LLM away");
       expect(away).toContain("▲ LLM away: no answer from");
-      await terminal.shows("nobody answers now");
+      await terminal.shows("no model replies now");
       await terminal.type("ainda?");
       await terminal.press("Enter");
       await terminal.shows("› ainda?");
@@ -276,7 +276,7 @@ describe("the dashboard in a terminal", () => {
       ["Enter", "event 1"],
       ["2", "newest 256"],
       ["3", "1 learned"],
-      ["4", "There is nobody to talk to"],
+      ["4", "No model to talk to"],
       ["5", "refused, by code"],
       ["l", "l closes"],
       ["1", "paused"],
@@ -401,11 +401,11 @@ describe("no dashboard", () => {
     await terminal.shows("ended with 0");
   });
 
-  test("where standard output is no terminal, a line says so and nothing is drawn", async () => {
+  test("if standard output is not a terminal, a line says so and nothing is drawn", async () => {
     using folder = new TempFolder();
     await using gateway = await Gateway.start(folder);
     await gateway.stop();
-    expect(gateway.log).toContain("headless: standard output is no terminal");
+    expect(gateway.log).toContain("headless: standard output is not a terminal");
     expect(gateway.out).toBe("");
   });
 });

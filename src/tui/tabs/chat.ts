@@ -1,4 +1,4 @@
-/** Tab 4: a conversation with the brain. */
+/** Tab 4: a chat with the brain. */
 
 import { viewNothing } from "../edges.ts";
 import type { ChatTurn, DashboardSnapshot, Ui } from "../model.ts";
@@ -7,13 +7,13 @@ import { count, cut, fit, safe, widthOf, wrap } from "../text.ts";
 
 const SIDE_COLUMNS = 30;
 const INPUT_ROWS_MAX = 6;
-/** Lines of one turn that are laid out. */
+/** Lines shown of one turn. */
 const TURN_LINES_MAX = 400;
 
 export function viewChat(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
   const { chat } = snapshot;
   if (!chat.available && chat.turns.length === 0) {
-    viewNothing(area.box([["chat", STYLE.title]]), ["There is nobody to talk to", chat.advice]);
+    viewNothing(area.box([["chat", STYLE.title]]), ["No model to talk to", chat.advice]);
     return;
   }
   const left = area.sub(0, 0, area.width - SIDE_COLUMNS);
@@ -40,7 +40,7 @@ function viewTurns(area: Area, { chat }: DashboardSnapshot, ui: Ui): void {
     for (const line of wrap(text, inside.width, TURN_LINES_MAX)) lines.push([line, style]);
   }
   if (lines.length === 0) {
-    viewNothing(inside, ["Ask the gateway", "i or Enter begins to write"]);
+    viewNothing(inside, ["Ask the gateway", "Press i or Enter to write"]);
     return;
   }
   const scroll = Math.min(ui.chatScroll, Math.max(0, lines.length - inside.height));
@@ -53,13 +53,13 @@ function viewTurns(area: Area, { chat }: DashboardSnapshot, ui: Ui): void {
 
 interface InputLine {
   readonly text: string;
-  /** Where it begins in the input. */
+  /** The index in the input at which the line begins. */
   readonly from: number;
 }
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
-/** The input in lines that fit; every letter has its place, so that the cursor has one too. */
+/** Breaks the input into lines that fit. Every letter keeps its index, which places the cursor. */
 function layInput(text: string, columns: number): InputLine[] {
   const lines: InputLine[] = [];
   let from = 0;
@@ -84,7 +84,7 @@ function layInput(text: string, columns: number): InputLine[] {
   return lines;
 }
 
-/** @param advice lines that stand in for the text where nobody answers and nothing is written. */
+/** @param advice what to do; shown instead of the text if no model replies and nothing is written */
 function viewInput(
   area: Area,
   { chat }: DashboardSnapshot,
@@ -93,8 +93,8 @@ function viewInput(
   advice: readonly string[],
 ): void {
   const focused = ui.input?.kind === "chat";
-  const writes = chat.available ? (focused ? "Enter sends" : "i writes") : "nobody answers now";
-  const state = chat.answering ? `an answer is coming; ${focused ? "Esc, then x" : "x"} stops it` : writes;
+  const writes = chat.available ? (focused ? "Enter sends" : "i writes") : "no model replies now";
+  const state = chat.answering ? `a reply is coming; ${focused ? "Esc, then x" : "x"} stops it` : writes;
   const inside = area.box([["you", focused ? STYLE.key : STYLE.dim]], state, focused ? STYLE.key : STYLE.dim);
   advice.forEach((line, y) => {
     inside.put(2, y, line, STYLE.warn);
@@ -115,10 +115,10 @@ function viewInput(
     inside.cursor(2 + widthOf(safe(line.text.slice(0, cursor - line.from))), row - top);
 }
 
-/** Intent and slots as the newest answer left them; one that failed left them as they were. */
+/** Draws intent and slots as the newest reply left them; a failed reply changes nothing. */
 function viewUnderstood(area: Area, turns: readonly ChatTurn[]): void {
   const inside = area.box([["understood", STYLE.title]]).sub(1, 0, area.width - 3);
-  // What was understood is told with the first words.
+  // Intent and slots come with the first part of a reply.
   const turn = turns.findLast(
     ({ from, state, text }) => from === "brain" && state !== "failed" && text !== "",
   );

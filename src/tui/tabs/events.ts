@@ -1,4 +1,4 @@
-/** Tab 1: the tail of events, and one event in full. */
+/** Tab 1: the newest events as a list, and one event in full. */
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, EventRow, Ui } from "../model.ts";
@@ -21,7 +21,7 @@ function sentimentStyle(value: number): Style {
   return value < -0.15 ? STYLE.bad : STYLE.dim;
 }
 
-/** What fits beside the message: the message has what is left, and never less than 20 columns. */
+/** The columns that fit. The message takes the rest of the width, and never less than 20 columns. */
 function columnsFor(width: number): Column[] {
   const wide = width >= 150;
   const roomy = width >= 105;
@@ -115,11 +115,11 @@ function titleOf(snapshot: DashboardSnapshot, ui: Ui, shown: number): (readonly 
 
 function rightOf({ nowUs, events }: DashboardSnapshot): string {
   const { historyState, lastUs } = events;
-  if (historyState === "loading") return "loading older ones";
-  if (historyState === "end") return "down to the oldest";
-  if (historyState === "bound") return "as many as are held; narrow them with /";
-  if (historyState === "failed") return "older ones could not be read (l)";
-  return lastUs === null ? "" : `last one ${duration(nowUs - lastUs)} ago`;
+  if (historyState === "loading") return "loading older events";
+  if (historyState === "end") return "the oldest event is shown";
+  if (historyState === "bound") return "no more rows are kept; filter with /";
+  if (historyState === "failed") return "loading older events failed (l)";
+  return lastUs === null ? "" : `last event ${duration(nowUs - lastUs)} ago`;
 }
 
 function viewFilter(area: Area, ui: Ui): void {
@@ -146,18 +146,18 @@ function viewNone(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
     return;
   }
   if (ui.filter !== "") {
-    const state = historyState === "loading" ? "Looking in the store …" : "Nothing matches";
+    const state = historyState === "loading" ? "Searching the store …" : "Nothing matches";
     const where =
       historyState === "end"
-        ? "is in no event, down to the oldest; Esc takes the filter away"
-        : "is in none of the newest events; Enter looks in older ones too, Esc takes the filter away";
+        ? "is in no event. Esc clears the filter"
+        : "is in none of the newest events. Enter searches older ones too, Esc clears the filter";
     viewNothing(area, [state, `"${ui.filter}" ${where}`]);
     return;
   }
   viewNothing(area, ["Nothing here since the start", "Older events are in the database: ↓ loads them"]);
 }
 
-/** The event in full: facts, then the payload. */
+/** Draws one event in full: facts, then the payload. */
 export function viewDetail(
   area: Area,
   snapshot: DashboardSnapshot,
@@ -166,13 +166,13 @@ export function viewDetail(
   const { detail } = snapshot;
   const inside = area.box([[`event ${open.seq}`, STYLE.title]], "↑ ↓ scroll · Esc back").sub(1, 0);
   if (detail === null || detail.seq !== open.seq || detail.state === "loading") {
-    viewNothing(inside, ["Reading it …"]);
+    viewNothing(inside, ["Loading …"]);
     return;
   }
   if (detail.state === "gone") {
     viewNothing(inside, [
-      "It is not there any more",
-      "A temporary folder drops its oldest events at its bound; --db-path keeps them all",
+      "This event is no longer kept",
+      "Without --db-path the oldest events are dropped when the temporary folder is full",
     ]);
     return;
   }
@@ -193,7 +193,7 @@ export function viewDetail(
     area.put(area.width - 18, area.height - 1, fit(` ${count(below)} more below `, 16), STYLE.dim);
 }
 
-/** A line of pretty JSON: its key in another colour than its value. */
+/** A line of indented JSON, with its key in another colour than its value. */
 export function jsonPieces(line: string): (readonly [string, Style])[] {
   const match = /^(\s*)("(?:[^"\\]|\\.)*")(: )(.*)$/s.exec(line);
   if (match === null) return [[line, STYLE.plain]];

@@ -1,4 +1,4 @@
-/** Tab 5: how the gateway does, over a minute, ten or sixty. */
+/** Tab 5: the gateway's figures over the last minute, ten or sixty minutes. */
 
 import { styleOfState } from "../edges.ts";
 import type { DashboardSnapshot, Ui } from "../model.ts";
@@ -7,7 +7,7 @@ import { type Area, FACT_COLUMNS, fact, STYLE, type Style } from "../screen.ts";
 import { count, cut, fit, short, wrap } from "../text.ts";
 import { PANELS } from "./panels.ts";
 
-/** So many seconds in so many columns; the last column ends now. */
+/** Joins values, one a second, into `columns` columns; the last column ends with the newest value. */
 export function columnsOf(values: readonly number[], columns: number, join: "max" | "mean"): number[] {
   const per = values.length / columns;
   return Array.from({ length: columns }, (_, column) => {
@@ -81,7 +81,7 @@ function viewFigures(area: Area, snapshot: DashboardSnapshot): void {
   const fill = capacity === 0 ? 0 : held / capacity;
   y = fact(inside, y, "ring fill", `${bar(fill, 8)} ${Math.round(100 * fill)}%`, STYLE.accent);
   y = fact(inside, y, "wraps", capacity === 0 ? "–" : count(Math.max(0, Math.floor((head - 1) / capacity))));
-  y = fact(inside, y, "reader", (gauges.ring_reader_waiting ?? 0) > 0 ? "waits for frames" : "none waits");
+  y = fact(inside, y, "reader", (gauges.ring_reader_waiting ?? 0) > 0 ? "waiting" : "none waiting");
   y = fact(inside, y, "unframed", count(gauges.unframed_events ?? 0));
   y = fact(inside, y, "without vector", count(counters.frames_without_vector_total ?? 0));
   if (llm === null) says("LLM", "absent");
@@ -90,7 +90,7 @@ function viewFigures(area: Area, snapshot: DashboardSnapshot): void {
     says("breaker", llm.breaker, STYLE.plain);
     y = fact(inside, y, "calls, failed", `${count(llm.calls)}, ${count(llm.failures)}`);
     const { used, limit } = llm.budget;
-    y = fact(inside, y, "budget a day", limit === null ? "none set" : `${count(used)} of ${count(limit)}`);
+    y = fact(inside, y, "daily budget", limit === null ? "none set" : `${count(used)} of ${count(limit)}`);
   }
   y += 1;
   inside.put(0, y, "refused, by code", STYLE.dim);

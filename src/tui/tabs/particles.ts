@@ -1,4 +1,4 @@
-/** Tab 2: the newest frames as particles. Where they lie is what they mean: a projection of their embeddings. */
+/** Tab 2: the newest frames as particles, placed by a projection of their embeddings: what means the same lies together. */
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, Particle, Ui } from "../model.ts";
@@ -8,16 +8,17 @@ import { type ColorBy, colorBy } from "../state.ts";
 import { clock, count, cut, duration, wrap } from "../text.ts";
 
 const SIDE_COLUMNS = 30;
-/** Brightness: this young is bright, this old is dim. */
+/** Particles younger than this are bright. */
 const YOUNG_US = 10e6;
+/** Particles older than this are dim. */
 const OLD_US = 120e6;
-/** Conversations whose trails are drawn, the newest ones. */
+/** How many conversations have a trail; the newest ones do. */
 const TRAILS_MAX = 6;
-/** Of each so much, unless one is selected: then all of it. */
+/** The length of a trail, unless its conversation is selected. */
 const TRAIL_PARTICLES_MAX = 4;
 const OTHER = "others";
 const UNKNOWN = "unknown";
-/** Letters for categories where the terminal shows no colours. */
+/** Letters for categories if the terminal shows no colours. */
 const LETTERS = "ABCDEF";
 
 interface Category {
@@ -48,14 +49,14 @@ const SENTIMENT_STYLE: Readonly<Record<string, Style>> = {
   negative: { color: 1 },
 };
 
-/** A colour that a name keeps for as long as it is shown: by its own hash, the next free one where two would meet. */
+/** FNV-1a. It gives each name its colour, so that the name keeps it from screen to screen. */
 function hash(name: string): number {
   let value = 2166136261;
   for (let at = 0; at < name.length; at++) value = Math.imul(value ^ name.charCodeAt(at), 16777619);
   return value >>> 0;
 }
 
-/** The most frequent categories with a colour each; the rest are others. */
+/** The most frequent categories, each with a colour: its own by hash, or the next free one. All others share one category. */
 function categories(points: readonly Particle[], by: ColorBy): Map<string, Category> {
   const counts = new Map<string, number>();
   for (const particle of points) {
@@ -94,7 +95,7 @@ export function viewParticles(area: Area, snapshot: DashboardSnapshot, ui: Ui): 
     [`by ${by}`, STYLE.accent],
   ] as const;
   if (points.length === 0) {
-    viewNothing(area.box(title), [none, "Frames without an embedding have no place"]);
+    viewNothing(area.box(title), [none, "Only frames with an embedding are shown"]);
     return;
   }
   const canvas = area.sub(0, 0, area.width - SIDE_COLUMNS).box(title, right);
@@ -105,7 +106,7 @@ export function viewParticles(area: Area, snapshot: DashboardSnapshot, ui: Ui): 
   drawSide(side, snapshot, points, found, selected, ui.colors);
 }
 
-/** From −1…1 to −1…1: a few that lie far out must not press all the others into one point in the middle. */
+/** Maps −1…1 to itself and widens the middle, so that a few far points do not press all others into one. */
 function spread(value: number): number {
   return Math.sign(value) * Math.min(1, Math.abs(value)) ** 0.6;
 }
@@ -135,11 +136,11 @@ function drawParticles(
   points.forEach((particle, rank) => {
     const age = nowUs - particle.timeUs;
     const own = styleOf(particle);
-    // What is unknown stays in the background however young it is.
+    // The category "unknown" stays in the background, however young its particles are.
     const faint = own.dim === true;
     const style = { ...own, bold: age < YOUNG_US && !faint, dim: age > OLD_US || faint };
     const { x, y } = place(particle);
-    // The young are larger.
+    // Young particles are larger.
     for (const side of [x, x ^ 1]) {
       dots.set(side, y, style, rank);
       if (age < YOUNG_US) dots.set(side, y ^ 1, style, rank);
@@ -158,7 +159,7 @@ function drawParticles(
   area.put(Math.floor(x / 2), Math.floor(y / 4), "◉", { ...styleOf(selected), bold: true });
 }
 
-/** The conversations whose motion is drawn: the selected particle's, and of the others the newest. */
+/** The particles of each conversation that has a trail: the selected particle's conversation, or else the newest ones. */
 function trails(points: readonly Particle[], selected: Particle | null): Particle[][] {
   const byConversation = new Map<string, Particle[]>();
   for (const particle of points) {
@@ -166,7 +167,7 @@ function trails(points: readonly Particle[], selected: Particle | null): Particl
     if (conversation === null) continue;
     const trail = byConversation.get(conversation) ?? [];
     trail.push(particle);
-    // Put at the end, so that the newest are the last.
+    // Moved to the end, so that the newest conversations are last.
     byConversation.delete(conversation);
     byConversation.set(conversation, trail);
   }
@@ -215,7 +216,7 @@ function drawSide(
     shown.deltaSeconds === null ? "first" : `${shown.deltaSeconds.toFixed(1)} s`,
   );
   y = fact(panel, y, "velocity", `${shown.velocity.toFixed(0)}/min`);
-  if (shown.interrupt) y = fact(panel, y, "interrupts", "the answer");
+  if (shown.interrupt) y = fact(panel, y, "interrupt", "yes");
   for (const line of wrap(shown.message, panel.width, Math.max(0, panel.height - y - 1))) {
     y += 1;
     panel.put(0, y, line, STYLE.strong);

@@ -1,4 +1,4 @@
-/** Tab 3: what the traffic looks like. */
+/** Tab 3: the schemas that were learned from the events. */
 
 import { viewNothing } from "../edges.ts";
 import type { DashboardSnapshot, SchemaView, Ui } from "../model.ts";
@@ -8,7 +8,7 @@ import { count, cut, duration, fit, short } from "../text.ts";
 import { jsonPieces } from "./events.ts";
 
 const DRIFT = "▲";
-/** Further right, what belongs to a path is no longer seen beside it. */
+/** If a path takes more, its types and fill rate stand too far away to be read as one line. */
 const PATH_COLUMNS_MAX = 48;
 
 export function viewSchemas(area: Area, snapshot: DashboardSnapshot, ui: Ui): void {
@@ -21,7 +21,7 @@ export function viewSchemas(area: Area, snapshot: DashboardSnapshot, ui: Ui): vo
         ? ["No schemas", "This gateway learns none"]
         : [
             "No schemas yet",
-            "They are learned from what comes in: types, their fields and how often these are there",
+            "They are learned from incoming events: the fields of each type, and how often they are filled",
           ],
     );
     return;
@@ -77,7 +77,7 @@ function fieldLine(field: SchemaView["fields"][number], columns: number): FieldL
   const barColumns = 8;
   const types = columns >= 60 ? 16 : 8;
   const path = Math.min(PATH_COLUMNS_MAX, Math.max(8, columns - types - barColumns - 8));
-  // What only holds other fields is not filled by itself.
+  // A field that only contains other fields has no fill rate of its own.
   const holds = field.types.every((type) => type === "object" || type === "array");
   const fill: FieldLine = holds
     ? [[" ".repeat(barColumns + 5), STYLE.plain]]
@@ -101,12 +101,12 @@ function viewFields(area: Area, schema: SchemaView): void {
   });
   const more = schema.fields.length - rows;
   if (more > 0) inside.put(0, rows - 1, fit(`${more + 1} more: Enter`, inside.width), STYLE.dim);
-  // Where there is room, the beginning of what Enter shows.
+  // If there is room, the beginning of what Enter shows.
   const beside: FieldLine[] = [];
   for (const change of schema.drift) beside.push([[`${DRIFT} ${change}`, STYLE.warn]]);
   if (beside.length > 0) beside.push([]);
   if (schema.sample !== null)
-    beside.push([["a sample", STYLE.title]], ...schema.sample.split("\n").map(jsonPieces));
+    beside.push([["sample", STYLE.title]], ...schema.sample.split("\n").map(jsonPieces));
   let y = schema.fields.length + 1;
   for (const line of beside) {
     if (y >= rows) return;
@@ -137,10 +137,10 @@ function viewSchema(area: Area, schema: SchemaView, nowUs: number, scroll: numbe
     lines.push(fieldLine(field, inside.width - 1));
     if (field.drift !== null) lines.push([[`  ${DRIFT} ${field.drift}`, STYLE.warn]]);
   }
-  if (schema.drift.length > 0) lines.push([], [["what changed", STYLE.title]]);
+  if (schema.drift.length > 0) lines.push([], [["changes", STYLE.title]]);
   for (const change of schema.drift) lines.push([[`${DRIFT} ${change}`, STYLE.warn]]);
   if (schema.sample !== null) {
-    lines.push([], [["a sample", STYLE.title]]);
+    lines.push([], [["sample", STYLE.title]]);
     for (const line of schema.sample.split("\n")) lines.push(jsonPieces(line));
   }
   const top = Math.min(scroll, Math.max(0, lines.length - inside.height));
