@@ -1,13 +1,13 @@
 /**
- * The C library by bun:ffi: the few calls that node:fs lacks, and every constant that differs between
- * Linux and macOS. What runs on macOS only says so: it has not been run.
+ * The C library through bun:ffi: the few calls that node:fs lacks, and every constant that differs between Linux and macOS. Code that
+ * only macOS runs is marked as untested.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
 interface Platform {
-  /** Tried in this order. */
+  /** File names, tried in this order. */
   readonly libraries: readonly string[];
   readonly errnoSymbol: "__errno_location" | "__error";
   /** `open` flags that node:fs does not name. */
@@ -15,9 +15,9 @@ interface Platform {
   readonly EWOULDBLOCK: number;
   readonly ENOSPC: number;
   readonly EINTR: number;
-  /** Fault pages in for writing (Linux 5.14); null where there is no such advice. */
+  /** Advice that faults pages in for writing (Linux 5.14); null if the platform has none. */
   readonly MADV_POPULATE_WRITE: number | null;
-  /** Number of the futex system call; null where there is none. */
+  /** The number of the futex system call; null if the platform has none. */
   readonly futex: number | null;
   readonly posixFallocate: boolean;
 }
@@ -62,8 +62,8 @@ const FUTEX_WAKE = 1;
 const PROT_READ_EXECUTE = 5;
 const MAP_PRIVATE = 2;
 const PROBE_BYTES = 4096;
-const EVERYBODY = 0x7fffffff;
-/** One slice of allocating or populating takes about 1 ms; never more than a few. */
+const WAKE_ALL = 0x7fffffff;
+/** Bounds of the bytes that are allocated or populated at once, which aims at 1 to 2 ms. */
 const SLICE_BYTES_MIN = 1 << 20;
 const SLICE_BYTES_MAX = 8 << 20;
 const SLICE_MS = 2;
@@ -89,7 +89,7 @@ type Common = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
 
 interface Libc extends Common {
   readonly errno: () => number;
-  /** 0, or the errno: nothing else tells. */
+  /** @returns 0, or the errno */
   readonly allocate: (fd: number, offsetBytes: number, lengthBytes: number) => number;
   readonly futexWake: (address: number) => void;
 }
@@ -129,12 +129,12 @@ function openLinux(): Libc {
       }
     },
     futexWake: (address) => {
-      symbols.syscall(platform.futex as number, address, FUTEX_WAKE, EVERYBODY, 0, 0, 0);
+      symbols.syscall(platform.futex as number, address, FUTEX_WAKE, WAKE_ALL, 0, 0, 0);
     },
   };
 }
 
-// Untested. Without posix_fallocate, written zeros are what makes the pages exist.
+// Untested. macOS has no posix_fallocate, so zeros are written to make the pages exist.
 function openMacos(): Libc {
   const { symbols } = openFirst((library) => dlopen(library, MACOS_SYMBOLS));
   const zeros = new Uint8Array(1 << 20);
@@ -152,14 +152,14 @@ function openMacos(): Libc {
         return Math.abs((error as { errno?: number }).errno ?? platform.ENOSPC);
       }
     },
-    // Readers there poll.
+    // Readers on macOS poll.
     futexWake: () => {},
   };
 }
 
 /**
  * `flock(LOCK_EX | LOCK_NB)`.
- * @returns false where another descriptor holds the lock
+ * @returns false if another descriptor holds the lock
  * @throws Error for any other failure
  */
 export function lockExclusive(fd: number): boolean {
@@ -169,12 +169,11 @@ export function lockExclusive(fd: number): boolean {
   throw new Error(`flock failed with errno ${errno}`);
 }
 
-/** Lets the other work of this thread run. */
+/** Resolves after the event loop has run what is due. */
 export const nextTurn = (): Promise<void> => new Promise((done) => setImmediate(done));
 
 /**
- * Runs `work` over all bytes in pieces so short that other work of this thread hardly waits, until it returns
- * an errno.
+ * Runs `work` over all bytes in slices so short that the thread's other work hardly waits. Stops at the first errno and returns it.
  */
 async function inSlices(
   totalBytes: number,
@@ -197,7 +196,7 @@ async function inSlices(
 
 /**
  * Makes the pages of a file exist, so that touching them can never raise SIGBUS; the file grows to hold them.
- * @returns false where there is no room for them: part of the file may exist then
+ * @returns false if the disk has no room for them; part of the file may exist then
  * @throws Error for any other failure
  */
 export async function allocateFile(fd: number, bytes: number): Promise<boolean> {
@@ -208,15 +207,15 @@ export async function allocateFile(fd: number, bytes: number): Promise<boolean> 
 
 /**
  * Lowers the priority of the calling thread (on Linux; elsewhere of the process) by `nice`, 0 to 19.
- * @returns whether the system took it
+ * @returns whether the system accepted it
  */
 export function lowerThreadPriority(nice: number): boolean {
   return libc().setpriority(PRIO_PROCESS, 0, nice) === 0;
 }
 
 /**
- * Whether code in files of this folder may be run: a file there can be written and mapped executable.
- * @returns null where it may, else what the system said
+ * Tests whether a file in this folder can be written and mapped executable.
+ * @returns null if it can, otherwise the reason
  */
 export function whyNotExecutable(folder: string): string | null {
   const path = join(folder, `.gateway-probe-${process.pid}`);
@@ -238,19 +237,19 @@ export function whyNotExecutable(folder: string): string | null {
   }
 }
 
-/** A file mapped shared. Its owner keeps no view longer than the mapping. */
+/** A shared mapping of a file. Its owner must drop all views before it unmaps. */
 export class Mapping {
   readonly bytes: number;
   #address: number;
 
   /**
    * @param bytes to map from the file's start; every page must exist (see {@link allocateFile})
-   * @param access "read": a store into a view of it ends the process
-   * @throws Error where mmap refuses
+   * @param access with "read", a store into a view ends the process
+   * @throws Error if mmap fails
    */
   constructor(fd: number, bytes: number, access: "read" | "write" = "write") {
     const protection = access === "read" ? PROT_READ : PROT_READ_WRITE;
-    // Returned as a signed number: MAP_FAILED is −1, which a pointer type cannot say.
+    // mmap is declared to return a signed number, because MAP_FAILED is −1 and a pointer type cannot hold that.
     const address = Number(libc().mmap(null, bytes, protection, MAP_SHARED, fd, 0));
     if (address === -1) throw new Error(`mmap of ${bytes} bytes failed with errno ${libc().errno()}`);
     this.bytes = bytes;
@@ -258,8 +257,7 @@ export class Mapping {
   }
 
   /**
-   * The bytes themselves, not a copy. JavaScriptCore counts them as heap while the view lives: keep
-   * views small or short-lived.
+   * The bytes themselves, not a copy. JavaScriptCore counts them as heap while the view lives, so keep views small or short-lived.
    */
   view(offsetBytes: number, lengthBytes: number): ArrayBuffer {
     if (offsetBytes < 0 || lengthBytes < 1 || offsetBytes + lengthBytes > this.bytes) {
@@ -269,8 +267,8 @@ export class Mapping {
   }
 
   /**
-   * Faults all pages in, so that their first writer does not pay for it. Best effort: an older kernel does
-   * not know the advice, and the pages exist anyway.
+   * Faults all pages in, so that the first write to each costs nothing extra. Best effort: an older kernel does not know the advice,
+   * and the pages exist anyway.
    */
   async populate(): Promise<void> {
     const advice = platform.MADV_POPULATE_WRITE;
@@ -278,12 +276,12 @@ export class Mapping {
     await inSlices(this.bytes, (offset, length) => libc().madvise(this.#mapped() + offset, length, advice));
   }
 
-  /** Wakes every process that sleeps (FUTEX_WAIT) on the 32-bit word there. */
+  /** Wakes every process that sleeps (FUTEX_WAIT) on the 32-bit word at this offset. */
   wake(offsetBytes: number): void {
     libc().futexWake(this.#mapped() + offsetBytes);
   }
 
-  /** Every view of it is dead from here on: touching one ends the process. */
+  /** Unmaps the file. Touching a view of it afterwards ends the process. */
   unmap(): void {
     if (this.#address === 0) return;
     libc().munmap(this.#address, this.bytes);

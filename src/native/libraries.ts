@@ -1,22 +1,20 @@
 /**
- * Every difference between the platforms the executable is built for, in one place: which native
- * library belongs to which package, and how it is found.
+ * The native libraries of DuckDB and ONNX Runtime, for each platform that the executable is built for.
  *
- * The bundler embeds the packages' `.node` files by itself, but not the shared libraries that those
- * look for beside themselves (`$ORIGIN`, `@loader_path`): in the executable they would be missing. So each library is imported
- * as a file and opened here, before its package is loaded. The dynamic linker then finds
- * it among the loaded ones, by its SONAME (Linux) or install name (macOS).
+ * The bundler embeds the packages' `.node` files by itself, but not the shared libraries that those look for beside themselves
+ * (`$ORIGIN`, `@loader_path`): in the executable they would be missing. So each library is imported as a file and opened here, before
+ * its package is loaded. The dynamic linker then finds it among the loaded libraries, by its SONAME (Linux) or install name (macOS).
  *
- * `process.platform` and `process.arch` are constants in a build (scripts/build.ts), so that only one branch remains and
- * only one platform's libraries are embedded. Run from sources, the other branches are never taken.
+ * `process.platform` and `process.arch` are constants in a build (scripts/build.ts). So only one branch remains, and only one platform's
+ * libraries are embedded.
  */
 import { dlopen } from "bun:ffi";
 import { GatewayError, messageOf } from "../errors.ts";
 
-/** The platforms a build exists for. scripts/build.ts refuses every other by name. */
+/** The platforms that scripts/build.ts builds for. It refuses all others by name. */
 export const PLATFORMS = ["linux-x64", "linux-arm64", "darwin-arm64"] as const;
 
-/** Path of the shared library that `@duckdb/node-bindings` needs. */
+/** The path of the shared library that `@duckdb/node-bindings` needs. */
 async function duckdbLibrary(): Promise<string> {
   if (process.platform === "linux" && process.arch === "x64") {
     return (await import("@duckdb/node-bindings-linux-x64/libduckdb.so", { with: { type: "file" } })).default;
@@ -32,7 +30,7 @@ async function duckdbLibrary(): Promise<string> {
   throw unsupported("DuckDB");
 }
 
-/** Path of the shared library that `onnxruntime-node` needs. */
+/** The path of the shared library that `onnxruntime-node` needs. */
 async function onnxLibrary(): Promise<string> {
   if (process.platform === "linux" && process.arch === "x64") {
     return (
@@ -66,9 +64,10 @@ function unsupported(library: string): Error {
 }
 
 /**
- * Opens the library for the rest of the process. Any one real symbol will do: opening it is what counts.
- * @throws GatewayError `temp_folder`: in the executable a library is first written to the temp folder, and
- * a folder that is read-only, full or mounted noexec is by far the likeliest reason to fail.
+ * Opens a library for the rest of the process.
+ * @param symbol any symbol of the library: `dlopen` wants one
+ * @throws GatewayError `temp_folder`: in the executable a library is first written to the temporary folder. If opening fails, that folder
+ *   is most likely read-only, full or mounted noexec
  */
 function preload(library: string, path: string, symbol: string): void {
   try {
@@ -86,12 +85,12 @@ function preload(library: string, path: string, symbol: string): void {
   }
 }
 
-/** Makes libduckdb present, so that `@duckdb/node-bindings` can be loaded. */
+/** Loads libduckdb, which `@duckdb/node-bindings` needs. */
 export async function preloadDuckdb(): Promise<void> {
   preload("DuckDB", await duckdbLibrary(), "duckdb_library_version");
 }
 
-/** Makes libonnxruntime present, so that `onnxruntime-node` can be loaded. */
+/** Loads libonnxruntime, which `onnxruntime-node` needs. */
 export async function preloadOnnx(): Promise<void> {
   preload("ONNX Runtime", await onnxLibrary(), "OrtGetApiBase");
 }

@@ -1,4 +1,4 @@
-/** Imported for its effect, before the packages: libonnxruntime is in the process when this has been evaluated. */
+/** Imported for its effect, before the packages: loads libonnxruntime into the process. */
 import { preloadOnnx } from "./libraries.ts";
 
 await preloadOnnx();

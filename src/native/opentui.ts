@@ -1,3 +1,3 @@
-/** OpenTUI, native library included: it brings its own as an embedded file. */
+/** OpenTUI. Its native library needs no preloading: the package embeds it as a file. */
 export * from "@opentui/core";
 export { createTestRenderer } from "@opentui/core/testing";
