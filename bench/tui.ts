@@ -1,7 +1,7 @@
 /**
- * What the dashboard costs: ingest with the dashboard open in a pseudo-terminal (120×40, on the tab of events, every byte of it read) against a
- * headless gateway under the same load in the same run; and the processor time that it takes beyond the headless gateway's, idle and
- * at 5,000 events a second.
+ * What the dashboard costs: ingest with the dashboard open in a pseudo-terminal (120×40, on the tab of events, every byte of it read),
+ * against a headless gateway under the same load in the same run; and the extra processor time it takes, idle and at 5,000 events a
+ * second.
  */
 import { readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -20,12 +20,12 @@ const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 interface Open {
   readonly port: number;
   readonly pid: number;
-  /** Bytes that it wrote to its terminal. */
+  /** Bytes that the gateway has written to its terminal. */
   written(): number;
   stop(): Promise<void>;
 }
 
-/** The gateway in a terminal of its own, with the dashboard or with --no-tui. */
+/** Starts a gateway in a terminal of its own, with the dashboard or with --no-tui. */
 async function open(tui: boolean): Promise<Open> {
   const folder = makeFolder();
   const ringPath = `/dev/shm/${folder.replaceAll("/", "-")}`;
@@ -53,7 +53,7 @@ async function open(tui: boolean): Promise<Open> {
   );
   child.exited.then(() => listening.reject(new Error(`the gateway ended: ${text}`)));
   const port = await listening.promise;
-  // Whatever starts late (DuckDB, the ring, the first screen) is over before anything is measured.
+  // DuckDB, the ring and the first screen start late; this is over before anything is measured.
   await Bun.sleep(1500);
   return {
     port,
@@ -68,7 +68,7 @@ async function open(tui: boolean): Promise<Open> {
   };
 }
 
-/** Of the whole process, or of its main thread alone. */
+/** Processor time of the whole process, or of its main thread only. */
 function cpuSeconds(pid: number, mainThread = false): number {
   const stat = readFileSync(mainThread ? `/proc/${pid}/task/${pid}/stat` : `/proc/${pid}/stat`, "utf8");
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
@@ -76,8 +76,8 @@ function cpuSeconds(pid: number, mainThread = false): number {
 }
 
 /**
- * Both gateways run; the load goes to one and the other in turn, a second each, so that a busy disk or neighbour disturbs both alike.
- * @returns requests answered, and the processor seconds of the main thread meanwhile.
+ * Runs both gateways and sends the load to each in turn, a second at a time, so that other work on the machine disturbs both alike.
+ * @returns requests answered, and the main thread's processor seconds meanwhile
  */
 async function throughput(): Promise<Record<"tui" | "headless", { answered: number; cpuSeconds: number }>> {
   const gateways = { tui: await open(true), headless: await open(false) };
@@ -91,7 +91,7 @@ async function throughput(): Promise<Record<"tui" | "headless", { answered: numb
       const startedSeconds = cpuSeconds(gateway.pid, true);
       sums[name].answered += (await slice(gateway)).answered;
       sums[name].cpuSeconds += cpuSeconds(gateway.pid, true) - startedSeconds;
-      // What is left to frame and to store is not to disturb the other's turn.
+      // Framing and storing what is left must not disturb the other gateway's turn.
       await settled(gateway.port);
     }
   }
@@ -100,6 +100,7 @@ async function throughput(): Promise<Record<"tui" | "headless", { answered: numb
   return sums;
 }
 
+/** Waits until every event is framed and stored. */
 async function settled(port: number): Promise<void> {
   for (;;) {
     const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
@@ -110,7 +111,7 @@ async function settled(port: number): Promise<void> {
   }
 }
 
-/** Of one core, while `work` goes on. */
+/** The share of one core that the gateway takes while `work` runs. */
 async function share(gateway: Open, work: (untilMs: number) => Promise<void>): Promise<number> {
   const before = cpuSeconds(gateway.pid);
   const startedMs = performance.now();
@@ -118,6 +119,7 @@ async function share(gateway: Open, work: (untilMs: number) => Promise<void>): P
   return (cpuSeconds(gateway.pid) - before) / ((performance.now() - startedMs) / 1000);
 }
 
+/** Sends RATE events a second until `untilMs`. */
 async function steady(port: number, untilMs: number): Promise<void> {
   const startedMs = performance.now();
   let sent = 0;

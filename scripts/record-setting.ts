@@ -1,9 +1,9 @@
 /**
- * What stands around the demo while it is recorded, so that every tab has something to show: labelled examples, webhooks
- * of three kinds, and a stand-in for the language model. The README says so beside the pictures.
+ * What is added to the demo while it is recorded, so that every tab has something to show: labelled examples, webhooks of three types,
+ * and a stand-in for the language model. The README says so beside the pictures.
  */
 
-/** Examples in other words than the demo's. */
+/** Labelled examples, worded differently from the demo's messages. */
 const EXAMPLES: Readonly<Record<string, readonly string[]>> = {
   InvoiceQuestion: [
     "Quando vence a minha fatura?",
@@ -75,7 +75,7 @@ async function send(method: "POST" | "PUT", url: string, body: unknown): Promise
   await response.arrayBuffer();
 }
 
-/** Labels the examples, and sends webhooks until `signal`: a history of them at once, then one every three seconds. */
+/** Labels the examples and sends webhooks: 150 at once, then one every three seconds until `signal` aborts. */
 export async function furnish(url: string, signal: AbortSignal): Promise<void> {
   for (const [label, examples] of Object.entries(EXAMPLES))
     await send("PUT", `${url}/api/intents/${label}`, { examples });
@@ -96,24 +96,24 @@ export async function furnish(url: string, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** What is said to the stand-in, and what it answers. */
+/** The messages sent to the stand-in, and its replies. */
 export const CHAT = [
   {
     message: "Oi, quero fazer um seguro pro meu Uno",
     slots: { "car.model": "Uno" },
-    answer: "Claro! De que ano é o seu Uno, e qual cobertura você quer?",
+    reply: "Claro! De que ano é o seu Uno, e qual cobertura você quer?",
   },
   {
     message: "É 2015. O completo, por favor",
     slots: { "car.year": 2015, coverage: "completo" },
-    answer: "Anotei: seguro completo para um Uno 2015. Por qual corretora você vem?",
+    reply: "Anotei: seguro completo para um Uno 2015. Por qual corretora você vem?",
   },
 ] as const;
 
 const GOOD = /obrigad|valeu|perfeito|fechado|claro|pronto|sem problema/i;
 const BAD = /perdi|subiu|atrasad|caiu|extraviad|caro,|não consigo|nunca mais/i;
 
-/** An endpoint with one model, which knows the chat by heart, moods by a few words, and no intents. */
+/** An endpoint with one model. It replies to the messages of CHAT, guesses sentiment from a few words, and knows no intents. */
 export function standIn(): { readonly url: string; stop(): Promise<void> } {
   const server = Bun.serve({
     ...{ port: 0, hostname: "127.0.0.1" },
@@ -125,36 +125,36 @@ export function standIn(): { readonly url: string; stop(): Promise<void> } {
         stream?: boolean;
       };
       const last = messages.map(({ content }) => content).join("\n");
-      const said = CHAT.findLast(({ message }) => last.includes(message));
-      return stream === true ? streamed(said?.answer ?? "") : completed(said, messages.at(-1)?.content ?? "");
+      const turn = CHAT.findLast(({ message }) => last.includes(message));
+      return stream === true ? streamed(turn?.reply ?? "") : completed(turn, messages.at(-1)?.content ?? "");
     },
   });
   return { url: `http://127.0.0.1:${server.port}/v1`, stop: () => server.stop(true) };
 }
 
-function completed(said: (typeof CHAT)[number] | undefined, text: string): Response {
-  const answer =
-    said === undefined
-      ? { intent: "Unknown", sentiment: moodOf(text), event_type: "Unknown", confidence: 0.5 }
+function completed(turn: (typeof CHAT)[number] | undefined, text: string): Response {
+  const reply =
+    turn === undefined
+      ? { intent: "Unknown", sentiment: sentimentOf(text), event_type: "Unknown", confidence: 0.5 }
       : {
           intent: "CarInsuranceRequest",
-          slots: Object.entries(said.slots).map(([name, value]) => ({ name, value })),
+          slots: Object.entries(turn.slots).map(([name, value]) => ({ name, value })),
         };
-  const message = { role: "assistant", content: JSON.stringify(answer) };
+  const message = { role: "assistant", content: JSON.stringify(reply) };
   return Response.json({
     ...{ id: "1", object: "chat.completion" },
     choices: [{ index: 0, message, finish_reason: "stop" }],
   });
 }
 
-function moodOf(text: string): number {
+function sentimentOf(text: string): number {
   if (BAD.test(text)) return -0.65;
   return GOOD.test(text) ? 0.7 : 0.05;
 }
 
-function streamed(answer: string): Response {
+function streamed(reply: string): Response {
   const pieces = async function* (): AsyncGenerator<string> {
-    for (const content of answer.match(/\S+\s*/g) ?? []) {
+    for (const content of reply.match(/\S+\s*/g) ?? []) {
       await Bun.sleep(120);
       yield `data: ${JSON.stringify({ id: "1", object: "chat.completion.chunk", choices: [{ index: 0, delta: { content } }] })}\n\n`;
     }

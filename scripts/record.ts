@@ -1,7 +1,7 @@
 /**
- * Records the dashboard from `one_file_gateway demo`: docs/dashboard.cast (asciicast v2; `asciinema play` shows it) and
- * docs/dashboard-TAB.svg, a picture of each tab; beside the demo there is what record-setting.ts adds. Takes three minutes; needs the
- * built executable and tmux.
+ * Records the dashboard of `one_file_gateway demo`: docs/dashboard.cast (asciicast v2; `asciinema play` shows it) and
+ * docs/dashboard-TAB.svg, a picture of each tab. record-setting.ts adds labelled examples, webhooks and a stand-in for the model. Takes
+ * three minutes; needs the built executable and tmux.
  *
  *   bun scripts/record.ts [recording | pictures]
  */
@@ -15,10 +15,10 @@ import { fail, ROOT, step } from "./steps.ts";
 
 const CAST = { width: 100, height: 30 };
 const PICTURE = { width: 110, height: 30 };
-/** How long the demo talks before the pictures are taken. */
+/** How long the demo runs before the pictures are taken. */
 const TALK_MS = 60_000;
 
-/** What is pressed in the recording, and for how many seconds it is looked at. */
+/** Each key or text that is sent in the recording, and for how many seconds its screen stays. */
 const SCENES: readonly (readonly [key: string, seconds: number])[] = [
   ["", 9],
   ["j", 1],
@@ -66,7 +66,7 @@ async function recordCast(): Promise<string> {
         const text = decoder.decode(data, { stream: true });
         const url = /listening on (http:\/\/[\d.]+:\d+)/.exec(text)?.[1];
         if (url !== undefined) listening.resolve(url);
-        // What stands before the dashboard's own screen is the start's log.
+        // Everything before the dashboard's own screen is the log of the start.
         const from = startedMs === null ? text.indexOf("\x1b[?1049h") : 0;
         if (from < 0) return;
         startedMs ??= performance.now();
@@ -102,9 +102,9 @@ async function takePictures(): Promise<string> {
   for (const [index, tab] of TABS.entries()) {
     await terminal.press(String(index + 1));
     if (tab === "chat") await talk(terminal);
-    // The newest are mostly the demo's messages.
+    // Fewer particles: the newest are mostly messages of the demo.
     if (tab === "particles") await terminal.press("-");
-    // The particles find their places in a few updates.
+    // Particles settle after a few updates of the plane.
     await Bun.sleep(tab === "particles" ? 4000 : 1500);
     writeFileSync(
       join(ROOT, "docs", `dashboard-${tab}.svg`),
@@ -120,22 +120,22 @@ async function takePictures(): Promise<string> {
 
 async function talk(terminal: Tmux): Promise<void> {
   await terminal.press("i");
-  for (const { message, answer } of CHAT) {
+  for (const { message, reply } of CHAT) {
     await terminal.type(message);
     await terminal.press("Enter");
-    await terminal.shows(answer.slice(-20));
+    await terminal.shows(reply.slice(-20));
   }
   await terminal.press("Escape");
 }
 
 // ----------------------------------------------------------------------------------------------- pictures
 
-/** As high as the letters' own boxes, so that lines and blocks meet. */
+/** Pixels. As high as the letters' own boxes, so that lines and blocks touch. */
 const CELL = { width: 8.4, height: 16.3 };
 const MARGIN = 12;
 const INK = "#d6deeb";
 const PAPER = "#101820";
-/** The palette of a terminal, as many have it. */
+/** A usual palette of a terminal. */
 const PALETTE = [
   ...["#3b4252", "#ef6b73", "#8fd18a", "#e6c36a", "#6aa7f0", "#c792ea", "#5ccfe6", "#d6deeb"],
   ...["#5c6773", "#ff8a91", "#a8e6a3", "#ffd97d", "#8cc0ff", "#dcb0ff", "#8fe4f5", "#ffffff"],
@@ -148,7 +148,7 @@ interface Look {
   inverse: boolean;
 }
 
-/** Follows one SGR sequence, as tmux writes them. */
+/** Applies one SGR sequence, as tmux writes them. */
 function apply(look: Look, sequence: string): void {
   const codes = sequence.split(";").map(Number);
   for (let at = 0; at < codes.length; at++) {
@@ -167,7 +167,7 @@ function apply(look: Look, sequence: string): void {
   }
 }
 
-/** The screen as SVG: every run of letters at its own place, so that it stands right in any font. */
+/** The screen as SVG. Every run of letters has its own place, so it is aligned in any font. */
 function svgOf(screen: string, { width, height }: { width: number; height: number }, title: string): string {
   const look: Look = { ink: INK, bold: false, dim: false, inverse: false };
   const parts: string[] = [];
@@ -176,7 +176,7 @@ function svgOf(screen: string, { width, height }: { width: number; height: numbe
     .slice(0, height)
     .forEach((line, row) => {
       let column = 0;
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: this is how a terminal is told of colours
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal's colours are escape sequences
       for (const [, sequence, text] of line.matchAll(/\x1b\[([\d;]*)m|([^\x1b]+)/g)) {
         if (sequence !== undefined) apply(look, sequence);
         for (const run of text?.match(/[\x20-\x7e]+|([^\x20-\x7e])\1*/gu) ?? []) {
