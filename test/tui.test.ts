@@ -8,23 +8,23 @@ import { KEYS, openTui, TABS, type Terminal, view } from "../tui.ts";
 import { FakeClock } from "./fake-clock.ts";
 import { busy, degraded, empty, eventRow, HOSTILE, hostile, NOW_US, wide, withText } from "./tui/fixtures.ts";
 
-// Times of day are shown in the local zone.
+// Screens show local times of day.
 process.env.TZ = "UTC";
 const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`tui: FC_SEED=${seed}`);
 
 const SMALL = { width: 80, height: 24 };
 const LARGE = { width: 120, height: 40 };
-/** After so long the next screen may be drawn. */
+/** Longer than any pause between two screens. */
 const DRAW_MS = 1000;
 
 type Setup = Awaited<ReturnType<typeof createTestRenderer>>;
 
-/** As long as a machine with other work on all its cores may take. */
+/** Long enough for a machine whose cores are all busy. */
 const PATIENCE_MS = 30_000;
 setDefaultTimeout(2 * PATIENCE_MS);
 
-/** Lets OpenTUI read its input, until something holds. */
+/** Lets OpenTUI read its input until `holds` returns true. */
 async function waitFor(what: () => string, holds: () => boolean | Promise<boolean>): Promise<void> {
   const untilMs = performance.now() + PATIENCE_MS;
   while (!(await holds())) {
@@ -33,7 +33,7 @@ async function waitFor(what: () => string, holds: () => boolean | Promise<boolea
   }
 }
 
-/** The dashboard on a screen in memory, with a feed that a test changes by hand. */
+/** The dashboard on a screen in memory, over a feed that a test changes by hand. */
 class Stage implements AsyncDisposable {
   readonly actions: Action[] = [];
   readonly failures: unknown[] = [];
@@ -71,7 +71,7 @@ class Stage implements AsyncDisposable {
     return stage;
   }
 
-  /** Waits until more than so many screens were drawn. */
+  /** Waits until more than `draws` screens were drawn. */
   async drawn(draws: number): Promise<string> {
     await waitFor(
       () => `no screen after ${draws}:\n${this.frame()}`,
@@ -156,7 +156,7 @@ describe("screens", () => {
           expect(frame).toMatchSnapshot(tab);
           const lines = frame.split("\n").slice(0, size.height);
           expect(lines.length).toBe(size.height);
-          // Frames in the right-hand column stand under one another, whatever is left of them.
+          // The right-hand edges stand under one another, whatever the text to their left.
           for (const line of lines) expect(widthOf(line)).toBe(size.width);
           const edges = lines.slice(5, -2).map((line) => line.at(-1));
           expect(new Set(edges.filter((edge) => !"╭╮╰╯".includes(edge ?? "")))).toEqual(new Set(["│"]));
@@ -182,7 +182,7 @@ describe("screens", () => {
     expect(await stage.press("RETURN")).toMatchSnapshot("schema");
   });
 
-  test("from 80×24 to 300×100 nothing is drawn outside, and below it the least size is said", () => {
+  test("nothing is drawn outside the screen at any size, and below 80×24 the screen says how much is needed", () => {
     const ui = firstUi();
     for (let width = 10; width <= 300; width += 29) {
       for (let height = 3; height <= 100; height += 7) {
@@ -240,7 +240,7 @@ describe("screens", () => {
 });
 
 describe("states", () => {
-  test("nothing yet, draining, stale, degraded and down are told in words", async () => {
+  test("no events, draining, stale, degraded and down differ in words", async () => {
     const stage = await open(empty());
     expect(stage.frame()).toContain("No events yet");
     expect(stage.frame()).toContain("curl http://127.0.0.1:9382/ingest");
@@ -259,7 +259,7 @@ describe("states", () => {
     expect(await stage.show(busy())).not.toContain("▲ ring");
   });
 
-  test("where colours are not wanted there are none, and particles are letters", async () => {
+  test("without colours nothing is coloured, and particles are letters", async () => {
     const stage = await open(busy(), SMALL, true);
     const plain = await stage.press("2");
     const spans = stage.setup.captureSpans().lines.flatMap((line) => line.spans);
@@ -289,7 +289,7 @@ describe("keys", () => {
     await stage.holds(() => stage.quits === 1);
   });
 
-  test("/ filters as you type, Enter keeps the filter, Esc takes it away", async () => {
+  test("/ filters as you type, Enter keeps the filter, Esc clears it", async () => {
     const stage = await open(busy());
     await stage.press("/");
     await stage.type("quero Q");
@@ -302,7 +302,7 @@ describe("keys", () => {
     expect(await stage.press("ESCAPE")).toContain("Obrigada");
   });
 
-  test("a filter that leaves too little asks the store", async () => {
+  test("a filter that leaves too few rows searches the store", async () => {
     const stage = await open(busy());
     await stage.press("/");
     await stage.type("nichts");
@@ -313,7 +313,7 @@ describe("keys", () => {
     expect(await stage.show({ ...stage.current, events: found })).toContain("nichts gefunden");
   });
 
-  test("p holds the tail and says what came meanwhile; f follows again", async () => {
+  test("p pauses and counts what comes meanwhile; f follows again", async () => {
     const stage = await open(busy());
     expect(stage.frame()).toContain("following");
     expect(await stage.press("p")).toContain("paused");
@@ -324,7 +324,7 @@ describe("keys", () => {
     expect(stage.actions.at(-1)).toEqual({ kind: "release" });
   });
 
-  test("j, k, arrows, pages, g and G move; near the oldest, older ones are asked for", async () => {
+  test("j, k, arrows, g and G move; near the oldest row, older ones are requested", async () => {
     const stage = await open(busy());
     const marked = (frame: string): string => /▶(\S+ \S+)/.exec(frame)?.[1] ?? "none";
     const first = marked(await stage.press("j"));
@@ -336,7 +336,7 @@ describe("keys", () => {
     expect(await stage.press("g")).toContain("following");
   });
 
-  test("Enter asks for the event in full, Esc comes back to the same place", async () => {
+  test("Enter opens the event in full, Esc returns to the same place", async () => {
     const stage = await open(busy());
     await stage.press("j");
     await stage.press("j");
@@ -346,7 +346,7 @@ describe("keys", () => {
     expect(await stage.press("ESCAPE")).toMatch(/▶/);
   });
 
-  test("the event under the mark stays under it while others come", async () => {
+  test("the selected event stays selected while others come", async () => {
     const stage = await open(busy());
     await stage.press("j");
     const rows = [...stage.current.events.rows, eventRow(1001), eventRow(1002)];
@@ -355,7 +355,7 @@ describe("keys", () => {
     expect(stage.actions.at(-1)).toEqual({ kind: "detail", seq: 999 });
   });
 
-  test("+ and - change how many particles there are, c their colour, arrows select one", async () => {
+  test("+ and - change how many particles are shown, c their colour, arrows select one", async () => {
     const stage = await open(busy());
     expect(await stage.press("2")).toContain("newest 256  by intent");
     expect(await stage.press("-")).toContain("newest 128");
@@ -371,7 +371,7 @@ describe("keys", () => {
     expect(stage.actions.at(-1)).toEqual({ kind: "detail", seq: 199 });
   });
 
-  test("in the chat, what is written is no command; Enter sends, Alt-Enter breaks the line, Esc leaves", async () => {
+  test("in the chat, letters are written and not obeyed; Enter sends, Alt-Enter starts a new line, Esc leaves", async () => {
     const idle = { ...busy(), chat: { ...busy().chat, answering: false } };
     const stage = await open(idle);
     await stage.press("4");
@@ -393,7 +393,7 @@ describe("keys", () => {
     await stage.holds(() => stage.quits === 1);
   });
 
-  test("while an answer comes, a second question waits in its place; x stops the answer", async () => {
+  test("while a reply comes, a second message stays in the input; x stops the reply", async () => {
     const stage = await open(busy());
     await stage.press("4");
     await stage.press("i");
@@ -406,7 +406,7 @@ describe("keys", () => {
     await stage.holds(() => stage.actions.at(-1)?.kind === "chat-stop");
   });
 
-  test("pasted text is written, never obeyed", async () => {
+  test("pasted text is written and not obeyed", async () => {
     const stage = await open(busy());
     await stage.press("/");
     await stage.setup.mockInput.pasteBracketedText("q\x1b[2J\nquit");
@@ -414,14 +414,14 @@ describe("keys", () => {
     expect(stage.quits).toBe(0);
   });
 
-  test("Ctrl-C leaves, from an input too", async () => {
+  test("Ctrl-C quits, even from an input", async () => {
     const stage = await open(busy());
     await stage.press("/");
     stage.setup.mockInput.pressCtrlC();
     await stage.holds(() => stage.quits === 1);
   });
 
-  test("the log opens at the bottom and marks its warnings as seen", async () => {
+  test("the log opens at its newest line and marks its warnings as seen", async () => {
     const stage = await open(busy());
     expect(stage.frame()).toContain("1 in the log (l)");
     expect(await stage.press("l")).toContain("pull-model");
@@ -429,7 +429,7 @@ describe("keys", () => {
     expect(await stage.press("l")).not.toContain("pull-model");
   });
 
-  test("arrows change the time of the metrics", async () => {
+  test("arrows change the span of the metrics", async () => {
     const stage = await open(busy());
     expect(await stage.press("5")).toContain("1 min");
     expect(await stage.press("ARROW_RIGHT")).toContain("10 min");
@@ -437,7 +437,7 @@ describe("keys", () => {
     expect(await stage.press("ARROW_LEFT")).toContain("10 min");
   });
 
-  test("the help names every key of the table that has a meaning of its own", () => {
+  test("the help names every key that has a help text, and no key means two things on a tab", () => {
     const text = view(busy(), { width: 300, height: 100 }, { ...firstUi(), help: true }).ops.map((op) =>
       op.text.trim(),
     );
@@ -454,7 +454,7 @@ describe("keys", () => {
 });
 
 describe("drawing", () => {
-  test("nothing is drawn where nothing has changed", async () => {
+  test("a change that is not visible draws no screen", async () => {
     const stage = await open(busy());
     const { draws } = stage.terminal;
     let looks = 0;
@@ -485,7 +485,7 @@ describe("drawing", () => {
     expect(stage.terminal.draws - draws).toBe(15);
   });
 
-  test("a resize is followed at once, down to a terminal that is too small and up again", async () => {
+  test("a resize gives a new screen, even to a size that is too small and back", async () => {
     const stage = await open(busy());
     stage.setup.resize(120, 40);
     await stage.until("conversation");
@@ -510,7 +510,7 @@ describe("drawing", () => {
     expect(looks).toBe(0);
   });
 
-  test("a fault of the dashboard closes it, gives the terminal back and tells the gateway", async () => {
+  test("a failure closes the dashboard, gives the terminal back and tells the gateway", async () => {
     const stage = await open(busy());
     stage.feed.snapshot = () => {
       throw new Error("a fault");

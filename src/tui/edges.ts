@@ -171,7 +171,7 @@ export function viewHelp(area: Area, keys: readonly KeyRow[], ui: Ui): void {
   const others = new Set(keys.map((key) => key.tab).filter((name) => name !== ui.tab && name !== null));
   const lines: (readonly [string, string] | string)[] = [];
   for (const name of [ui.tab, null, ...others]) {
-    lines.push(name === null ? "on all tabs" : name);
+    lines.push(name === null ? "everywhere" : name);
     for (const key of keys) if (key.tab === name && key.help !== "") lines.push([key.label, key.help]);
   }
   const columns = Math.max(1, Math.floor(inside.width / HELP_COLUMNS));

@@ -8,7 +8,7 @@ fc.configureGlobal({ seed });
 setDefaultTimeout(60_000);
 
 describe("json", () => {
-  test("pretty JSON is the same JSON", () => {
+  test("indented JSON has the same value", () => {
     fc.assert(
       fc.property(fc.json(), (json) => {
         const pretty = prettyJson(json, 1e6).join("\n");
@@ -17,14 +17,14 @@ describe("json", () => {
     );
   });
 
-  test("it is laid out as everybody does", () => {
+  test("it is indented as JSON.stringify does, up to a number of lines", () => {
     const value = { a: [1, { b: "x, {y}: \\" }], empty: {}, none: [] };
     const expected = JSON.stringify(value, null, 2);
     expect(prettyJson(JSON.stringify(value), 100).join("\n")).toBe(expected);
     expect(prettyJson(JSON.stringify(value), 3).length).toBe(3);
   });
 
-  test("a member is found by its name at the top alone", () => {
+  test("a member is found by its name, at the top level only", () => {
     fc.assert(
       fc.property(
         fc.dictionary(fc.string(), fc.jsonValue(), { maxKeys: 5 }),

@@ -7,7 +7,7 @@ const seed = Number(process.env.FC_SEED ?? Date.now() % 1e9);
 console.log(`dashboard/projection: FC_SEED=${seed}`);
 setDefaultTimeout(60_000);
 
-/** Share of the variance in the best plane, by many rounds of the power method with deflation. */
+/** The share of the variance in the best plane, by many rounds of the power method with deflation. */
 function best(vectors: readonly Float32Array[]): number {
   const dim = vectors[0]?.length ?? 0;
   const mean = Array.from(
@@ -40,10 +40,10 @@ function best(vectors: readonly Float32Array[]): number {
 }
 
 describe("projection", () => {
-  test("the picture shows nearly as much of the variance as a plane can", () => {
+  test("the plane holds nearly as much of the variance as any plane can", () => {
     const vectors = clusters(randomOf(seed), { dim: 48, centres: 4, count: 200 });
     const projection = new Projection();
-    // The traffic was another before.
+    // It starts from the plane of other vectors.
     projection.update(clusters(randomOf(seed + 9), { dim: 48, centres: 4, count: 200 }));
     for (let update = 0; update < 20; update++) projection.update(vectors);
     const ideal = best(vectors);
@@ -51,7 +51,7 @@ describe("projection", () => {
     expect(projection.explained).toBeLessThanOrEqual(ideal + 1e-6);
   });
 
-  test("it does not flip or jump while the vectors change", () => {
+  test("places do not flip or jump while the vectors change", () => {
     const vectors = clusters(randomOf(seed + 1), { dim: 64, centres: 5, count: 600 });
     const projection = new Projection();
     const window = 256;
@@ -59,7 +59,7 @@ describe("projection", () => {
     let before = vectors.slice(0, window).map((vector) => projection.place(vector));
     for (let from = 8; from + window <= vectors.length; from += 8) {
       projection.update(vectors.slice(from, from + window));
-      // Those that were shown before and still are.
+      // The vectors that were shown before and still are.
       const stayed = vectors.slice(from, from - 8 + window);
       const now = stayed.map((vector) => projection.place(vector));
       const moves = now.map(([x, y], index) => {
@@ -73,10 +73,10 @@ describe("projection", () => {
     }
   });
 
-  test("nearly all lie within the picture; equal vectors, one vector and none are no failure", () => {
+  test("nearly all places are between −1 and 1; equal vectors, one vector and none cause no failure", () => {
     const vectors = clusters(randomOf(seed + 2), { dim: 32, centres: 3, count: 300 });
     const projection = new Projection();
-    // The scale follows slowly, so that the picture does not jump.
+    // The scale follows slowly, so it takes many updates.
     for (let update = 0; update < 50; update++) projection.update(vectors);
     const within = vectors
       .map((vector) => projection.place(vector))

@@ -16,7 +16,7 @@ describe("schemas", () => {
     sample: '{"total":3}',
   });
 
-  test("are those that the traffic taught, with what changed, and with rates once they were counted twice", () => {
+  test("have fields, recent changes and a sample, and a rate once they were counted twice", () => {
     let events = 100;
     const newField = (path: string) => ({
       kind: "new_field" as const,
@@ -39,7 +39,7 @@ describe("schemas", () => {
     });
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
     events = 130;
-    // They are made anew once a second, not for every picture.
+    // The list is rebuilt once a second, not for every screen.
     expect(list.views(NOW_US + 500_000)[0]?.events).toBe(100);
     expect(list.views(NOW_US + 30_000_000).map(({ perMinute }) => perMinute)).toEqual([60, 0]);
   });

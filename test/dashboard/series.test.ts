@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { quantileBetween, SeriesRing } from "../../src/dashboard/series.ts";
 
 describe("series", () => {
-  test("a series keeps an hour, and seconds in which nothing was counted are gaps", () => {
+  test("a series keeps the values of the last hour; seconds before its start are NaN", () => {
     const ring = new SeriesRing();
     for (let second = 1; second <= 4000; second++) ring.push(second);
     expect(ring.newest(3)).toEqual([3998, 3999, 4000]);
@@ -10,7 +10,7 @@ describe("series", () => {
     expect(new SeriesRing().newest(2)).toEqual([Number.NaN, Number.NaN]);
   });
 
-  test("a quantile is that of the last second, not of all time", () => {
+  test("a quantile counts only what came between two readings", () => {
     const before = Float64Array.of(100, 0, 0, 0);
     const now = Float64Array.of(100, 1, 8, 1);
     const bound = (bucket: number): number => 2 ** bucket;

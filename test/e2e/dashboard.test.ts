@@ -8,7 +8,10 @@ import { TMUX, Tmux } from "./tmux.ts";
 setDefaultTimeout(300_000);
 
 const inTerminal = test.skipIf(TMUX === null);
-if (TMUX === null) console.log("dashboard: there is no tmux here; bun run setup installs it where it may");
+if (TMUX === null)
+  console.log(
+    "dashboard: tmux is not installed, so these tests are skipped; bun run setup installs it if it can",
+  );
 
 async function post(url: string, body: string): Promise<void> {
   const headers = { "content-type": "application/x-ndjson" };
@@ -19,7 +22,7 @@ async function post(url: string, body: string): Promise<void> {
 
 const messages = bankingMessages();
 
-/** As they come in life: some at a time, of many conversations. */
+/** Posts all messages, a thousand at a time, in many conversations. */
 async function postMessages(url: string): Promise<void> {
   for (let from = 0; from < messages.length; from += 1000) {
     const lines = messages.slice(from, from + 1000).map(({ text, category }, index) =>
@@ -35,7 +38,7 @@ async function postMessages(url: string): Promise<void> {
   }
 }
 
-/** That the terminal is as the shell had it. */
+/** Expects the terminal to be as the shell had it. */
 async function expectRestored(terminal: Tmux): Promise<void> {
   await terminal.until(
     "the terminal is given back",
@@ -51,7 +54,7 @@ const settled = (text: string): RegExp => new RegExp(`${text} events`);
 
 describe("the dashboard in a terminal", () => {
   inTerminal(
-    "10,003 real messages arrive, and every tab, filter, detail and size shows them; q drains and leaves",
+    "10,003 real messages arrive; every tab, filter, detail and size shows them; q drains and quits",
     async () => {
       using folder = new TempFolder();
       await using terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
@@ -61,7 +64,7 @@ describe("the dashboard in a terminal", () => {
       expect(messages.length).toBe(10_003);
       const last = messages.at(-1)?.text ?? "";
       const events = await terminal.until(
-        "all are counted and the newest is shown with its intent",
+        "all events are counted and the newest is shown with its intent",
         (screen) => settled("10,003").test(screen) && /country_support/.test(screen),
       );
       expect(events).toContain(last.slice(0, 20));
@@ -71,7 +74,7 @@ describe("the dashboard in a terminal", () => {
       const particles = await terminal.shows("by intent");
       expect(particles).toContain("% of the variance");
       await terminal.shows(/[⠁-⣿].*\n(.*\n)*.*[⠁-⣿]/);
-      // All are framed, so that the newest stays the newest.
+      // From here on no frame is added, so the newest stays the newest.
       await terminal.shows(/newest.*frame 10003/);
       await terminal.press("Left");
       await terminal.press("Left");
@@ -90,7 +93,7 @@ describe("the dashboard in a terminal", () => {
       await terminal.press("1", "/");
       await terminal.type("contactless");
       await terminal.press("Enter");
-      // Not among the newest: the store is asked.
+      // It is not among the newest events, so it comes from the store.
       const found = await terminal.shows(/contactless.*found/);
       expect(found).toContain("paused");
       await terminal.until(
@@ -106,16 +109,22 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("following");
 
       await terminal.resize(80, 24);
-      await terminal.until("it is drawn anew", (screen) => screen.split("\n")[22]?.startsWith("╰") === true);
+      await terminal.until(
+        "the smaller screen is drawn",
+        (screen) => screen.split("\n")[22]?.startsWith("╰") === true,
+      );
       await terminal.resize(70, 20);
       await terminal.shows("needs 80×24");
       await terminal.resize(150, 50);
-      await terminal.until("it is large", (screen) => screen.split("\n")[48]?.startsWith("╰") === true);
+      await terminal.until(
+        "the larger screen is drawn",
+        (screen) => screen.split("\n")[48]?.startsWith("╰") === true,
+      );
       await terminal.press("?");
       await terminal.shows("filter as you type");
-      // Esc and a letter at once would be Alt and that letter.
+      // Esc and a letter without a pause would be Alt and that letter.
       await terminal.press("Escape");
-      await terminal.until("the help has gone", (screen) => !screen.includes("filter as you type"));
+      await terminal.until("the help is closed", (screen) => !screen.includes("filter as you type"));
 
       await terminal.press("q");
       await terminal.shows("ended with 0");
@@ -124,7 +133,7 @@ describe("the dashboard in a terminal", () => {
   );
 
   inTerminal(
-    "with a model: intents from examples and from later words, learned types, a conversation that streams, and the model that goes away",
+    "with a model: intents from examples and from updates, learned types, a chat that streams, and a model that stops answering",
     async () => {
       using folder = new TempFolder();
       await using stub = await LlmStub.start();
@@ -144,7 +153,7 @@ describe("the dashboard in a terminal", () => {
         await kept.arrayBuffer();
       }
       await post(url, '{"message":"onde está o meu cartão?"}\n{"message":"Quero um seguro pro meu carro"}');
-      // The frames waited for nobody: what the model says comes after them.
+      // The frames did not wait for the model, so its reply comes as an update.
       const events = await terminal.shows(/CarInsuranceR.*Quero um seguro/);
       expect(events).toMatch(/CardArrival.*onde está o meu cartão/);
       await terminal.press("Enter");
@@ -176,7 +185,7 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("Enter sends");
       const first = Promise.withResolvers<void>();
       stub.held = first.promise;
-      // Letters and digits that are commands elsewhere are written here.
+      // An input takes letters and digits that are commands elsewhere.
       await terminal.type("q1? Quero um seguro pro meu Uno");
       await terminal.shows("› q1? Quero um seguro pro meu Uno");
       await terminal.press("Enter");
@@ -193,7 +202,7 @@ describe("the dashboard in a terminal", () => {
       await terminal.press("Enter");
       await terminal.shows("Enter sends");
       await terminal.type("é 日本 👍");
-      // Alt and Enter.
+      // Alt-Enter.
       await terminal.press("M-Enter");
       await terminal.type("de 2015");
       await terminal.until("two lines", (screen) => /› é 日本 👍 .*\n.* de 2015 /.test(screen));
@@ -210,14 +219,14 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("; x stops it");
       await terminal.type("x");
       await terminal.shows("(stopped)");
-      // What failed changed nothing of what was understood.
+      // A failed reply leaves intent and slots as they were.
       expect(await terminal.screen()).toContain("✓ car.year: 2015");
       never.resolve();
 
       await stub[Symbol.asyncDispose]();
       await terminal.press("Enter");
       await terminal.shows("Enter sends");
-      // One failure may be chance: after some the endpoint is looked for, and is not there.
+      // A single failure may be chance; after several the gateway looks for the endpoint and finds none.
       for (let failures = 1; !/LLM (failing|away)/.test(await terminal.screen()); failures++) {
         expect(failures).toBeLessThan(20);
         await terminal.type(`alguém ${failures}?`);
@@ -241,7 +250,7 @@ describe("the dashboard in a terminal", () => {
     },
   );
 
-  inTerminal("a restart on the same database begins with what was there", async () => {
+  inTerminal("a restart on the same database begins with the stored events", async () => {
     using folder = new TempFolder();
     {
       await using first = await Gateway.start(folder, {
@@ -299,7 +308,7 @@ describe("the dashboard in a terminal", () => {
   });
 
   inTerminal(
-    "a warning appears in the log and not over the screen, and is printed when the dashboard has gone",
+    "a warning appears in the log drawer, not over the screen, and is printed when the dashboard has closed",
     async () => {
       using folder = new TempFolder();
       await using terminal = await Tmux.open(folder);
@@ -319,7 +328,7 @@ describe("the dashboard in a terminal", () => {
   );
 
   inTerminal(
-    "Ctrl-Z gives the terminal back and fg goes on, and so do SIGTSTP and SIGCONT from outside",
+    "Ctrl-Z gives the terminal back and fg takes it again, and so do SIGTSTP and SIGCONT from outside",
     async () => {
       using folder = new TempFolder();
       await using terminal = await Tmux.open(folder);
@@ -344,7 +353,7 @@ describe("the dashboard in a terminal", () => {
     },
   );
 
-  inTerminal("SIGINT by Ctrl-C drains and leaves, from an input too", async () => {
+  inTerminal("Ctrl-C drains and quits, even from an input", async () => {
     using folder = new TempFolder();
     await using terminal = await Tmux.open(folder);
     await terminal.shows("No events yet");
@@ -355,7 +364,7 @@ describe("the dashboard in a terminal", () => {
     await expectRestored(terminal);
   });
 
-  inTerminal("a terminal that hangs up lets the gateway finish what was received", async () => {
+  inTerminal("if the terminal hangs up, the gateway finishes what was received", async () => {
     using folder = new TempFolder();
     const terminal = await Tmux.open(folder, { args: ["--db-path", "events.duckdb"] });
     const url = await terminal.url();

@@ -1,11 +1,11 @@
-/** A real terminal for the dashboard: tmux, with a shell in it that starts the gateway as a user would. */
+/** A real terminal for the dashboard: tmux, with a shell that starts the gateway as a user would. */
 import { existsSync, readFileSync } from "node:fs";
 import { BINARY, type TempFolder } from "./gateway.ts";
 
-/** Null where tmux is not installed; `bun run setup` installs it where it may. */
+/** Null if tmux is not installed; `bun run setup` installs it if it can. */
 export const TMUX = Bun.which("tmux");
 
-/** As long as a machine with other work on all its cores may take. */
+/** Long enough for a machine whose cores are all busy. */
 const PATIENCE_MS = 120_000;
 
 export interface TmuxOptions {
@@ -77,17 +77,17 @@ export class Tmux implements AsyncDisposable {
     await this.#tmux("send-keys", "-l", text);
   }
 
-  /** Keys by tmux's names: "j", "Enter", "C-c", "BTab". */
+  /** Presses keys by tmux's names: "j", "Enter", "C-c", "BTab". */
   async press(...keys: string[]): Promise<void> {
     for (const key of keys) await this.#tmux("send-keys", key);
   }
 
-  /** What stands on the screen; with `styled` with its colours, as escape sequences. */
+  /** The text on the screen; if `styled`, with its colours as escape sequences. */
   screen(styled = false): Promise<string> {
     return this.#tmux("capture-pane", "-p", ...(styled ? ["-e"] : []));
   }
 
-  /** One of tmux's own words about the terminal, as "alternate_on". */
+  /** The value of one of tmux's variables, such as "alternate_on". */
   async says(variable: string): Promise<string> {
     return (await this.#tmux("display-message", "-p", `#{${variable}}`)).trim();
   }
@@ -96,12 +96,12 @@ export class Tmux implements AsyncDisposable {
     await this.#tmux("resize-window", "-x", String(width), "-y", String(height));
   }
 
-  /** Every byte that was written to the terminal so far. */
+  /** Every byte written to the terminal so far. */
   raw(): Buffer {
     return readFileSync(this.#raw);
   }
 
-  /** Waits until the screen is as it should be. */
+  /** Waits until `holds` accepts the screen. */
   async until(
     what: string,
     holds: (screen: string) => boolean | Promise<boolean>,
@@ -123,20 +123,20 @@ export class Tmux implements AsyncDisposable {
     return this.until(`the screen shows ${text}`, found);
   }
 
-  /** The gateway's address, from its header. */
+  /** The gateway's address, as the dashboard's header shows it. */
   async url(): Promise<string> {
     const screen = await this.shows(/127\.0\.0\.1:\d+ /);
     return `http://${/127\.0\.0\.1:\d+/.exec(screen)?.[0]}`;
   }
 
-  /** The gateway's process: the shell's only child. */
+  /** The gateway's process id: the shell's only child. */
   async pid(): Promise<number> {
     const shell = await this.says("pane_pid");
     const children = readFileSync(`/proc/${shell}/task/${shell}/children`, "utf8").trim();
     return Number(children.split(" ")[0]);
   }
 
-  /** Ends the terminal as a closed window does: its programs get SIGHUP. Waits until the gateway has gone. */
+  /** Ends the terminal as a closed window does: its programs get SIGHUP. Waits until the gateway has ended. */
   async hangUp(): Promise<void> {
     const pid = await this.pid().catch(() => 0);
     await this.#tmux("kill-server").catch(() => "");
@@ -144,7 +144,7 @@ export class Tmux implements AsyncDisposable {
     while (pid !== 0 && existsSync(`/proc/${pid}`)) {
       if (performance.now() > untilMs) {
         process.kill(pid, "SIGKILL");
-        throw new Error(`the gateway was still there ${PATIENCE_MS} ms after its terminal had gone`);
+        throw new Error(`the gateway still ran ${PATIENCE_MS} ms after its terminal had closed`);
       }
       await Bun.sleep(20);
     }

@@ -1,4 +1,4 @@
-/** Snapshots of the dashboard in the states that its tests look at. Everything in them is fixed, so that a screen is the same every time. */
+/** Snapshots of the dashboard in the states that the tests show. Everything in them is fixed, so a screen is the same every time. */
 import type {
   DashboardSnapshot,
   EventRow,
@@ -260,7 +260,7 @@ export function degraded(): DashboardSnapshot {
 
 const WIDE = "日本語のメッセージ、ありがとう 🎉 한국어도 됩니다 😀👍🏽 e\u0301 ação";
 
-/** Every string of a busy snapshot that comes from outside, replaced. */
+/** A busy snapshot in which every string from outside is replaced. */
 export function withText(text: (index: number) => string): DashboardSnapshot {
   const base = busy();
   let next = 0;

@@ -10,7 +10,7 @@ console.log(`tui-text: FC_SEED=${seed}`);
 fc.configureGlobal({ seed, numRuns: 2000 });
 setDefaultTimeout(60_000);
 
-/** What must never reach a terminal: controls, formats, what is invisible, what has no known width. */
+/** What must never reach a terminal: control, format and invisible characters, and those of unknown width. */
 const FORBIDDEN = /[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|[^\P{Zs} ]/u;
 
 const anyText = fc.oneof(
@@ -24,7 +24,7 @@ const anyText = fc.oneof(
     .map((parts) => parts.join("")),
 );
 
-test("nothing that a terminal would obey or hide is left of any text", () => {
+test("safe text has nothing that a terminal would obey or hide", () => {
   fc.assert(
     fc.property(anyText, (text) => {
       expect(FORBIDDEN.test(safe(text))).toBe(false);
@@ -32,7 +32,7 @@ test("nothing that a terminal would obey or hide is left of any text", () => {
   );
 });
 
-test("harmless text is left as it is, and made harmless twice is made harmless once", () => {
+test("safe text is not changed again, and plain text not at all", () => {
   fc.assert(
     fc.property(anyText, (text) => {
       const once = safe(text);
@@ -42,7 +42,7 @@ test("harmless text is left as it is, and made harmless twice is made harmless o
   for (const text of ["plain", "ação às 10h — “sim”", "日本語", "…▌█⣿│╭"]) expect(safe(text)).toBe(text);
 });
 
-test("what was taken away is named", () => {
+test("a removed character is shown by its picture or code point", () => {
   expect(safe("\x1b[31m")).toBe("␛[31m");
   expect(safe("a\u202eb")).toBe("a‹202E›b");
   expect(safe("a\u200bb\x9bc")).toBe("a‹200B›b‹9B›c");
@@ -51,12 +51,12 @@ test("what was taken away is named", () => {
   expect(safe("\ue000")).toBe("\ufffd");
 });
 
-test("a letter carries two marks at most, and a mark never stands alone", () => {
+test("a letter keeps two marks at most, and a mark never stands alone", () => {
   expect(safe(`Z${"\u0335".repeat(50)}x`)).toBe("Z\u0335\u0335x");
   expect(safe("\u0301x")).toBe("◌\u0301x");
 });
 
-test("cut text takes no more columns than it may, filled text exactly so many", () => {
+test("cut text takes at most the given columns, filled text exactly those", () => {
   fc.assert(
     fc.property(anyText, fc.integer({ min: 1, max: 40 }), (text, columns) => {
       expect(widthOf(cut(text, columns))).toBeLessThanOrEqual(columns);
@@ -66,7 +66,7 @@ test("cut text takes no more columns than it may, filled text exactly so many", 
   );
 });
 
-test("wrapped lines fit, and together say everything but the spaces", () => {
+test("wrapped lines fit, and together they have every character but spaces", () => {
   fc.assert(
     fc.property(anyText, fc.integer({ min: 4, max: 40 }), (text, columns) => {
       const lines = wrap(text, columns);
@@ -78,7 +78,7 @@ test("wrapped lines fit, and together say everything but the spaces", () => {
   );
 });
 
-test("runs say the same as the text, and their widths add up to its width", () => {
+test("runs together are the text, and their widths add up to its width", () => {
   fc.assert(
     fc.property(anyText, (text) => {
       const clean = safe(text);
@@ -89,7 +89,7 @@ test("runs say the same as the text, and their widths add up to its width", () =
   );
 });
 
-test("each letter of Unicode takes as many columns on the screen as is reckoned with", async () => {
+test("OpenTUI gives every letter of Unicode the width that the dashboard computes", async () => {
   const width = 200;
   const height = 100;
   await using setup = await createTestRenderer({ width, height });
@@ -104,7 +104,7 @@ test("each letter of Unicode takes as many columns on the screen as is reckoned 
   const letters: string[] = [];
   for (let code = 0x21; code < 0x20000; code++) {
     const letter = safe(String.fromCodePoint(code));
-    // Each by itself; what is shown by its number needs no look.
+    // Characters that are shown by their code point are ASCII by now.
     if ([...letter].length === 1 && letter !== "\ufffd") letters.push(letter);
   }
   expect(letters.length).toBeGreaterThan(60_000);
