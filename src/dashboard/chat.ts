@@ -3,7 +3,9 @@ import type { ChatPart } from "../brain/brain.ts";
 import { messageOf } from "../errors.ts";
 import type { ChatTurn, DashboardSnapshot } from "../tui/model.ts";
 
+/** @bound the chat on its tab | the oldest turns are dropped */
 const TURNS_MAX = 200;
+/** @bound one turn of the chat | it is cut */
 const TURN_CHARS_MAX = 64_000;
 
 /** Sends a message; the reply comes in parts. Throws if there is no reply, with the reason. */

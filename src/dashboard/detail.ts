@@ -7,8 +7,9 @@ import type { Update } from "./intake.ts";
 import { memberText, prettyJson } from "./json.ts";
 import type { StoredEvent } from "./rows.ts";
 
+/** @bound a payload shown in full | it is cut */
 const LINES_MAX = 5000;
-/** Characters of a payload that are laid out. */
+/** @bound a payload shown in full | it is cut, and the rest is counted */
 const CHARS_MAX = 256 * 1024;
 
 export interface DetailSources {

@@ -3,7 +3,7 @@ import { messageOf } from "../errors.ts";
 import type { DashboardSnapshot, EventRow } from "../tui/model.ts";
 import { enriched, type RowEnrichment, rowsOfPage } from "./rows.ts";
 
-/** Older rows that are kept while the user looks at them. */
+/** @bound older rows, while the user scrolls | no more are loaded */
 const ROWS_MAX = 8192;
 const PAGE_ROWS = 100;
 /** Stored events that the tail begins with after a restart. */

@@ -6,9 +6,9 @@ import type { Clock } from "../clock.ts";
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Watch } from "../pipeline/snapshot.ts";
 
-/** Events of one look: more cannot be followed by eye. */
+/** More cannot be followed by eye. @bound events that the dashboard takes in at once | the list begins again with the newest */
 export const LOOK_EVENTS_MAX = 512;
-/** Decided frames that are kept between two looks. */
+/** @bound decided frames that wait for the dashboard | the oldest rows stay without their frame */
 const LOOK_FRAMES_MAX = 1024;
 const LOOK_MS = 100;
 /** The pause while more comes than a look can show: then acknowledgements need the thread more. */

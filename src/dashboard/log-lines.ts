@@ -2,7 +2,9 @@
 import type { LogLevel } from "../log.ts";
 import type { LogLine } from "../tui/model.ts";
 
+/** @bound the log drawer | the older half is dropped */
 const LINES_MAX = 500;
+/** @bound one line of the log drawer | it is cut */
 const LINE_CHARS_MAX = 2000;
 
 export class LogLines {

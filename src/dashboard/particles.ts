@@ -9,8 +9,9 @@ import { type Decision, newest, type Update } from "./intake.ts";
 import { Projection } from "./projection.ts";
 import { rowOf } from "./rows.ts";
 
+/** @bound particles | the oldest are dropped */
 const PARTICLES_MAX = 512;
-/** Frames of one look that become particles. */
+/** @bound new particles at once | only the newest frames become particles */
 const LOOK_PARTICLES_MAX = 64;
 /** How often the plane is computed again while particles are shown. */
 const PROJECT_MS = 1000;

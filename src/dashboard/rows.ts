@@ -5,9 +5,9 @@ import type { JournalEvent } from "../journal/journal.ts";
 import type { Watch } from "../pipeline/snapshot.ts";
 import type { EventRow } from "../tui/model.ts";
 
-/** Characters kept of a message. */
+/** @bound a message in a row | it is cut */
 const MESSAGE_CHARS_MAX = 400;
-/** Characters kept of a type, an intent and a conversation id. */
+/** @bound a type, an intent or a conversation id in a row | it is cut */
 const LABEL_CHARS_MAX = 120;
 
 /** What a frame or an update says about an event. */

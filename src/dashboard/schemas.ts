@@ -6,10 +6,12 @@ import { prettyJson } from "./json.ts";
 
 /** The list is rebuilt at most this often: a thousand types take some milliseconds. */
 const REFRESH_US = 1_000_000;
-/** Only the most frequent types are listed. */
+/** @bound schemas listed | the less frequent types are left out */
 const TYPES_MAX = 200;
 const RATE_SECONDS = 60;
-const DRIFTS_MAX = 5;
+/** @bound changes of a schema | older ones are left out */
+const CHANGES_MAX = 5;
+/** @bound the sample of a schema | it is cut */
 const SAMPLE_LINES_MAX = 200;
 
 export interface SchemaSource {
@@ -53,7 +55,7 @@ export class SchemaList {
       })),
       drift: drift
         .filter((change) => change.type === type.type)
-        .slice(-DRIFTS_MAX)
+        .slice(-CHANGES_MAX)
         .reverse()
         .map(({ kind, path }) => `${path}: ${DRIFT_TEXT[kind]}`),
       sample: type.sample === null ? null : prettyJson(type.sample, SAMPLE_LINES_MAX).join("\n"),

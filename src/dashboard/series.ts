@@ -1,5 +1,6 @@
 /** The values of one figure in the last hour, one a second; and quantiles of histograms. */
 
+/** @bound a series of one figure | the oldest values are dropped */
 export const SECONDS_MAX = 3600;
 
 export class SeriesRing {

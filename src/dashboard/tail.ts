@@ -3,7 +3,7 @@ import type { EventRow } from "../tui/model.ts";
 import { LOOK_EVENTS_MAX } from "./intake.ts";
 import { enriched, type RowEnrichment } from "./rows.ts";
 
-/** Rows that follow the newest event. */
+/** @bound rows that follow the newest event | the oldest are dropped, 512 at a time */
 const ROWS_MAX = 4096;
 
 export class Tail {

@@ -1,7 +1,7 @@
 /** Text that the user is writing, with its cursor, and what keys do to it. */
 import type { KeyPress } from "./model.ts";
 
-/** More than this is no filter and no chat message. */
+/** More than this is no filter and no chat message. @bound an input | the rest is not taken */
 const CHARS_MAX = 8000;
 
 export interface Line {

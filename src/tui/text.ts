@@ -3,7 +3,7 @@
  * takes. Everything that is drawn goes through {@link safe} (src/tui/screen.ts), so no caller can forget it.
  */
 
-/** UTF-16 units of one text that are processed; no screen shows more. */
+/** No screen shows more. @bound one text on the screen | the rest is ignored */
 const TEXT_CHARS_MAX = 4096;
 /** Combining marks on one letter: enough for every living script, too few to reach into the lines above. */
 const MARKS_MAX = 2;
