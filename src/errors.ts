@@ -1,11 +1,11 @@
 /**
- * The one error type of the gateway. A code is from a closed list; only `http` turns it into a
- * status, only the command line turns it into an exit code.
+ * The one error type of the gateway. Its codes are a closed list. Only `http` turns a code into a status, and only the
+ * command line turns it into an exit code.
  */
 
-/** Codes that a request can be refused with; `http` gives each its status. */
+/** Codes with which a request can be refused. `http` has a status for each. */
 export type RequestErrorCode =
-  // A request that cannot be taken as it is.
+  // The request is at fault.
   | "malformed"
   | "not_an_event"
   | "too_deep"
@@ -18,7 +18,7 @@ export type RequestErrorCode =
   | "forbidden_origin"
   | "not_found"
   | "method_not_allowed"
-  // The gateway cannot take or answer it now.
+  // The gateway cannot serve the request now.
   | "overloaded"
   | "draining"
   | "disk_full"
@@ -29,7 +29,7 @@ export type RequestErrorCode =
   | "embedder_unavailable"
   | "internal";
 
-/** Codes of a start or of operation. A request that meets one all the same is answered 500. */
+/** Codes of starting and operating the gateway. A request that meets one of them nevertheless is answered with 500. */
 type OperationErrorCode =
   | "usage"
   | "address_in_use"
@@ -50,15 +50,15 @@ export type ErrorCode = RequestErrorCode | OperationErrorCode;
 
 export interface GatewayErrorOptions {
   readonly code: ErrorCode;
-  /** What was tried, as room and verb: "ring: create". */
+  /** What was tried, as a room and a verb: "ring: create". */
   readonly operation: string;
   /** On what: a path, an address, a field. */
   readonly object: string;
-  /** What went wrong, in words a user can act on. */
+  /** What went wrong, in words that a user can act on. */
   readonly detail: string;
   /** What to do next. */
   readonly hint?: string;
-  /** What the other side wished, as by Retry-After. */
+  /** How long the other side asked us to wait, for example by Retry-After. */
   readonly retryAfterMs?: number;
   readonly cause?: unknown;
 }

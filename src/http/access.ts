@@ -1,4 +1,4 @@
-/** Who may call: with a token whoever has it, without one the programs of this machine and no web page. */
+/** Who may call: anyone who has the token; without a token, the programs of this machine but no web page. */
 import { timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
 import { hostname } from "node:os";
@@ -11,10 +11,10 @@ export interface AccessOptions {
   readonly isLoopback: (host: string) => boolean;
 }
 
-/** null: the sender may ask. */
+/** Why a request is refused; null if it is allowed. */
 export type Guard = (headers: Headers) => Refused | null;
 
-/** What stands before every route, chosen once by the configuration. */
+/** The guard before every route, chosen once from the configuration. */
 export function guardOf(options: AccessOptions): Guard {
   const { token } = options.config;
   return token === null ? hostGuard(options) : tokenGuard(token);
@@ -24,7 +24,7 @@ function sha256(bytes: Uint8Array): Uint8Array {
   return Bun.SHA256.hash(bytes) as Uint8Array;
 }
 
-/** Compares digests in constant time: neither the token's length nor its beginning can be felt out. */
+/** Compares digests in constant time, so that response times reveal neither the token's length nor its beginning. */
 function tokenGuard(token: string): Guard {
   const expected = sha256(Buffer.from(token));
   const hint = "send the header Authorization: Bearer TOKEN";
@@ -32,8 +32,8 @@ function tokenGuard(token: string): Guard {
     const value = headers.get("authorization");
     if (value === null) return { code: "unauthorized", detail: "the request has no token", hint };
     if (!/^bearer /i.test(value))
-      return { code: "unauthorized", detail: "the token is no bearer token", hint };
-    // Header values are bytes that arrive as Latin-1.
+      return { code: "unauthorized", detail: "the Authorization header has no bearer token", hint };
+    // Bun decodes header values as Latin-1; encoding them again gives the bytes that were sent.
     const given = sha256(Buffer.from(value.slice("bearer ".length).trim(), "latin1"));
     return timingSafeEqual(given, expected)
       ? null
@@ -41,15 +41,15 @@ function tokenGuard(token: string): Guard {
   };
 }
 
-/** The name in a Host header, lower case, without port and brackets; null where it is malformed. */
+/** The name in a Host header in lower case, without port and brackets; null if the header is malformed. */
 function hostName(host: string): string | null {
   const match = /^(?:\[([0-9a-f:.]+)\]|([^\s:/@[\]]+))(?::\d{1,5})?$/i.exec(host);
   return (match?.[1] ?? match?.[2])?.toLowerCase() ?? null;
 }
 
 /**
- * Without a token, a page in the user's browser must not get here: neither by its own name that resolves to this
- * machine (hence the Host), nor by a request across origins.
+ * Without a token, a web page in the user's browser must not reach the gateway. The check of the Host stops a page whose
+ * own name resolves to this machine (DNS rebinding). The check of the Origin stops requests across origins.
  */
 function hostGuard({ config, isLoopback }: AccessOptions): Guard {
   const configured = config.host.toLowerCase();
@@ -57,9 +57,10 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
   const isAllowed = (name: string): boolean => {
     if (isLoopback(name)) return true;
     if (!config.insecure) return false;
-    // A page can point a name of its own at this machine, but not an address.
+    // A page can let its own name point to this machine. It cannot do that with an address.
     return name === configured || (wildcard && (isIP(name) !== 0 || name === hostname().toLowerCase()));
   };
+  // The Host that was checked last: clients send the same one with every request.
   let knownHost = "";
   return (headers) => {
     const host = headers.get("host") ?? "";
@@ -68,8 +69,8 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
       if (name === null || !isAllowed(name)) {
         return {
           code: "forbidden_host",
-          detail: `the Host ${JSON.stringify(host)} is not this machine's loopback`,
-          hint: "ask localhost, or start the gateway with --token",
+          detail: `the Host ${JSON.stringify(host)} does not name this machine's loopback`,
+          hint: "use localhost, or start the gateway with --token",
         };
       }
       knownHost = host;
@@ -78,8 +79,8 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
     if (origin === null || origin.toLowerCase() === `http://${host.toLowerCase()}`) return null;
     return {
       code: "forbidden_origin",
-      detail: `the Origin ${JSON.stringify(origin)} is foreign`,
-      hint: "pages of other origins need a gateway with --token",
+      detail: `the Origin ${JSON.stringify(origin)} is not the gateway's own`,
+      hint: "web pages of other origins need a gateway with --token",
     };
   };
 }

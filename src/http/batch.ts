@@ -1,4 +1,4 @@
-/** The groups in which the events of a batch reach the journal, and the counts that its response holds. */
+/** How the events of a batch reach the journal in groups, and what the batch's response says. */
 import type { ErrorCode } from "../errors.ts";
 import type { Outcome, ParsedEvent } from "../event/event.ts";
 import type { Refusal } from "../pipeline/snapshot.ts";
@@ -8,13 +8,13 @@ import type { HttpMetrics } from "./metrics.ts";
 import type { Gate } from "./turns.ts";
 
 /**
- * Rows of one append of a batch; the bytes are a bound for large events, one event may be larger.
+ * Both bounds hold for one append of a batch. The bound in bytes is for large events.
  * @bound one append of a batch | the rest goes into the next
  */
 const GROUP_EVENTS_MAX = 1024;
 /** @bound one append of a batch | the rest goes into the next (one event may be larger) */
 const GROUP_BYTES_MAX = 1024 * 1024;
-/** Appends under way after which a batch waits for all of them. The bound is the gate's; this only keeps the list short. */
+/** A batch waits for its appends when it has this many. That keeps its list short; the gate bounds the work. */
 const APPENDS_LISTED_MAX = 64;
 
 export interface Appended {
@@ -33,9 +33,9 @@ export interface BatchOptions {
   readonly failed: (thrown: unknown) => Refused;
 }
 
-/** Appends events in groups, in their order, and counts what became of them. */
+/** Appends events in groups, in their order, and counts the accepted, repeated and refused ones. */
 export class Batch {
-  /** Why nothing more is taken; what was accepted before stays so. */
+  /** Why the batch takes nothing more. What was accepted before stays accepted. */
   stopped: Refused | null = null;
   readonly #o: BatchOptions;
   #group: ParsedEvent[] = [];
@@ -52,7 +52,10 @@ export class Batch {
     this.#o = options;
   }
 
-  /** @param index of the element or line, from 0. Null: added at once; else wait before the next one. */
+  /**
+   * @param index of the element or line, from 0.
+   * @returns null if the event was added at once; otherwise the caller waits before it adds the next one.
+   */
   add(outcome: Outcome, index: number): Promise<void> | null {
     if (this.stopped !== null) return null;
     if (outcome.event === null) {
@@ -69,7 +72,7 @@ export class Batch {
       : null;
   }
 
-  /** Settles when the group is on its way to a commit, not when it is committed. */
+  /** Settles when the append of the group has begun, not when it is committed. */
   async flush(): Promise<void> {
     const group = this.#group;
     const bytes = this.#groupBytes;
@@ -109,7 +112,11 @@ export class Batch {
     }
   }
 
-  /** Waits for what is on its way, and tells. `refusal`: why the request cannot be taken further, if so. */
+  /**
+   * Waits for all appends.
+   * @param refusal why the rest of the request is refused, if it is.
+   * @returns the JSON of the response.
+   */
   async end(refusal: Refused | null = null): Promise<string | Refused> {
     await this.flush();
     await Promise.all(this.#underWay);
@@ -132,8 +139,8 @@ export class Batch {
     const [first] = this.#errors;
     const detail =
       first === undefined
-        ? "the batch holds no event"
-        : `none of ${this.#rejected} could be taken; index ${first.index}: ${first.detail}`;
+        ? "the batch contains no event"
+        : `none of ${this.#rejected} elements was accepted; index ${first.index}: ${first.detail}`;
     return { code: "not_an_event", detail, members: counts };
   }
 }

@@ -1,4 +1,4 @@
-/** What a body may be and how it is read: media type, encoding, size. Knows nothing of what it holds. */
+/** Media type, encoding and size of a body, whatever the body contains. */
 import type { Refused } from "./contract.ts";
 
 type Form = "json" | "ndjson";
@@ -8,7 +8,7 @@ const NDJSON_TYPES: ReadonlySet<string> = new Set([
   "application/jsonl",
 ]);
 
-/** The form of a body by its Content-Type; absent counts as JSON, null is none that is taken. */
+/** The form of a body by its Content-Type; null if the type is not supported. A missing one counts as JSON. */
 export function formOf(contentType: string | null): Form | null {
   if (contentType === null || contentType === "application/json") return "json";
   const [mime = "", ...parameters] = contentType.toLowerCase().split(";");
@@ -21,22 +21,22 @@ export function formOf(contentType: string | null): Form | null {
   return NDJSON_TYPES.has(type) ? "ndjson" : null;
 }
 
-/** The refusal of a Content-Type that is not taken. @param hint what is. */
+/** The refusal of an unsupported Content-Type. @param hint names the supported ones. */
 export function refusedType(contentType: string | null, hint: string): Refused {
-  const detail = `Content-Type ${JSON.stringify(contentType)} is not taken`;
+  const detail = `Content-Type ${JSON.stringify(contentType)} is not supported`;
   return { code: "unsupported_media_type", detail, hint };
 }
 
 /** Why a body with this Content-Encoding is refused; null if it is not. */
 export function refusedEncoding(encoding: string | null): Refused | null {
   if (encoding === null || encoding === "" || encoding.toLowerCase() === "identity") return null;
-  const detail = `Content-Encoding ${JSON.stringify(encoding)} is not taken`;
+  const detail = `Content-Encoding ${JSON.stringify(encoding)} is not supported`;
   return { code: "unsupported_media_type", detail, hint: "send the body uncompressed" };
 }
 
 /**
  * The whole body in one piece.
- * @param admit is given the size of each chunk before the chunk is kept, and may refuse the body.
+ * @param admit called with the size of each chunk before the chunk is kept; it may refuse the body.
  */
 export async function wholeBody(
   body: ReadableStream<Uint8Array> | null,

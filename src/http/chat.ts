@@ -1,7 +1,4 @@
-/**
- * POST /api/chat: the body of a turn, and its answer as one JSON object or as a stream of server-sent events. Part
- * of http.
- */
+/** POST /api/chat: one turn of a conversation. The response is one JSON object or a stream of server-sent events. */
 import * as v from "valibot";
 import type { Chat, ChatState } from "../brain/brain.ts";
 import { GatewayError } from "../errors.ts";
@@ -14,7 +11,7 @@ const BODY_BYTES_MAX = 64 * 1024;
 /** UTF-16 units of a message. @bound a chat message | 400 */
 const MESSAGE_CHARS_MAX = 4096;
 /**
- * A turn asks the model twice, within 90 s; a connection is kept open a little longer.
+ * A turn calls the model twice, within 90 s. The connection stays open a little longer than that.
  * @bound a turn of chat that sends nothing | the connection is closed
  */
 const TURN_SECONDS_MAX = 120;
@@ -24,24 +21,24 @@ const HINT = 'send {"msg":"…","session_id":"…"}; without session_id a new co
 const RequestSchema = v.object(
   {
     msg: v.pipe(
-      v.string("msg has to be a string"),
+      v.string("msg must be a string"),
       v.check((text) => text.trim() !== "", "msg is empty"),
       v.maxLength(MESSAGE_CHARS_MAX, `msg has more than ${MESSAGE_CHARS_MAX} characters`),
     ),
     session_id: v.nullish(
       v.pipe(
-        v.string("session_id has to be a string"),
-        v.regex(/^[\x21-\x7e]{1,128}$/, "session_id has to be 1 to 128 visible ASCII characters"),
+        v.string("session_id must be a string"),
+        v.regex(/^[\x21-\x7e]{1,128}$/, "session_id must be 1 to 128 visible ASCII characters"),
       ),
       null,
     ),
   },
-  ({ expected }) => (expected === "Object" ? "a JSON object was expected" : `${expected} is missing`),
+  ({ expected }) => (expected === "Object" ? "the body must be a JSON object" : `${expected} is missing`),
 );
 
 export interface ChatRoutesOptions {
   readonly chat: Pick<Chat, "turn" | "counters" | "gauges">;
-  /** A failure that is nobody's expected one: it is logged, and told without its details. */
+  /** Logs an unexpected failure and returns a refusal without its details. */
   readonly failed: (thrown: unknown) => Refused;
 }
 
@@ -53,12 +50,12 @@ export class ChatRoutes {
     this.#o = options;
   }
 
-  /** Ends what is being answered; the conversations stay as they were before. */
+  /** Ends the turns under way. Their conversations stay as they were before these turns. */
   drain(): void {
     this.#stop.abort();
   }
 
-  /** @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError where the client went away. */
+  /** @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError if the client closed the connection. */
   async take({ req, accept, keepOpen }: RouteRequest): Promise<Handled> {
     if (this.#stop.signal.aborted) return DRAINING;
     const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
@@ -82,10 +79,10 @@ export class ChatRoutes {
       if (this.#stop.signal.aborted) return DRAINING;
       throw thrown;
     }
-    return { headers: { vary: "Accept" }, body: JSON.stringify(replyOf(state, content)) };
+    return { headers: { vary: "Accept" }, body: JSON.stringify(contentOf(state, content)) };
   }
 
-  /** The first part is waited for, so that what fails at once is told by its status. */
+  /** Waits for the first part before the response begins, so that a turn that fails at once has the status of its error. */
   async #stream(parts: ReturnType<Chat["turn"]>, abort: AbortController): Promise<RouteResponse> {
     const first = await parts.next();
     const encoder = new TextEncoder();
@@ -100,7 +97,7 @@ export class ChatRoutes {
           const step = next ?? (await parts.next());
           next = null;
           if (step.done === true) {
-            send("done", JSON.stringify(replyOf(state, content)));
+            send("done", JSON.stringify(contentOf(state, content)));
             controller.close();
           } else if (step.value.kind === "state") {
             state = step.value.state;
@@ -133,7 +130,7 @@ export class ChatRoutes {
   }
 }
 
-function replyOf(state: ChatState | null, content: string): object {
+function contentOf(state: ChatState | null, content: string): object {
   return { role: "assistant", content: content.trim(), ...state };
 }
 

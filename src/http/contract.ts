@@ -1,7 +1,7 @@
-/** What the parts of `http` hand to each other. */
+/** What the parts of `http` pass to each other. */
 import type { ErrorCode } from "../errors.ts";
 
-/** An expected refusal; `members` are added to the problem's body. */
+/** An expected refusal of a request. `members` are added to the body of the problem. */
 export interface Refused {
   readonly code: ErrorCode;
   readonly detail: string;

@@ -1,4 +1,4 @@
-/** GET /api/events and GET /api/events/SEQ: what the store knows of events. */
+/** GET /api/events and GET /api/events/SEQ: reads of events from the store. */
 import type { Clock } from "../clock.ts";
 import type { EventsQuery } from "../store/protocol.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
@@ -19,7 +19,7 @@ export interface StoredEvents {
 }
 
 export interface EventReadsOptions {
-  /** null until DuckDB is open: reads wait for it a little. */
+  /** null until DuckDB is open. Reads wait a little for that. */
   readonly store: () => StoredEvents | null;
   /** The newest seq that is acknowledged. */
   readonly headSeq: () => number;
@@ -53,7 +53,7 @@ export class EventReads {
     if ("code" in store) return store;
     const { json, lag } = await store.event(seq, headSeq);
     if (json !== null) return { body: json, headers: lagHeaders(lag) };
-    if (lag === 0) return { code: "not_found", detail: `event ${text} is not kept any more` };
+    if (lag === 0) return { code: "not_found", detail: `event ${text} is no longer kept` };
     return {
       code: "store_unavailable",
       detail: `the store is ${lag} events behind and may not hold event ${text} yet`,
@@ -91,7 +91,7 @@ function eventsQueryOf(query: string): EventsQuery | Refused {
     if (text.length <= FILTER_CHARS_MAX) continue;
     return {
       code: "bad_parameter",
-      detail: `${name} has ${text.length} characters, at most ${FILTER_CHARS_MAX}`,
+      detail: `${name} has ${text.length} characters, at most ${FILTER_CHARS_MAX} are allowed`,
     };
   }
   const filter = <Key extends string>(key: Key, name: string): { [K in Key]?: string } => {

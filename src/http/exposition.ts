@@ -19,13 +19,13 @@ function label(value: string): string {
   return value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n");
 }
 
-/** What is of one instant and known to `http` alone. */
+/** The gauges that only `http` knows. */
 export interface HttpGauges {
   readonly http_bodies_in_flight_bytes: number;
   readonly http_pending_requests: number;
 }
 
-/** The body of /metrics, text/plain; version=0.0.4. Where both sides count a name, `http` is believed. */
+/** The body of /metrics, text/plain; version=0.0.4. If the Snapshot and `http` both have a name, the value of `http` counts. */
 export function prometheusText(snapshot: Snapshot, metrics: HttpMetrics, gauges: HttpGauges): string {
   const blocks: string[] = [];
   const info = `version="${label(snapshot.version)}",embedder="${label(snapshot.embedderName ?? "")}"`;

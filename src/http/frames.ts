@@ -12,12 +12,12 @@ const FRAMES_LIMIT_MAX = 1000;
 /** @bound a run of frames as bytes | 400; the next run begins `after` this one */
 const FRAMES_RAW_LIMIT_MAX = 10_000;
 /**
- * Frames that are made JSON before the thread is given back: about 3 ms.
+ * About 3 ms of work.
  * @bound frames made JSON before other work has a turn | the run goes on after that
  */
 const FRAMES_A_TURN = 16;
 /**
- * Raw frames that go to the socket before the thread is given back: 0.5 MB, less than 1 ms.
+ * 0.5 MB, less than 1 ms of work.
  * @bound frames sent as bytes before other work has a turn | the run goes on after that
  */
 const RAW_FRAMES_A_TURN = 128;
@@ -26,9 +26,9 @@ const RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames";
 export interface FrameReadsOptions {
   readonly pipeline: {
     frames(after: number | null, limit: number): Promise<FramesRun>;
-    /** Every frame below it is decided. */
+    /** The frame_id that is decided next. */
     nextFrameId(): number;
-    /** What the file beside the ring holds. */
+    /** The content of the file beside the ring. */
     labels(): unknown;
   };
   readonly journalId: number;
@@ -42,7 +42,7 @@ export class FrameReads {
     this.#o = options;
   }
 
-  /** `next` is the last frame_id of the run, to be given as `after`; null only where the run is empty. */
+  /** `next` is the last frame_id of the run, for use as `after`. It is null only if the run is empty. */
   async run({ query, accept }: RouteRequest): Promise<Handled> {
     const raw = accept.includes(RAW_FRAMES_TYPE);
     const parameters = parametersOf(query, ["after", "limit"]);
@@ -56,7 +56,7 @@ export class FrameReads {
     const { chunks, count } = await pipeline.frames(after, limit);
     const next = lastFrameId(chunks);
     const headers = {
-      // Asked for after the run was read, so that no frame of the run is at or beyond it.
+      // Read after the run, so that it is above every frame of the run.
       "x-frames-head": String(pipeline.nextFrameId()),
       "x-journal-id": String(journalId),
       "x-frames-count": String(count),
@@ -79,7 +79,7 @@ function lastFrameId(chunks: readonly Uint8Array[]): string | null {
   return view.getBigUint64(bytes.byteLength - FRAME_BYTES + OFFSET.frame_id, true).toString();
 }
 
-/** The same frames in pieces of at most `framesMax`, without a copy. */
+/** The same frames in pieces of at most `framesMax`. Copies nothing. */
 function* pieces(chunks: readonly Uint8Array[], framesMax: number): Generator<Uint8Array, void> {
   for (const chunk of chunks) {
     const step = framesMax * FRAME_BYTES;
@@ -104,7 +104,7 @@ function* framesJson(chunks: readonly Uint8Array[]): Generator<Uint8Array, void>
   yield encoder.encode(`${next === null ? before : ""}],"next":${next === null ? "null" : `"${next}"`}}`);
 }
 
-/** Frames as they are; a few of them as one piece, whose length is then told. */
+/** The frames' bytes. A few frames are one piece, so that the response has a Content-Length. */
 function framesRaw(
   chunks: readonly Uint8Array[],
   count: number,

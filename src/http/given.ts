@@ -9,7 +9,7 @@ const HEADER_KEY_CHARS_MAX = 1024;
 export interface Given {
   readonly type: string | null;
   readonly waits: boolean;
-  /** Dedup keys with their kind, for events that bring none of their own. */
+  /** Dedup keys with their kind, for events without a key of their own. The first one counts. */
   readonly keys: readonly { readonly kind: string; readonly value: string }[];
 }
 
@@ -28,16 +28,16 @@ export function givenOf(
   for (const kind of KEY_HEADERS) {
     const value = kind === "webhook-id" ? webhookId : idempotencyKey;
     if (value === null || value === "") continue;
-    // Ignoring it would let a repeat in as a new event.
+    // A key that was ignored would let a repeat in as a new event.
     if (value.length > HEADER_KEY_CHARS_MAX) {
       return {
         code: "bad_parameter",
-        detail: `the header ${kind} has ${value.length} characters, at most ${HEADER_KEY_CHARS_MAX} are taken`,
+        detail: `the header ${kind} has ${value.length} characters, at most ${HEADER_KEY_CHARS_MAX} are allowed`,
       };
     }
     keys.push({ kind, value });
   }
-  // Unknown parameters pass: providers add their own to the address they were given.
+  // Unknown parameters are ignored, because providers add their own to the address that they post to.
   const parameters = new URLSearchParams(query);
   const type = typeFromQuery(parameters.get("type"));
   if (type.detail !== null) return { code: "bad_parameter", detail: type.detail };
@@ -46,17 +46,20 @@ export function givenOf(
     return {
       code: "bad_parameter",
       detail: `wait is ${JSON.stringify(wait)}`,
-      hint: "the one value is wait=enriched",
+      hint: "the only value is wait=enriched",
     };
   }
   return { type: type.type, waits: wait === "enriched", keys };
 }
 
-/** Gives an event what its request says and it does not say itself. `index` is null for a single event. */
+/**
+ * Fills in what the event does not say itself.
+ * @param index of the event in its batch; null for a single event.
+ */
 export function complete(event: ParsedEvent, given: Given, index: number | null): void {
   event.type ??= given.type;
   const header = given.keys[0];
   if (event.key !== null || header === undefined) return;
-  // The index is part of the kind, so that no value of the header can look like another's.
+  // The index belongs to the kind, so that no value of the header can be mistaken for another element's key.
   event.key = `${header.kind}${index === null ? "" : `[${index}]`}:${header.value}`;
 }

@@ -1,9 +1,9 @@
 /**
- * The server: it listens, guards, dispatches by the table of routes, and stops. The only room where an error becomes a
- * status.
+ * The server: it listens, guards, dispatches by the table of routes, and stops. `http` is the only room in which an error
+ * becomes a status.
  *
- * Order of the checks: Host, Origin or token → route and method → admission → Content-Type and
- * Content-Encoding → size → parse → append → answer. /ingest is a route of Bun's own, the rest a look at the path.
+ * The checks of a request to /ingest, in their order: token, or Host and Origin → admission → Content-Type and
+ * Content-Encoding → size → content. Bun's router dispatches /ingest; {@link routesAt} finds all other routes.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import type { Config } from "../config/config.ts";
@@ -37,7 +37,6 @@ export type { HttpMetrics } from "./metrics.ts";
 const STOP_MS_MAX = 10_000;
 const STOP_POLL_MS = 5;
 /**
- * A connection on which nothing moves for so long is closed.
  * @bound a connection on which nothing moves | it is closed
  */
 const IDLE_SECONDS = 30;
@@ -48,7 +47,7 @@ export interface HttpOptions extends Pick<AccessOptions, "isLoopback"> {
   readonly describeConfig: () => unknown;
   readonly journal: IngestOptions["journal"] & { headSeq(): number; readonly journalId: number };
   readonly events: IngestOptions["events"];
-  /** null until DuckDB is open: reads wait for it a little. */
+  /** null until DuckDB is open. Reads wait a little for that. */
   readonly store: () => StoredEvents | null;
   readonly pipeline: IngestOptions["pipeline"] & FrameReadsOptions["pipeline"] & { snapshot(): Snapshot };
   readonly intents: IntentsOptions;
@@ -56,17 +55,18 @@ export interface HttpOptions extends Pick<AccessOptions, "isLoopback"> {
   readonly chat: ChatRoutesOptions["chat"];
   readonly log: Log;
   readonly clock?: Clock;
+  /** The beginning of each process's request ids. */
   readonly randomId?: () => string;
 }
 
 export interface GatewayServer {
-  /** As "http://127.0.0.1:9382", without a slash at its end. */
+  /** Such as "http://127.0.0.1:9382", without a slash at its end. */
   readonly url: string;
   readonly port: number;
   readonly metrics: HttpMetrics;
-  /** Readiness goes red; new ingest gets 503; streams end after their last whole line. */
+  /** From now on /ready and /ingest answer 503. NDJSON bodies end after their last whole line, chat turns at once. */
   drain(): void;
-  /** Drains, takes no new connection, and lets running requests finish for at most 10 s. */
+  /** Drains, accepts no new connection, and lets requests under way finish for at most 10 s. */
   stop(): Promise<void>;
 }
 
@@ -102,10 +102,10 @@ class Gateway implements GatewayServer {
       hostname: config.host,
       port: config.port,
       development: false,
-      // Said aloud: with development off alone, Bun 1.4.5 lets a second gateway share the port.
+      // Stated, because with `development: false` alone Bun 1.4.5 lets a second gateway share the port.
       reusePort: false,
       idleTimeout: IDLE_SECONDS,
-      // Limits are this gateway's own: they depend on the format, and their answers say what was accepted before.
+      // The gateway has its own limits: they depend on the format, and their responses say what was accepted before.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
       routes: { "/ingest": { POST: (req: Request) => this.#takeIngest(req) } },
       fetch: (req: Request) => this.#answer(req),
@@ -156,15 +156,14 @@ class Gateway implements GatewayServer {
     this.drain();
     this.#stopping = true;
     const untilMs = this.#clock.monotonicMs() + STOP_MS_MAX;
-    // Not awaited: it settles only when idle keep-alive connections are gone, too.
+    // Not awaited, because it also waits until idle keep-alive connections have closed.
     void this.#server.stop(false);
     while (this.#server.pendingRequests > 0 && this.#clock.monotonicMs() < untilMs)
       await this.#clock.sleep(STOP_POLL_MS);
     await this.#server.stop(true);
   }
 
-  // The hot path: what is not needed for an acknowledgement stands elsewhere.
-
+  /** The hot path: no allocation here that an acknowledgement does not need. */
   #takeIngest(req: Request): Response | Promise<Response> {
     const requestId = this.#ids.of(req.headers);
     const refused = this.#guard(req.headers);
@@ -182,7 +181,7 @@ class Gateway implements GatewayServer {
   #ingestResponse(result: IngestResult, requestId: string): Response {
     if (typeof result !== "string") return this.#problems.refuse(INGEST_INDEX, result, requestId);
     this.metrics.request(INGEST_INDEX, 200);
-    // A copy of headers that exist is cheaper than new ones.
+    // Copying existing headers is cheaper than making new ones.
     const response = new Response(result, JSON_RESPONSE);
     response.headers.set("x-request-id", requestId);
     return response;
@@ -220,15 +219,15 @@ class Gateway implements GatewayServer {
   }
 
   #refusal(req: Request, routes: RoutesOfPath | null, path: string): Refused | null {
-    // With a token, liveness is for everybody; without one, nothing is for foreign pages.
+    // With a token, open routes are for everybody. Without one, no route is open to foreign web pages.
     const refused = routes?.token === false && this.#hasToken ? null : this.#guard(req.headers);
     if (refused !== null) return refused;
     if (routes === null) return { code: "not_found", detail: `there is no ${path}` };
     if (req.method !== "OPTIONS" && !routes.handlers.has(req.method)) {
       return {
         code: "method_not_allowed",
-        detail: `${req.method} ${path}`,
-        hint: `it takes ${routes.allow}`,
+        detail: `${path} does not support ${req.method}`,
+        hint: `it supports ${routes.allow}`,
       };
     }
     if (this.#stopping) return { code: "draining", detail: "the gateway is shutting down" };
@@ -255,8 +254,8 @@ function listen(
         code: "address_in_use",
         operation: "http: listen on",
         object,
-        detail: "another program listens there",
-        hint: "stop it, or pass --port (0 takes a free one)",
+        detail: "another program already listens there",
+        hint: "stop it, or pass another --port (0 takes a free one)",
         cause: thrown,
       });
     }
@@ -272,8 +271,8 @@ function listen(
 }
 
 /**
- * Listens and answers from here on.
- * @throws GatewayError address_in_use where the address cannot be had.
+ * Listens and answers requests from now on.
+ * @throws GatewayError address_in_use if it cannot listen on the address.
  */
 export function serve(options: HttpOptions): GatewayServer {
   return new Gateway(options);

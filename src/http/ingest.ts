@@ -1,9 +1,9 @@
 /**
- * POST /ingest behind its guards: bytes of a request → events → journal → what is answered. Knows no status and
- * no Response: a refusal is a value that `http` turns into one.
+ * POST /ingest behind its guard: bytes of a request → events → journal → text of the response. It knows neither statuses
+ * nor Response: a refusal is a value that {@link Problems} turns into a response.
  *
- * A single event goes the straight way. Batches share the thread: only one of them works at a time, for
- * a few ms a turn of the event loop, and together they may have only so many rows on their way to a commit.
+ * A single event takes the shortest way. Batches share the thread: one of them works at a time, for a few ms per turn of the
+ * event loop, and the number of their rows that wait for a commit is bounded for all of them together.
  */
 import type { Clock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
@@ -20,21 +20,20 @@ import type { HttpMetrics } from "./metrics.ts";
 import { DRAINING, refusedBy } from "./problems.ts";
 import { Gate, Turns } from "./turns.ts";
 
-/** A JSON body from here on counts against the bound of all of them that are in memory at once. */
+/** JSON bodies of more than this count against LARGE_BODIES_BYTES_MAX. */
 const LARGE_BODY_BYTES = 1024 * 1024;
 /** @bound JSON bodies over 1 MiB in memory together | 503 */
 const LARGE_BODIES_BYTES_MAX = 96 * 1024 * 1024;
 /** @bound the wait of `?wait=enriched` | 200 with what is known */
 const WAIT_ENRICHED_MS = 30_000;
 /**
- * Requests that wait for the brain at once; those beyond are answered with what is known.
  * @bound requests with `?wait=enriched` that wait at once | 200 with what is known
  */
 const WAITING_MAX = 4096;
-/** @bound an NDJSON body of which nothing more comes | the connection is closed */
+/** @bound an NDJSON body that stops arriving | the connection is closed */
 const READ_TIMEOUT_SECONDS = 300;
 
-/** A JSON text of a 200, or a refusal. */
+/** The JSON of a 200, or a refusal. */
 export type IngestResult = string | Refused;
 
 export interface IngestOptions {
@@ -68,7 +67,7 @@ export class Ingest {
   readonly #metrics: HttpMetrics;
   readonly #turns: Turns;
   readonly #gate = new Gate();
-  /** Called when the drain begins, to end what could wait for long. */
+  /** Called when a drain begins: ends NDJSON bodies and the waits for an enrichment. */
   readonly #onDrain = new Set<() => void>();
   #draining = false;
   #largeBodiesBytes = 0;
@@ -84,22 +83,22 @@ export class Ingest {
     return this.#largeBodiesBytes;
   }
 
-  /** Takes nothing new from here on, ends streams after their last whole line, and ends waits. */
+  /** From now on nothing new is accepted. NDJSON bodies end after their last whole line, waits at once. */
   drain(): void {
     this.#draining = true;
     for (const end of this.#onDrain) end();
     this.#onDrain.clear();
   }
 
-  /** Why nothing can be taken now; null: it can. */
+  /** Why no event can be accepted now; null if it can. */
   admission(): Refused | null {
     return this.#draining ? DRAINING : this.#o.pipeline.admission();
   }
 
   /**
-   * Takes one request, whose sender is known to be allowed.
+   * Takes one request that the guard has allowed.
    * @param keepOpen sets the request's idle timeout in seconds.
-   * @throws (rejects) what the journal failed with, and AbortError where the client went away.
+   * @throws (rejects) what the journal failed with, and AbortError if the client closed the connection.
    */
   take(
     req: Request,
@@ -132,7 +131,7 @@ export class Ingest {
 
   #takeBody(body: Uint8Array, given: Given, startedMs: number): IngestResult | Promise<IngestResult> {
     this.#metrics.bodyBytes += body.byteLength;
-    // An object that begins at once and is small is what nearly all requests bring.
+    // Nearly all requests bring a small object whose brace is the first byte.
     if (body[0] !== 0x7b || body.byteLength > this.#o.events.LIMITS.largeEventBytes) {
       return this.#takeInTurns(body, given, startedMs);
     }
@@ -153,7 +152,7 @@ export class Ingest {
       .then((results) => {
         const result = results[0];
         if (result === undefined)
-          throw new Error("http: the journal answered an append of one event with nothing");
+          throw new Error("http: the journal returned no result for one appended event");
         if (result.duplicate) metrics.duplicateEvents++;
         else metrics.acceptedEvents++;
         metrics.ackLatency.observe(this.#o.clock.monotonicMs() - startedMs);
@@ -186,14 +185,14 @@ export class Ingest {
 
   // --------------------------------------------------------------------- large bodies and JSON batches
 
-  /** A body that is large or of unknown size: counted against the bound of all bodies in memory. */
+  /** A body that is large or of unknown size. Its bytes count against the bound of all large bodies in memory. */
   async #takeLarge(req: Request, given: Given, sizeBytes: number | null): Promise<IngestResult> {
     const startedMs = this.#o.clock.monotonicMs();
     const { jsonBodyBytesMax } = this.#o.events.LIMITS;
     if (sizeBytes !== null && sizeBytes > jsonBodyBytesMax)
       return tooLargeBody(`${sizeBytes}`, jsonBodyBytesMax);
     let heldBytes = 0;
-    /** False where all bodies together would hold more than may be. */
+    /** Counts bytes that are about to be held; false if all large bodies together would exceed their bound. */
     const hold = (bytes: number): boolean => {
       if (this.#largeBodiesBytes + bytes > LARGE_BODIES_BYTES_MAX) return false;
       this.#largeBodiesBytes += bytes;
@@ -202,7 +201,7 @@ export class Ingest {
     };
     const busy: Refused = {
       code: "overloaded",
-      detail: `other large bodies fill the ${LARGE_BODIES_BYTES_MAX >> 20} MiB that there are for them`,
+      detail: `other large bodies fill the ${LARGE_BODIES_BYTES_MAX >> 20} MiB reserved for them`,
       hint: "send large batches one after the other, or as application/x-ndjson",
       retryAfterSeconds: 1,
     };
@@ -223,7 +222,7 @@ export class Ingest {
     }
   }
 
-  /** A batch, or an event too large to be parsed in one go. */
+  /** A batch, or an event that is too large to be parsed in one turn. */
   async #takeInTurns(body: Uint8Array, given: Given, startedMs: number): Promise<IngestResult> {
     const batch = this.#batch(given);
     const steps = this.#o.events.parseJsonBody(body);
@@ -236,7 +235,7 @@ export class Ingest {
           const room = batch.add(outcome, index++);
           if (room !== null) await room;
         }
-        // Nothing after a group that was not taken can be taken, or the order would not be the sender's.
+        // If a group was refused, everything after it is refused as well: that keeps the sender's order.
         if (batch.stopped !== null) return batch.end();
         continue;
       }
@@ -255,7 +254,7 @@ export class Ingest {
       metrics: this.#metrics,
       errorsMax: this.#o.events.LIMITS.errorsMax,
       append: (events) => this.#o.journal.append(events, { source: "", receivedUs: this.#o.clock.nowUs() }),
-      // What was received before a drain is still taken.
+      // Events that were received before a drain are still accepted.
       admission: () => {
         const refusal = this.#o.pipeline.admission();
         return refusal?.code === "draining" ? null : refusal;
@@ -263,7 +262,7 @@ export class Ingest {
       failed: (thrown) => {
         if (thrown instanceof GatewayError) return refusedBy(thrown);
         this.#o.log("error", `http: append: ${thrown instanceof Error ? thrown.stack : String(thrown)}`);
-        return { code: "internal", detail: "the gateway made a mistake; its log says more" };
+        return { code: "internal", detail: "the gateway failed unexpectedly; its log has the details" };
       },
     });
   }
@@ -312,11 +311,11 @@ export class Ingest {
       }
       if (batch.stopped !== null) return;
     }
-    // So that the whole lines of a client that goes away now are kept.
+    // If the client closes the connection now, its whole lines are kept.
     await batch.flush();
   }
 
-  /** null: taken at once. */
+  /** @returns null if the line was taken at once. */
   #takeLine(line: EventRoom.NdjsonLine, batch: Batch): Promise<void> | null {
     const { events } = this.#o;
     if (line.bytes === null || line.bytes.byteLength <= events.LIMITS.largeEventBytes) {
@@ -344,7 +343,7 @@ export class Ingest {
 
   #tooLargeStream(): Refused {
     const detail = `an NDJSON body has at most ${this.#o.maxBodyBytes} bytes (--max-body)`;
-    return { code: "too_large", detail, hint: "send the rest in further requests", members: { accepted: 0 } };
+    return { code: "too_large", detail, hint: "send the rest in another request", members: { accepted: 0 } };
   }
 }
 
@@ -353,14 +352,14 @@ const TYPES_HINT = "send application/json (one event or an array) or application
 const EMPTY_BODY: Refused = {
   code: "malformed",
   detail: "the body is empty",
-  hint: "send one JSON object a line",
+  hint: "send one JSON object per line",
 };
 
 function tooLargeBody(size: string, maxBytes: number): Refused {
   return {
     code: "too_large",
-    detail: `${size} bytes; a JSON body has at most ${maxBytes} (64 MiB)`,
-    hint: "send it as application/x-ndjson, one event a line",
+    detail: `the body has ${size} bytes; a JSON body has at most ${maxBytes} (64 MiB)`,
+    hint: "send it as application/x-ndjson, one event per line",
     members: { accepted: 0 },
   };
 }

@@ -4,7 +4,7 @@ import type { Changed, INTENT_LIMITS, IntentExamples, IntentsState } from "../br
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { jsonOf } from "./json.ts";
 
-/** JSON.parse of so much takes the thread a few ms. @bound a body of /api/intents/LABEL | 413 */
+/** JSON.parse holds the thread for a few ms with this much. @bound a body of /api/intents/LABEL | 413 */
 const BODY_BYTES_MAX = 1024 * 1024;
 const CONTROL_CHARACTER = /\p{Cc}/u;
 
@@ -31,18 +31,18 @@ export class IntentsRoutes {
         examples: v.pipe(
           v.array(
             v.pipe(
-              v.string("an example is no string"),
+              v.string("an example is not a string"),
               v.maxLength(exampleCharsMax, `an example has more than ${exampleCharsMax} characters`),
-              v.check((text) => text.isWellFormed(), "an example holds half of a character"),
+              v.check((text) => text.isWellFormed(), "an example contains half of a surrogate pair"),
               v.check((text) => text.trim() !== "", "an example is empty"),
             ),
-            "examples is no list",
+            "examples is not a list",
           ),
           v.minLength(1, "there are no examples"),
           v.maxLength(examplesPerLabelMax, `there are more than ${examplesPerLabelMax} examples`),
         ),
       },
-      "it is no object with examples alone",
+      "the body must be an object with examples and nothing else",
     );
   }
 
@@ -99,7 +99,7 @@ export class IntentsRoutes {
     return labelOf(encoded, this.#o.limits.labelCharsMax);
   }
 
-  /** 202: it is kept, and in force later. */
+  /** 202 means that the change is kept and comes into force later. */
   #changed(label: string, examples: number, inForce: boolean): Handled {
     const threshold = this.#o.examples.state.calibration?.threshold ?? null;
     const body = JSON.stringify({ label, examples, in_force: inForce, threshold });
@@ -114,7 +114,7 @@ function unknown(label: string): Refused {
 }
 
 function labelOf(encoded: string, charsMax: number): string | Refused {
-  const hint = `a label has 1 to ${charsMax} characters, percent-encoded, without control characters and without space around it`;
+  const hint = `a label has 1 to ${charsMax} characters, percent-encoded, without control characters or white space around it`;
   let label: string;
   try {
     label = decodeURIComponent(encoded);
@@ -127,5 +127,9 @@ function labelOf(encoded: string, charsMax: number): string | Refused {
   }
   if (label !== "" && label.length <= charsMax && label.trim() === label && !CONTROL_CHARACTER.test(label))
     return label;
-  return { code: "bad_parameter", detail: `the label ${JSON.stringify(label.slice(0, 80))} cannot be`, hint };
+  return {
+    code: "bad_parameter",
+    detail: `the label ${JSON.stringify(label.slice(0, 80))} is not allowed`,
+    hint,
+  };
 }

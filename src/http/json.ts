@@ -1,14 +1,14 @@
-/** The JSON body of a request that is no event, as routes beside /ingest take it. */
+/** The JSON body of a request to any route but /ingest. */
 import { formOf, refusedEncoding, refusedType, wholeBody } from "./body.ts";
 import type { Refused } from "./contract.ts";
 
 export interface JsonBounds {
   readonly bytesMax: number;
-  /** What a right body looks like. */
+  /** An example of a correct body. */
   readonly hint: string;
 }
 
-/** The value of the body, of which never more than `bytesMax` are held; or why it is refused. */
+/** The value of the body, or why the body is refused. Holds at most `bytesMax` of it in memory. */
 export async function jsonOf(
   { headers, body }: Pick<Request, "headers" | "body">,
   { bytesMax, hint }: JsonBounds,
@@ -20,7 +20,7 @@ export async function jsonOf(
   const tooLarge: Refused = {
     code: "too_large",
     detail: `the body has more than ${bytesMax} bytes`,
-    hint: "send less at once",
+    hint: "send a smaller body",
   };
   if (Number(headers.get("content-length") ?? 0) > bytesMax) return tooLarge;
   let bytes = 0;
@@ -32,6 +32,6 @@ export async function jsonOf(
   try {
     return { json: JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(whole)) };
   } catch (error) {
-    return { code: "malformed", detail: `the body is no JSON in UTF-8: ${String(error)}`, hint };
+    return { code: "malformed", detail: `the body is not JSON in UTF-8: ${String(error)}`, hint };
   }
 }

@@ -1,10 +1,10 @@
-/** What `http` counts itself. Counting is plain additions into arrays: it stands on the hot path. */
+/** What `http` counts itself. Counting is nothing but additions, because it is part of the hot path. */
 import type { ErrorCode } from "../errors.ts";
 
-/** Upper bound of bucket i is 0.1 ms × 2^i; the last bucket has none. 19 bounds end at 26 s. */
+/** The upper bound of bucket i is 0.1 ms × 2^i, so the last of 19 bounds is 26 s. One more bucket has no bound. */
 const BUCKET_BOUNDS = 19;
 
-/** Counts durations in buckets that double; a few ns an observation. */
+/** Counts durations in buckets, each twice as wide as the one before. An observation takes a few ns. */
 export class LatencyHistogram {
   readonly #counts = new Float64Array(BUCKET_BOUNDS + 1);
   #sumMs = 0;
@@ -24,7 +24,7 @@ export class LatencyHistogram {
     return this.#sumMs;
   }
 
-  /** Upper bound in ms of the bucket that holds the given share (0 to 1) of what was observed; 0 for none. */
+  /** Upper bound in ms of the bucket in which the given share (0 to 1) of the observations ends; 0 without observations. */
   quantileMs(share: number): number {
     const target = this.count * share;
     let seen = 0;
@@ -35,7 +35,7 @@ export class LatencyHistogram {
     return 0;
   }
 
-  /** A copy of the buckets, to be compared with a later one. */
+  /** A copy of the buckets, to compare with a later one. */
   counts(): Float64Array {
     return this.#counts.slice();
   }
@@ -58,7 +58,7 @@ export class LatencyHistogram {
   }
 }
 
-/** The counters of `http`. Events are counted when their transaction has committed. */
+/** The counters of `http`. An event is counted when its transaction has committed. */
 export class HttpMetrics {
   acceptedEvents = 0;
   duplicateEvents = 0;
@@ -66,22 +66,22 @@ export class HttpMetrics {
   ignoredFields = 0;
   /** Bytes of request bodies that were read. */
   bodyBytes = 0;
-  /** Clients that went away before their answer. */
+  /** Requests whose client closed the connection before the response. */
   aborted = 0;
-  /** From a request's head to its acknowledgement, of single events. */
+  /** Of single events, from the head of the request to its acknowledgement. */
   readonly ackLatency = new LatencyHistogram();
   readonly #routeNames: readonly string[];
   /** Row: route; column: the status' first digit. */
   readonly #requests: Float64Array;
   readonly #refusals = new Map<ErrorCode, number>();
 
-  /** @param routeNames under which requests are counted. */
+  /** @param routeNames the names under which requests are counted. */
   constructor(routeNames: readonly string[]) {
     this.#routeNames = routeNames;
     this.#requests = new Float64Array(routeNames.length * 6);
   }
 
-  /** @param route index into the names of routes. */
+  /** @param route its index among the names. */
   request(route: number, status: number): void {
     const at = route * 6 + ((status / 100) | 0);
     this.#requests[at] = (this.#requests[at] as number) + 1;

@@ -1,13 +1,13 @@
-/** The parameters of a query: each known, given at most once, and of its type. */
+/** Reads the parameters of a query and refuses what is unknown, repeated or of the wrong type. */
 import type { Refused } from "./contract.ts";
 
-/** The parameters of a query by name, each at most once and known; empty ones count as absent. */
+/** The parameters of a query by name. Empty ones count as absent. */
 export function parametersOf(query: string, known: readonly string[]): Map<string, string> | Refused {
   const found = new Map<string, string>();
   for (const [name, value] of new URLSearchParams(query)) {
     if (!known.includes(name)) {
-      const hint = known.length === 0 ? "this route takes none" : `known are ${known.join(", ")}`;
-      return { code: "bad_parameter", detail: `there is no parameter ${JSON.stringify(name)} here`, hint };
+      const hint = known.length === 0 ? "it takes no parameters" : `it takes ${known.join(", ")}`;
+      return { code: "bad_parameter", detail: `this route has no parameter ${JSON.stringify(name)}`, hint };
     }
     if (found.has(name)) return { code: "bad_parameter", detail: `${name} is given twice` };
     if (value !== "") found.set(name, value);
@@ -21,7 +21,7 @@ export function parameterless(query: string): Refused | null {
   return "code" in parameters ? parameters : null;
 }
 
-/** The integer of a parameter; undefined where it is absent. */
+/** The value of an integer parameter; undefined if the parameter is absent. */
 export function integerOf(
   parameters: ReadonlyMap<string, string>,
   name: string,
@@ -35,9 +35,9 @@ export function integerOf(
   return {
     code: "bad_parameter",
     detail: `${name} is ${JSON.stringify(text)}`,
-    hint: `it takes an integer, ${bounds}`,
+    hint: `${name} takes an integer from ${bounds}`,
   };
 }
 
-/** A place in the order of events or frames: a seq or a frame_id. */
+/** The range of a seq or a frame_id. */
 export const POSITION = { min: 0, max: Number.MAX_SAFE_INTEGER };

@@ -1,4 +1,4 @@
-/** What a refusal and a failure look like to a client: `application/problem+json` with the status of its code. */
+/** Turns refusals and failures into responses: `application/problem+json` with the status of the error code. */
 import type { Clock } from "../clock.ts";
 import { type ErrorCode, GatewayError, messageOf, type RequestErrorCode } from "../errors.ts";
 import type { Log } from "../log.ts";
@@ -9,29 +9,29 @@ type Status = readonly [status: number, title: string];
 
 const STATUS: Readonly<Record<RequestErrorCode, Status>> = {
   malformed: [400, "The body is malformed"],
-  not_an_event: [422, "The JSON is no event"],
+  not_an_event: [422, "The JSON is not an event"],
   too_deep: [422, "The JSON is nested too deeply"],
   too_large: [413, "The body is too large"],
   unsupported_media_type: [415, "The media type is not supported"],
-  bad_parameter: [400, "A parameter is wrong"],
-  invalid_body: [422, "The body does not say what this route takes"],
-  unauthorized: [401, "A valid token is needed"],
+  bad_parameter: [400, "A parameter is invalid"],
+  invalid_body: [422, "The body is not what this route expects"],
+  unauthorized: [401, "A valid token is required"],
   forbidden_host: [403, "The host is not allowed"],
   forbidden_origin: [403, "The origin is not allowed"],
-  not_found: [404, "Nothing is here"],
+  not_found: [404, "There is nothing here"],
   method_not_allowed: [405, "The method is not allowed here"],
-  overloaded: [503, "The gateway has too much to do"],
+  overloaded: [503, "The gateway is overloaded"],
   draining: [503, "The gateway is shutting down"],
   disk_full: [503, "The disk is full"],
-  store_unavailable: [503, "The store cannot answer now"],
+  store_unavailable: [503, "The store is not available now"],
   journal_failed: [503, "The journal cannot be written now"],
-  store_failed: [503, "The store cannot answer now"],
-  embedder_unavailable: [503, "The embedder cannot answer now"],
-  llm_unavailable: [503, "The language model cannot answer now"],
-  internal: [500, "The gateway made a mistake"],
+  store_failed: [503, "The store is not available now"],
+  embedder_unavailable: [503, "The embedder is not available now"],
+  llm_unavailable: [503, "The language model is not available now"],
+  internal: [500, "The gateway failed unexpectedly"],
 };
 
-/** Of the codes that stand for no request: one that arrives here is a failure of ours. */
+/** Of codes that no request should meet. If one does, the gateway has failed. */
 const FAILED: Status = [500, "The gateway has failed"];
 
 function statusOf(code: ErrorCode): Status {
@@ -39,10 +39,10 @@ function statusOf(code: ErrorCode): Status {
 }
 
 const WARN_EVERY_MS = 1000;
-/** For 503s that do not say it themselves. */
+/** Retry-After of refusals that do not have their own. */
 export const RETRY_AFTER_SECONDS = 2;
 
-/** What a gateway that drains says to new requests. */
+/** The refusal of new requests during a drain. */
 export const DRAINING: Refused = {
   code: "draining",
   detail: "the gateway is shutting down",
@@ -55,17 +55,17 @@ export interface ProblemsOptions {
   readonly clock: Clock;
 }
 
-/** Makes the responses of what is refused or has failed, counts them, and logs what the gateway's user should see. */
+/** Makes the responses to refusals and failures, counts them, and logs those that the gateway's operator should know. */
 export class Problems {
   readonly #o: ProblemsOptions;
-  /** When each code was logged last: a refusal of all there is must not fill the log, too. */
+  /** When each code was logged last. While everything is refused, the log must not fill up. */
   readonly #warnedMs = new Map<ErrorCode, number>();
 
   constructor(options: ProblemsOptions) {
     this.#o = options;
   }
 
-  /** @param route the metrics' index of the route. @param allow its Allow header. */
+  /** @param route its index in the metrics. @param allow its Allow header. */
   refuse(route: number, refused: Refused, requestId: string, allow?: string): Response {
     const [status] = statusOf(refused.code);
     this.#o.metrics.request(route, status);
@@ -85,18 +85,18 @@ export class Problems {
   failed(route: number, thrown: unknown, requestId: string): Response {
     if (thrown instanceof Error && thrown.name === "AbortError") {
       this.#o.metrics.aborted++;
-      // Nobody reads it; the status only says whose fault it was.
+      // Nobody reads this response. The status says that it was not the gateway's fault.
       return new Response(null, { status: 400 });
     }
     const refused = thrown instanceof GatewayError ? refusedBy(thrown) : this.mistake(thrown, requestId);
     return this.refuse(route, refused, requestId);
   }
 
-  /** Logs what nobody expected, and says of it only where to look. */
+  /** Logs an unexpected failure. The refusal only says where to find it in the log. */
   mistake(thrown: unknown, requestId: string): Refused {
     const trace = thrown instanceof Error ? (thrown.stack ?? messageOf(thrown)) : messageOf(thrown);
     this.#o.log("error", `http: request ${requestId}: ${trace}`);
-    return { code: "internal", detail: `the log says more under request ${requestId}` };
+    return { code: "internal", detail: `the log has the details under request ${requestId}` };
   }
 
   #warn({ code, detail }: Refused): void {
@@ -105,7 +105,7 @@ export class Problems {
     this.#warnedMs.set(code, nowMs);
     this.#o.log(
       "warn",
-      `http: refused with ${code}: ${detail} (said once a second at most; /metrics counts them)`,
+      `http: refused with ${code}: ${detail} (logged at most once a second; /metrics counts all)`,
     );
   }
 }
@@ -117,7 +117,7 @@ export function problemText({ code, detail, hint, members }: Refused): string {
   return JSON.stringify({ type, title, status, code, detail, hint: hint ?? null, ...members });
 }
 
-/** What a failure says of itself to a sender. */
+/** What a client may know about a failure: neither the operation nor the object. */
 export function refusedBy({ code, detail, hint }: GatewayError): Refused {
   return { code, detail, ...(hint === undefined ? {} : { hint }) };
 }

@@ -1,4 +1,4 @@
-/** The `x-request-id` of each response: the client's own if it can stand in a log and a header, else a new one. */
+/** The `x-request-id` of each response: the client's own if it is harmless in logs and headers, else a new one. */
 
 /** Visible ASCII, at most 128. */
 const SANE_REQUEST_ID = /^[\x21-\x7e]{1,128}$/;

@@ -39,7 +39,7 @@ export interface Route {
   readonly handler: Handler;
 }
 
-const INGEST_MISSPELT: Refused = { code: "not_found", detail: "the target has to be /ingest, as it is" };
+const INGEST_MISSPELT: Refused = { code: "not_found", detail: "the request target must be exactly /ingest" };
 
 export const ROUTES = [
   {
@@ -161,12 +161,12 @@ export const ROUTES = [
 
 type RoutePath = (typeof ROUTES)[number]["path"];
 
-/** Names under which requests are counted; "other" is every path that is no route. */
+/** Names under which requests are counted; "other" stands for every path that is not a route. */
 export const ROUTE_NAMES: readonly (RoutePath | "other")[] = [
   ...new Set(ROUTES.map(({ path }) => path)),
   "other",
 ];
-/** The index in ROUTE_NAMES of paths that are no route. */
+/** The index in ROUTE_NAMES of paths that are not a route. */
 export const OTHER_INDEX = ROUTE_NAMES.indexOf("other");
 
 /** All rows of one path. */
@@ -213,7 +213,7 @@ export function routesAt(path: string): { readonly routes: RoutesOfPath; readonl
   return found === undefined ? null : { routes: found.routes, parameter: path.slice(found.prefix.length) };
 }
 
-/** Path and query of a request's URL; Bun gives the bare path where the Host makes no URL. */
+/** Path and query of a request's URL. If the Host header does not make a valid URL, Bun gives only the path. */
 export function targetOf(url: string): { path: string; query: string } {
   const start = url.startsWith("/") ? 0 : url.indexOf("/", url.indexOf("://") + 3);
   const fragment = url.indexOf("#");

@@ -5,7 +5,7 @@ import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { parametersOf } from "./parameters.ts";
 import { inTurns } from "./stream.ts";
 
-/** What is made before the thread is given back: well under a millisecond of work each. */
+/** Text that is made per turn of the event loop: well under a millisecond of work. */
 const TURN_CHARS = 64 * 1024;
 /** @bound the name of a type in /api/schemas/NAME | 404 */
 const NAME_CHARS_MAX = 1024;
@@ -43,7 +43,7 @@ export class SchemaReads {
     const text = name === null ? null : this.#schemas.show(name, format, { dialect: true });
     if (text !== null) return { type: typeOf(format), body: text };
     const detail = `no schema was learned for the event type ${JSON.stringify(name ?? parameter.slice(0, NAME_CHARS_MAX))}`;
-    return { code: "not_found", detail, hint: "GET /api/schemas lists those that were" };
+    return { code: "not_found", detail, hint: "GET /api/schemas lists the learned types" };
   }
 }
 
@@ -61,7 +61,7 @@ function typeOf(format: Format): string {
   return format === "plain" ? "application/json" : SCHEMA_TYPE;
 }
 
-/** The text of all schemas, never so much at once that an acknowledgement would wait for it. */
+/** The text of all schemas, in pieces so small that no acknowledgement waits for one. */
 function* piecesOf(
   schemas: ShownSchemas,
   format: Format,
@@ -72,7 +72,7 @@ function* piecesOf(
   let comma = "";
   for (const type of schemas.types()) {
     const shown = schemas.show(type, format, { dialect: false });
-    // One that was dropped meanwhile is passed over.
+    // The type was dropped meanwhile.
     if (shown === null) continue;
     text += comma + (format === "plain" ? shown : `${JSON.stringify(type)}:${shown}`);
     comma = ",";

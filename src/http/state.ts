@@ -1,4 +1,4 @@
-/** /health, /ready, /metrics and /api/config: what the gateway says of itself. */
+/** /health, /ready, /metrics and /api/config: the state of the gateway. */
 import type { Snapshot } from "../pipeline/snapshot.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { type HttpGauges, metricsJson, prometheusText } from "./exposition.ts";
@@ -7,11 +7,11 @@ import { RETRY_AFTER_SECONDS } from "./problems.ts";
 
 export interface StateReadsOptions {
   readonly snapshot: () => Snapshot;
-  /** Counted on this side of the pipeline, and added to its Snapshot. */
+  /** Its counters and gauges are added to those of the pipeline's Snapshot. */
   readonly chat: Pick<Snapshot, "counters" | "gauges">;
   readonly metrics: HttpMetrics;
   readonly gauges: () => HttpGauges;
-  /** Why no event can be taken now; null: it can. */
+  /** Why no event can be accepted now; null if it can. */
   readonly admission: () => Refused | null;
   /** The body of /api/config: secrets masked. */
   readonly describeConfig: () => unknown;
@@ -28,7 +28,7 @@ export class StateReads {
     return { body: '{"status":"ok"}' };
   }
 
-  /** Ready means that an event would be taken now; what works behind it is told, part by part. */
+  /** Ready means that an event would be accepted now. The state of each part behind that is in the body. */
   ready(): Handled {
     const { parts } = this.#o.snapshot();
     const refused = this.#o.admission();

@@ -1,20 +1,19 @@
-/** How batches share the thread and the room before a commit. */
+/** How batches share the thread, and the rows that may wait for a commit. */
 import type { Clock } from "../clock.ts";
 
 /**
- * Rows and bytes of all batches on their way to a commit: about 20 ms of one.
+ * Both bounds hold for all batches together. A commit of this much takes about 20 ms.
  * @bound events of batches that wait for a commit | the request waits
  */
 const UNCOMMITTED_EVENTS_MAX = 2048;
 /** @bound events of batches that wait for a commit | the request waits */
 const UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024;
 /**
- * How long batches may hold the thread before everybody else has a turn.
  * @bound work on batches before other requests have a turn | the batch waits
  */
 const TURN_MS = 4;
 
-/** Only one batch works at a time, and each for at most TURN_MS before the event loop goes round. */
+/** Lets one batch work at a time, for TURN_MS per turn of the event loop. */
 export class Turns {
   readonly #clock: Clock;
   #startedMs = 0;
@@ -24,11 +23,12 @@ export class Turns {
     this.#clock = clock;
   }
 
+  /** Whether the batch that works now has used up its turn. */
   overdue(): boolean {
     return this.#clock.monotonicMs() - this.#startedMs > TURN_MS;
   }
 
-  /** Settles in a later turn of the event loop, which then belongs to the caller. */
+  /** Settles in a later turn of the event loop, which belongs to the caller. */
   next(): Promise<void> {
     return new Promise((resolve) => {
       this.#queue.push(resolve);
@@ -44,13 +44,13 @@ export class Turns {
   };
 }
 
-/** Lets batches wait, first come first served, until there is room before the next commit. */
+/** Holds groups of events back, first come first served, while too many others wait for a commit. */
 export class Gate {
   #events = 0;
   #bytes = 0;
   readonly #queue: { readonly events: number; readonly bytes: number; readonly enter: () => void }[] = [];
 
-  /** null: entered at once. Whatever its size, a group enters an empty room. */
+  /** @returns null if the group may go on at once. A group of any size may, if no other waits for a commit. */
   enter(events: number, bytes: number): Promise<void> | null {
     if (this.#queue.length === 0 && this.#fits(events, bytes)) {
       this.#add(events, bytes);

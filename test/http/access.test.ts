@@ -7,11 +7,11 @@ import { problem, raw, start } from "./stubs.ts";
 // The machine may be busy.
 setDefaultTimeout(60_000);
 
-describe("who may ask", () => {
+describe("who may call", () => {
   const ask = (port: number, path: string, headers: string) =>
     raw(port, `GET ${path} HTTP/1.1\r\n${headers}\r\n\r\n`);
 
-  test("without a token the Host has to be loopback", async () => {
+  test("without a token the Host must be loopback", async () => {
     await using http = start();
     const { port } = http.server;
     for (const host of ["localhost", "LOCALHOST:1", "127.0.0.1", "127.8.9.1:80", "[::1]", "[::1]:9382"]) {
@@ -52,13 +52,13 @@ describe("who may ask", () => {
     expect(http.journal.kept).toHaveLength(1);
   });
 
-  test("with --insecure the host that is listened on is allowed, and addresses where it is all of them", async () => {
+  test("with --insecure the configured host is allowed, and with a wildcard every address", async () => {
     await using http = start({ host: "0.0.0.0", insecure: true });
     expect(await ask(http.server.port, "/health", "Host: 192.168.1.7:9382")).toMatchObject({ status: 200 });
     expect(await ask(http.server.port, "/health", "Host: rebound.example")).toMatchObject({ status: 403 });
   });
 
-  test("with a token everything but /health and /ready needs it, whatever Host and Origin say", async () => {
+  test("a gateway with a token asks for it everywhere but at /health and /ready, whatever Host and Origin are", async () => {
     await using http = start({ token: "sesame-ção" });
     const bearer = { authorization: `bearer ${Buffer.from("sesame-ção").toString("latin1")}` };
     for (const path of [
@@ -101,7 +101,7 @@ describe("the guard", () => {
   const headers = (entries: Record<string, string>): Headers => new Headers(entries);
   const config = { host: "127.0.0.1", token: null, insecure: false };
 
-  test("asks once a host whether it is loopback, and again for another one", () => {
+  test("checks a Host once, and again when another one comes", () => {
     const asked: string[] = [];
     const guard = guardOf({ config, isLoopback: (host) => asked.push(host) > 0 });
     for (const host of ["localhost:1", "localhost:1", "[::1]:1", "LOCALHOST"])
@@ -109,13 +109,13 @@ describe("the guard", () => {
     expect(asked).toEqual(["localhost", "::1", "localhost"]);
   });
 
-  test("refuses a Host that is malformed before anybody is asked", () => {
+  test("refuses a malformed Host without checking its address", () => {
     const guard = guardOf({ config, isLoopback: () => true });
     for (const host of ["a b", "user@localhost", "localhost:123456", "[::1", "http://localhost"])
       expect(guard(headers({ host }))).toMatchObject({ code: "forbidden_host" });
   });
 
-  test("lets an address in with --insecure on all addresses, and no name but the machine's own", () => {
+  test("allows, with --insecure and a wildcard host, every address but no name except the machine's own", () => {
     const open = { ...config, host: "::", insecure: true };
     const guard = guardOf({ config: open, isLoopback: () => false });
     for (const host of ["10.0.0.1", "[fe80::1]", hostname()])
@@ -128,7 +128,7 @@ describe("the guard", () => {
     expect(named(headers({ host: "10.0.0.1" }))).toMatchObject({ code: "forbidden_host" });
   });
 
-  test("with a token looks at nothing but the token", () => {
+  test("ignores Host and Origin if there is a token", () => {
     const guard = guardOf({ config: { ...config, token: "t" }, isLoopback: () => false });
     expect(guard(headers({ authorization: "Bearer t", host: "evil", origin: "http://evil" }))).toBeNull();
     for (const authorization of ["Bearer", "Bearer tt", "Bearer T", "t", "Basic t"])

@@ -1,4 +1,4 @@
-/** The groups of a batch on their way to the journal, and what its response says of them. */
+/** How the events of a batch reach the journal in groups, and what the batch's response says. */
 import { expect, test } from "bun:test";
 import { type Outcome, parseEvent } from "../../src/event/event.ts";
 import { type Appended, Batch } from "../../src/http/batch.ts";
@@ -46,7 +46,7 @@ test("a group is appended when it has 1,024 events or 1 MiB, and the rest at the
   expect(JSON.parse((await ended) as string)).toMatchObject({ accepted: 2003, first_seq: 1, last_seq: 2003 });
 });
 
-test("a batch has an end only when everything under way is committed", async () => {
+test("a batch ends only when all its appends have committed", async () => {
   const { batch, appends } = setUp();
   await batch.add(outcomeOf("{}"), 0);
   let ended = false;
@@ -60,7 +60,7 @@ test("a batch has an end only when everything under way is committed", async () 
   expect(await end).toBeString();
 });
 
-test("the response counts new, repeated and refused events, and names as many errors as may be", async () => {
+test("the response counts new, repeated and refused events, and names a bounded number of errors", async () => {
   const { batch, appends, metrics } = setUp({ errorsMax: 1 });
   const bodies = ["{}", '{"id":"repeat"}', "5", "6"];
   for (const [index, body] of bodies.entries()) batch.add(outcomeOf(body), index);
@@ -77,9 +77,12 @@ test("the response counts new, repeated and refused events, and names as many er
   });
 });
 
-test("a batch without any event is refused, and says what its first error was", async () => {
+test("a batch without any event is refused with its first error", async () => {
   const empty = setUp();
-  expect(await empty.batch.end()).toMatchObject({ code: "not_an_event", detail: "the batch holds no event" });
+  expect(await empty.batch.end()).toMatchObject({
+    code: "not_an_event",
+    detail: "the batch contains no event",
+  });
   const wrong = setUp();
   wrong.batch.add(outcomeOf("7"), 0);
   expect(await wrong.batch.end()).toMatchObject({
@@ -89,7 +92,7 @@ test("a batch without any event is refused, and says what its first error was", 
   });
 });
 
-test("a batch that is refused in its middle keeps what was accepted, and takes nothing more", async () => {
+test("a batch that is refused in the middle keeps what was accepted and takes nothing more", async () => {
   const { batch, appends, state } = setUp();
   for (let index = 0; index < 1024; index++) await batch.add(outcomeOf("{}"), index);
   appends[0]?.commit();

@@ -1,4 +1,4 @@
-/** Bodies before anybody looks into them. */
+/** Media type, encoding and size of bodies. */
 import { expect, test } from "bun:test";
 import { formOf, refusedEncoding, wholeBody } from "../../src/http/body.ts";
 import { jsonOf } from "../../src/http/json.ts";
@@ -12,7 +12,7 @@ function streamOf(...chunks: string[]): ReadableStream<Uint8Array> {
   });
 }
 
-test("a Content-Type is JSON, NDJSON, or nothing that is taken", () => {
+test("a Content-Type is JSON, NDJSON or not supported", () => {
   const json = [null, "", "application/json", "APPLICATION/JSON ; charset=utf8", "application/a.b+json"];
   for (const type of json) expect([type, formOf(type)]).toEqual([type, "json"]);
   for (const type of ["application/x-ndjson", "application/ndjson", 'application/jsonl;charset="UTF-8"'])

@@ -24,7 +24,7 @@ describe("/api/chat", () => {
     http.post(body, { path: "/api/chat", headers });
   const STREAM = { accept: "text/event-stream" };
 
-  test("answers as documented", async () => {
+  test("responds as documented", async () => {
     await using http = start();
     learn(http, "Refund", { order: "A1", reason: "x" });
     http.model.found = { intent: "Refund", slots: [{ name: "order", value: "B-77" }] };
@@ -49,7 +49,7 @@ describe("/api/chat", () => {
     expect(metrics).toContain('gateway_http_requests_total{route="/api/chat",status="2xx"} 2');
   });
 
-  test("streams state, pieces and the whole, while they come", async () => {
+  test("streams the state and the pieces as they come, and the whole text at the end", async () => {
     await using http = start();
     const gate = Promise.withResolvers<void>();
     http.model.pieces = ["Um ", "<i>", "dois</i>"];
@@ -63,7 +63,7 @@ describe("/api/chat", () => {
       ["text", { content: "dois" }],
       ["done", { role: "assistant", content: "Um dois", ...state }],
     ]);
-    // The first words are there before the last ones are made.
+    // The first piece arrives before the last one is made.
     http.model.pieces = ["Primeiro"];
     const model = http.model;
     model.stream = async function* () {
@@ -82,7 +82,7 @@ describe("/api/chat", () => {
     expect(eventsOf(text).at(-1)?.[1].content).toBe("Primeiro e último");
   });
 
-  test("without a model is 503 llm_unavailable, and says what to start, streamed or not", async () => {
+  test("without a model is 503 llm_unavailable with advice, streamed or not", async () => {
     await using http = start({}, { noModel: true });
     for (const headers of [{}, STREAM]) {
       const answer = await chat(http, '{"msg":"Oi"}', headers);
@@ -92,7 +92,7 @@ describe("/api/chat", () => {
     }
   });
 
-  test("that fails in the middle of a stream ends it with the problem", async () => {
+  test("that fails in the middle of a stream ends the stream with the problem", async () => {
     await using http = start();
     const detail = "reset by peer";
     const unavailable = { code: "llm_unavailable", operation: "llm: ask", object: "stub", detail } as const;
@@ -104,7 +104,7 @@ describe("/api/chat", () => {
       code: "llm_unavailable",
       detail: "reset by peer",
     });
-    // A mistake of ours is logged, and told without its details.
+    // An unexpected failure is logged, and its details do not reach the client.
     http.model.pieces = ["Um", new TypeError("secret detail")];
     const mistake = await (await chat(http, '{"msg":"Oi"}', STREAM)).text();
     expect(eventsOf(mistake).at(-1)?.[1]).toMatchObject({ status: 500, code: "internal" });
@@ -113,7 +113,7 @@ describe("/api/chat", () => {
     await problem(await chat(http, '{"msg":"Oi"}'), 500, "internal");
   });
 
-  test("a client that goes away ends the question to the model", async () => {
+  test("a client that closes the connection ends the call of the model", async () => {
     await using http = start();
     http.model.pieces = Array(1_000).fill("mais ");
     http.model.hold = Promise.withResolvers<void>().promise;
@@ -152,7 +152,7 @@ describe("/api/chat", () => {
       const reader = reply.body.getReader();
       http.model.hold = hold;
       await reader.read();
-      // The first piece is there already; the next one is what the model is waited for.
+      // The first piece is already there; the second one is still held back by the model.
       const held = http.model.held + (hold === null ? 0 : 1);
       if (hold !== null) await reader.read();
       await until("the model to be waited for", () => http.model.held === held);
@@ -162,7 +162,7 @@ describe("/api/chat", () => {
     }
   });
 
-  test("is refused with a problem where the request is none", async () => {
+  test("refuses a malformed request with a problem", async () => {
     await using http = start();
     const refused = async (body: string, status: number, code: string, headers = {}): Promise<string> =>
       String((await problem(await chat(http, body, headers), status, code)).detail);
@@ -185,7 +185,7 @@ describe("/api/chat", () => {
     await problem(await http.post(latin, { path: "/api/chat" }), 400, "malformed");
   });
 
-  test("is bounded where the body's size is not said", async () => {
+  test("bounds a body of unknown size", async () => {
     await using http = start();
     const endless = new ReadableStream<Uint8Array>({
       pull: (controller) => controller.enqueue(new Uint8Array(16_384).fill(32)),
@@ -195,7 +195,7 @@ describe("/api/chat", () => {
     expect(http.model.streamed).toEqual([]);
   });
 
-  test("a conversation that is being answered is 503, and so is the end of the gateway", async () => {
+  test("a second turn of a conversation is 503 while the first runs, and every turn is during a drain", async () => {
     await using http = start();
     http.model.hold = Promise.withResolvers<void>().promise;
     const first = chat(http, '{"msg":"Oi","session_id":"a"}');

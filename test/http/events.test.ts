@@ -9,7 +9,7 @@ import { failure, get, problem, StubStore, start } from "./stubs.ts";
 setDefaultTimeout(60_000);
 
 describe("reads of events", () => {
-  test("/api/events hands its filters to the store and tells its lag", async () => {
+  test("/api/events passes its filters to the store and reports the store's lag", async () => {
     await using http = start();
     const store = http.store as StubStore;
     store.lag = 3;
@@ -26,7 +26,7 @@ describe("reads of events", () => {
     ]);
   });
 
-  test("a parameter that is wrong, unknown or given twice is 400 and named", async () => {
+  test("a parameter that is invalid, unknown or repeated is 400 and named", async () => {
     await using http = start();
     const wrong: [path: string, name: string][] = [
       ["/api/events?limit=0", "limit"],
@@ -106,7 +106,7 @@ describe("a store that is not open yet", () => {
     expect(await page).toMatchObject({ code: "store_unavailable", hint: "see /ready" });
   });
 
-  test("is not waited for by a gateway that stops", async () => {
+  test("is not waited for if the gateway is stopping", async () => {
     const { clock, state, events } = reads();
     const page = events.page(request);
     state.stopping = true;

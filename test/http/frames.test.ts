@@ -7,7 +7,7 @@ import { get, problem, start } from "./stubs.ts";
 setDefaultTimeout(60_000);
 
 describe("reads of frames", () => {
-  test("frames come as JSON with every field, or raw as they are in the ring", async () => {
+  test("frames are JSON with every field, or the bytes of the ring", async () => {
     await using http = start();
     const physics: Physics = {
       delta_time: -6.9077554,
@@ -46,7 +46,7 @@ describe("reads of frames", () => {
     http.pipeline.frameBytes = bytes;
     const answer = await get(`${http.url}/api/frames?after=99&limit=40`);
     expect(answer.headers.get("content-type")).toBe("application/json");
-    // biome-ignore lint/suspicious/noExplicitAny: each member that matters is looked at below.
+    // biome-ignore lint/suspicious/noExplicitAny: each member that matters is checked below.
     const body = (await answer.json()) as { next: string; frames: any[] };
     expect(body.next).toBe("139");
     expect(body.frames).toHaveLength(40);
@@ -85,7 +85,7 @@ describe("reads of frames", () => {
     expect(await (await get(`${http.url}/api/frames`)).text()).toBe('{"frames":[],"next":null}');
   });
 
-  test("many frames come in pieces that are cut nowhere, few with their length", async () => {
+  test("many frames come in pieces of whole frames, a few with a Content-Length", async () => {
     await using http = start();
     const bytes = new Uint8Array(601 * FRAME_BYTES);
     const view = new DataView(bytes.buffer);
@@ -107,7 +107,7 @@ describe("reads of frames", () => {
     expect(few.headers.get("content-length")).toBe(String(FRAME_BYTES));
   });
 
-  test("an empty answer says, in both forms, how far the frames go and whose they are", async () => {
+  test("an empty run has the head and the journal id in its headers, in both forms", async () => {
     await using http = start();
     http.pipeline.next = 2 ** 32 + 5;
     for (const accept of ["application/json", "application/vnd.cs-physics.frames"]) {
@@ -119,7 +119,7 @@ describe("reads of frames", () => {
     }
   });
 
-  test("labels are what stands beside the ring, for who has the token", async () => {
+  test("labels are the content of the file beside the ring, and need the token", async () => {
     await using open = start();
     const answer = await get(`${open.url}/api/labels`);
     expect(answer.headers.get("content-type")).toBe("application/json");

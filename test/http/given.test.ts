@@ -12,11 +12,11 @@ function eventOf(json: string) {
   return event;
 }
 
-test("a request without key headers and query says nothing, at no cost", () => {
+test("a request without key headers and query gives nothing and allocates nothing", () => {
   expect(given({})).toBe(given({ "content-type": "application/json" }));
 });
 
-test("type, wait and keys are read; parameters that are not ours pass", () => {
+test("type, wait and keys are read; other parameters are ignored", () => {
   expect(given({ "idempotency-key": "i", "webhook-id": "w" }, "type=T&wait=enriched&hub.mode=x")).toEqual({
     type: "T",
     waits: true,
@@ -28,7 +28,7 @@ test("type, wait and keys are read; parameters that are not ours pass", () => {
   expect(given({ "webhook-id": "" }, "wait=")).toEqual({ type: null, waits: false, keys: [] });
 });
 
-test("a key that is too long, a type that cannot be and another wait are refused", () => {
+test("a key or type that is too long and an unknown wait are refused", () => {
   expect(given({ "webhook-id": "k".repeat(1024) })).not.toHaveProperty("code");
   for (const refused of [
     given({ "webhook-id": "k".repeat(1025) }),
@@ -38,7 +38,7 @@ test("a key that is too long, a type that cannot be and another wait are refused
     expect(refused).toMatchObject({ code: "bad_parameter" });
 });
 
-test("an event keeps what it says itself, and gets type and key from its request otherwise", () => {
+test("an event keeps its own type and key, and otherwise gets those of its request", () => {
   const request = { type: "T", waits: false, keys: [{ kind: "webhook-id", value: "w" }] };
   const bare = eventOf("{}");
   complete(bare, request, null);

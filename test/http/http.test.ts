@@ -6,8 +6,8 @@ import { failure, feed, get, lines, problem, raw, start, until } from "./stubs.t
 // The machine may be busy.
 setDefaultTimeout(60_000);
 
-describe("when it cannot be taken", () => {
-  test("the pipeline's refusal is a 503 that says when to come again", async () => {
+describe("an event that cannot be accepted", () => {
+  test("a refusal of the pipeline is a 503 with its Retry-After", async () => {
     await using http = start();
     http.pipeline.refusal = { code: "overloaded", detail: "too many wait", retryAfterSeconds: 7 };
     const answer = await http.post("{}");
@@ -41,7 +41,7 @@ describe("when it cannot be taken", () => {
     expect(http.logged.filter((line) => line.startsWith("error") && line.includes("secret"))).toHaveLength(2);
   });
 
-  test("a stream that is stopped in its middle says what was accepted", async () => {
+  test("a stream that is refused in the middle says what was accepted", async () => {
     await using http = start();
     const stream = feed();
     const answer = http.postLines(stream.body);
@@ -67,7 +67,7 @@ describe("when it cannot be taken", () => {
     expect((await fetch(`${http.url}/health`)).status).toBe(200);
   });
 
-  test("a drain answers who waits for an enrichment", async () => {
+  test("a drain ends the wait for an enrichment", async () => {
     await using http = start();
     http.pipeline.silent = true;
     const answer = http.post("{}", { path: "/ingest?wait=enriched" });
@@ -77,7 +77,7 @@ describe("when it cannot be taken", () => {
     expect(await (await answer).json()).toMatchObject({ seq: 1, enrichment: null });
   });
 
-  test("a stop lets what is running finish, and then nobody listens", async () => {
+  test("a stop lets requests under way finish, and then nothing listens", async () => {
     const http = start();
     let release = (): void => undefined;
     http.journal.hold = new Promise((done) => {
@@ -93,7 +93,7 @@ describe("when it cannot be taken", () => {
     expect(fetch(`${http.url}/health`)).rejects.toThrow();
   });
 
-  test("a port in use is told as such", async () => {
+  test("a port in use is a start error of its own", async () => {
     await using http = start();
     const port = http.server.port;
     expect(() => start({ port })).toThrow(GatewayError);
@@ -107,7 +107,7 @@ describe("when it cannot be taken", () => {
 });
 
 describe("requests", () => {
-  test("a request's id is given back where it is sane, else made", async () => {
+  test("a response has the request's id if that is harmless, else a new one", async () => {
     await using http = start();
     const idOf = async (id: string) =>
       (await fetch(`${http.url}/health`, { headers: { "x-request-id": id } })).headers.get("x-request-id");
@@ -148,7 +148,7 @@ describe("requests", () => {
     expect(await raw(http.server.port, odd)).toHaveProperty("status", 404);
   });
 
-  test("a refused body is not in the way of the connection's next request", async () => {
+  test("a refused body does not disturb the connection's next request", async () => {
     await using http = start();
     const refused = `POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 300000\r\n\r\n${"x".repeat(300_000)}`;
     const next = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";

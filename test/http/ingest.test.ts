@@ -10,7 +10,7 @@ setDefaultTimeout(60_000);
 const MIB = 1024 * 1024;
 
 describe("one event", () => {
-  test("is answered as documented, byte for byte", async () => {
+  test("has the documented response, byte for byte", async () => {
     await using http = start();
     const first = await http.post('{"type":"UserMessage","id":"a\\"b","message":"Olá"}');
     expect(first.status).toBe(200);
@@ -27,7 +27,7 @@ describe("one event", () => {
     expect(await repeat.json()).toMatchObject({ seq: 1, duplicate: true });
   });
 
-  test("gets the type of ?type= where it brings none", async () => {
+  test("gets the type of ?type= if it has none", async () => {
     await using http = start();
     const typed = await http.post("{}", { path: "/ingest?type=Pedido%20novo&other=1" });
     expect(await typed.json()).toMatchObject({ event_type: "Pedido novo" });
@@ -55,7 +55,7 @@ describe("one event", () => {
     );
   });
 
-  test("waits for its enrichment when asked to, and is answered with the brain's type", async () => {
+  test("waits for its enrichment with ?wait=enriched, and then has the brain's type", async () => {
     await using http = start();
     const provenance = { embedder: "hashing-1024-v1" };
     const enrichment = { frame_id: 9, intent: null, sentiment: -0.5, confidence: null, provenance };
@@ -101,7 +101,7 @@ describe("one event", () => {
 });
 
 describe("a batch", () => {
-  test("is answered as documented, with each refused element named", async () => {
+  test("has the documented response, which names each refused element", async () => {
     await using http = start();
     await http.post('{"id":"known"}');
     const answer = await http.post('[{"a":1},{"id":"known"},5,{"a":1e400},{"__proto__":{"x":1}}]');
@@ -123,7 +123,7 @@ describe("a batch", () => {
     ]);
   });
 
-  test("of which nothing is an event is 422, an empty one too", async () => {
+  test("without any event is 422, and so is an empty one", async () => {
     await using http = start();
     const body = await problem(await http.post("[1,2]"), 422, "not_an_event");
     expect(body).toMatchObject({ accepted: 0, rejected: 2, first_seq: null });
@@ -132,7 +132,7 @@ describe("a batch", () => {
     expect(http.journal.kept).toHaveLength(0);
   });
 
-  test("of which all are repeats is 200", async () => {
+  test("that consists of repeats is 200", async () => {
     await using http = start();
     const headers = { "idempotency-key": "k" };
     expect(await (await http.post("[{},{}]", { headers })).json()).toMatchObject({
@@ -150,7 +150,7 @@ describe("a batch", () => {
     expect(http.journal.kept.map(({ key }) => key)).toEqual(["idempotency-key[0]:k", "idempotency-key[1]:k"]);
   });
 
-  test("names at most 100 errors and counts all", async () => {
+  test("names at most 100 errors and counts all of them", async () => {
     await using http = start();
     const answer = await http.post(`[{},${Array(250).fill("0").join(",")}]`);
     const body = (await answer.json()) as { rejected: number; errors: { index: number }[] };
@@ -158,7 +158,7 @@ describe("a batch", () => {
     expect(body.errors.map(({ index }) => index)).toEqual(Array.from({ length: 100 }, (_, n) => n + 1));
   });
 
-  test("is appended in groups of at most 1,024, in its order", async () => {
+  test("is appended in its order, in groups of at most 1,024 events", async () => {
     await using http = start();
     const array = `[${Array.from({ length: 5000 }, (_, n) => `{"n":${n}}`).join(",")}]`;
     expect(await (await http.post(array)).json()).toMatchObject({
@@ -177,7 +177,7 @@ describe("a batch", () => {
 });
 
 describe("NDJSON", () => {
-  test("with one bad line of 1,000 keeps the 999 others and names the bad one", async () => {
+  test("with one bad line in 1,000 keeps the 999 others and names the bad one", async () => {
     await using http = start();
     const answer = await http.postLines(lines(1000, (n) => (n === 17 ? '{"broken' : `{"n":${n}}`)));
     expect(answer.status).toBe(200);
@@ -215,7 +215,7 @@ describe("NDJSON", () => {
     );
   });
 
-  test("is taken while it comes, not at its end", async () => {
+  test("is accepted while it arrives, not at its end", async () => {
     await using http = start();
     const stream = feed();
     const answer = http.postLines(stream.body);
@@ -241,7 +241,7 @@ describe("NDJSON", () => {
     expect((await http.postLines(lines(101, () => line))).status).toBe(200);
   });
 
-  test("of a client that goes away is kept up to its last whole line", async () => {
+  test("is kept up to its last whole line if the client closes the connection", async () => {
     await using http = start();
     const socket = connect(http.server.port, "127.0.0.1");
     const head =
@@ -332,7 +332,7 @@ describe("bad input", () => {
     await problem(await http.postLines(chunked.body), 400, "malformed");
   });
 
-  test("a Content-Type, charset or Content-Encoding that is not taken is 415", async () => {
+  test("a Content-Type, charset or Content-Encoding that is not supported is 415", async () => {
     await using http = start();
     const types = [
       "text/plain",
@@ -355,7 +355,7 @@ describe("bad input", () => {
     expect((await http.post("{}", { headers: { "content-encoding": "identity" } })).status).toBe(200);
   });
 
-  test("an array of more than 64 MiB is 413, whether its size is told or not", async () => {
+  test("an array of more than 64 MiB is 413, with or without a Content-Length", async () => {
     await using http = start();
     const told = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 67108865\r\n\r\n[";
     expect(await raw(http.server.port, told)).toMatchObject({ status: 413 });
@@ -370,12 +370,12 @@ describe("bad input", () => {
     await problem(await http.post(body), 413, "too_large");
   });
 
-  test("an array of 60 MiB is taken, and another connection is answered all the while", async () => {
+  test("an array of 60 MiB is accepted while another connection is being answered", async () => {
     await using http = start();
     http.journal.keepBodies = false;
     const element = `{"type":"UserMessage","message":"${"olá, bom dia ".repeat(20)}","n":[1,2,{"x":null}]}`;
     const count = Math.floor((60 * MIB) / (Buffer.byteLength(element) + 1));
-    // From another process: the client's own work must not be taken for the server's.
+    // The client is another process, so that its own work does not hold up the server's thread.
     const script = `const [url, size, element] = process.argv.slice(1);
       const body = Buffer.from("[" + Array(Number(size)).fill(element).join(",") + "]");
       const answer = await fetch(url, { method: "POST", body, headers: { "content-type": "application/json" } });
@@ -390,12 +390,12 @@ describe("bad input", () => {
     }
     const printed = await new Response(child.stdout).text();
     expect(printed).toStartWith(`200 {"status":"received","accepted":${count},"duplicates":0,"rejected":0`);
-    // bench/stall.ts measures how long they wait; here only who waits for whom is looked at.
+    // bench/stall.ts measures how long pings wait. This test only shows that they are answered in between.
     const meanwhile = new Set(pings.filter((appended) => appended > 0 && appended < groups));
     expect(meanwhile.size).toBeGreaterThan(10);
   });
 
-  test("an array of which nothing is taken does not keep other connections waiting either", async () => {
+  test("an array without any event does not keep other connections waiting either", async () => {
     await using http = start();
     const count = 1_500_000;
     const answer = http.post(`[${"0,".repeat(count - 1)}0]`);
@@ -409,7 +409,7 @@ describe("bad input", () => {
     expect(meanwhile.size).toBeGreaterThan(3);
   });
 
-  test("large bodies that together do not fit are told to come later", async () => {
+  test("large bodies that together exceed their bound are 503", async () => {
     await using http = start();
     const sockets = [64, 31].map((mib) => {
       const socket = connect(http.server.port, "127.0.0.1");

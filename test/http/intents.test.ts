@@ -14,7 +14,7 @@ describe("/api/intents", () => {
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
 
-  test("keeps examples under any label, lists them, and lets them go", async () => {
+  test("keeps examples under any label, lists them and deletes them", async () => {
     await using http = start();
     const label = "Plano / cancelar ção";
     const path = encodeURIComponent(label);
@@ -49,22 +49,22 @@ describe("/api/intents", () => {
     });
   });
 
-  test("says 202 where a change is kept and not in force yet", async () => {
+  test("responds with 202 if a change is kept but not yet in force", async () => {
     await using http = start();
     http.intents.inForce = false;
     const kept = await put(http, "a", { examples: ["x"] });
     expect([kept.status, ((await kept.json()) as { in_force: boolean }).in_force]).toEqual([202, false]);
   });
 
-  test("refuses with a reason what it cannot take, and keeps nothing of it", async () => {
+  test("refuses what it cannot accept with a reason, and keeps nothing of it", async () => {
     await using http = start();
     const cases: [label: string, body: unknown, status: number, code: string, detail: RegExp][] = [
-      ["a", "{", 400, "malformed", /no JSON/],
+      ["a", "{", 400, "malformed", /not JSON/],
       ["a", [], 422, "invalid_body", /examples/],
       ["a", {}, 422, "invalid_body", /examples/],
-      ["a", { examples: "x" }, 422, "invalid_body", /no list/],
+      ["a", { examples: "x" }, 422, "invalid_body", /not a list/],
       ["a", { examples: [] }, 422, "invalid_body", /no examples/],
-      ["a", { examples: ["x", 1] }, 422, "invalid_body", /examples\.1: .*no string/],
+      ["a", { examples: ["x", 1] }, 422, "invalid_body", /examples\.1: .*not a string/],
       ["a", { examples: [" "] }, 422, "invalid_body", /empty/],
       ["a", '{"examples":["\\ud800"]}', 422, "invalid_body", /half/],
       ["a", { examples: ["x".repeat(201)] }, 422, "invalid_body", /more than 200 characters/],
@@ -73,9 +73,9 @@ describe("/api/intents", () => {
       ["a", `{"examples":["${"x".repeat(1_100_000)}"]}`, 413, "too_large", /1048576 bytes/],
       ["", { examples: ["x"] }, 400, "bad_parameter", /label/],
       ["%ff", { examples: ["x"] }, 400, "bad_parameter", /percent-encoded/],
-      ["%20a", { examples: ["x"] }, 400, "bad_parameter", /cannot be/],
-      ["a%0Ab", { examples: ["x"] }, 400, "bad_parameter", /cannot be/],
-      ["x".repeat(129), { examples: ["x"] }, 400, "bad_parameter", /cannot be/],
+      ["%20a", { examples: ["x"] }, 400, "bad_parameter", /not allowed/],
+      ["a%0Ab", { examples: ["x"] }, 400, "bad_parameter", /not allowed/],
+      ["x".repeat(129), { examples: ["x"] }, 400, "bad_parameter", /not allowed/],
       ["a?b=c", { examples: ["x"] }, 400, "bad_parameter", /no parameter/],
     ];
     for (const [label, body, status, code, detail] of cases) {
@@ -95,7 +95,7 @@ describe("/api/intents", () => {
     expect(http.intents.kept.size).toBe(0);
   });
 
-  test("changes nothing while the gateway takes nothing, or the journal fails", async () => {
+  test("changes nothing while the gateway accepts nothing or the journal fails", async () => {
     await using http = start();
     http.pipeline.refusal = { code: "disk_full", detail: "no room", retryAfterSeconds: 5 };
     const refused = await put(http, "a", { examples: ["x"] });

@@ -1,4 +1,4 @@
-/** The table of metrics against a running gateway, and against what /metrics said before there was a table. */
+/** Compares the table of metrics with a running gateway, and with what /metrics showed before the table existed. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +18,7 @@ interface MetricsJson {
   readonly gauges: Readonly<Record<string, number>>;
 }
 
-/** A gateway from the sources with every part that counts: --reembed, a budget, a model that is away. */
+/** Runs a gateway from the sources in which every part counts: --reembed, a budget, an endpoint that does not answer. */
 async function recordMetrics(folder: string): Promise<{ json: MetricsJson; text: string }> {
   const log = join(folder, "log");
   await Bun.write(log, "");
@@ -70,10 +70,10 @@ describe("the table of metrics", () => {
     expect(typeOf(gauges)).toEqual(Object.keys(gauges).map((name) => `${name} gauge`));
   });
 
-  test("has nothing that a running gateway does not show", () => {
+  test("has no metric that a running gateway does not show", () => {
     const shown = new Set([...recorded.text.matchAll(/^# TYPE gateway_(\w+) /gm)].map(([, name]) => name));
     const missing = Object.keys(table).filter((name) => !shown.has(name));
-    // Reasons appear with the first failure; this model was never called.
+    // A reason appears with its first failure, and this gateway never called a model.
     expect(missing).toEqual(["llm_failed_REASON_total"]);
   });
 
@@ -91,7 +91,7 @@ describe("the table of metrics", () => {
     expect(Object.fromEntries(labels)).toEqual(Object.fromEntries(declared));
   });
 
-  test("leaves what /metrics showed before there was a table: names, types, labels", () => {
+  test("keeps the names, types and labels that /metrics had before the table existed", () => {
     const before = readFileSync(join(ROOT, "test/fixtures/metric-names.txt"), "utf8").trimEnd().split("\n");
     const now = recorded.text
       .replace(`version="${packageJson.version}"`, 'version="VERSION"')
@@ -111,7 +111,7 @@ test("every HELP is one sentence on one line, and says more than the name", () =
   }
 });
 
-test("a family's row stands for each of its names, and for no other", () => {
+test("the row of a family applies to each of its names and to no other", () => {
   expect(metricOf("llm_failed_rate_limited_total")).toBe(METRICS.llm_failed_REASON_total);
   for (const name of ["llm_failed_total", "llm_failed_X_total", "toString", "constructor", "nothing"])
     expect([name, metricOf(name)]).toEqual([name, null]);

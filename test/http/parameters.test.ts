@@ -20,7 +20,7 @@ test("an unknown parameter is refused by its name, with a list of the known ones
     detail: expect.stringContaining('"colour"'),
     hint: expect.stringContaining("limit, q"),
   });
-  expect(parameterless("x=1")).toMatchObject({ code: "bad_parameter", hint: "this route takes none" });
+  expect(parameterless("x=1")).toMatchObject({ code: "bad_parameter", hint: "it takes no parameters" });
   expect(parameterless("")).toBeNull();
 });
 

@@ -42,9 +42,9 @@ test("a refusal has its code's status, its text, and the headers that belong to 
   }
 });
 
-test("the text of a problem has the members of RFC 9457, and those of its refusal after them", () => {
+test("the text of a problem has the members of RFC 9457, followed by those of its refusal", () => {
   expect(problemText({ code: "not_found", detail: "no x", members: { accepted: 0 } })).toBe(
-    '{"type":"urn:one-file-gateway:problem:not_found","title":"Nothing is here","status":404,' +
+    '{"type":"urn:one-file-gateway:problem:not_found","title":"There is nothing here","status":404,' +
       '"code":"not_found","detail":"no x","hint":null,"accepted":0}',
   );
 });
@@ -75,7 +75,7 @@ test("each code of a 503 is logged once a second at most, and 4xx never", async 
   expect(logged).toHaveLength(3);
 });
 
-test("a failure of a known kind says what it says, and one that nobody expected only where to look", async () => {
+test("a GatewayError gives its detail and hint, an unexpected failure only the request's id", async () => {
   const { problems, logged, metrics } = setUp();
   const known = new GatewayError({
     ...{ code: "journal_failed", operation: "journal: append", object: "/secret/path" },
@@ -92,7 +92,7 @@ test("a failure of a known kind says what it says, and one that nobody expected 
   expect(metrics.aborted).toBe(0);
 });
 
-test("a client that went away is counted, and neither logged nor counted as refused", () => {
+test("a request whose client closed the connection is counted as aborted and nothing else", () => {
   const { problems, logged, metrics } = setUp();
   const response = problems.failed(0, new DOMException("gone", "AbortError"), "id");
   expect(response.status).toBe(400);

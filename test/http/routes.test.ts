@@ -1,4 +1,4 @@
-/** The table of routes, and what is derived from it. */
+/** The table of routes and what is derived from it. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,7 +11,7 @@ setDefaultTimeout(60_000);
 const rows: readonly Route[] = ROUTES;
 
 describe("the table of routes", () => {
-  test("has each method of a path once, and one need for a token a path", () => {
+  test("has each method of a path once, and all rows of a path agree on the token", () => {
     const keys = rows.map(({ method, path }) => `${method} ${path}`);
     expect(new Set(keys).size).toBe(keys.length);
     for (const { path, token } of rows) expect(routesAt(path)?.routes.token).toBe(token);
@@ -22,7 +22,7 @@ describe("the table of routes", () => {
     expect(rows.filter(({ token }) => !token).map(({ path }) => path)).toEqual(["/health", "/ready"]);
   });
 
-  test("names the routes of /metrics, in the order in which they have always been there", () => {
+  test("gives /metrics the names of its routes in a fixed order", () => {
     expect(ROUTE_NAMES).toEqual([
       "/ingest",
       "/api/events",
@@ -50,7 +50,7 @@ describe("the table of routes", () => {
     expect(allow("/api/intents/x")).toBe("GET, HEAD, PUT, DELETE, OPTIONS");
   });
 
-  test("every row of it stands in the README", () => {
+  test("is in the README, row by row", () => {
     const readme = readFileSync(join(import.meta.dir, "../../README.md"), "utf8");
     const table = readme.slice(readme.indexOf("\n## HTTP"), readme.indexOf("\n## The frame"));
     // A cell lists several methods of one path as "`GET`, `PUT /path`".
@@ -91,7 +91,7 @@ describe("the lookup of a path", () => {
     expect(routesAt("/api/intents/")?.parameter).toBe("");
   });
 
-  test("finds nothing at paths that are no route", () => {
+  test("finds nothing at a path that is not a route", () => {
     for (const path of ["/", "/ingest/", "/api", "/api/eventsx", "/health/", "/metrics/x"])
       expect(routesAt(path)).toBeNull();
   });

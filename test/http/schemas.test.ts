@@ -9,7 +9,7 @@ import { learn, problem, start } from "./stubs.ts";
 setDefaultTimeout(60_000);
 
 describe("/api/schemas", () => {
-  test("lists what was learned, and shows one type by its name in any spelling of the path", async () => {
+  test("lists all types, and shows one by its name in any encoding of the path", async () => {
     await using http = start();
     expect(await (await fetch(`${http.url}/api/schemas`)).json()).toEqual({ schemas: [] });
     learn(http, "Order", { id: 7, note: null });
@@ -80,7 +80,7 @@ describe("/api/schemas", () => {
     expect((await fetch(`${http.url}/api/schemas/Order`, { method: "HEAD" })).status).toBe(200);
   });
 
-  test("needs the token where there is one", async () => {
+  test("needs the token if there is one", async () => {
     await using http = start({ token: "secret" });
     await problem(await fetch(`${http.url}/api/schemas`), 401, "unauthorized");
     await problem(await fetch(`${http.url}/api/schemas/Order`), 401, "unauthorized");
@@ -111,7 +111,7 @@ describe("the text of all schemas", () => {
     return pieces;
   }
 
-  test("comes in pieces of 64 Ki characters and one schema at most", async () => {
+  test("comes in pieces of at most 64 Ki characters and one schema", async () => {
     const types = Array.from({ length: 40 }, (_, n) => `Type${n}`);
     const pieces = await piecesOf(reads(types, 10_000));
     expect(pieces.length).toBe(6);

@@ -10,7 +10,7 @@ import { get, start } from "./stubs.ts";
 setDefaultTimeout(60_000);
 
 describe("the state of the gateway", () => {
-  test("health, readiness and configuration", async () => {
+  test("health, readiness and configuration are shown", async () => {
     await using http = start();
     expect(await (await get(`${http.url}/health`)).text()).toBe('{"status":"ok"}');
     const ready = await get(`${http.url}/ready`);
@@ -19,7 +19,7 @@ describe("the state of the gateway", () => {
     expect(await (await get(`${http.url}/api/config`)).json()).toEqual({ port: 1, token: "set" });
   });
 
-  test("metrics are Prometheus text whose every name has HELP and TYPE, or JSON", async () => {
+  test("metrics are JSON, or Prometheus text in which every name has HELP and TYPE", async () => {
     await using http = start();
     await http.post('{"message":5}');
     await http.post("{");
@@ -51,7 +51,7 @@ describe("the state of the gateway", () => {
       http: { ack_ms: { count: 1 } },
     });
   });
-  test("tells what the traffic has changed, and counts it", async () => {
+  test("the Snapshot is in the JSON, with its drift and with the counters of chat", async () => {
     await using http = start();
     const headers = { accept: "application/json" };
     const snapshot = (await (await fetch(`${http.url}/metrics`, { headers })).json()) as {

@@ -1,4 +1,4 @@
-/** What the tests of `http` put around it: a journal in memory, a pipeline without parts, and bare sockets. */
+/** What the tests of `http` need around it: a journal in memory, a pipeline without parts, bare sockets. */
 import { expect } from "bun:test";
 import { connect } from "node:net";
 import * as v from "valibot";
@@ -22,15 +22,15 @@ export interface Kept {
   receivedUs: number;
 }
 
-/** Commits, like the real one, at the next setImmediate; knows repeats; fails on request. */
+/** Commits at the next setImmediate, as the real journal does. Knows repeats, and fails on request. */
 export class MemoryJournal {
   readonly journalId = 3_000_000_000;
   kept: Kept[] = [];
-  /** Sizes of the appends. */
+  /** How many events each append had. */
   appends: number[] = [];
   keepBodies = true;
   failWith: GatewayError | Error | null = null;
-  /** While set, commits wait for it. */
+  /** Commits wait for this promise, if there is one. */
   hold: Promise<void> | null = null;
   readonly #byKey = new Map<string, Kept>();
 
@@ -70,7 +70,7 @@ export class MemoryJournal {
 export class StubPipeline {
   refusal: Refusal | null = null;
   enrichment: Enrichment | null = null;
-  /** While true, enrichedWithin waits for its time to pass. */
+  /** Whether enrichedWithin returns only after its timeout. */
   silent = false;
   frameBytes: Uint8Array = new Uint8Array(0);
   asked: { after: number | null; limit: number }[] = [];
@@ -124,7 +124,7 @@ export class StubPipeline {
   }
 }
 
-/** Examples in memory; in force at once, or not. */
+/** Examples in memory. Tests decide whether a change is in force at once. */
 export class StubIntents {
   readonly kept = new Map<string, readonly string[]>();
   inForce = true;
@@ -186,21 +186,21 @@ export class StubStore {
 type Asked = Parameters<ChatModel["ask"]>[0];
 type Streamed = Parameters<ChatModel["stream"]>[0];
 
-/** A language model that says what the test wants; its answers are checked by the schema that it is given. */
+/** A language model whose replies the test decides. A reply is checked by the schema of its question. */
 export class StubModel implements ChatModel {
   state = { name: "ok", detail: "" };
-  /** What is answered to `ask`: unchecked JSON, or a refusal's word. */
+  /** The reply to `ask`: unchecked JSON, unless there is a refusal. */
   found: unknown = { intent: null, slots: [] };
   refusal: { reason: string; retryable: boolean } | null = null;
-  /** What is answered to `stream`, piece by piece; an error is thrown in its place. */
+  /** The reply to `stream`, piece by piece. An error among the pieces is thrown. */
   pieces: (string | Error)[] = ["Certo."];
-  /** While set, streams wait for it before each piece. */
+  /** Streams wait for this promise before each piece, if there is one. */
   hold: Promise<void> | null = null;
   readonly asked: Omit<Asked, "schema">[] = [];
   readonly streamed: Streamed[] = [];
-  /** How often a piece was held back. */
+  /** How often a stream waited for `hold`. */
   held = 0;
-  /** Streams that were ended by their reader or by their signal. */
+  /** Streams that have ended, for whatever reason. */
   ended = 0;
 
   async ask<T>(
@@ -328,7 +328,7 @@ export interface RawAnswer {
   readonly body: string;
 }
 
-/** Sends bytes as they are, and settles with the first answer; "closed" where there was none. */
+/** Sends bytes as they are. Settles with the first response, or with "closed" if there is none. */
 export function raw(port: number, bytes: string | Uint8Array): Promise<RawAnswer | "closed"> {
   return new Promise((resolve, reject) => {
     let text = "";
@@ -360,7 +360,7 @@ function parse(text: string): RawAnswer | null {
   return { status: Number(first.split(" ")[1]), headers, body };
 }
 
-/** Settles when `condition` holds; fails loudly when it does not for 30 s. */
+/** Settles when `condition` holds. @throws (rejects) Error if it does not hold within 30 s. */
 export async function until(what: string, condition: () => boolean): Promise<void> {
   const endMs = performance.now() + 30_000;
   while (!condition()) {
@@ -373,7 +373,7 @@ export function failure(code: "disk_full" | "journal_failed" | "store_failed", d
   return new GatewayError({ code, operation: "journal: append", object: "/x.journal", detail });
 }
 
-/** The problem of an answer; every refusal has to look like this. */
+/** The problem in a response, after checking everything that all problems have in common. */
 export async function problem(
   answer: Response,
   status: number,

@@ -1,4 +1,4 @@
-/** How batches share the thread and the room before a commit. */
+/** How batches share the thread, and the rows that may wait for a commit. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { Gate, Turns } from "../../src/http/turns.ts";
@@ -17,7 +17,7 @@ describe("turns", () => {
     expect(turns.overdue()).toBeFalse();
   });
 
-  test("belong to one batch each, in the order in which they asked", async () => {
+  test("are given to one batch each, in the order of their requests", async () => {
     const turns = new Turns(new FakeClock());
     let eventLoopTurns = 0;
     let counting = true;
@@ -39,7 +39,7 @@ describe("turns", () => {
 });
 
 describe("the gate", () => {
-  test("lets a group of any size into an empty room, and the next one only when there is room", async () => {
+  test("lets a group of any size pass alone, and the next one only when there is room", async () => {
     const gate = new Gate();
     expect(gate.enter(1, 100 * 1024 * 1024)).toBeNull();
     let entered = false;
@@ -53,7 +53,7 @@ describe("the gate", () => {
     expect(entered).toBeTrue();
   });
 
-  test("keeps the order: a small group does not pass a large one that waits", async () => {
+  test("keeps the order: a small group does not overtake a large one that waits", async () => {
     const gate = new Gate();
     gate.enter(2000, 0);
     const order: string[] = [];
@@ -64,7 +64,7 @@ describe("the gate", () => {
     expect(order).toEqual(["large", "small"]);
   });
 
-  test("never holds more than 2,048 events or 8 MiB of several groups, and lets everybody in at last", async () => {
+  test("never lets several groups exceed 2,048 events or 8 MiB, and lets every group pass at last", async () => {
     const group = fc.record({
       events: fc.integer({ min: 1, max: 1500 }),
       bytes: fc.integer({ min: 0, max: 6 * 1024 * 1024 }),
