@@ -1,4 +1,4 @@
-/** Flags, environment and `.env` → a command with one frozen Config, by the table of options. */
+/** Reads flags, environment and `.env` by the table of options, and returns the command with one frozen Config. */
 import { parseEnv } from "node:util";
 import { GatewayError } from "../errors.ts";
 import { OPTIONS, type OptionName, type OptionValues, TABLE } from "./options.ts";
@@ -8,10 +8,10 @@ import { isLoopback, parseWhole } from "./values.ts";
 export { helpText } from "./help.ts";
 export { isLoopback } from "./values.ts";
 
-/** Everything that can be configured; --token-file has become the token. */
+/** Everything that can be configured. A --token-file is read, so only its token is here. */
 export type Config = Omit<OptionValues, "tokenFile">;
 
-/** What the command line asked for. */
+/** What the command line asks for. */
 export type Command =
   | { readonly name: "run" | "demo"; readonly config: Config; readonly notes: readonly string[] }
   | {
@@ -25,9 +25,9 @@ export type Command =
       readonly action: "stat" | "tail" | "verify";
       readonly path: string;
       readonly json: boolean;
-      /** tail: how many of the newest frames come first. */
+      /** tail: how many of the newest frames it shows first. */
       readonly count: number;
-      /** tail: whether it goes on with what is published. */
+      /** tail: whether it goes on with each new frame. */
       readonly follow: boolean;
     }
   | { readonly name: "help" | "version" | "self-test" };
@@ -38,17 +38,17 @@ function usage(object: string, detail: string, hint = "see one_file_gateway --he
 
 interface Given {
   readonly value: string;
-  /** How the user wrote it: the flag, or the variable's name. */
+  /** Where the user wrote it: the flag or the variable. */
   readonly from: string;
 }
 
 interface CommandFlag {
   readonly metavar: string | null;
-  /** The command that it belongs to. */
+  /** The command whose flag it is. */
   readonly of: string;
 }
 
-/** The flags that belong to a single command. */
+/** The flags of single commands. */
 const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
   "--from": { metavar: "DIR", of: "pull-model" },
   "--json": { metavar: null, of: "ring" },
@@ -59,7 +59,7 @@ const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
 const RING_ACTIONS = ["stat", "tail", "verify"] as const;
 const TAIL_FRAMES = 10;
 
-/** Splits the arguments by the table. A flag given twice keeps the last value, as usual. */
+/** Splits the arguments into flags and other words. Of a repeated flag the last value counts, as usual. */
 function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
   const flags = new Map<string, string>();
   const words: string[] = [];
@@ -91,8 +91,8 @@ function readFlags(args: readonly string[]): { flags: Map<string, string>; words
 }
 
 /**
- * Reads the command line with its surroundings.
- * @throws GatewayError `usage`, one line that names the flag or variable and what it takes.
+ * Reads the command line, the environment and `.env`.
+ * @throws GatewayError `usage`: one line that names the flag or variable and says what it takes.
  */
 export function parseCommand(sources: ConfigSources): Command {
   const { args } = sources;
@@ -102,8 +102,8 @@ export function parseCommand(sources: ConfigSources): Command {
   const { flags, words } = readFlags(args);
   const verb = words.shift();
   for (const [flag, { of }] of Object.entries(COMMAND_FLAGS)) {
-    const asked = of.includes(" ") ? `${verb} ${words[0]}` : verb;
-    if (flags.has(flag) && asked !== of) throw usage(flag, `belongs to ${of}`);
+    const command = of.includes(" ") ? `${verb} ${words[0]}` : verb;
+    if (flags.has(flag) && command !== of) throw usage(flag, `is a flag of ${of} only`);
   }
   if (verb === "ring") return ringCommand(sources, flags, words);
   const { config, notes } = readConfig(sources, flags, verb === "demo");
@@ -113,11 +113,11 @@ export function parseCommand(sources: ConfigSources): Command {
     return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
   }
   if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
-  if (words.length > 0) throw usage(words.join(" "), "nothing was expected here");
+  if (words.length > 0) throw usage(words.join(" "), "is one argument too many");
   return { name: verb === "demo" ? "demo" : "run", config, notes };
 }
 
-/** Looks at a ring, and so needs to know nothing of the gateway but where that ring is. */
+/** `ring` needs no other option than the place of the ring. */
 function ringCommand(
   sources: ConfigSources,
   flags: ReadonlyMap<string, string>,
@@ -128,7 +128,7 @@ function ringCommand(
     throw usage(["ring", ...words].join(" "), `ring takes one of ${RING_ACTIONS.join(", ")}`);
   for (const flag of flags.keys()) {
     if (flag !== TABLE.ringPath.flag && !(flag in COMMAND_FLAGS))
-      throw usage(flag, `does not go with ring ${action}`);
+      throw usage(flag, `is not a flag of ring ${action}`);
   }
   const given = flags.get("-n") ?? String(TAIL_FRAMES);
   const count = parseWhole(given, 0, 2 ** 31);
@@ -144,7 +144,7 @@ function ringCommand(
 }
 
 interface OptionReader {
-  /** What was said of an option: by its flag, else in the environment, else in `.env`. */
+  /** What the user wrote: with the flag, else in the environment, else in `.env`. null: nothing. */
   given(name: OptionName): Given | null;
   /** @throws GatewayError `usage`. */
   read<Name extends OptionName>(name: Name): OptionValues[Name];
@@ -182,8 +182,8 @@ function readConfig(
   if (!isLoopback(host) && token === null && !options.read("insecure")) {
     throw usage(
       `--host ${host}`,
-      "anybody who reaches this address could read and write everything",
-      "give a --token, or --insecure if that is meant",
+      "anyone who can reach this address could read and write everything",
+      "pass --token, or --insecure if that is intended",
     );
   }
   const values: Partial<Record<OptionName, unknown>> = {};
@@ -197,15 +197,15 @@ function readConfig(
   return { config, notes };
 }
 
-/** A file wins over the environment; a flag beside it is a contradiction. */
+/** A --token-file wins over the environment. Together with --token it is a contradiction. */
 function readToken(options: OptionReader): string | null {
   if (options.given("tokenFile") === null) return options.read("token");
   if (options.given("token")?.from === TABLE.token.flag)
-    throw usage(TABLE.tokenFile.flag, "a token is given by --token as well");
+    throw usage(TABLE.tokenFile.flag, "contradicts --token: pass one of them");
   return options.read("tokenFile");
 }
 
-/** The body of /api/config: everything in force, secrets only as "set". */
+/** The body of /api/config: the configuration in force, with "set" in place of each secret. */
 export function describeConfig(config: Config): Record<string, unknown> {
   const url = config.llmBaseUrl === null ? null : new URL(config.llmBaseUrl);
   if (url !== null && url.password !== "") url.password = "set";

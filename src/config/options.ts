@@ -24,9 +24,10 @@ import {
   whole,
 } from "./values.ts";
 
-/** What users see of an option; `metavar` null marks a flag without a value. */
+/** What users see of an option. */
 export interface OptionRow {
   readonly flag: string;
+  /** Stands for the value in help and README; null: the flag takes no value. */
   readonly metavar: string | null;
   /** The environment variable; null: there is none. */
   readonly env: string | null;
@@ -43,12 +44,12 @@ interface Written<T> extends Omit<OptionRow, "defaultText"> {
   readonly kind: Kind<T>;
 }
 
-/** An option whose default is read like a value that a user wrote. */
+/** An option whose default is written as users would write it, and read in the same way. */
 function option<T>({ kind, byDefault, ...row }: Written<T> & { readonly byDefault: string }): Option<T> {
   return { ...row, defaultText: byDefault, read: (given, sources) => kind(given ?? byDefault, sources) };
 }
 
-/** An option whose default depends on the surroundings, or is no value that a user could write. */
+/** An option whose default depends on the surroundings, or is not a value that users could write. */
 function optional<T, Absent>({
   kind,
   absent,
@@ -79,7 +80,7 @@ const none = (): null => null;
 
 /** By the name of the value in Config, in the order in which help and README show them. */
 export const TABLE = {
-  /** DuckDB file; null: nothing is kept, everything lives in a private temporary folder. */
+  /** The DuckDB file. null: everything is in a private temporary folder, and nothing is kept. */
   dbPath: optional({
     flag: "--db-path",
     metavar: "PATH",
@@ -96,7 +97,7 @@ export const TABLE = {
     kind: token,
     defaultText: "none",
     absent: none,
-    help: "bearer token for everything but /health and /ready",
+    help: "bearer token that every route but /health and /ready requires",
   }),
   /** Another source of `token`; not in Config. */
   tokenFile: optional({
@@ -110,7 +111,7 @@ export const TABLE = {
   }),
   tui: flag(
     "--no-tui",
-    "headless, also in a terminal",
+    "run headless even in a terminal",
     (isGiven, { stdoutIsTty }) => !isGiven && stdoutIsTty,
   ),
   host: option({
@@ -119,7 +120,7 @@ export const TABLE = {
     env: "HOST",
     kind: anyText,
     byDefault: "127.0.0.1",
-    help: "address to listen on; another than loopback needs a token",
+    help: "address to listen on; non-loopback addresses require a token",
   }),
   port: option({
     flag: "--port",
@@ -129,14 +130,14 @@ export const TABLE = {
     byDefault: "9382",
     help: "port to listen on; 0 takes a free one",
   }),
-  insecure: flag("--insecure", "allow another host than loopback without a token"),
+  insecure: flag("--insecure", "allow a non-loopback address without a token"),
   maxBacklogEvents: option({
     flag: "--max-backlog",
     metavar: "EVENTS",
     env: "MAX_BACKLOG",
     kind: whole("a number of events", 1, 1_000_000_000),
     byDefault: "2000000",
-    help: "events waiting in the journal; beyond: 503",
+    help: "events that may wait in the journal; beyond that, ingest answers 503",
   }),
   maxBodyBytes: option({
     flag: "--max-body",
@@ -144,7 +145,7 @@ export const TABLE = {
     env: "MAX_BODY",
     kind: sizeBytes,
     byDefault: "64MiB",
-    help: "bytes of an NDJSON body; beyond: 413",
+    help: "largest NDJSON body; beyond that, ingest answers 413",
   }),
   /** Base URL of an OpenAI-compatible endpoint; null: off. */
   llmBaseUrl: option({
@@ -153,7 +154,7 @@ export const TABLE = {
     env: "LLM_BASE_URL",
     kind: urlOrOff,
     byDefault: "http://localhost:1234/v1",
-    help: "OpenAI-compatible endpoint (LM Studio's default); off disables",
+    help: "OpenAI-compatible endpoint (the default is LM Studio's); off disables it",
   }),
   llmApiKey: optional({
     flag: "--llm-api-key",
@@ -162,7 +163,7 @@ export const TABLE = {
     kind: anyText,
     defaultText: "none",
     absent: none,
-    help: "key of that endpoint",
+    help: "API key of that endpoint",
   }),
   /** Null: the endpoint's first chat model. */
   llmModel: optional({
@@ -172,18 +173,18 @@ export const TABLE = {
     kind: anyText,
     defaultText: "the endpoint's first chat model",
     absent: none,
-    help: "language model to ask",
+    help: "language model to use",
   }),
-  /** How long one answer of the language model may take. */
+  /** How long one reply of the language model may take. */
   llmTimeoutMs: option({
     flag: "--llm-timeout",
     metavar: "DURATION",
     env: "LLM_TIMEOUT",
     kind: durationMs({ min: 10, max: HOUR_MS, takes: "a duration from 10ms to 1h, such as 30s" }),
     byDefault: "60s",
-    help: "how long one answer of it may take, a thinking model's thoughts included",
+    help: "how long one reply of the model may take, including a thinking model's thoughts",
   }),
-  /** Calls a day (UTC); null: no limit. */
+  /** Calls per day (UTC); null: no limit. */
   llmBudgetCalls: optional({
     flag: "--llm-budget",
     metavar: "CALLS",
@@ -191,7 +192,7 @@ export const TABLE = {
     kind: whole("a number of calls", 0, 1_000_000_000),
     defaultText: "none",
     absent: none,
-    help: "calls of the language model a day (UTC) at most",
+    help: "most calls of the language model per day (UTC)",
   }),
   /** How long a frame waits for the language model. */
   frameWaitMs: option({
@@ -200,7 +201,7 @@ export const TABLE = {
     env: "FRAME_WAIT",
     kind: durationMs({ min: 0, max: 60_000, takes: "a duration from 0 to 60s, such as 2s or 500ms" }),
     byDefault: "2s",
-    help: "how long a frame waits for the language model at most; what comes later is added to the event; 0 never waits",
+    help: "how long a frame waits at most for the language model; a later reply becomes an update of the event; 0 never waits",
   }),
   embedder: option({
     flag: "--embedder",
@@ -210,7 +211,7 @@ export const TABLE = {
     byDefault: "auto",
     help: "auto, local, remote, hashing or off; auto is decided once per database",
   }),
-  /** Null: the default of the embedder that is chosen. */
+  /** Null: the default model of the chosen embedder. */
   embeddingModel: optional({
     flag: "--embedding-model",
     metavar: "NAME",
@@ -220,7 +221,7 @@ export const TABLE = {
     absent: none,
     help: "embedding model to use",
   }),
-  /** Older events get vectors of the embedder in use. */
+  /** Whether older events get vectors of the embedder in use. */
   reembed: flag("--reembed", "compute vectors of the embedder in use for older events, in the background"),
   modelsDir: optional({
     flag: "--models-dir",
@@ -240,7 +241,7 @@ export const TABLE = {
     absent: ({ platform }) => (platform === "darwin" ? "/tmp/cs_physics" : "/dev/shm/cs_physics"),
     help: "the ring's file in shared memory",
   }),
-  /** Frames; null: the default, or less where /dev/shm is small. */
+  /** Frames; null: the default, or less if /dev/shm is small. */
   ringCapacity: optional({
     flag: "--ring-capacity",
     metavar: "FRAMES",
@@ -248,7 +249,7 @@ export const TABLE = {
     kind: whole("a number of frames", 1, 2 ** 31),
     defaultText: "100000",
     absent: none,
-    help: "frames in the ring, 4,224 bytes each; the default shrinks to half of what is free in /dev/shm",
+    help: "frames in the ring, 4,224 bytes each; a default that does not fit shrinks to half of the free space in /dev/shm",
   }),
   ringMode: option({
     flag: "--ring-mode",
@@ -256,25 +257,25 @@ export const TABLE = {
     env: "RING_MODE",
     kind: fileMode,
     byDefault: "0600",
-    help: "permissions of the ring's file, octal",
+    help: "permissions of the ring's file, in octal",
   }),
-  /** DuckDB's own notation, as "150MB". */
+  /** In DuckDB's notation, such as "150MB". */
   memoryLimit: option({
     flag: "--memory-limit",
     metavar: "SIZE",
     env: "MEMORY_LIMIT",
     kind: sizeTextFrom(64),
     byDefault: "150MB",
-    help: "DuckDB's memory",
+    help: "memory limit of DuckDB",
   }),
-  /** Without dbPath: what the temporary folder may hold. */
+  /** Without dbPath: the size that the temporary folder may reach. */
   tempLimitBytes: option({
     flag: "--temp-limit",
     metavar: "SIZE",
     env: "TEMP_LIMIT",
     kind: sizeBytesFrom(10),
     byDefault: "1GiB",
-    help: "without --db-path: what is held in the temporary folder; at the bound the oldest events go",
+    help: "without --db-path: size limit of the temporary folder; at the limit the oldest events are dropped",
   }),
   logLevel: option({
     flag: "--log-level",
@@ -289,7 +290,7 @@ export const TABLE = {
     metavar: "FORMAT",
     env: "LOG_FORMAT",
     kind: oneOf("text", "json"),
-    defaultText: "text; json where stderr is no terminal",
+    defaultText: "text; json if stderr is not a terminal",
     absent: ({ stderrIsTty }): "text" | "json" => (stderrIsTty ? "text" : "json"),
     help: "text or json",
   }),

@@ -1,10 +1,8 @@
-/** Where the values of options come from. */
-
-/** Everything arrives from outside, so that tests own it. */
+/** What the command line is read from. Everything comes in as an argument, so that tests own it. */
 export interface ConfigSources {
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Text of `.env` in the working folder; null where there is none. */
+  /** Text of `.env` in the working folder; null if there is none. */
   readonly dotenv: string | null;
   readonly workingDir: string;
   /** Folder of the executable, for the default of --models-dir. */

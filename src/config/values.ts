@@ -10,7 +10,7 @@ export type Parsed<T> = { readonly value: T } | { readonly fault: string };
 /** Reads what a user wrote. */
 export type Kind<T> = (text: string, sources: ConfigSources) => Parsed<T>;
 
-/** @param parse null: the text is none of this kind. @param takes completes the sentence `"TEXT" is not …`. */
+/** @param parse returns null for a bad text. @param takes completes the sentence `"TEXT" is not …`. */
 function kind<T>(parse: (text: string) => T | null, takes: string): Kind<T> {
   return (text) => {
     const value = parse(text);
@@ -28,7 +28,7 @@ export const ringPath: Kind<string> = (text, { workingDir }) => {
   return dirname(value) === value ? { fault: `"${value}" is a folder` } : { value };
 };
 
-/** A token has to fit into a header as it is. The value itself is never repeated in a message. */
+/** A token must fit into a header as it is. No message repeats it. */
 export const token: Kind<string> = (text) =>
   /^[\x21-\x7e]+$/.test(text)
     ? { value: text }
@@ -55,14 +55,14 @@ export function parseWhole(text: string, min: number, max: number): number | nul
   return value >= min && value <= max ? value : null;
 }
 
-/** @param what is counted, as "a number of events". */
+/** @param what names the number, for example "a number of events". */
 export function whole(what: string, min: number, max: number): Kind<number> {
   return kind((text) => parseWhole(text, min, max), `${what} from ${min} to ${max}`);
 }
 
 export const HOUR_MS = 3_600_000;
 
-/** "2s", "500ms", "1.5m", "1h", "0" → ms; null where it is no duration. A bare number is seconds. */
+/** "2s", "500ms", "1.5m", "1h", "0" → ms; null if it is not a duration. A bare number is seconds. */
 function parseDurationMs(text: string): number | null {
   const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|h)?$/i.exec(text.trim());
   if (match === null) return null;
@@ -81,7 +81,7 @@ export function durationMs(o: {
   }, o.takes);
 }
 
-/** "64MiB", "150MB", "1GB", "4096" → bytes; null where it is no size. Decimal and binary units. */
+/** "64MiB", "150MB", "1GB", "4096" → bytes; null if it is not a size. Units are decimal (MB) or binary (MiB). */
 export function parseSizeBytes(text: string): number | null {
   const match = /^(\d{1,12})(?:\s*([KMGT])(i?)B?|\s*B)?$/i.exec(text.trim());
   if (match === null) return null;
@@ -101,7 +101,7 @@ export function sizeBytesFrom(least: number): Kind<number> {
   }, `a size of at least ${least}MB`);
 }
 
-/** A size in the notation in which it was written, which is DuckDB's, too. @param least in megabytes of 10⁶ bytes. */
+/** A size as the user wrote it, which is DuckDB's notation as well. @param least in megabytes of 10⁶ bytes. */
 export function sizeTextFrom(least: number): Kind<string> {
   return kind(
     (text) => ((parseSizeBytes(text) ?? 0) >= least * 1e6 ? text : null),
@@ -114,7 +114,7 @@ export const fileMode: Kind<number> = kind(
   "an octal mode such as 0600 or 0644",
 );
 
-/** null: "off". Without a slash at its end. */
+/** The URL without slashes at its end; null for "off". */
 export const urlOrOff: Kind<string | null> = (text) => {
   if (text === "off") return { value: null };
   const url = URL.canParse(text) ? new URL(text) : null;
@@ -123,7 +123,7 @@ export const urlOrOff: Kind<string | null> = (text) => {
     : { fault: `"${text}" is not an http or https URL (or "off")` };
 };
 
-/** Whether only this machine reaches an address: localhost, 127.0.0.0/8 and ::1. */
+/** Whether an address can be reached from this machine only: localhost, 127.0.0.0/8 or ::1. */
 export function isLoopback(host: string): boolean {
   const bare = host.replace(/^\[|\]$/g, "").toLowerCase();
   return bare === "localhost" || bare === "::1" || (isIP(bare) === 4 && bare.startsWith("127."));

@@ -32,7 +32,7 @@ function configOf(o: Partial<ConfigSources> = {}): Config {
   return command.config;
 }
 
-/** The one line that a user reads. */
+/** The one line that a user sees. */
 function refusal(o: Partial<ConfigSources>): string {
   try {
     parseCommand(sources(o));
@@ -48,9 +48,9 @@ function refusal(o: Partial<ConfigSources>): string {
 interface OptionCase {
   readonly flag: string;
   readonly field: keyof Config;
-  /** What it is without flag and environment. */
+  /** The value without flag and environment. */
   readonly byDefault: unknown;
-  /** Pairs of what a user writes and what it means; the first three are told apart in the precedence test. */
+  /** Pairs of what a user writes and what it means. The precedence test needs the first three to differ. */
   readonly good: readonly (readonly [string, unknown])[];
   readonly bad: readonly string[];
 }
@@ -306,7 +306,7 @@ const CASES: readonly OptionCase[] = [
   },
 ];
 
-/** Those without a variable, or with a value that is no field of its own; each has a test below. */
+/** Options without a variable or without a value. Each has a test below. */
 const SPECIAL = ["--token-file", "--no-tui", "--insecure", "--reembed"];
 
 const envOf = (flag: string): string => {
@@ -316,13 +316,13 @@ const envOf = (flag: string): string => {
 };
 
 describe("every option", () => {
-  test("of the table is tried here", () => {
+  test("of the table is tested here", () => {
     expect([...CASES.map(({ flag }) => flag), ...SPECIAL].sort()).toEqual(
       OPTIONS.map(({ flag }) => flag).sort(),
     );
   });
 
-  test("has a flag and a variable of its own, and stands in --help", () => {
+  test("has its own flag and variable, and is in --help", () => {
     const help = helpText("1.2.3");
     expect(help).toStartWith("one_file_gateway 1.2.3:");
     for (const option of OPTIONS) {
@@ -344,7 +344,7 @@ describe("every option", () => {
       }
     });
 
-    test(`${flag}: the flag wins over the variable, the variable over .env, nothing over an empty one`, () => {
+    test(`${flag}: the flag wins over the variable, the variable over .env, an empty one counts as absent`, () => {
       const env = envOf(flag);
       const [[first, a], [second, b], [third, c]] = good as [
         [string, unknown],
@@ -359,11 +359,11 @@ describe("every option", () => {
       expect(configOf({ args: [flag, second, flag, first] })[field]).toEqual(a as never);
     });
 
-    test(`${flag}: a bad value is refused by the name under which it was given`, () => {
+    test(`${flag}: a bad value is refused by the name of its flag or variable`, () => {
       const env = envOf(flag);
       for (const value of bad) {
         expect(refusal({ args: [`${flag}=${value}`] })).toContain(flag);
-        // --host and --ring-path are judged as a whole, and named by their flag.
+        // --host is checked together with --token, and always named by its flag.
         const named = refusal({ env: { [env]: value } });
         expect(named.includes(env) || named.includes(flag)).toBe(true);
         refusal({ dotenv: `${env}="${value}"` });
@@ -384,7 +384,9 @@ describe("the rest of the command line", () => {
     );
     expect(refusal({ args: ["--token-file", "empty"], readFile })).toContain("first line of empty is empty");
     expect(refusal({ args: ["--token-file", "none"], readFile })).toContain("none cannot be read");
-    expect(refusal({ args: ["--token-file", "t", "--token", "x"], readFile })).toContain("--token as well");
+    expect(refusal({ args: ["--token-file", "t", "--token", "x"], readFile })).toContain(
+      "contradicts --token",
+    );
   });
 
   test("a refused token is never repeated", () => {
@@ -392,18 +394,18 @@ describe("the rest of the command line", () => {
     expect(refusal({ env: { GATEWAY_TOKEN: "top secret" } })).not.toContain("top secret");
   });
 
-  test("the dashboard is for terminals, and --no-tui takes it away", () => {
+  test("the dashboard needs a terminal, and --no-tui turns it off", () => {
     expect(configOf().tui).toBe(false);
     expect(configOf({ stdoutIsTty: true }).tui).toBe(true);
     expect(configOf({ stdoutIsTty: true, args: ["--no-tui"] }).tui).toBe(false);
     expect(refusal({ args: ["--no-tui=yes"] })).toContain("takes no value");
   });
 
-  test("--reembed is asked for by its flag alone", () => {
+  test("--reembed has a flag and no variable", () => {
     expect([configOf().reembed, configOf({ args: ["--reembed"] }).reembed]).toEqual([false, true]);
   });
 
-  test("another host than loopback needs a token or --insecure", () => {
+  test("a non-loopback address requires a token or --insecure", () => {
     const args = ["--host", "0.0.0.0"];
     expect(refusal({ args })).toContain("--token");
     expect(configOf({ args: [...args, "--token", "t"] }).host).toBe("0.0.0.0");
@@ -420,7 +422,7 @@ describe("the rest of the command line", () => {
     expect(refusal({ args: ["demo", "now"] })).toContain("now");
   });
 
-  test("commands are told apart", () => {
+  test("each command is recognised", () => {
     const name = (...args: string[]): string => parseCommand(sources({ args })).name;
     expect([
       name(),
@@ -430,7 +432,7 @@ describe("the rest of the command line", () => {
       name("-h"),
       name("--self-test"),
     ]).toEqual(["run", "demo", "version", "help", "help", "self-test"]);
-    // Help is given whatever else stands there.
+    // --help wins over everything else.
     expect(name("--port", "x", "--help")).toBe("help");
   });
 
@@ -455,7 +457,7 @@ describe("the rest of the command line", () => {
     expect(refusal({ args: ["pull-model", "a", "b"] })).toContain("one model name");
   });
 
-  test("ring takes an action, where the ring is, and what belongs to that action", () => {
+  test("ring takes an action, the place of the ring, and the flags of that action", () => {
     const ring = (o: Partial<ConfigSources>, ...args: string[]) =>
       parseCommand(sources({ ...o, args: ["ring", ...args] }));
     expect(ring({}, "stat")).toEqual({
@@ -469,7 +471,7 @@ describe("the rest of the command line", () => {
     expect(ring({}, "--ring-path=r", "tail", "-n", "2147483648")).toMatchObject({
       ...{ path: "/folder/r", count: 2 ** 31, follow: true },
     });
-    // It is no gateway: what a gateway would refuse to start with is not its affair.
+    // `ring` does not start a gateway, so a gateway's bad options do not matter.
     const env = { CS_PHYSICS_PATH: "/by/env", PORT: "none", HOST: "0.0.0.0" };
     expect(ring({ env }, "stat")).toMatchObject({ path: "/by/env" });
     expect(ring({ dotenv: "CS_PHYSICS_PATH=by-file" }, "stat")).toMatchObject({ path: "/folder/by-file" });
@@ -478,18 +480,18 @@ describe("the rest of the command line", () => {
     expect(refused("ring")).toContain("ring: ring takes one of stat, tail, verify");
     expect(refused("ring", "look")).toContain("ring look: ring takes one of");
     expect(refused("ring", "stat", "again")).toContain("ring stat again");
-    expect(refused("ring", "stat", "--port", "1")).toContain("--port: does not go with ring stat");
-    expect(refused("ring", "stat", "-n", "3")).toContain("-n: belongs to ring tail");
-    expect(refused("ring", "verify", "--no-follow")).toContain("--no-follow: belongs to ring tail");
-    expect(refused("--json")).toContain("--json: belongs to ring");
+    expect(refused("ring", "stat", "--port", "1")).toContain("--port: is not a flag of ring stat");
+    expect(refused("ring", "stat", "-n", "3")).toContain("-n: is a flag of ring tail only");
+    expect(refused("ring", "verify", "--no-follow")).toContain("--no-follow: is a flag of ring tail only");
+    expect(refused("--json")).toContain("--json: is a flag of ring only");
     expect(refused("ring", "tail", "-n")).toContain("-n: needs a value (N)");
     expect(refused("ring", "tail", "-n", "few")).toContain('-n: "few" is not a number of frames');
     expect(refused("ring", "tail", "-n", "2147483649")).toContain("is not a number of frames");
     expect(refused("ring", "stat", "--ring-path", "/")).toContain('--ring-path: "/" is a folder');
-    expect(refused("ring", "tail", "--from", "x")).toContain("--from: belongs to pull-model");
+    expect(refused("ring", "tail", "--from", "x")).toContain("--from: is a flag of pull-model only");
   });
 
-  test("the ring is in /tmp on macOS, and the log is JSON where nobody reads it", () => {
+  test("the ring is in /tmp on macOS, and the log is JSON if stderr is not a terminal", () => {
     expect(configOf({ platform: "darwin" }).ringPath).toBe("/tmp/cs_physics");
     expect(configOf({ stderrIsTty: false }).logFormat).toBe("json");
     expect(configOf({ stderrIsTty: false, args: ["--log-format", "text"] }).logFormat).toBe("text");
@@ -522,7 +524,7 @@ describe(".env.example", () => {
     expect(named).toEqual(OPTIONS.flatMap(({ env }) => (env === null ? [] : [env])));
   });
 
-  test("changes nothing as it is, nor with every line taken in and left empty", () => {
+  test("changes nothing as it is, nor with every line uncommented and left empty", () => {
     expect(configOf({ dotenv: lines.join("\n") })).toEqual(configOf());
     expect(configOf({ dotenv: settings.join("\n") })).toEqual(configOf());
   });
@@ -546,13 +548,13 @@ describe("describeConfig", () => {
     expect(Object.keys(described).sort()).toEqual(Object.keys(config).sort());
   });
 
-  test("knows nothing of the file that a token came from", () => {
+  test("has the token of a --token-file masked, and no other trace of the file", () => {
     const config = configOf({ args: ["--token-file", "t"], readFile: () => "t0ken\n" });
     expect(config).not.toHaveProperty("tokenFile");
     expect(JSON.stringify(describeConfig(config))).not.toContain("t0ken");
   });
 
-  test("says where there is none", () => {
+  test("shows what is absent as null", () => {
     const described = describeConfig(configOf({ args: ["--llm-base-url", "off"] }));
     expect(described).toMatchObject({ token: null, llmApiKey: null, llmBaseUrl: null });
   });

@@ -16,7 +16,7 @@ test("every option has a value if nothing is given", () => {
   for (const name of names) expect([name, TABLE[name].read(null, sources)]).toHaveProperty("1.value");
 });
 
-test("the default that users see is the default in force, unless it is described in words", () => {
+test("the default that users see is the default in force, except for defaults described in words", () => {
   const described = names.filter((name) => {
     const { defaultText, metavar, read } = TABLE[name];
     const isSame = JSON.stringify(read(defaultText, sources)) === JSON.stringify(read(null, sources));

@@ -42,13 +42,13 @@ describe("a kind of value", () => {
       ],
     ];
   for (const [name, kind, good, bad] of cases) {
-    test(`${name} reads what it takes, and says of everything else what is wrong`, () => {
+    test(`${name} reads good values, and gives a fault for bad ones`, () => {
       for (const [text, value] of Object.entries(good)) expect(kind(text, sources)).toEqual({ value });
       for (const text of bad) expect(kind(text, sources)).toEqual({ fault: expect.stringMatching(/./) });
     });
   }
 
-  test("a fault names the text and what would be taken, but never a token", () => {
+  test("a fault names the text and the values allowed, but never a token", () => {
     expect(values.whole("a port", 0, 10)("11", sources)).toEqual({
       fault: '"11" is not a port from 0 to 10',
     });
@@ -89,7 +89,7 @@ describe("parseSizeBytes", () => {
 });
 
 describe("isLoopback", () => {
-  test("is true of this machine's own addresses alone", () => {
+  test("is true only of addresses that can be reached from this machine alone", () => {
     for (const host of ["localhost", "LOCALHOST", "127.0.0.1", "127.255.0.9", "::1", "[::1]"]) {
       expect([host, isLoopback(host)]).toEqual([host, true]);
     }

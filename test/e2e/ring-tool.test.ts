@@ -174,5 +174,5 @@ test("no ring is one line and exit code 1, wrong usage exit code 2", async () =>
   }
   const { code, err } = await ring("stat", "--port", "1");
   expect(code).toBe(2);
-  expect(err).toContain("--port: does not go with ring stat");
+  expect(err).toContain("--port: is not a flag of ring stat");
 });
