@@ -1,5 +1,5 @@
 /**
- * Writes what is derived from a declaration, so that it is never typed twice:
+ * Writes the files and blocks that are derived from a declaration, so that nothing is declared twice:
  *
  *   consumer.py (the block between the two marker comments)   from src/frame.ts
  *   docs/FRAME.md                                             from src/frame.ts
@@ -9,8 +9,8 @@
  *   docs/METRICS.md                                           from src/http/metric-table.ts
  *   docs/ARCHITECTURE.md (the tables of bounds)               from tagged constants (see scripts/bounds.ts)
  *
- *   bun scripts/generate.ts           writes what has changed
- *   bun scripts/generate.ts --check   writes nothing; exit 1 where a file has drifted
+ *   bun scripts/generate.ts           writes the files that have changed
+ *   bun scripts/generate.ts --check   writes nothing; exit code 1 if a file has drifted
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -41,17 +41,17 @@ import { KEYS, TABS } from "../tui.ts";
 import { type Bound, boundsOf, boundsTable, isOfDashboard } from "./bounds.ts";
 import { productFiles } from "./sizes.ts";
 
-/** A file, or a block of one, that is derived. */
+/** A derived file, or a file with derived blocks. */
 interface Target {
   /** Relative to the repository. */
   readonly path: string;
-  /** The whole file as it should be, given the one that stands there (empty where there is none). */
+  /** The whole file as it should be. @param current the file as it is; empty if there is none. */
   render(current: string, root: string): string | Uint8Array;
 }
 
 /**
  * Puts `block` between two marker lines of `text`; the markers stay.
- * @throws Error where a marker is missing or stands twice: then the file is not what we think it is.
+ * @throws Error if a marker is missing or appears twice.
  */
 function replaceBlock(
   text: string,
@@ -75,7 +75,7 @@ const PYTHON_MARKERS = {
 };
 const PYTHON_WIDTH = 110;
 
-/** Fields that numpy's ndarray already has as an attribute of another meaning. */
+/** Fields whose names are attributes of numpy's ndarray with another meaning. */
 const TAKEN_BY_NDARRAY: ReadonlySet<string> = new Set(["flags"]);
 
 const NUMPY_FORMAT: Readonly<Record<LayoutField["type"], string>> = {
@@ -182,62 +182,62 @@ gateway writes it, any number of programs read it, and no reader can delay the w
 ## Header: ${HEADER_BYTES} bytes at offset 0
 
 ${markdownTable(HEADER_FIELDS)}
-\`head\` and \`tail\` may be read with one 64-bit load at any time. States: ${states.join(", ")}.
+Readers may load \`head\` and \`tail\` with one 64-bit load at any time. States: ${states.join(", ")}.
 
 ## Frame: ${FRAME_BYTES.toLocaleString("en-GB")} bytes
 
-Frame i (its \`frame_id\`, from 1) stands at offset ${HEADER_BYTES} + (i mod capacity) × ${FRAME_BYTES}. Every float is finite.
+Frame i (its \`frame_id\`, from 1) begins at offset ${HEADER_BYTES} + (i mod capacity) × ${FRAME_BYTES}. Every float is finite.
 
 ${markdownTable(FRAME_FIELDS)}
-Bits of \`flags\`: a value whose bit is not set is unknown, which is not the same as neutral or zero.
+Bits of \`flags\`: a value without its bit is unknown, which is not the same as neutral or zero.
 
-| bit | value | set where the frame has, or is |
+| bit | value | set if the frame has, or is |
 |---|---|---|
 ${flags.join("")}
-\`GET /api/frames\` with \`Accept: application/vnd.cs-physics.frames\` answers with the same bytes, frame after frame.
+\`GET /api/frames\` with \`Accept: application/vnd.cs-physics.frames\` returns the same bytes, frame after frame.
 
 ## How to read a frame
 
 1. Check \`magic\`, \`version\`, \`frame_size\`, and that the file has room for \`capacity\` frames, before mapping it.
 2. Load \`head\` and \`tail\`. Frame i is readable if and only if tail ≤ i < head.
-3. The frame's \`sequence\` must be exactly 2 · (⌊i / capacity⌋ + 1). Odd or lower: not whole yet. Higher: overwritten.
-4. Copy the frame, or use it where it stands.
-5. Load \`sequence\` and \`tail\` again. Where the sequence has changed, or tail > i, throw away what was read: it may be torn.
+3. The frame's \`sequence\` must be exactly 2 · (⌊i / capacity⌋ + 1). Odd or lower: not complete yet. Higher: overwritten.
+4. Copy the frame, or use it in place.
+5. Load \`sequence\` and \`tail\` again. If the sequence has changed, or tail > i, discard the copy: it may be torn.
 
-On a processor that does not keep the order of loads and stores (any but x86-64) the sequences alone do not tell: there also
-require that \`frame_id\` is i and, where \`checksum\` is not 0, that it fits the copied bytes:
+On a processor that does not keep the order of loads and stores (any but x86-64) the sequences are not enough. There, also
+require that \`frame_id\` is i and, if \`checksum\` is not 0, that it is the checksum of the copied bytes:
 
     w_k  the frame's little-endian 32-bit words from byte 16 to byte 4215, k from 0 to 1049, with bit 4 of flags as 0
     u_k  = w_k XOR (w_k >> 16)
     low  = Σ u_k · a_k mod 2³²    a_k = fmix32(2k + 1) | 1
     high = Σ u_k · b_k mod 2³²    b_k = fmix32(2k + 2) | 1
-    checksum = high · 2³² + low, or 1 where that is 0
+    checksum = high · 2³² + low, or 1 if that is 0
 
 fmix32 is the 32-bit finaliser of MurmurHash3: x ^= x >> 16, x *= 0x85ebca6b, x ^= x >> 13, x *= 0xc2b2ae35, x ^= x >> 16.
 
-A frame that was overwritten before it was read is lost, and the loss is exact: the ids have no gaps, so it is the distance
-between the id that was wanted and the oldest one that is still there.
+A frame that was overwritten before it was read is lost. The number of lost frames is exact: the ids have no gaps, so it is
+the distance from the expected id to the oldest one that is still in the ring.
 
 A reader that knows only the first 40 bytes of the header and the first 4,192 of a frame keeps working with every version ${RING_VERSION}.
 
 ## How to wait for a frame
 
-Set \`waiters\` to 1, load \`head\` again, and where it has not moved sleep with \`FUTEX_WAIT\` (not private) on the low word of \`head\`,
-with a time-out. A reader that may not write polls \`head\`.
+Set \`waiters\` to 1 and load \`head\` again. If it has not moved, sleep with \`FUTEX_WAIT\` (not private) on the low word of \`head\`,
+with a timeout. A reader that may not write polls \`head\`.
 
 ## Restart, replacement, stall
 
-- \`epoch\` has changed: the gateway has restarted on the same file. Frame ids go on.
-- \`state\` is ${RING_STATE.superseded}, or the path leads to another inode: another file has taken the place. Read this one to its end, open the path
-  again, and go on at the same \`frame_id\`, if \`journal_id\` is the same. A position to save is (\`journal_id\`, \`frame_id\`).
+- \`epoch\` has changed: the gateway has restarted on the same file. Frame ids continue.
+- \`state\` is ${RING_STATE.superseded}, or the path leads to another inode: another file has replaced this one. Read this one to its end, open the path
+  again, and go on at the same \`frame_id\` if \`journal_id\` is the same. A saved position is (\`journal_id\`, \`frame_id\`).
 - \`heartbeat_us\` is older than 5 s while \`state\` is ${RING_STATE.running}: the writer has stalled or was killed.
 
-The file is never truncated by the gateway. Whoever truncates it while others map it kills them (SIGBUS).
+The gateway never truncates the file. A program that truncates it kills the readers that map it (SIGBUS).
 
 ## Labels
 
-\`intent_id\`, \`type_id\` and \`model_id\` are hashes. Their texts stand in \`<ring path>.json\`, which is replaced by rename before the first
-frame that uses a new one:
+\`intent_id\`, \`type_id\` and \`model_id\` are hashes. Their texts are in \`<ring path>.json\`. The gateway replaces that file by rename
+before it publishes the first frame that uses a new one:
 
     {"intents": {"ID": "label"}, "types": {"ID": "label"}, "models": {"ID": {"name": "…", "dim": 1024}}}
 `;
@@ -248,12 +248,12 @@ frame that uses a new one:
 interface GoldenFrame {
   readonly frameId: number;
   readonly physics: Physics;
-  /** Leading floats of the embedding; 0 for none. */
+  /** How many floats the vector has; 0: none. */
   readonly vectorDim: number;
 }
 
 const GOLDEN_CAPACITY = 1_000;
-/** The frame whose checksum is its own. */
+/** The frame that has its correct checksum. */
 const GOLDEN_CHECKED_ID = 2 ** 40 + 8;
 const GOLDEN_TEXTS = {
   conversation_hash: "conversa-ação-7",
@@ -273,7 +273,7 @@ function goldenVector(seed: number, dim: number): Float32Array {
   return vector;
 }
 
-/** What most gateways would write for a plain message, the extremes that the types allow, and one with its checksum. */
+/** A plain message, a frame with nothing known, the extremes of each type, and a frame with its checksum. */
 function goldenFrames(): GoldenFrame[] {
   const plain: Physics = {
     delta_time: 0,
@@ -374,8 +374,8 @@ function goldenBytes(): Uint8Array {
 }
 
 /**
- * 64-bit numbers stand as decimal strings; floats are exact, as every float32 is a double; of the
- * embedding only the leading floats stand there, the rest is zero.
+ * 64-bit numbers are decimal strings. Floats are exact, because every float32 is a double. Of the vector only the leading
+ * floats are listed; the rest is zero.
  */
 function goldenJson(): string {
   const frames = goldenFrames().map(({ frameId, physics, vectorDim }) => {
@@ -432,7 +432,8 @@ function envExample(): string {
   const entries = OPTIONS.flatMap(({ env, flag, defaultText, help }) =>
     env === null ? [] : [`# ${help} (${flag}; default: ${defaultText})\n#${env}=\n`],
   );
-  const head = "# Copy to .env beside where the gateway is started, and uncomment what you need.\n";
+  const head =
+    "# Copy this file to .env in the folder where the gateway is started, and uncomment what you need.\n";
   const rule = "# Flags win over the environment, the environment over this file.\n";
   return `${head}${rule}\n${entries.join("\n")}`;
 }
@@ -483,7 +484,7 @@ function withBounds(document: string, root: string): string {
   );
 }
 
-/** Everything that is derived. */
+/** All derived files. */
 const TARGETS: readonly Target[] = [
   {
     path: "README.md",
@@ -508,9 +509,9 @@ const TARGETS: readonly Target[] = [
 ];
 
 /**
- * Brings every derived file of a repository up to date, or with `check` only says which are not.
- * @param say is given one line a file.
- * @returns how many files were not as their sources say.
+ * Writes every derived file of a repository that has drifted from its source. With `check`, only names them.
+ * @param say called with one line per drifted file.
+ * @returns how many files had drifted.
  */
 export function generate(
   root: string,
