@@ -1,9 +1,9 @@
 /**
- * Ingest as its clients feel it, everything running (hashing embedder, frames, ring, store), against a bare
- * Bun.serve that parses the same JSON and echoes, under the same load on the same machine in the same run.
+ * Measures ingest as its clients see it while everything runs (hashing embedder, frames, ring, store). The baseline is a bare
+ * Bun.serve that parses the same JSON and echoes it, under the same load on the same machine in the same run.
  *
- * "Busy" is the echo with a Worker of low priority beside it that uses as much processor time as the gateway's own
- * low-priority threads did a moment before. After each load every answer of 200 must be an event in the journal.
+ * The busy echo has a low-priority Worker beside it, which uses as much processor time as the gateway's own low-priority
+ * threads did a moment before. After each load the journal must hold one event for each response of 200.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -18,9 +18,9 @@ const NDJSON_PART_EVENTS = 100_000;
 const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 
 interface GatewayResult extends LoadResult {
-  /** Of one core, by the threads of low priority. */
+  /** Processor time of the low-priority threads, as a share of one core. */
   readonly backgroundShare: number;
-  /** Frames made while events came in, as a share of these; the rest follows when the burst is over. */
+  /** Frames made during the load, as a share of its events. The other frames follow after the burst. */
   readonly framedShare: number;
 }
 
@@ -52,7 +52,9 @@ async function singles(): Promise<GatewayResult> {
     const framedShare = ((await metric(gateway, "frames_total")) - framesBefore) / result.answered;
     const stored = await metric(gateway, "head_seq");
     if (stored !== warm.answered + result.answered) {
-      throw new Error(`ingest: ${warm.answered + result.answered} were acknowledged, ${stored} are there`);
+      throw new Error(
+        `ingest: ${warm.answered + result.answered} events were acknowledged, ${stored} are in the journal`,
+      );
     }
     return { ...result, backgroundShare, framedShare };
   } finally {
@@ -60,7 +62,7 @@ async function singles(): Promise<GatewayResult> {
   }
 }
 
-/** Small events in bodies of some MB, one after the other, until all are acknowledged. */
+/** Small events in bodies of several MB, one body after the other. @returns acknowledged events per second. */
 async function ndjson(count: number, keyed: boolean): Promise<number> {
   const folder = makeFolder();
   try {
@@ -80,12 +82,13 @@ async function ndjson(count: number, keyed: boolean): Promise<number> {
         body,
         headers: { "content-type": "application/x-ndjson" },
       });
-      const reply = (await response.json()) as { accepted: number };
-      if (reply.accepted !== NDJSON_PART_EVENTS) throw new Error(`ndjson: ${JSON.stringify(reply)}`);
+      const counts = (await response.json()) as { accepted: number };
+      if (counts.accepted !== NDJSON_PART_EVENTS) throw new Error(`ndjson: ${JSON.stringify(counts)}`);
     }
     const seconds = (performance.now() - startedMs) / 1000;
     const stored = await metric(gateway, "head_seq");
-    if (stored !== count) throw new Error(`ndjson: ${count} were acknowledged, ${stored} are there`);
+    if (stored !== count)
+      throw new Error(`ndjson: ${count} events were acknowledged, ${stored} are in the journal`);
     return count / seconds;
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -1,6 +1,6 @@
 /**
- * The baseline: a bare Bun.serve that parses the same JSON and echoes it. With --busy SHARE, a Worker of low priority
- * tries to use that share of one core beside it.
+ * The baseline: a bare Bun.serve that parses the same JSON and echoes it. With --busy SHARE, a low-priority Worker beside it
+ * tries to use that share of one core.
  */
 import { dlopen } from "bun:ffi";
 import { isMainThread, Worker, workerData } from "node:worker_threads";
@@ -23,7 +23,7 @@ if (isMainThread) {
   libc.symbols.setpriority(0, Number(libc.symbols.syscall(GETTID)), 10);
   const share = Math.min(1, Math.max(0.01, workerData as number));
   const sliceMs = 2;
-  // Processor time, not time that has passed: a Worker that is kept waiting by others makes up for it.
+  // Counts processor time, so that a Worker that had to wait for others catches up.
   const usedMs = (): number => {
     const { user, system } = process.threadCpuUsage();
     return (user + system) / 1000;

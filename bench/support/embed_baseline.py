@@ -1,8 +1,8 @@
-"""Embeds the texts of a file with Python's onnxruntime, for bench/embed.ts to compare with.
+"""Embeds the texts of a file with Python's onnxruntime. This is the baseline of bench/embed.ts.
 
     python embed_baseline.py MODEL_FOLDER ROUNDS.json BATCH THREADS
 
-ROUNDS.json is a list of lists of texts. Prints texts a second, the median of the rounds; each batch is
+ROUNDS.json is a list of lists of texts. Prints the median over the rounds of texts per second. Each batch is
 padded to its longest text.
 Needs onnxruntime, numpy and tokenizers.
 """

@@ -1,4 +1,4 @@
-/** The compiled gateway, started for a measurement in a folder of its own. */
+/** Starts the compiled gateway for a measurement, in its own folder. */
 import { mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -10,20 +10,20 @@ export interface Running extends AsyncDisposable {
   readonly folder: string;
   /** On performance.now()'s clock. */
   readonly startedMs: number;
-  /** What it has said so far. */
+  /** Everything that it has logged so far. */
   readonly log: string;
   stop(): Promise<void>;
 }
 
 const BINARY = process.env.GATEWAY_BINARY ?? resolve(import.meta.dir, "../../one_file_gateway");
-/** Of /proc: clock ticks in a second, on every Linux that Bun runs on. */
+/** Clock ticks per second in /proc, on every Linux that Bun runs on. */
 const TICKS_PER_SECOND = 100;
 
 export function makeFolder(): string {
   return mkdtempSync(join(tmpdir(), "gateway-bench-"));
 }
 
-/** The ring's file descriptor, once the gateway has made it. */
+/** A file descriptor of the ring. Waits until the gateway has made the file. */
 export async function openRing(path: string): Promise<number> {
   for (;;) {
     try {
@@ -92,7 +92,7 @@ export async function startGateway(folder: string, args: readonly string[] = [])
   };
 }
 
-/** One of the gateway's own figures, by its name in /metrics without the prefix. */
+/** The value of one of the gateway's metrics, by its name without the prefix. */
 export async function metric(gateway: Running, name: string): Promise<number> {
   const text = await (await fetch(`http://127.0.0.1:${gateway.port}/metrics`)).text();
   const found = new RegExp(`^gateway_${name} (\\S+)$`, "m").exec(text)?.[1];
@@ -100,19 +100,19 @@ export async function metric(gateway: Running, name: string): Promise<number> {
   return Number(found);
 }
 
-/** Processor seconds that the threads of lower priority (embedding, DuckDB) have used so far. Linux only. */
+/** Processor seconds that the low-priority threads (embedding, DuckDB) have used so far. Linux only. */
 export function backgroundSeconds(pid: number): number {
   let ticks = 0;
   for (const thread of readdirSync(`/proc/${pid}/task`)) {
     const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
-    // Behind the name, which may hold spaces: utime is the 12th field, stime the 13th, nice the 17th.
+    // After the name, which may contain spaces, utime is the 12th field, stime the 13th and nice the 17th.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     if (Number(fields[16]) > 0) ticks += Number(fields[11]) + Number(fields[12]);
   }
   return ticks / TICKS_PER_SECOND;
 }
 
-/** Resident bytes besides the pages of the ring, which are shared memory. Linux only. */
+/** Resident bytes without the pages of the ring, which are shared memory. Linux only. */
 export function residentBytes(pid: number): number {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const kilobytes = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1]);

@@ -1,4 +1,4 @@
-/** The fault-injecting endpoint in a process of its own: `bun llm-endpoint.ts MODE`; prints its base URL. */
+/** Runs the fault-injecting endpoint in its own process and prints its base URL: `bun llm-endpoint.ts MODE`. */
 import { LlmStub, type Mode } from "../../test/e2e/llm-stub.ts";
 
 const stub = await LlmStub.start();

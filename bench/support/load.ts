@@ -1,10 +1,10 @@
 /**
- * A load generator that costs as little as it can: raw sockets, one request at a time on each
- * connection, prebuilt requests. Runs in the process of the bench, on the same machine as the server.
+ * A load generator that uses as little processor time as possible: raw sockets, prebuilt requests, one request at a time on
+ * each connection. It runs in the process of the bench, on the same machine as the server.
  */
 
 export interface LoadResult {
-  /** Of answers with status 200, over the time until the last answer. */
+  /** Responses with status 200, divided by the time until the last one. */
   readonly requestsPerSecond: number;
   readonly answered: number;
   readonly p50Ms: number;
@@ -15,24 +15,24 @@ export interface LoadOptions {
   readonly port: number;
   readonly connections: number;
   readonly seconds: number;
-  /** Bodies, taken in turn. */
+  /** The bodies of the requests, used in turn. */
   readonly bodies: readonly string[];
 }
 
 const HEADER_END = Buffer.from("\r\n\r\n");
 
-/** Bytes of the whole answer that `data` begins with; null where its head is not all there. */
-function answerBytes(data: Buffer): number | null {
+/** Length of the response at the beginning of `data`; null if its head is not complete. */
+function responseBytes(data: Buffer): number | null {
   const end = data.indexOf(HEADER_END);
   if (end < 0) return null;
   const length = /\r\ncontent-length: (\d+)/i.exec(data.toString("latin1", 0, end));
-  if (length === null) throw new Error(`load: an answer without Content-Length: ${data.toString("latin1")}`);
+  if (length === null) throw new Error(`load: a response without Content-Length: ${data.toString("latin1")}`);
   return end + HEADER_END.length + Number(length[1]);
 }
 
 /**
- * POSTs to /ingest for so many seconds.
- * @throws Error at the first answer that is not 200, and where a connection breaks: a figure of a failing server is none.
+ * Sends requests to /ingest for a number of seconds.
+ * @throws Error at the first response that is not 200, or if a connection breaks: a failing server has no speed.
  */
 export async function load(options: LoadOptions): Promise<LoadResult> {
   const requests = options.bodies.map((body) =>
@@ -63,12 +63,12 @@ export async function load(options: LoadOptions): Promise<LoadResult> {
       socket: {
         open: send,
         data(socket, data) {
-          const answer: Buffer = received === null ? data : Buffer.concat([received, data]);
-          const bytes = answerBytes(answer);
-          received = bytes === null || answer.byteLength < bytes ? Buffer.from(answer) : null;
+          const response: Buffer = received === null ? data : Buffer.concat([received, data]);
+          const bytes = responseBytes(response);
+          received = bytes === null || response.byteLength < bytes ? Buffer.from(response) : null;
           if (received !== null) return;
-          const status = answer.toString("latin1", 9, 12);
-          if (status !== "200") reject(new Error(`load: status ${status}: ${answer.toString()}`));
+          const status = response.toString("latin1", 9, 12);
+          if (status !== "200") reject(new Error(`load: status ${status}: ${response.toString()}`));
           const nowMs = performance.now();
           latenciesMs.push(nowMs - sentMs);
           if (nowMs < untilMs) return send(socket);
@@ -100,7 +100,7 @@ export interface Line {
   readonly baseline: number | null;
 }
 
-/** Prints one figure: a JSON object with --json, else a line for people. */
+/** Prints one figure: with --json as a JSON object, else as a line for people. */
 export function print({ name, value, unit, baseline }: Line): void {
   const ratio = baseline === null ? null : value / baseline;
   if (process.argv.includes("--json")) console.log(JSON.stringify({ name, value, unit, baseline, ratio }));
@@ -119,7 +119,7 @@ export function median(values: readonly number[]): number {
   return sorted[Math.floor(sorted.length / 2)] ?? 0;
 }
 
-/** About 750 bytes, as webhooks are; conversations as in life. */
+/** A typical webhook of about 750 bytes, from one of 500 conversations. */
 export function webhookBody(n: number): string {
   return JSON.stringify({
     type: "UserMessage",

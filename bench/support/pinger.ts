@@ -1,4 +1,4 @@
-/** Asks /health again and again until it is ended, from a process of its own, and prints the longest answer in ms. */
+/** Requests a URL again and again from its own process, until SIGTERM. Then it prints the longest response time in ms. */
 const url = process.argv[2] ?? "";
 let longestMs = 0;
 process.on("SIGTERM", () => {
