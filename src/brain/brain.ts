@@ -1,6 +1,6 @@
 /**
- * What happened, what do they want, how do they feel: the type of an event, and intent and sentiment of a message, from
- * what is given, what is known already, and a language model, in this order. And the face of that model for others.
+ * Finds out the type of an event, and the intent and the sentiment of a message. What the sender gave comes first, then
+ * what is known already, and only what is still open becomes a question for the language model.
  */
 import type { JournalEvent, SmallTable } from "../journal/journal.ts";
 import type { LlmClient, LlmRefusal } from "../llm/contract.ts";
@@ -18,39 +18,39 @@ export type { Understanding } from "./understanding.ts";
 
 /** Tokens of one reply, thoughts included. */
 const REPLY_TOKENS_MAX = 2048;
-/** Of a body, what is looked at for a question. */
+/** A question shows the model at most this much of a body, before the bound in characters. */
 const BODY_BYTES_MAX = 16 * 1024;
 
 export interface BrainOptions {
   readonly llm: LlmClient;
-  /** How long one question may take. */
+  /** How long one question may take, all attempts included. */
   readonly deadlineMs: number;
-  /** Of key paths, types and discriminators of a body; null: shapes are not known, so types are not remembered. */
+  /** The fingerprint of a body's shape; null: there are no fingerprints, so types are not remembered by shape. */
   readonly fingerprint: ((body: Uint8Array) => string) | null;
-  /** Where types by shape are kept. */
+  /** Keeps types by shape over restarts. */
   readonly shapes: SmallTable;
-  /** The model's replies on messages, for texts that are nearly the same. */
+  /** The model's replies to earlier messages, for messages of the same words. */
   readonly replies: Pick<RememberedReplies, "recall" | "remember" | "keepOnly">;
 }
 
 export interface Known {
   readonly understanding: Understanding;
-  /** What only the model can add; null: nothing. */
+  /** The question that is still open; null: none, or the model is off. */
   readonly question: "message" | "event" | null;
 }
 
-/** What a question is about. */
-export type Text = Pick<JournalEvent, "message" | "body">;
+/** What a question shows of an event. */
+type Subject = Pick<JournalEvent, "message" | "body">;
 
-export type Asked<T> = { ok: true; value: T } | LlmRefusal;
+type AskResult<T> = { ok: true; value: T } | LlmRefusal;
 
 export class Brain {
   readonly llm: LlmClient;
   readonly #o: BrainOptions;
   readonly #types: TypesByShape;
-  /** Questions on their way, so that the same is not asked twice at once. */
-  readonly #asking = new Map<string, Promise<Asked<unknown>>>();
-  /** Whose replies are remembered; null: not known since the start. */
+  /** Questions that are being asked, so that nobody asks the same one a second time meanwhile. */
+  readonly #asking = new Map<string, Promise<AskResult<unknown>>>();
+  /** The model whose replies were last remembered; null: none since the start. */
   #repliesOf: string | null = null;
 
   constructor(options: BrainOptions) {
@@ -59,31 +59,31 @@ export class Brain {
     this.#types = new TypesByShape(options.shapes);
   }
 
-  /** Types remembered by shape. */
+  /** How many shapes have a remembered type. */
   get shapes(): number {
     return this.#types.size;
   }
 
-  /** What is known of an event without asking. */
+  /** What is known of an event without asking the model. */
   known(event: JournalEvent, nearest: Nearest | null): Known {
-    const said = ofFields(event);
-    return this.completed(event, event.message === null ? said : withExample(said, nearest));
+    const given = ofFields(event);
+    return this.completed(event, event.message === null ? given : withExample(given, nearest));
   }
 
-  /** What is known by now of an event of which something was said before. */
-  completed({ message, body }: Text, said: Understanding): Known {
+  /** Adds what became known since `before`: the model may have replied to another event of the same shape or words. */
+  completed({ message, body }: Subject, before: Understanding): Known {
     const off = this.llm.state.name === "off";
     if (message === null) {
-      const understanding = said.type === null ? this.#byShape(body, said) : said;
+      const understanding = before.type === null ? this.#byShape(body, before) : before;
       const open = understanding.type === null && understanding.typeFrom === null;
       return { understanding, question: open && !off ? "event" : null };
     }
-    const reply = isOpen(said) ? this.#recall(message) : null;
-    const understanding = reply === null ? typed(said) : withReply(said, reply, "cache");
+    const reply = isOpen(before) ? this.#recall(message) : null;
+    const understanding = reply === null ? typed(before) : withReply(before, reply, "cache");
     return { understanding, question: isOpen(understanding) && !off ? "message" : null };
   }
 
-  /** What the model in use said of nearly this text; where none is there, what the last one said. */
+  /** The reply that the model in use gave to the same words; while no model is found, any model's reply. */
   #recall(message: string): MessageReply | null {
     const reply = this.#o.replies.recall(dataOf(message));
     const { model } = this.llm.state;
@@ -93,24 +93,24 @@ export class Brain {
   #remember(data: string, reply: MessageReply): void {
     const { replies } = this.#o;
     const { model } = this.llm.state;
-    // Its endpoint has left while it answered: whose reply it is cannot be told any more.
+    // The endpoint went away meanwhile, so it is unknown which model replied.
     if (model === null) return;
     if (model !== this.#repliesOf) replies.keepOnly(model);
     this.#repliesOf = model;
     replies.remember(data, { ...reply, model });
   }
 
-  #byShape(body: Uint8Array, said: Understanding): Understanding {
+  #byShape(body: Uint8Array, before: Understanding): Understanding {
     const fingerprint = this.#o.fingerprint?.(body);
     const type = fingerprint === undefined ? undefined : this.#types.recall(fingerprint);
-    return type === undefined ? said : { ...said, type, typeFrom: "shape" };
+    return type === undefined ? before : { ...before, type, typeFrom: "shape" };
   }
 
-  /** Asks the model what `known` leaves open. */
-  async ask(event: Text, known: Known, signal?: AbortSignal): Promise<Asked<Understanding>> {
+  /** Asks the model the question that `known` leaves open. A refusal is a value. */
+  async ask(event: Subject, known: Known, signal?: AbortSignal): Promise<AskResult<Understanding>> {
     if (known.question === "event") return this.#askType(event.body, known.understanding, signal);
     const text = dataOf(event.message ?? "");
-    const asked = await this.#once<MessageReply>(`message ${text}`, () =>
+    const asked = await this.#askOnce<MessageReply>(`message ${text}`, () =>
       this.llm.ask({ ...MESSAGE_QUESTION, data: text, ...this.#limits(signal) }),
     );
     if (!asked.ok) return asked;
@@ -122,10 +122,10 @@ export class Brain {
     body: Uint8Array,
     understanding: Understanding,
     signal?: AbortSignal,
-  ): Promise<Asked<Understanding>> {
+  ): Promise<AskResult<Understanding>> {
     const fingerprint = this.#o.fingerprint?.(body) ?? null;
     const text = dataOf(new TextDecoder().decode(body.subarray(0, BODY_BYTES_MAX)));
-    const asked = await this.#once<EventReply>(`event ${fingerprint ?? text}`, () =>
+    const asked = await this.#askOnce<EventReply>(`event ${fingerprint ?? text}`, () =>
       this.llm.ask({ ...EVENT_QUESTION, data: text, ...this.#limits(signal) }),
     );
     if (!asked.ok) return asked;
@@ -143,10 +143,10 @@ export class Brain {
     return signal === undefined ? limits : { ...limits, signal };
   }
 
-  #once<T>(key: string, ask: () => Promise<Asked<T>>): Promise<Asked<T>> {
+  #askOnce<T>(key: string, ask: () => Promise<AskResult<T>>): Promise<AskResult<T>> {
     const running = this.#asking.get(key);
-    // The key holds the kind, and so the type of the reply.
-    if (running !== undefined) return running as Promise<Asked<T>>;
+    // The key begins with the kind of the question, which decides the type of the reply.
+    if (running !== undefined) return running as Promise<AskResult<T>>;
     const asked = ask().finally(() => this.#asking.delete(key));
     this.#asking.set(key, asked);
     return asked;

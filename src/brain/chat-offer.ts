@@ -1,17 +1,17 @@
-/** What can be wanted: the intents that the model may choose from, with their slots. Part of chat. */
+/** The offer: the intents that the model may choose from, with their slots. Part of chat. */
 import type { KnownType, ShownField } from "../schemas/schemas.ts";
 
-/** What is offered to the model: about 2,000 tokens, which small contexts hold beside the rest. */
+/** Characters of an offer: about 2,000 tokens, which fit a small context together with the rest of the prompt. */
 const OFFER_CHARS_MAX = 6000;
 const TYPES_OFFERED_MAX = 40;
 export const SLOTS_MAX = 16;
 const NAME_CHARS_MAX = 64;
-/** A slot has to be filled where at least this share of the type's events fills its field. */
+/** A slot is required if at least this share of the type's events fills its field. */
 const REQUIRED_SHARE = 0.5;
 
 export interface Slot {
   readonly name: string;
-  /** JSON types that its field had. */
+  /** The JSON types of its field, the most frequent first. */
   readonly types: readonly string[];
   readonly required: boolean;
 }
@@ -24,15 +24,19 @@ export interface OfferedIntent {
 export type Offer = ReadonlyMap<string, OfferedIntent>;
 
 export interface OfferOptions {
-  /** The most frequent event types, and those of `also`, with their usual fields. */
+  /** The `limit` most frequent event types and those named in `also`, with the fields that are usual in them. */
   readonly knownTypes: (limit: number, also: readonly string[]) => readonly KnownType[];
-  /** Labels of intents that have examples. */
+  /** The labels of intents that have examples. */
   readonly labels: () => readonly string[];
-  /** Names of fields that say what an event is, and not what it is about: they are no slots. */
+  /** Fields that say what kind of event it is, and not what it is about. They are not slots. */
   readonly envelope: readonly string[];
 }
 
-/** Labelled intents and learned types that have slots, the session's own first, as many as a prompt holds. */
+/**
+ * The offer of a turn: the session's own intent, then labelled intents, then learned types that have slots, until
+ * OFFER_CHARS_MAX.
+ * @param own the session's intent; null: not known yet.
+ */
 export function offerOf(own: string | null, { labels, knownTypes, envelope }: OfferOptions): Offer {
   const first = [...(own === null ? [] : [own]), ...labels()];
   const types = knownTypes(TYPES_OFFERED_MAX, first);
@@ -50,12 +54,12 @@ export function offerOf(own: string | null, { labels, knownTypes, envelope }: Of
   return offer;
 }
 
-/** An intent as the model is shown it. */
+/** An intent in the form in which the model sees it. */
 export function shownIntent({ name, slots }: OfferedIntent): object {
   return { name, slots: slots.map(({ name, types }) => ({ name, type: types.find((t) => t !== "null") })) };
 }
 
-/** Of the usual fields those that hold one value each and say what the event is about. */
+/** The slots of a type: those of its usual fields that hold a single value and are not part of the envelope. */
 function slotsOf(fields: readonly ShownField[], envelope: readonly string[]): Slot[] {
   return fields
     .filter(({ path, types }) => {
@@ -67,7 +71,7 @@ function slotsOf(fields: readonly ShownField[], envelope: readonly string[]): Sl
     .map(({ path, types, fill_rate }) => ({ name: path, types, required: fill_rate >= REQUIRED_SHARE }));
 }
 
-/** Names that may stand in a prompt and in a grammar made of it. */
+/** Names that are safe in a prompt and in a grammar that is built from it. */
 const SANE_NAME = /^[\p{L}\p{N}][\p{L}\p{N}_.:/@ -]*$/u;
 
 function isSaneName(name: string): boolean {

@@ -1,6 +1,6 @@
 /**
- * The two questions of a turn: what the person wants, as checked JSON, and what to reply, as text. Whatever people and
- * traffic bring is data in these prompts, never an instruction. Part of chat.
+ * The two prompts of a turn: one for what the person wants, as checked JSON, and one for the reply, as text. Everything
+ * from people and traffic is data in them, never an instruction. Part of chat.
  */
 import * as v from "valibot";
 import { GatewayError } from "../errors.ts";
@@ -17,14 +17,14 @@ const REPLY_TOKENS_MAX = 1024;
 const UNDERSTAND_MS_MAX = 30_000;
 const REPLY_MS_MAX = 60_000;
 
-/** The language model as a conversation needs it; the face of the brain has more. */
+/** The part of the language model's client that chat uses. */
 export interface ChatModel extends Pick<LlmClient, "ask" | "stream"> {
   readonly state: { readonly name: string; readonly detail: string };
 }
 
-/** What a turn is about. */
+/** What both prompts of a turn are about. */
 export interface TurnInput {
-  /** What was said before. */
+  /** The messages before this one. */
   readonly history: readonly ChatMessage[];
   readonly message: string;
   readonly signal: AbortSignal;
@@ -50,7 +50,7 @@ If "complete" is true, say briefly what was understood. Never say that anything 
 const slotValue = v.union([v.string(), v.pipe(v.number(), v.finite()), v.boolean(), v.null()]);
 const FindingsSchema = v.object({
   intent: v.nullish(v.string(), null),
-  // Small models answer with an object of slots as often as with the list that they are asked for.
+  // Small models reply with an object of slots as often as with the list that the rules ask for.
   slots: v.optional(
     v.union([
       v.array(v.object({ name: v.string(), value: slotValue })),
@@ -63,7 +63,11 @@ const FindingsSchema = v.object({
   ),
 });
 
-/** @returns null where the model answers, but not with anything that can be used. */
+/**
+ * Asks for the intent and the slots of a message.
+ * @returns null: the model replied with nothing that can be used, or there is nothing to choose from.
+ * @throws GatewayError llm_unavailable
+ */
 export async function understand(
   llm: ChatModel,
   { history, message, signal }: TurnInput,
@@ -88,10 +92,10 @@ export async function understand(
   if (reply.ok) return reply.value;
   const { name, detail } = llm.state;
   if (!reply.retryable && name !== "off") return null;
-  throw unavailable(detail === "" ? `it did not answer: ${reply.reason}` : detail);
+  throw unavailable(detail === "" ? `it did not reply: ${reply.reason}` : detail);
 }
 
-/** Bounded where grammars know bounds: a small model fills a list for as long as it may. */
+/** The list has a bound, for servers whose grammars know bounds: a small model fills a list for as long as it can. */
 function findingsJsonSchema(intents: readonly OfferedIntent[]): object {
   const names = [...new Set(intents.flatMap(({ slots }) => slots.map(({ name }) => name)))];
   const name = names.length === 0 ? { type: "string" } : { type: "string", enum: names };
@@ -115,7 +119,10 @@ function findingsJsonSchema(intents: readonly OfferedIntent[]): object {
   };
 }
 
-/** The reply in pieces, plain text, never more than REPLY_CHARS_MAX. */
+/**
+ * The reply in pieces of plain text, at most REPLY_CHARS_MAX together.
+ * @throws GatewayError llm_unavailable
+ */
 export async function* reply(
   llm: ChatModel,
   { history, message, signal }: TurnInput,
@@ -158,7 +165,7 @@ export function unavailable(detail: string, cause?: GatewayError): GatewayError 
   });
 }
 
-/** The same pieces; where they fail, it is said what to start. */
+/** Passes pieces on; if the model fails, the error says which program to start. */
 async function* helpful(pieces: AsyncIterable<string>): AsyncGenerator<string> {
   try {
     yield* pieces;

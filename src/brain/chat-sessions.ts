@@ -1,17 +1,17 @@
-/** The sessions of chat: what was said in each and what is known from it, in memory and bounded. Part of chat. */
+/** The sessions of chat: the messages of each, and what is known from them. In memory, and bounded. Part of chat. */
 import { GatewayError } from "../errors.ts";
 import type { SlotValue } from "./chat-slots.ts";
 
-/** Sessions that are remembered, each for so long after its last turn; they end with the process. */
+/** Bounds on remembered sessions: their number, and the time since the last turn. A restart forgets all of them. */
 const SESSIONS_MAX = 1000;
 const SESSION_MS_MAX = 30 * 60_000;
-/** Turns that are worked on at once, in different sessions. */
+/** Turns that run at once, each in another session. */
 const TURNS_AT_ONCE_MAX = 32;
-/** What of a session the model is shown again. */
+/** The model is shown at most this much of a session again. */
 const HISTORY_MESSAGES_MAX = 12;
 const HISTORY_CHARS_MAX = 6000;
 
-/** One message of a session: what the person wrote, or the model's reply. */
+/** One message of a session: the person wrote it (user), or the model replied it (assistant). */
 export interface ChatMessage {
   readonly role: "user" | "assistant";
   readonly content: string;
@@ -27,7 +27,7 @@ export interface Session {
 }
 
 export interface ChatSessionsOptions {
-  /** A clock that only goes forward. */
+  /** Milliseconds of a clock that never goes back. */
   readonly nowMs: () => number;
   readonly newSessionId: () => string;
 }
@@ -52,24 +52,27 @@ export class ChatSessions {
     return this.#busy;
   }
 
-  /** Sessions that were forgotten before their time, to make room for another. */
+  /** How many sessions were forgotten before their time was over, to make room for others. */
   get forgotten(): number {
     return this.#forgotten;
   }
 
   /**
-   * Begins a turn; whoever begins one ends it.
+   * Begins a turn; the caller must {@link end} it.
    * @param sessionId null: a new session.
-   * @throws GatewayError overloaded where the session is in the middle of another turn, or too many are.
+   * @throws GatewayError overloaded if the session is in the middle of another turn, or if too many sessions are.
    */
   begin(sessionId: string | null): Session {
     this.#expire();
     if (this.#busy >= TURNS_AT_ONCE_MAX)
-      throw overloaded(`${this.#busy} conversations are being answered`, "try again in a moment");
+      throw overloaded(`${this.#busy} sessions are in the middle of a turn`, "try again in a moment");
     const id = sessionId ?? this.#o.newSessionId();
     const known = this.#sessions.get(id);
     if (known?.busy === true)
-      throw overloaded("this conversation is being answered", "wait for the answer before the next message");
+      throw overloaded(
+        "this session is in the middle of a turn",
+        "wait for the reply before the next message",
+      );
     if (known === undefined && this.#sessions.size >= SESSIONS_MAX) this.#forgetOldest();
     const nowMs = this.#o.nowMs();
     const session = known ?? { id, intent: null, slots: new Map(), history: [], lastMs: nowMs, busy: true };
@@ -84,7 +87,7 @@ export class ChatSessions {
     session.busy = false;
     session.lastMs = this.#o.nowMs();
     this.#busy -= 1;
-    // A session in which nothing was said yet is none.
+    // A session without a completed turn has nothing to remember.
     if (session.history.length === 0) this.#sessions.delete(session.id);
   }
 
@@ -112,7 +115,7 @@ function overloaded(detail: string, hint: string): GatewayError {
   return new GatewayError({ code: "overloaded", operation: "chat: begin", object: "a turn", detail, hint });
 }
 
-/** The newest messages that are shown again, whole. */
+/** The newest messages that fit the bounds; none is cut. */
 export function newestMessages(messages: readonly ChatMessage[]): readonly ChatMessage[] {
   let from = messages.length;
   let chars = 0;
@@ -121,7 +124,7 @@ export function newestMessages(messages: readonly ChatMessage[]): readonly ChatM
     if (chars > HISTORY_CHARS_MAX) break;
     from -= 1;
   }
-  // It begins with the person: some models refuse a conversation that does not.
+  // The first message must be the person's: some models refuse any other order.
   while (from < messages.length && messages[from]?.role !== "user") from += 1;
   return messages.slice(from);
 }

@@ -1,6 +1,6 @@
 /**
- * What is filled and what is missing: what the model found, checked against what was offered and what the person wrote.
- * Part of chat.
+ * Decides which slots are filled and which are missing: checks what the model found against the offer and against what
+ * the person wrote. Part of chat.
  */
 import type { Offer } from "./chat-offer.ts";
 
@@ -8,7 +8,7 @@ const SLOT_CHARS_MAX = 256;
 
 export type SlotValue = string | number | boolean;
 
-/** What the model found in a message, as it said it. */
+/** What the model says that it found in a message; not checked yet. */
 export interface Findings {
   readonly intent: string | null;
   readonly slots: readonly { readonly name: string; readonly value: SlotValue | null }[];
@@ -20,22 +20,22 @@ export interface Known {
   readonly slots: ReadonlyMap<string, SlotValue>;
 }
 
-/** The same for whoever chats. */
+/** The state of a session as the person's program sees it. */
 export interface ChatState {
   readonly session_id: string;
   /** Null: not known yet. */
   readonly intent: string | null;
   readonly slots: Readonly<Record<string, SlotValue>>;
-  /** Slots that are usual for this intent and empty. */
+  /** Required slots that are empty. */
   readonly missing: readonly string[];
   /** An intent is known, and nothing is missing for it. */
   readonly complete: boolean;
 }
 
 /**
- * What is known after what the model found.
- * @param before what was known before it.
- * @param written what the person wrote in this session.
+ * What is known after a message, from what was known before it and what the model found in it.
+ * @param found null: the model gave no reply that can be used.
+ * @param written what the person wrote, as far as the model was shown it.
  */
 export function settled(
   before: Known,
@@ -70,7 +70,7 @@ export function stateOf(sessionId: string, { intent, slots }: Known, offer: Offe
   };
 }
 
-/** The value as one of the types that the slot's field had; null where it is none. */
+/** The value as one of the JSON types of the slot's field; null: it fits none of them. */
 function fittingValue(value: SlotValue, types: readonly string[]): SlotValue | null {
   const takes = (type: string): boolean => types.includes(type);
   const takesNumbers = takes("integer") || takes("number");
@@ -89,7 +89,7 @@ function fittingValue(value: SlotValue, types: readonly string[]): SlotValue | n
   return null;
 }
 
-/** The numbers of a text, read as in English and as in Portuguese. */
+/** The numbers in a text, each read twice: as English (1,999.90) and as Portuguese (1.999,90). */
 function numbersIn(text: string): number[] {
   return [...text.matchAll(/-?\d[\d.,]*/g)].flatMap(([match]) => {
     const digits = match.replace(/[.,]+$/, "");
@@ -99,7 +99,7 @@ function numbersIn(text: string): number[] {
   });
 }
 
-/** Lower case without accents, words parted by one space, one around them. */
+/** Words in lower case without accents, with one space before, between and after them. */
 function comparedForm(text: string): string {
   const words = text
     .normalize("NFKD")
@@ -109,7 +109,7 @@ function comparedForm(text: string): string {
   return words === null ? "" : ` ${words.join(" ")} `;
 }
 
-/** What the person wrote: models make up what is missing, and a made-up value is worse than none. */
+/** What the person wrote. Models invent missing values, and an invented value is worse than none. */
 class WrittenText {
   readonly #texts: readonly string[];
   readonly #numbers: ReadonlySet<number>;
@@ -120,7 +120,7 @@ class WrittenText {
   }
 
   has(value: SlotValue): boolean {
-    // A yes has no wording of its own.
+    // People say yes and no in countless ways, so the model is believed.
     if (typeof value === "boolean") return true;
     if (typeof value === "number") return this.#numbers.has(value);
     const form = comparedForm(value);

@@ -1,11 +1,11 @@
 /**
- * Chat: what does a person want of what this gateway knows, and what is still missing for it. The learned event types and the
- * labelled intents are what can be wanted; the fields that are usual in a type are its slots.
+ * Chat finds out what a person wants and what is still missing for it. A person can want any labelled intent and any
+ * event type that the gateway has learned; the usual fields of a type are its slots.
  *
- * A turn asks the model twice: for the intent and the slots, as checked JSON, and for the answer, as text. Between the
- * two this room decides what is filled and what is missing, so that neither is the model's word alone: an intent is one of
- * those that were offered, and a slot holds only what the person wrote. Whatever people and traffic bring is data in
- * these prompts, never an instruction.
+ * A turn asks the model twice: for the intent and the slots, as checked JSON, and for the reply, as text. Between the two
+ * questions, chat itself decides what is filled and what is missing, because a model alone cannot be trusted with it: an
+ * intent must be one of those offered, and a slot holds only what the person wrote. In both prompts, everything from
+ * people and traffic is data and never an instruction.
  */
 import { type OfferOptions, offerOf } from "./chat-offer.ts";
 import { type ChatModel, reply, unavailable, understand } from "./chat-questions.ts";
@@ -16,11 +16,11 @@ export type { ChatModel } from "./chat-questions.ts";
 export type { ChatState } from "./chat-slots.ts";
 
 export interface ChatOptions extends OfferOptions, ChatSessionsOptions {
-  /** null: there is none. */
+  /** null: there is no language model. */
   readonly llm: ChatModel | null;
 }
 
-/** A turn's parts in their order: one state, then the reply in pieces. */
+/** What a turn yields: first one state, then the reply in pieces. */
 export type ChatPart =
   | { readonly kind: "state"; readonly state: ChatState }
   | { readonly kind: "text"; readonly text: string };
@@ -45,11 +45,11 @@ export class Chat {
   }
 
   /**
-   * One turn. A session remembers it when it is done, and not where it failed or was aborted: then it is as if
-   * it had not been, and may be said again.
+   * One turn. The session remembers it only when it is complete: a turn that fails or is aborted leaves no trace, so the
+   * person may send the message again.
    * @param sessionId null: a new session.
-   * @throws GatewayError llm_unavailable; overloaded where the session is in the middle of another turn, or too
-   *   many are.
+   * @throws GatewayError llm_unavailable; overloaded if the session is in the middle of another turn, or if too many
+   *   sessions are.
    */
   async *turn(
     message: string,
@@ -60,7 +60,7 @@ export class Chat {
     let done = false;
     try {
       const { llm } = this.#o;
-      if (llm === null) throw unavailable("there is none");
+      if (llm === null) throw unavailable("the gateway has none");
       const history = newestMessages(session.history);
       const input = { history, message, signal };
       const offer = offerOf(session.intent, this.#o);
@@ -73,12 +73,12 @@ export class Chat {
       const state = stateOf(session.id, known, offer);
       let content = "";
       for await (const text of reply(llm, input, state)) {
-        // Told with the first words and not before: a model that is away is told by the turn's failure alone.
+        // Yielded with the first piece and not before: if the model is away, the turn fails without a state.
         if (content === "") yield { kind: "state", state };
         content += text;
         yield { kind: "text", text };
       }
-      if (content.trim() === "") throw unavailable("it answered with nothing");
+      if (content.trim() === "") throw unavailable("its reply was empty");
       session.intent = known.intent;
       session.slots = known.slots;
       session.history = newestMessages([

@@ -1,6 +1,7 @@
 /**
- * Brings labelled examples into force: embeds those that have no vector of the embedder in use, and has its Worker
- * learn from all of them. An embedder that fails is asked again, and what was in force before stays. Part of intents.
+ * Brings labelled examples into force: embeds those that lack a vector of the embedder in use, and has that embedder's
+ * Worker learn from all of them. If the embedder fails, the learner tries again, and the examples that were in force
+ * stay in force. Part of intents.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
@@ -10,31 +11,31 @@ import type { Log } from "../log.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import { embeddedExamples } from "./example-vectors.ts";
 
-/** How long `changed` and `attach` wait until what they changed is in force. */
+/** How long `changed` and `attach` wait for their change to be in force. */
 const IN_FORCE_MS = 10_000;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 30_000;
-/** Rows that are put together in one go: 4 MiB. */
+/** Vectors that are copied in one turn of the event loop: 4 MiB of 1,024 floats each. */
 const ROWS_A_TURN = 1024;
 
 export interface LearningState {
   /**
-   * ready: what is listed is in force. learning: what was in force before still is. waiting: for the embedder.
+   * ready: the listed examples are in force. learning: the ones before them still are. waiting: for the embedder.
    * off: there is no embedder.
    */
   readonly state: "ready" | "learning" | "waiting" | "off";
-  /** What and why; empty where all is well. */
+  /** What is wrong and why; empty if nothing is. */
   readonly detail: string;
 }
 
 const WAITING_FOR_CHOICE: LearningState = { state: "waiting", detail: "the embedder is being chosen" };
 const LEARNING: LearningState = { state: "learning", detail: "" };
 const READY: LearningState = { state: "ready", detail: "" };
-const OFF: LearningState = { state: "off", detail: "--embedder off: examples are kept and not used" };
+const OFF: LearningState = { state: "off", detail: "--embedder off: examples are kept but not used" };
 
 export interface ExampleLearnerOptions {
   readonly rows: Pick<IntentRows, "of" | "setVectors">;
-  /** In the order in which they are learned. */
+  /** All labels, in the order in which they are learned. */
   readonly labels: () => readonly string[];
   readonly log: Log;
   readonly clock?: Clock;
@@ -47,11 +48,12 @@ export class ExampleLearner {
   #state = WAITING_FOR_CHOICE;
   #calibration: Calibration | null = null;
   #withoutVector = 0;
-  /** Grows with each change; what is in force is `#learned` of them. */
+  /** Counts the changes; the examples as of change `#learned` are in force. */
   #version = 1;
   #learned = 0;
   #learning = false;
   #stopped = false;
+  /** Each ends the wait of one caller. */
   readonly #waiting = new Set<() => void>();
 
   constructor(options: ExampleLearnerOptions) {
@@ -63,19 +65,19 @@ export class ExampleLearner {
     return this.#state;
   }
 
-  /** What was learned from the examples in force; null without any. */
+  /** What was learned from the examples in force; null: there are none. */
   get calibration(): Calibration | null {
     return this.#calibration;
   }
 
-  /** Examples that have no vector: nothing in them can be embedded, or the embedder refuses them. */
+  /** Examples without a vector: they hold nothing to embed, or the embedder refuses them. */
   get withoutVector(): number {
     return this.#withoutVector;
   }
 
   /**
-   * The embedder in use is this one: examples are learned for it. Resolves when they are in force, or cannot be soon:
-   * the embedder fails, or IN_FORCE_MS are over.
+   * Learns the examples for this embedder, which is in use from now on. Resolves when they are in force; earlier if the
+   * embedder fails, and after IN_FORCE_MS at the latest.
    */
   async attach(embedder: Embedder): Promise<void> {
     this.#embedder = embedder;
@@ -88,7 +90,10 @@ export class ExampleLearner {
     await this.#learnedIn(this.#version);
   }
 
-  /** The examples were changed: false where the change is not in force after IN_FORCE_MS, or without an embedder. */
+  /**
+   * Learns the examples, which have changed. Resolves as `attach` does.
+   * @returns whether the change is in force.
+   */
   async changed(): Promise<boolean> {
     this.#version += 1;
     const version = this.#version;
@@ -97,7 +102,7 @@ export class ExampleLearner {
     return this.#learnedIn(version);
   }
 
-  /** Learns no more. */
+  /** Ends learning, and the waits of all callers. */
   stop(): void {
     this.#stopped = true;
     this.#tell();
@@ -113,7 +118,7 @@ export class ExampleLearner {
     return this.#learned >= version;
   }
 
-  /** Settles at the next change of state, or when the time is over. */
+  /** Resolves at the next change of state, or after `timeoutMs`. */
   #change(timeoutMs: number): Promise<void> {
     return new Promise((resolve) => {
       const settle = (): void => {
@@ -130,7 +135,7 @@ export class ExampleLearner {
     for (const settle of [...this.#waiting]) settle();
   }
 
-  /** Learns until what is in force is what is listed; an embedder that fails is asked again. */
+  /** Learns until the listed examples are in force, or the stop. Waits longer after each failure. */
   async #learnAll(): Promise<void> {
     if (this.#learning) return;
     this.#learning = true;
@@ -147,7 +152,7 @@ export class ExampleLearner {
       } catch (error) {
         if (this.#stopped) break;
         if (!failing)
-          this.#o.log("warn", `intents: examples are not learned yet: ${messageOf(error)}; trying again`);
+          this.#o.log("warn", `intents: cannot learn the examples yet: ${messageOf(error)}; trying again`);
         failing = true;
         this.#state = { state: "waiting", detail: messageOf(error) };
         this.#tell();
@@ -168,7 +173,7 @@ export class ExampleLearner {
       without += examples.length - present.length;
       if (present.length > 0) labels.push({ label, count: present.length });
       vectors.push(...present);
-      // A label at a time: thousands of rows are read, and this is the thread that answers.
+      // One label per turn: thousands of rows are read, and this thread also serves HTTP.
       await this.#clock.nextTurn();
     }
     const dim = vectors[0]?.length ?? 0;

@@ -1,9 +1,12 @@
-/** The vectors of labelled examples: those that are kept, and those that are missing. Part of intents. */
+/** Completes the vectors of labelled examples: reads those that the journal has and makes the others. Part of intents. */
 import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError } from "../errors.ts";
 import type { IntentRows, StoredExample } from "../journal/journal.ts";
 
-/** The examples of a label with vectors of this embedder; those that are missing are made, and kept. */
+/**
+ * The examples of a label with vectors of this embedder. Makes those that are missing, and keeps them in the journal
+ * unless they are cheap to compute again.
+ */
 export async function embeddedExamples(
   embedder: Embedder,
   rows: Pick<IntentRows, "of" | "setVectors">,
@@ -29,7 +32,7 @@ export async function embeddedExamples(
   );
 }
 
-/** Null for a text that has nothing to embed, or that the embedder refuses while it takes others. */
+/** One vector per text; null: the text holds nothing to embed, or the embedder refuses it while it takes others. */
 async function embedEach(embedder: Embedder, texts: readonly string[]): Promise<(Float32Array | null)[]> {
   try {
     const rows = await embedder.embed(texts);
@@ -43,7 +46,7 @@ async function embedEach(embedder: Embedder, texts: readonly string[]): Promise<
     if (texts.length === 1) return [null];
     const vectors: (Float32Array | null)[] = [];
     for (const text of texts) vectors.push(...(await embedEach(embedder, [text])));
-    // Refused one and all: it is not the texts.
+    // If it refuses every single text, the fault is not in the texts.
     if (vectors.every((vector) => vector === null)) throw error;
     return vectors;
   }

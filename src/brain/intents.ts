@@ -1,8 +1,8 @@
 /**
- * The labelled examples of intents: kept in the journal, embedded by the embedder in use, and learned in its
- * Worker, which then says with each batch of texts what is nearest (embed-index.ts).
+ * Intents and their labelled examples. The journal keeps the texts and their vectors. The Worker of the embedder in use
+ * learns from the vectors, and then finds the nearest label for each text that it embeds (src/nearest/).
  *
- * Examples are of one model: where the embedder is another than before, they are embedded again.
+ * Vectors belong to one model: if another embedder is in use than before, all examples are embedded again.
  */
 
 import { type Clock, systemClock } from "../clock.ts";
@@ -16,17 +16,17 @@ export const INTENT_LIMITS = {
   labelsMax: 1000,
   labelCharsMax: 128,
   examplesPerLabelMax: 1000,
-  /** Of all labels together: what one search goes through, 1,024 bytes each. */
+  /** Of all labels together: one search compares a text with every example, 1,024 bytes each. */
   examplesMax: 10_000,
   exampleCharsMax: 2048,
 } as const;
 
 export interface IntentsState extends LearningState {
-  /** What was learned from the examples in force; null without any. */
+  /** What was learned from the examples in force; null: there are none. */
   readonly calibration: Calibration | null;
   readonly labels: number;
   readonly examples: number;
-  /** Examples that have no vector: nothing in them can be embedded, or the embedder refuses them. */
+  /** Examples without a vector: they hold nothing to embed, or the embedder refuses them. */
   readonly withoutVector: number;
 }
 
@@ -35,7 +35,7 @@ export interface IntentExamples {
   readonly examples: readonly string[];
 }
 
-/** What became of a change: refused with a reason, or kept, and in force or not yet. */
+/** The outcome of a change: refused for a reason, or kept and in force (or not yet). */
 export type Changed = { readonly refused: string } | { readonly inForce: boolean };
 
 export interface IntentsOptions {
@@ -87,27 +87,27 @@ export class Intents {
   }
 
   /**
-   * The label's examples are these from now on; the same text twice counts once. Durable when it resolves.
+   * Replaces all examples of a label; a text that is given twice counts once. The change is durable when this resolves.
    * @throws GatewayError disk_full, journal_failed
    */
   async put(label: string, examples: readonly string[]): Promise<Changed> {
     const texts = [...new Set(examples.map((text) => text.trim()))].filter((text) => text !== "");
-    if (texts.length === 0) return { refused: "there is no text in the examples" };
+    if (texts.length === 0) return { refused: "the examples hold no text" };
     const known = this.#examples.get(label);
     if (known === undefined && this.#examples.size >= INTENT_LIMITS.labelsMax)
-      return { refused: `there are ${INTENT_LIMITS.labelsMax} labels already` };
+      return { refused: `there are already ${INTENT_LIMITS.labelsMax} labels, which is the maximum` };
     const total = this.#count() - (known?.length ?? 0) + texts.length;
     if (total > INTENT_LIMITS.examplesMax)
       return {
-        refused: `with these there would be ${total} examples, at most ${INTENT_LIMITS.examplesMax} of all labels`,
+        refused: `all labels together would have ${total} examples; at most ${INTENT_LIMITS.examplesMax} are allowed`,
       };
     const elsewhere = new Map<string, string>();
-    for (const [other, its] of this.#examples)
-      if (other !== label) for (const text of its) elsewhere.set(text, other);
+    for (const [other, others] of this.#examples)
+      if (other !== label) for (const text of others) elsewhere.set(text, other);
     const twice = texts.find((text) => elsewhere.has(text));
     if (twice !== undefined) {
-      const where = JSON.stringify(elsewhere.get(twice));
-      return { refused: `the example ${JSON.stringify(twice.slice(0, 80))} stands under ${where} already` };
+      const other = JSON.stringify(elsewhere.get(twice));
+      return { refused: `the example ${JSON.stringify(twice.slice(0, 80))} already belongs to ${other}` };
     }
     this.#rows.replace(label, texts);
     this.#examples.set(label, texts);
@@ -115,7 +115,8 @@ export class Intents {
   }
 
   /**
-   * @returns null where there is no such label.
+   * Deletes a label with all its examples.
+   * @returns null: there is no such label.
    * @throws GatewayError disk_full, journal_failed
    */
   async delete(label: string): Promise<{ readonly inForce: boolean } | null> {
@@ -125,12 +126,12 @@ export class Intents {
     return { inForce: await this.#learner.changed() };
   }
 
-  /** Learns the examples for the embedder in use; resolves when they are in force, or cannot be soon. */
+  /** Learns the examples for the embedder in use. Resolves when they are in force, or will not be soon. */
   attach(embedder: Embedder): Promise<void> {
     return this.#learner.attach(embedder);
   }
 
-  /** Learns no more. */
+  /** Ends learning. */
   stop(): void {
     this.#learner.stop();
   }

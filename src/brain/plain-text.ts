@@ -1,13 +1,14 @@
-/** Plain text out of a text that comes in pieces: what a browser or a terminal would obey is taken out. Part of chat. */
+/** Makes plain text of a text that comes in pieces: removes what a browser or a terminal would obey. Part of chat. */
 
-/** A tag that is longer is text. */
+/** A longer tag counts as text. */
 const TAG_CHARS_MAX = 500;
 
-/** Takes HTML tags and control characters out of a text that comes in pieces. */
+/** Removes HTML tags and control characters, also those that are cut into pieces. */
 export class PlainText {
-  /** What may be the beginning of a tag. */
+  /** Held back, because it may be the beginning of a tag. */
   #held = "";
 
+  /** @returns what is safe to show by now. */
   push(piece: string): string {
     const text = this.#held + piece;
     this.#held = "";
@@ -19,6 +20,7 @@ export class PlainText {
     return clean(text.slice(0, open));
   }
 
+  /** @returns what was held back and did not become a tag. */
   end(): string {
     const text = this.#held;
     this.#held = "";
@@ -30,7 +32,7 @@ function clean(text: string): string {
   return (
     text
       .replaceAll(/<[a-z/!][^>]*>/gi, "")
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what a terminal would obey.
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal would obey them.
       .replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, "")
   );
 }

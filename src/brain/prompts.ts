@@ -1,23 +1,23 @@
 /**
- * Everything that is ever said to the model of events, in one place. The text of an event is data: it stands as a JSON string
- * of its own, so that nothing in it can end it, and the rules stand outside of it. What comes back is checked all the
+ * The prompts of the two questions about events, in one place. The text of an event is data: the client sends it as one
+ * JSON string, which nothing inside can end, and the rules stand outside that string. Every reply is checked all the
  * same. Part of the brain.
  */
 
 import * as v from "valibot";
 import type { Question } from "../llm/contract.ts";
 
-/** Of a message or body, what the model is shown. */
+/** The model is shown at most this much of a message or body. */
 const DATA_CHARS_MAX = 4000;
 const LABEL_CHARS_MAX = 64;
 const WORDS_MAX = 8;
 
-/** Words that a model uses where it does not know; they are no label. */
+/** What a model replies if it does not know. These are not labels. */
 const NO_LABEL = /^(unknown|none|null|other|n\/?a|undefined|unclear|unknown[ _-]?(event|intent|type))$/i;
 
 /**
- * "car insurance request", "car_insurance_request" and "carInsuranceRequest" → "CarInsuranceRequest". Null where it is
- * no row of words.
+ * "car insurance request", "car_insurance_request" and "carInsuranceRequest" → "CarInsuranceRequest".
+ * @returns null: the text is not a row of at most WORDS_MAX words of ASCII letters and digits.
  */
 export function pascalCase(text: string): string | null {
   const words = text
@@ -35,7 +35,7 @@ export function pascalCase(text: string): string | null {
   return /^[A-Z]/.test(label) && label.length <= LABEL_CHARS_MAX ? label : null;
 }
 
-/** A PascalCase label; null where the model says that it does not know. */
+/** A PascalCase label; null: the model does not know. */
 const LabelSchema = v.pipe(
   v.string(),
   v.maxLength(200),
@@ -67,12 +67,12 @@ function objectSchema(properties: Record<string, object>): object {
   return { type: "object", properties, required: Object.keys(properties), additionalProperties: false };
 }
 
-/** For servers that make a grammar of it; what they let through is checked all the same. */
+/** For servers that build a grammar from it. The gateway checks every label all the same. */
 const LABEL_PATTERN = `^[A-Z][A-Za-z0-9]{1,${LABEL_CHARS_MAX - 1}}$`;
 
 /**
- * Tenths from `min` to 1. Grammars know no bounds of a number (llama.cpp's do not), and small models go beyond them; an answer
- * may still be any number between.
+ * Tenths from `min` to 1, as an enum: some grammars (llama.cpp's) know no bounds of numbers, and small models exceed
+ * them. From other servers, the gateway takes any number in between.
  */
 function tenths(min: -1 | 0, description: string): object {
   const count = 10 * (1 - min) + 1;
@@ -119,7 +119,7 @@ The object has these two keys: {"event_type": string, "confidence": number}`,
   }),
 };
 
-/** Text as data: its first part, never half a character. */
+/** The part of a text that the model is shown: its beginning, never cut inside a character. */
 export function dataOf(text: string): string {
   return text.length <= DATA_CHARS_MAX ? text : text.slice(0, DATA_CHARS_MAX).toWellFormed();
 }

@@ -1,40 +1,43 @@
 /**
- * What the LLM said of texts, for when nearly the same text comes again.
+ * Remembers the language model's replies to messages, and gives them again for messages of the same words.
  *
- * Nearly the same means the same words in the same order: only capitals, accents, spacing and marks that carry no
- * meaning may differ. A cosine cannot stand for that: real models put "is" and "is not" as near as a comma more or
- * less (docs/decisions/0009-near-identical-texts.md has the figures), and what is remembered is not looked at again.
- * Texts are not kept, only their fingerprints. Part of the brain.
+ * The words and their order must be the same; capitals, accents, spacing and marks without meaning may differ. A high
+ * cosine would not do: real models put "is" and "is not" as near to each other as texts that differ by a comma
+ * (docs/decisions/0009-near-identical-texts.md has the figures), and nobody checks a remembered reply again.
+ * Fingerprints are kept, never texts. Part of the brain.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import type { IntentRows, RememberedRow } from "../journal/journal.ts";
 
-/** Beyond, the least recently used is forgotten. */
+/** Beyond this number, the reply that was used least recently is forgotten. */
 const REPLIES_MAX = 10_000;
-/** Replies wait so long for their commit: a crash costs the LLM a call again, no more. */
+/** A reply waits this long for its commit. A crash loses it, which costs one more call of the model. */
 const WRITE_DELAY_MS = 1000;
-/** Keys are spread over the whole table, so that each row is a page: a second's replies at once would hold everything up. */
+/**
+ * Rows of one commit, and the time between two. Keys are random, so each row changes another page of the table: the
+ * replies of a whole second in one commit would hold up everything else.
+ */
 const SLICE_ROWS = 16;
 const SLICE_MS = 50;
-/** Of what is not written yet, the part that one slice takes at least, so that it never grows for long. */
+/** A commit takes at least this share of what is not written yet, so that the rest cannot grow for long. */
 const SLICE_SHARE = 1 / 20;
 const KEY_BYTES = 16;
 
-/** What a model said of a text. */
+/** A model's reply to one message. */
 export interface RememberedReply {
-  /** Null where it knew none. */
+  /** Null: the model knew none. */
   readonly intent: string | null;
   /** −1 to 1. */
   readonly sentiment: number;
-  /** Of the intent, 0 to 1. */
+  /** How sure the intent is, 0 to 1. */
   readonly confidence: number;
-  /** The model that said it. */
+  /** The model that replied. */
   readonly model: string;
 }
 
 export interface RememberedRepliesOptions {
   readonly rows: Pick<IntentRows, "answers" | "changeAnswers">;
-  /** Told when what was remembered could not be written; it is tried again with the next. */
+  /** Called when replies could not be written; they are written with the next one. */
   readonly failed: (error: unknown) => void;
   readonly clock?: Clock;
 }
@@ -48,21 +51,21 @@ interface Entry {
 
 const DIACRITICS = /[̀-ͯ]/g;
 const MEANINGLESS = /[!¡"“”„«»…]/g;
-/** Between digits they are part of a number. */
+/** Full stops and commas, except between digits, where they are part of a number. */
 const STOPS = /(?<!\p{N})[.,]|[.,](?!\p{N})/gu;
 
-/** The form in which texts are compared. */
+/** The form in which texts are compared: two texts of the same form are said to have the same words. */
 export function sameWords(text: string): string {
   const folded = text.normalize("NFKD").replace(DIACRITICS, "").toLowerCase().normalize("NFC");
   const words = folded.replace(MEANINGLESS, " ").replace(STOPS, " ").replace(/\s+/g, " ").trim();
-  // Nothing but marks: these are what was said.
+  // A text of nothing but marks means these marks.
   return words === "" ? text.trim() : words;
 }
 
 export class RememberedReplies {
   readonly #o: RememberedRepliesOptions;
   readonly #clock: Clock;
-  /** By key, the least recently used first; after a restart, in the order in which they were said. */
+  /** By key, the least recently used first; after a restart, in the order in which the model replied. */
   readonly #entries = new Map<string, Entry>();
   /** What the table lacks: entries to put, and keys to drop. */
   readonly #unsaved = new Map<string, Entry | Uint8Array>();
@@ -83,7 +86,7 @@ export class RememberedReplies {
     return this.#entries.size;
   }
 
-  /** What was said of the same words; null where nothing is remembered. */
+  /** The reply to a message of the same words; null: none is remembered. */
   recall(text: string): RememberedReply | null {
     const hex = hexOf(keyOf(text));
     const entry = this.#entries.get(hex);
@@ -108,7 +111,7 @@ export class RememberedReplies {
     this.#writeIn(WRITE_DELAY_MS);
   }
 
-  /** Forgets what other models said: the user has chosen another one. */
+  /** Forgets the replies of all other models: the user has chosen this one. */
   keepOnly(model: string): void {
     for (const [hex, { reply }] of this.#entries) if (reply.model !== model) this.#forget(hex);
     if (this.#unsaved.size > 0) this.#writeIn(WRITE_DELAY_MS);
@@ -129,14 +132,14 @@ export class RememberedReplies {
     });
   }
 
-  /** Writes what is not written yet, all of it. */
+  /** Writes at once all that is not written yet. */
   flush(): void {
     this.#timer?.[Symbol.dispose]();
     this.#timer = null;
     if (this.#unsaved.size > 0) this.#write(this.#unsaved.size);
   }
 
-  /** @returns whether it was written. */
+  /** Writes what has waited longest. @returns false if that failed. */
   #write(rowsMax: number): boolean {
     const put: RememberedRow[] = [];
     const dropped: Uint8Array[] = [];
@@ -151,7 +154,7 @@ export class RememberedReplies {
       return true;
     } catch (error) {
       this.#o.failed(error);
-      // Not for ever: what is dropped below the bound is only not known after a restart.
+      // Bounded: beyond this, replies stay in memory but will be missing after a restart.
       if (this.#unsaved.size > REPLIES_MAX) this.#unsaved.clear();
       return false;
     }

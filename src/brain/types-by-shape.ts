@@ -1,10 +1,11 @@
 /**
- * Event types by the shape of their events, so that the model is asked once a shape. Part of the brain.
+ * Remembers which event type the model gave to events of a shape, so that it is asked once per shape and not once per
+ * event. A shape is the fingerprint of a body (src/schemas/fingerprint.ts). Part of the brain.
  */
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { SmallTable } from "../journal/journal.ts";
 
-/** Beyond, the shape that was used least recently is forgotten. */
+/** Beyond this number, the shape that was used least recently is forgotten. */
 const SHAPES_MAX = 10_000;
 
 export class TypesByShape {
@@ -12,7 +13,7 @@ export class TypesByShape {
   /** By fingerprint, the least recently used first. */
   readonly #types = new Map<string, string>();
 
-  /** Reads what was kept. @throws GatewayError journal_failed */
+  /** Reads what the table has. @throws GatewayError journal_failed */
   constructor(table: SmallTable) {
     this.#table = table;
     for (const { key, value } of table.all()) this.#types.set(key, value);
@@ -22,11 +23,11 @@ export class TypesByShape {
     return this.#types.size;
   }
 
-  /** The type of events of this shape; null: the model could not name it; undefined: it was not asked. */
+  /** The type of events of this shape; null: the model could not name it; undefined: the model was not asked. */
   recall(fingerprint: string): string | null | undefined {
     const type = this.#types.get(fingerprint);
     if (type === undefined) return undefined;
-    // Moved to the end: the least recently used is forgotten first.
+    // Moves it to the end, because the first one is forgotten next.
     this.#types.delete(fingerprint);
     this.#types.set(fingerprint, type);
     return type === UNKNOWN_EVENT ? null : type;
@@ -37,14 +38,14 @@ export class TypesByShape {
     this.#types.set(fingerprint, type ?? UNKNOWN_EVENT);
     const oldest = this.#types.size > SHAPES_MAX ? this.#types.keys().next().value : undefined;
     if (oldest !== undefined) this.#types.delete(oldest);
-    // What the model could not name it may name after the next start, or another model may.
+    // A shape without a name is not written: after the next start the model, or another one, may name it.
     const named = type !== null && type !== UNKNOWN_EVENT;
     const rows = named ? [{ key: fingerprint, value: type }] : [];
     const forgotten = oldest === undefined ? [] : [{ key: oldest, value: null }];
     try {
       if (rows.length + forgotten.length > 0) this.#table.write([...forgotten, ...rows]);
     } catch {
-      // A full disk is the journal's affair; this shape is learned again after a restart.
+      // The journal reports its own failures. This shape is asked about again after a restart.
     }
   }
 }

@@ -1,21 +1,21 @@
 /**
- * What is known of an event, and from where: what was given comes before examples, examples before remembered replies,
- * and these before the model. Part of the brain; pure.
+ * What is known of an event, and where each value comes from. What the sender gave comes before the nearest examples,
+ * these before a remembered reply, and that before the model. Part of the brain; pure functions.
  */
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Nearest } from "../nearest/nearest.ts";
 import type { MessageReply } from "./prompts.ts";
 
-/** Where a value is from. */
+/** Where a value comes from. */
 export type Origin = "given" | "examples" | "cache" | "llm" | "shape";
 
-/** What is known of an event; null: not known. A source without a value was asked and did not know. */
+/** What is known of an event; null: not known. If `…From` is set beside a null, that origin was asked and did not know. */
 export interface Understanding {
   readonly type: string | null;
   readonly typeFrom: Origin | null;
   readonly intent: string | null;
   readonly intentFrom: Origin | null;
-  /** Of the intent, 0 to 1. */
+  /** How sure the intent is, 0 to 1. */
   readonly confidence: number;
   readonly sentiment: number | null;
   readonly sentimentFrom: Origin | null;
@@ -42,20 +42,20 @@ export function typed(understanding: Understanding): Understanding {
     : { ...understanding, type: intent, typeFrom: intentFrom };
 }
 
-/** The label of the nearest examples, where nobody said the intent. */
-export function withExample(said: Understanding, nearest: Nearest | null): Understanding {
-  if (said.intent !== null || nearest === null || nearest.label === null) return said;
-  return { ...said, intent: nearest.label, intentFrom: "examples", confidence: nearest.confidence };
+/** Takes the label of the nearest examples as the intent, unless the sender gave one. */
+export function withExample(before: Understanding, nearest: Nearest | null): Understanding {
+  if (before.intent !== null || nearest === null || nearest.label === null) return before;
+  return { ...before, intent: nearest.label, intentFrom: "examples", confidence: nearest.confidence };
 }
 
-/** Whether the model could add something. A source without a value was asked already, and did not know. */
+/** Whether the model could add something: it is not asked again for what it did not know. */
 export function isOpen({ intent, intentFrom, sentiment, sentimentFrom }: Understanding): boolean {
   return (intent === null && intentFrom === null) || (sentiment === null && sentimentFrom === null);
 }
 
-/** What the model says, or said, of a message fills what is open, and no more. */
-export function withReply(said: Understanding, reply: MessageReply, from: "cache" | "llm"): Understanding {
-  let full = said;
+/** Fills what is open with a reply of the model, now or remembered, and leaves the rest as it is. */
+export function withReply(before: Understanding, reply: MessageReply, from: "cache" | "llm"): Understanding {
+  let full = before;
   if (full.intent === null) {
     const { intent, confidence } = reply;
     full = { ...full, intent, intentFrom: from, confidence: intent === null ? 0 : confidence };

@@ -28,7 +28,7 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
   const replies = new RememberedReplies({
     rows: journal.intents,
     failed: (error) =>
-      log("warn", `intents: what the LLM said is not kept over a restart: ${messageOf(error)}`),
+      log("warn", `brain: cannot write the model's replies, so a restart may lose some: ${messageOf(error)}`),
   });
   const llm = openLlm({
     baseUrl: config.llmBaseUrl,

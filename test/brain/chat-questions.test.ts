@@ -18,14 +18,14 @@ async function code(promise: Promise<unknown>): Promise<string> {
   );
 }
 
-describe("the question for what the person wants", () => {
-  test("is not asked if there is nothing to choose from", async () => {
+describe("the prompt for what the person wants", () => {
+  test("is not sent if there is nothing to choose from", async () => {
     const model = new StubModel();
     expect(await understand(model, input(), { known: KNOWN, offer: new Map() })).toBeNull();
     expect(model.asked).toEqual([]);
   });
 
-  test("takes slots as a list and as an object, and none", async () => {
+  test("accepts slots as a list, as an object, and none at all", async () => {
     const model = new StubModel();
     const ask = async (found: unknown) => {
       model.found = found;
@@ -57,7 +57,7 @@ describe("the question for what the person wants", () => {
     });
   });
 
-  test("has no answer if the reply cannot be used, and fails if the model is away", async () => {
+  test("finds nothing if the reply cannot be used, and fails if the model is away", async () => {
     const model = new StubModel();
     const ask = () => understand(model, input(), { known: KNOWN, offer: OFFER });
     model.refusal = { reason: "invalid", retryable: false };
@@ -91,7 +91,7 @@ describe("the reply", () => {
     expect([pieces.length, model.ended]).toEqual([41, 1]);
   });
 
-  test("says what to start if the stream fails, and passes other errors on", async () => {
+  test("adds which program to start if the stream fails, and passes other errors on", async () => {
     const model = new StubModel();
     const reset = {
       code: "llm_unavailable",

@@ -5,7 +5,7 @@ function open() {
   const time = { ms: 1000 };
   let ids = 0;
   const sessions = new ChatSessions({ nowMs: () => time.ms, newSessionId: () => `new-${++ids}` });
-  /** One turn that said something. */
+  /** Runs one complete turn. */
   const talk = (id: string | null): string => {
     const session = sessions.begin(id);
     session.history = [{ role: "user", content: "Oi" }];
@@ -48,13 +48,13 @@ describe("sessions", () => {
     expect(sessions.begin("busy")).toBe(busy);
   });
 
-  test("leave nothing behind if nothing was said in them", () => {
+  test("leave nothing behind if no turn was completed", () => {
     const { sessions } = open();
     sessions.end(sessions.begin("silent"));
     expect([sessions.count, sessions.busy]).toEqual([0, 0]);
   });
 
-  test("are at most 1,000: another one takes the place of the idle one that was used longest ago", () => {
+  test("are at most 1,000: a new one replaces the idle one that was used longest ago", () => {
     const { sessions, talk } = open();
     sessions.begin("busy");
     for (let n = 1; n < 1000; n++) talk(`s${n}`);
@@ -64,13 +64,13 @@ describe("sessions", () => {
     expect(sessions.begin("s1").history).toHaveLength(1);
     expect(sessions.begin("s3").history).toHaveLength(1);
     expect(sessions.begin("s2").history).toEqual([]);
-    expect(() => sessions.begin("busy")).toThrow("this conversation");
+    expect(() => sessions.begin("busy")).toThrow("this session");
   });
 
   test("take one turn at a time, and 32 turns together", () => {
     const { sessions } = open();
     const first = sessions.begin("s0");
-    expect(() => sessions.begin("s0")).toThrow("this conversation");
+    expect(() => sessions.begin("s0")).toThrow("this session");
     for (let n = 1; n < 32; n++) sessions.begin(`s${n}`);
     expect(() => sessions.begin("s32")).toThrow(expect.objectContaining({ code: "overloaded" }));
     expect([sessions.count, sessions.busy]).toEqual([32, 32]);

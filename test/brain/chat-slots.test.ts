@@ -15,12 +15,12 @@ describe("an intent", () => {
   const settle = (intent: string | null, before: Known = NOTHING): Known =>
     settled(before, { intent, slots: [] }, { offer: OFFER, written: [] });
 
-  test("is one of those that were offered, however its case is spelt; another one is not taken", () => {
+  test("is one of those that were offered, in upper or lower case; any other one is rejected", () => {
     expect([settle("Car").intent, settle(" car ").intent]).toEqual(["Car", "Car"]);
     expect([settle("Hacked").intent, settle(null).intent]).toEqual([null, null]);
   });
 
-  test("stays with its slots if the model found none, or answered with nothing that can be used", () => {
+  test("stays, with its slots, if the model found none or its reply cannot be used", () => {
     const before = { intent: "Car", slots: new Map([["model", "Uno"]]) };
     expect(settle(null, before)).toEqual(before);
     expect(settled(before, null, { offer: OFFER, written: [] })).toEqual(before);
@@ -35,7 +35,7 @@ describe("a slot", () => {
     return settled(NOTHING, found, { offer, written: [written] }).slots.get("s");
   };
 
-  test("holds only text that the person wrote, whole words, whatever accents and case", () => {
+  test("holds only whole words that the person wrote; accents and case may differ", () => {
     expect(filled(["string"], "Corolla", "quero um seguro")).toBeUndefined();
     expect(filled(["string"], "oro", "tenho um Corolla")).toBeUndefined();
     expect(filled(["string"], "CITROËN  c3", "é um Citroen-C3")).toBe("CITROËN  c3");
@@ -50,7 +50,7 @@ describe("a slot", () => {
     expect(filled(["integer"], 77.5, "77,5")).toBeUndefined();
   });
 
-  test("holds a value of one of its field's types, converted if nothing of it is lost", () => {
+  test("holds a value of one of its field's types; other values are converted if that loses nothing", () => {
     expect(filled(["integer"], "2015", "2015")).toBe(2015);
     expect(filled(["integer"], "o 2015", "o 2015")).toBeUndefined();
     expect(filled(["string"], 2015, "2015")).toBe("2015");
@@ -61,7 +61,7 @@ describe("a slot", () => {
     expect(filled(["string"], "x".repeat(257), "x".repeat(257))).toBeUndefined();
   });
 
-  test("of another intent, or that was not offered, is not filled", () => {
+  test("stays empty if it belongs to another intent or was not offered", () => {
     const found = {
       intent: "Car",
       slots: ["order", "__proto__", "model"].map((name) => ({ name, value: "B77" })),
@@ -72,7 +72,7 @@ describe("a slot", () => {
 });
 
 describe("the state of a session", () => {
-  test("misses the required slots that are empty, in the order of the offer", () => {
+  test("lists the required slots that are empty as missing, in the order of the offer", () => {
     const state = stateOf("s", { intent: "Car", slots: new Map([["model", "Uno"]]) }, OFFER);
     expect(state).toEqual({
       ...{ session_id: "s", intent: "Car", slots: { model: "Uno" } },

@@ -54,7 +54,7 @@ describe("learning", () => {
     expect([learner.state.state, await learner.changed(), embedder.batches]).toEqual(["off", false, []]);
   });
 
-  test("tells that a change is in force when it is, and one that comes meanwhile is learned next", async () => {
+  test("resolves a change when it is in force, and learns one that comes meanwhile next", async () => {
     const { rows, learner, embedder, clock } = open();
     await learner.attach(embedder);
     const held = Promise.withResolvers<void>();
@@ -72,7 +72,7 @@ describe("learning", () => {
     expect(embedder.learned.map(({ labels }) => labels.length)).toEqual([1, 2, 3]);
   });
 
-  test("that takes longer than 10 s is told to be not in force yet, and goes on", async () => {
+  test("that takes longer than 10 s resolves as not in force yet, and goes on", async () => {
     const { learner, embedder, clock } = open();
     const held = Promise.withResolvers<void>();
     embedder.hold = held.promise;
@@ -91,7 +91,7 @@ describe("learning", () => {
 });
 
 describe("an embedder that fails", () => {
-  test("ends the wait at once, is asked again at growing intervals, and is logged once", async () => {
+  test("ends the wait at once, is tried again at growing intervals, and is logged once", async () => {
     const { learner, embedder, clock, logged } = open();
     embedder.failWith = embedderError("embedder_unavailable");
     await learner.attach(embedder);
@@ -111,7 +111,7 @@ describe("an embedder that fails", () => {
     expect(logged).toHaveLength(1);
   });
 
-  test("keeps in force what was, until it works again", async () => {
+  test("leaves the earlier examples in force until it works again", async () => {
     const { rows, learner, embedder, clock } = open();
     await learner.attach(embedder);
     rows.replace("B", ["x"]);
@@ -124,7 +124,7 @@ describe("an embedder that fails", () => {
     expect([learner.state.state, embedder.learned.length, clock.pending]).toEqual(["ready", 2, 0]);
   });
 
-  test("that gives vectors of different lengths under one name is not learned from", async () => {
+  test("is one that gives vectors of different lengths under one name", async () => {
     const { rows, learner, embedder, logged } = open();
     embedder.dim = 0;
     embedder.embed = async (texts) => {

@@ -1,4 +1,4 @@
-/** What the tests of labelled examples put around them: an embedder without a model, and the journal's rows in memory. */
+/** Stubs for the tests of labelled examples: an embedder without a model, and the journal's rows in memory. */
 import type { Embedder } from "../../src/embed/embedder.ts";
 import { GatewayError } from "../../src/errors.ts";
 import type { StoredExample } from "../../src/journal/journal.ts";
@@ -11,19 +11,19 @@ export function embedderError(code: "embedder_invalid" | "embedder_unavailable")
   return new GatewayError({ code, operation: "embed", object: "test", detail: code });
 }
 
-/** Vectors that depend on the text alone; a text without letters has none. It fails on request. */
+/** Makes a vector from the length of a text; a text without letters gets none. Fails on request. */
 export class StubEmbedder implements Embedder {
   kind: Embedder["kind"] = "local";
   recomputed = false;
   readonly modelId = 1;
   readonly maxBatch = 2;
   dim = DIM;
-  /** Texts of each call. */
+  /** The texts of each call that succeeded. */
   readonly batches: (readonly string[])[] = [];
-  /** What was to be learned, the newest last. */
+  /** The examples of each call, the newest last. */
   readonly learned: LabelledVectors[] = [];
   failWith: Error | null = null;
-  /** Refuses what contains this. */
+  /** It refuses texts that contain this. */
   refuses: string | null = null;
   /** While set, learning waits for it. */
   hold: Promise<void> | null = null;

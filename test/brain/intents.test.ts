@@ -27,7 +27,7 @@ function openJournal(path = join(folder, `${files++}.journal`)): Journal {
   });
 }
 
-/** A real embedder under another name, which counts what it embeds and fails on request. */
+/** A real embedder under another name. It records what it embeds, and fails on request. */
 class Named implements Embedder {
   readonly kind = "local";
   readonly recomputed = false;
@@ -36,7 +36,7 @@ class Named implements Embedder {
   readonly #real = openHashing(WORKER);
   embedded: string[] = [];
   failWith: GatewayError | null = null;
-  /** Refuses what contains this. */
+  /** It refuses texts that contain this. */
   refuses: string | null = null;
 
   constructor(readonly name: string) {}
@@ -68,7 +68,7 @@ function refusal(code: "embedder_invalid" | "embedder_unavailable"): GatewayErro
   return new GatewayError({ code, operation: "embed", object: "test", detail: code });
 }
 
-/** Its time stands still, so that a change is in force when it is answered, however slow the machine. */
+/** Time stands still, so a change never times out before it is in force, however slow the machine is. */
 function open(journal: Journal): { intents: Intents; clock: FakeClock; logged: string[] } {
   const logged: string[] = [];
   const clock = new FakeClock();
@@ -95,7 +95,7 @@ async function labelOf(embedder: Embedder, text: string): Promise<string | null>
 const IN_FORCE = { inForce: true };
 
 describe("labelled examples", () => {
-  test("are in force when the change is answered, until they are deleted", async () => {
+  test("are in force when the change resolves, until they are deleted", async () => {
     using journal = openJournal();
     const { intents } = open(journal);
     const embedder = openHashing(WORKER);
@@ -126,7 +126,7 @@ describe("labelled examples", () => {
       intents.attach(first);
       await intents.put("Cancel", CANCEL);
       await intents.put("Card", CARD);
-      // Each once, though the second label made all of them be learned again.
+      // Each text once, although the second label made the learner start again with all of them.
       expect(first.embedded.sort()).toEqual([...CANCEL, ...CARD].sort());
       intents.stop();
     }
@@ -147,7 +147,7 @@ describe("labelled examples", () => {
     third.stop();
   });
 
-  test("of an embedder that is away wait for it, and what was in force stays", async () => {
+  test("wait for an embedder that is away, and those that were in force stay in force", async () => {
     using journal = openJournal();
     const { intents, clock, logged } = open(journal);
     const embedder = new Named("model");
@@ -165,7 +165,7 @@ describe("labelled examples", () => {
     intents.stop();
   });
 
-  test("that the embedder refuses, or that have nothing to embed, are left out and counted", async () => {
+  test("are left out and counted if the embedder refuses them or they hold nothing to embed", async () => {
     using journal = openJournal();
     const { intents } = open(journal);
     const embedder = new Named("model");
@@ -177,7 +177,7 @@ describe("labelled examples", () => {
     intents.stop();
   });
 
-  test("are kept and not in force without an embedder", async () => {
+  test("are kept without an embedder, but are not in force", async () => {
     using journal = openJournal();
     const { intents } = open(journal);
     expect(await intents.put("Cancel", CANCEL)).toEqual({ inForce: false });
@@ -185,33 +185,35 @@ describe("labelled examples", () => {
     intents.stop();
   });
 
-  test("are bounded, and a text is of one label", async () => {
+  test("are bounded, and a text belongs to one label only", async () => {
     using journal = openJournal();
     const { intents } = open(journal);
     const many = (count: number, from = 0) =>
       Array.from({ length: count }, (_, at) => `example ${from + at}`);
     expect(await intents.put("a", [" x ", "x", ""])).toEqual({ inForce: false });
     expect(intents.get("a")?.examples).toEqual(["x"]);
-    expect(await intents.put("b", ["  "])).toEqual({ refused: "there is no text in the examples" });
+    expect(await intents.put("b", ["  "])).toEqual({ refused: "the examples hold no text" });
     expect(await intents.put("b", ["y", "x"])).toEqual({
-      refused: 'the example "x" stands under "a" already',
+      refused: 'the example "x" already belongs to "a"',
     });
     const full = INTENT_LIMITS.examplesMax - 1;
     expect(await intents.put("all", many(full))).toEqual({ inForce: false });
     expect(await intents.put("more", many(1, full))).toEqual({
-      refused: "with these there would be 10001 examples, at most 10000 of all labels",
+      refused: "all labels together would have 10001 examples; at most 10000 are allowed",
     });
-    // In place of what the label had, there is room.
+    // A change that replaces examples of its own label has room.
     expect(await intents.put("a", ["z"])).toEqual({ inForce: false });
     await intents.delete("all");
     for (let label = 1; label < INTENT_LIMITS.labelsMax; label++)
       await intents.put(`l${label}`, [`t${label}`]);
-    expect(await intents.put("one more", ["t"])).toEqual({ refused: "there are 1000 labels already" });
+    expect(await intents.put("one more", ["t"])).toEqual({
+      refused: "there are already 1000 labels, which is the maximum",
+    });
     intents.stop();
   });
 });
 
-test("the pipeline hears of the nearest examples with the vectors of a batch, where nobody said the intent", async () => {
+test("the pipeline gets the nearest examples with the vectors of a batch, for messages without a given intent", async () => {
   using journal = openJournal();
   const { intents } = open(journal);
   const embedder = new Named("model");
