@@ -1,34 +1,34 @@
 /**
- * What trials teach: how probably the best label is right, by its score, and the score from which it is given. Part of
- * the nearest examples.
+ * Learns from trials how probably the best label is right, depending on its score, and from which score on it is given.
+ * Part of nearest.
  */
 import type { Trial } from "./trials.ts";
 
-/** As if one message in eleven had an intent without examples. */
+/** The weight of all strangers together: as if one message in eleven had an intent without examples. */
 const STRANGER_WEIGHT = 0.1;
 /**
- * Least probability that gives a label. A wrong label costs what a right one is worth; to say nothing costs a third
- * of it, since then an LLM has to be asked or nothing is known: (1 − 1/3) / 2.
+ * The lowest probability that gives a label. A wrong label costs as much as a right one is worth. No label costs a third
+ * of that, because then the language model has to be asked, or nothing is known. Hence (1 − 1/3) / 2.
  */
 const LABEL_FROM = 1 / 3;
-/** Without two examples of a label nothing can be learned: then only what is nearly an example itself. */
+/** If nothing can be learned, because no label has two examples, only near copies of an example get its label. */
 const UNLEARNED_THRESHOLD = 0.95;
 /**
- * What a text that has nothing to do with any example may reach: measured up to 0.2 with MiniLM and hashing, 0.3
- * with multilingual-e5-small. Trials of a few examples know no such text: it stands for UNRELATED_TRIALS of them.
+ * The score of a text that has nothing to do with any example: up to 0.2 was measured with MiniLM and hashing, 0.3 with
+ * multilingual-e5-small. The trials of a few examples contain no such text, so UNRELATED_TRIALS of them are added.
  */
 const UNRELATED_SCORE = 0.2;
 const UNRELATED_TRIALS = 3;
 
 interface Lesson {
-  /** How probably the best label is right, by its score; 0 to 1. */
+  /** How probably the best label is right, 0 to 1, if it has this score. */
   readonly confidence: (score: number) => number;
   readonly threshold: number;
 }
 
 /**
- * A label is given where it is right with a probability of LABEL_FROM. How probably, by score, is a logistic
- * regression over the trials (Platt 1999), in which strangers weigh STRANGER_WEIGHT of the others.
+ * A label is given if it is right with a probability of at least LABEL_FROM. The probability is a logistic regression of
+ * the trials on their scores (Platt 1999). All strangers together weigh STRANGER_WEIGHT times as much as the others.
  */
 export function learn(trials: readonly Trial[]): Lesson {
   const own = trials.flatMap((trial) => (trial.own === null ? [] : [trial.own]));
@@ -39,7 +39,7 @@ export function learn(trials: readonly Trial[]): Lesson {
     ...strangers.map((score) => ({ score, right: 0, weight })),
     { score: UNRELATED_SCORE, right: 0, weight: UNRELATED_TRIALS },
   ]);
-  // With one label alone nothing was ever wrong or a stranger.
+  // A single label has no strangers, and its trials cannot be wrong, so there is nothing to learn from.
   const learned = strangers.length > 0 || own.some(({ right }) => !right);
   if (learned && line !== null) {
     const { slope, offset } = line;
@@ -53,14 +53,14 @@ export function learn(trials: readonly Trial[]): Lesson {
     const nearest = Math.max(-1, ...strangers);
     return { confidence, threshold: Math.max(UNLEARNED_THRESHOLD, (1 + nearest) / 2) };
   }
-  // One label alone: nothing says how near other messages come. What is as near as the nearer half of its own.
+  // One label alone: nothing shows how near other messages come. A message must be as near as half of the examples.
   const scores = own.map(({ score }) => score).sort((a, b) => a - b);
   return { confidence, threshold: Math.min(UNLEARNED_THRESHOLD, scores[scores.length >> 1] as number) };
 }
 
 /** Log odds of LABEL_FROM. */
 const LEAST_LOG_ODDS = Math.log(LABEL_FROM / (1 - LABEL_FROM));
-/** A little is added to the curvature, so that points that can be told apart do not drive the slope to infinity. */
+/** Added to the curvature: points that a score separates perfectly would drive the slope to infinity. */
 const RIDGE = 0.01;
 const NEWTON_STEPS_MAX = 100;
 
@@ -70,7 +70,10 @@ interface Point {
   readonly weight: number;
 }
 
-/** Newton's method on a convex function of two numbers; null where there is nothing to tell apart, or score does not help. */
+/**
+ * Newton's method on a convex function of two numbers.
+ * @returns null: all points are alike right or wrong, or a higher score does not make right more probable.
+ */
 function logistic(points: readonly Point[]): { slope: number; offset: number } | null {
   if (!points.some(({ right }) => right === 1) || !points.some(({ right }) => right === 0)) return null;
   let [slope, offset] = [0, 0];

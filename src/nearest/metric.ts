@@ -1,24 +1,24 @@
 /**
  * The space in which labelled examples are compared: within-class covariance normalisation.
  *
- * A model's own cosine counts every direction alike, also those in which messages of one and the same intent
- * differ (politeness, length, language). Here directions count the less the more examples of one label spread
- * in them: x → L⁻¹(x − μ), with L Lᵀ the scatter within labels (Hatch, Kajarekar, Stolcke 2006, "Within-class
- * covariance normalization"). Then cosine is taken as before. What it gains is in docs/MODELS.md.
+ * The cosine of a model's vectors counts every direction alike, also those in which messages of the same intent differ
+ * (politeness, length, language). Here a direction counts the less, the more the examples of one label spread in it:
+ * x → L⁻¹(x − μ), with L Lᵀ the scatter within labels (Hatch, Kajarekar, Stolcke 2006, "Within-class covariance
+ * normalization"). Then the cosine is taken as before. docs/MODELS.md says how much this improves.
  *
- * Few examples say little about 1,024 directions, so the scatter is mixed with that of a sphere which counts as
- * PRIOR_PER_DIM × dim further examples; and μ, the mean of the labels' means, is taken by (labels − 1) / labels:
- * with one label it would be the label itself.
+ * Few examples say little about 1,024 directions, so the scatter is mixed with that of a sphere, which counts as
+ * PRIOR_PER_DIM × dim further examples. μ is the mean of the labels' means, multiplied by (labels − 1) / labels, because
+ * the mean of a single label would be that label itself.
  */
 
 import type { Pause } from "./pause.ts";
 
-/** Found on banking77 and credsystem-pt, where 1.5 to 4 do about alike. */
+/** Chosen on banking77 and credsystem-pt, where 1.5 to 4 give about the same accuracy. */
 const PRIOR_PER_DIM = 2;
-/** Examples whose scatter is added up: beyond, every second, third … one. */
+/** Examples that go into the scatter. If there are more, every second, third … one does. */
 export const SCATTER_ROWS_MAX = 2048;
 
-/** Examples of one label stand together. */
+/** Vectors by group: the rows of one label follow each other. */
 export interface Groups {
   readonly dim: number;
   /** The rows of label g are starts[g] to starts[g + 1] − 1; at least one each. */
@@ -29,9 +29,9 @@ export interface Groups {
 
 export interface Metric {
   readonly mean: Float32Array;
-  /** L⁻¹, dim × dim, a row a row of the result; null where there is nothing to learn it from. */
+  /** L⁻¹, dim × dim, row by row; null: there is nothing to learn it from. */
   readonly whitening: Float32Array | null;
-  /** Which rows went into the scatter: every so manieth. */
+  /** Every `stride`th row went into the scatter. */
   readonly stride: number;
 }
 
@@ -52,7 +52,7 @@ export async function learnMetric(groups: Groups, pause: Pause): Promise<Metric>
   const scatter = await scatterWithin(groups, means, stride, pause);
   let trace = 0;
   for (let at = 0; at < dim; at++) trace += scatter[at * dim + at] as number;
-  // Examples of each label all alike: they have no scatter.
+  // If the examples of each label are all alike, there is no scatter.
   if (!(trace > 1e-6)) return { mean, whitening: null, stride };
   const sphere = (PRIOR_PER_DIM * trace) / freedom;
   for (let at = 0; at < dim; at++) scatter[at * dim + at] = (scatter[at * dim + at] as number) + sphere;
@@ -60,7 +60,7 @@ export async function learnMetric(groups: Groups, pause: Pause): Promise<Metric>
   return { mean, whitening: await invert(scatter, dim, pause), stride };
 }
 
-/** labels × dim. */
+/** The mean of each label: labels × dim. */
 async function groupMeans({ dim, starts, rows }: Groups, pause: Pause): Promise<Float64Array> {
   const means = new Float64Array((starts.length - 1) * dim);
   for (let label = 0; label + 1 < starts.length; label++) {
@@ -76,9 +76,9 @@ async function groupMeans({ dim, starts, rows }: Groups, pause: Pause): Promise<
   return means;
 }
 
-/** Rows added up at once: each is a pass over the whole matrix. */
+/** Rows that one pass over the matrix adds up. */
 const ROWS_A_PASS = 4;
-/** Lines of the matrix between two looks at the clock. */
+/** Lines of the matrix between two pauses. */
 const LINES_A_LOOK = 64;
 
 /** Σ (x − mean of its label)(x − mean of its label)ᵀ, the lower half, over every `stride`th row. */
@@ -104,7 +104,7 @@ async function scatterWithin(
           ci * (c[j] as number) +
           di * (d[j] as number);
       }
-      // Before the code is compiled well, a pass over a large matrix takes 100 ms.
+      // While the code is not yet optimised, a pass over a large matrix takes 100 ms.
       if (i % LINES_A_LOOK === LINES_A_LOOK - 1) await pause();
     }
     for (const vector of rest) vector.fill(0);
@@ -151,7 +151,7 @@ async function factorise(matrix: Float64Array, dim: number, pause: Pause): Promi
   }
 }
 
-/** L⁻¹ of a lower triangular L. Columns of the inverse are built as rows of its transpose, so that sums run along memory. */
+/** L⁻¹ of a lower triangular L. It is built column by column, so that the sums run along memory. */
 async function invert(lower: Float64Array, dim: number, pause: Pause): Promise<Float32Array> {
   const inverse = new Float32Array(dim * dim);
   const column = new Float64Array(dim);

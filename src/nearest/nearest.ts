@@ -1,11 +1,9 @@
 /**
- * Nearest labelled examples: for a text's vector the label whose examples are nearest, or none.
+ * Finds the label whose examples are nearest to a text's vector, or none if all are too far away.
  *
- * The score of a label is the mean cosine of its TOP_K nearest examples, in the space of embed-metric.ts. From
- * the examples themselves two more things are learned: the threshold below which there is no label, and how
- * sure a score is. Each example is asked twice, both times as if it were no example: once against all others
- * (is the best label its own?), and once as a stranger, without its label (what score does a message reach
- * whose intent has no examples?).
+ * The score of a label is the mean cosine of its three nearest examples (top-scores.ts), in the space of metric.ts. The
+ * index also learns from the examples below which score there is no label, and how probably a score is right: trials.ts
+ * asks the examples, and lesson.ts draws the conclusions.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { learn } from "./lesson.ts";
@@ -17,39 +15,42 @@ import { type Trial, trialsOf } from "./trials.ts";
 
 export { Outdated } from "./pause.ts";
 
-/** What the examples are, by label, with the vectors of one embedder. */
+/** Labelled examples as vectors of one embedder. */
 export interface LabelledVectors {
   readonly dim: number;
   readonly labels: readonly { readonly label: string; readonly count: number }[];
-  /** Of all labels, one after the other; each of length 1. */
+  /** The examples of all labels, in the order of `labels`; each row has length 1. */
   readonly rows: Float32Array<ArrayBuffer>;
 }
 
-/** What was learned from the examples. */
+/** What the index learned from its examples. */
 export interface Calibration {
-  /** Least score that gives a label, −1 to 1. */
+  /** The lowest score that gives a label, −1 to 1. */
   readonly threshold: number;
-  /** Of the examples that have another one of their label, how many find it, as if they were none: 0 to 1; null: there are none. */
+  /**
+   * The share, 0 to 1, of the examples that find their own label among all other examples. Only examples count whose
+   * label has another one; null: there is none.
+   */
   readonly accuracy: number | null;
-  /** Of these, how many reach the threshold. */
+  /** The share of the same examples that reach the threshold, 0 to 1. */
   readonly answered: number | null;
 }
 
 /** The best label for a text. */
 export interface Nearest {
-  /** The best label; null where its score is below the threshold. */
+  /** The best label; null: its score is below the threshold. */
   readonly label: string | null;
   /** The best label, whatever its score. */
   readonly best: string;
-  /** Of the best label; −1 to 1. */
+  /** The score of the best label, −1 to 1. */
   readonly score: number;
-  /** How probably the best label is right, by what the examples taught; 0 to 1. */
+  /** How probably the best label is right, 0 to 1, as learned from the examples. */
   readonly confidence: number;
 }
 
 export class ExampleIndex {
   readonly calibration: Calibration;
-  /** What it was learned from, in the order of examples. */
+  /** The trials behind the calibration, in the order of the examples. */
   readonly trials: readonly Trial[];
   readonly #table: Table;
   readonly #labels: readonly string[];
@@ -72,9 +73,9 @@ export class ExampleIndex {
   }
 
   /**
-   * Learns from examples, in slices of a few ms. Labels without examples are left out.
-   * @param isWanted asked between slices.
-   * @throws Outdated where it is not wanted any more.
+   * Learns from examples, in slices of a few ms. Leaves out labels without examples.
+   * @param isWanted called between slices.
+   * @throws Outdated if `isWanted` returns false.
    */
   static async build(
     examples: LabelledVectors,
@@ -97,15 +98,15 @@ export class ExampleIndex {
 
   /**
    * @param rows texts × dim.
-   * @param wanted which of them are asked.
-   * @returns one for each text; null where it was not asked, has no vector, or there are no examples.
+   * @param wanted which of the texts need a label.
+   * @returns one result per text; null: it was not wanted, it has no vector, or there are no examples.
    */
   nearest(rows: Float32Array, wanted: readonly boolean[]): (Nearest | null)[] {
     const found = new Array<Nearest | null>(wanted.length).fill(null);
-    const asked = wanted.flatMap((want, text) => (want && this.#labels.length > 0 ? [text] : []));
-    for (let from = 0; from < asked.length; from += QUERIES) {
-      const part = asked.slice(from, from + QUERIES);
-      this.#table.ask(rows, part).forEach((best, index) => {
+    const texts = wanted.flatMap((want, text) => (want && this.#labels.length > 0 ? [text] : []));
+    for (let from = 0; from < texts.length; from += QUERIES) {
+      const part = texts.slice(from, from + QUERIES);
+      this.#table.bestLabels(rows, part).forEach((best, index) => {
         if (best !== null) found[part[index] as number] = this.#named(best);
       });
     }

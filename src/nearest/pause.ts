@@ -1,17 +1,17 @@
-/** Learning from examples takes seconds, in slices of a few ms between which its thread does other work. Part of nearest. */
+/** Pauses for a computation of seconds, so that its thread can do other work every few ms. Part of nearest. */
 import type { Clock } from "../clock.ts";
 
 const SLICE_MS = 5;
 
-/** Called between steps of a few ms, so that texts to embed need not wait. */
+/** Must be called between short steps. @returns null: the slice is not used up, so go on at once. */
 export type Pause = () => Promise<void> | null;
 
-/** Other examples have come: these are not learned any further. */
+/** Newer examples have arrived, so learning from these has ended. */
 export class Outdated extends Error {}
 
 /**
- * Gives the thread back whenever a slice of time is used up.
- * @param isWanted asked after each slice: the pause rejects with Outdated where it is not wanted any more.
+ * A pause that lets other work run after every SLICE_MS.
+ * @param isWanted called after each slice; if it returns false, the pause rejects with Outdated.
  */
 export function slices(isWanted: () => boolean, clock: Clock): Pause {
   let endMs = clock.monotonicMs() + SLICE_MS;
@@ -21,7 +21,7 @@ export function slices(isWanted: () => boolean, clock: Clock): Pause {
       clock.after(0, () => {
         endMs = clock.monotonicMs() + SLICE_MS;
         if (isWanted()) resume();
-        else stop(new Outdated("embed: other examples have come"));
+        else stop(new Outdated("nearest: newer examples have arrived"));
       }),
     );
   };

@@ -1,38 +1,38 @@
 /**
- * Dot products of up to four queries with every row of a table, by WebAssembly SIMD.
+ * Dot products of up to four queries with every row of a table, in WebAssembly with SIMD.
  *
- * JavaScript has no vector instructions: 10,000 rows of 1,024 floats take it 7 to 10 ms a query, and this
- * 0.2 to 0.7 ms (bench/intents). The module is 1 KB, assembled below from its instructions, so that there
- * is neither a tool chain nor a binary in the repository. Opcodes: WebAssembly 2.0, section 5.4.
+ * JavaScript has no vector instructions: for 10,000 rows of 1,024 floats it needs 7 to 10 ms per query, and this needs
+ * 0.2 to 0.7 ms (bench/intents). The module has 1 KB and is assembled below from its instructions, so the repository
+ * needs neither a tool chain nor a binary. Opcodes: WebAssembly 2.0, section 5.4.
  */
 
 const I32 = 0x7f;
 const V128 = 0x7b;
-/** Queries of one call. */
+/** Queries per call. */
 export const QUERIES = 4;
-/** Rows are padded with zeros to a multiple of so many values. */
+/** Rows are padded with zeros to a multiple of this many values. */
 export const LANES = 16;
 const PAGE_BYTES = 65_536;
 
-/** The queries of a call stand one row length apart; results of row r and query q at index r × QUERIES + q. */
+/** The queries of a call are one row length apart. The result of row r and query q has the index r × QUERIES + q. */
 type Kernel = (queriesAt: number, rowsAt: number, rows: number, rowBytes: number, resultsAt: number) => void;
 
 export interface SimdMemory {
   readonly buffer: ArrayBuffer;
-  /** Rows and queries of float32. Both begin at multiples of 16 bytes, as the rest does. */
+  /** Rows and queries are float32. All addresses are multiples of 16 bytes. */
   readonly floats: Kernel;
-  /** Rows of int8, queries of int16 (twice `rowBytes` apart), sums of int32. */
+  /** Rows are int8, queries int16 (2 × `rowBytes` apart), results int32. */
   readonly bytes: Kernel;
 }
 
-/** Values of a row after padding. */
+/** The number of values of a row after padding. */
 export function padded(dim: number): number {
   return Math.ceil(dim / LANES) * LANES;
 }
 
 let compiled: WebAssembly.Module | null = null;
 
-/** A memory of its own, all zeros, and the kernels over it. */
+/** Opens a new memory, filled with zeros, and the kernels that work on it. */
 export function openSimd(memoryBytes: number): SimdMemory {
   compiled ??= new WebAssembly.Module(moduleBytes());
   const memory = new WebAssembly.Memory({ initial: Math.ceil(memoryBytes / PAGE_BYTES) });
@@ -44,7 +44,7 @@ export function openSimd(memoryBytes: number): SimdMemory {
   };
 }
 
-// --- the assembler ----------------------------------------------------------------------------------
+// ---- the assembler: instructions as bytes ----
 
 function unsigned(value: number): number[] {
   const bytes: number[] = [];
@@ -57,7 +57,7 @@ function unsigned(value: number): number[] {
   return bytes;
 }
 
-/** A positive constant as a signed number: its sixth bit must not look like a sign. */
+/** A positive constant in signed LEB128: bit 6 of the last byte must be 0, because it is the sign. */
 function signed(value: number): number[] {
   const bytes: number[] = [];
   let rest = value;
@@ -90,15 +90,15 @@ const simd = (opcode: number): number[] => [0xfd, ...unsigned(opcode)];
 const load = (offset: number): number[] => [...simd(0x00), 4, ...unsigned(offset)];
 const ZEROS = [...simd(0x0c), ...new Array<number>(16).fill(0)];
 
-/** What differs between the two kernels: a step takes 64 bytes of queries. */
+/** The differences between the two kernels. A step is one round of the inner loop. */
 interface Kind {
   readonly rowStepBytes: number;
-  /** Of a query, by those of a row. */
+  /** The length of a query in row lengths. */
   readonly queryRowLengths: number;
-  /** Loads the row's part of sub-step `part` into local `to`. */
+  /** Loads part number `part` of a step of the row into local `to`. */
   readonly loadRow: (part: number, to: number) => number[];
   readonly parts: number;
-  /** Two vectors on the stack to their products, which are then added to what lies below. */
+  /** Multiplies the two vectors on the stack. */
   readonly multiply: number[];
   readonly add: number[];
   readonly extractLane: number[];
@@ -121,7 +121,7 @@ const FLOATS: Kind = {
 const BYTES: Kind = {
   rowStepBytes: 16,
   queryRowLengths: 2,
-  // Eight of the sixteen values, widened to int16: the low ones, then the high ones.
+  // Eight of the sixteen values, widened to int16: part 0 is the low half, part 1 the high half.
   loadRow: (part, to) => [...get(ROWS_LOCAL), ...load(0), ...simd(part === 0 ? 0x87 : 0x88), ...set(to)],
   parts: 2,
   // i32x4.dot_i16x8_s: eight products, added in pairs.
@@ -132,7 +132,7 @@ const BYTES: Kind = {
   store: 0x36,
 };
 
-/** Two loops: over the rows, and over the steps of a row, with one sum a query kept in registers. */
+/** Two loops, over the rows and over the steps of a row; the sum of each query stays in a register. */
 function kernel(kind: Kind): number[] {
   const [queries, rows, count, rowBytes, results] = [0, ROWS_LOCAL, 2, 3, 4];
   const end = 5;
@@ -190,7 +190,7 @@ function moduleBytes(): Uint8Array<ArrayBuffer> {
   const kernels = [kernel(FLOATS), kernel(BYTES)];
   return new Uint8Array([
     ...[0x00, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
-    // One type: five i32, nothing back.
+    // One function type: five i32, no result.
     ...section(1, list([[0x60, ...list([[I32], [I32], [I32], [I32], [I32]]), 0]])),
     ...section(2, list([[...named("host"), ...named("memory"), 2, 0, 1]])),
     ...section(3, list(kernels.map(() => [0]))),

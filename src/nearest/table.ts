@@ -1,13 +1,13 @@
 /**
- * The table of examples that a text is compared with: unit vectors of int8 in the space of metric.ts, in one memory with
- * the kernels of simd.ts. Part of nearest.
+ * The table that a text is compared with: all examples as unit vectors of int8 in the space of metric.ts, in a memory
+ * that the kernels of simd.ts can read. Part of nearest.
  */
 import type { Groups, Metric } from "./metric.ts";
 import type { Pause } from "./pause.ts";
 import { openSimd, padded, QUERIES, type SimdMemory } from "./simd.ts";
 import { TopScores } from "./top-scores.ts";
 
-/** Rows are int8, queries finer: |sums| stay below 1,024 × 127 × 2,047 < 2³¹. */
+/** Rows are int8 and queries finer. The sums fit int32: 1,024 × 127 × 2,047 < 2³¹. */
 const ROW_STEPS = 127;
 const QUERY_STEPS = 2047;
 
@@ -16,7 +16,10 @@ export interface Best {
   readonly score: number;
 }
 
-/** The examples in the space of the metric, as unit vectors of int8, and the scratch space of a call. */
+/**
+ * The examples, and the scratch space of one comparison: results of {@link compare} are valid until the next call.
+ * Groups are labels, by number.
+ */
 export class Table {
   readonly dim: number;
   readonly #width: number;
@@ -31,11 +34,11 @@ export class Table {
   readonly #rows: Int8Array;
   readonly #sums: Int32Array;
   readonly #products: Float32Array;
-  /** What one step of a row's int8 stands for. */
+  /** What one step of a row's int8 is worth. */
   readonly #steps: Float32Array;
-  /** Lengths before they were made one. */
+  /** The length of each example before it was made a unit vector. */
   readonly lengths: Float64Array;
-  /** The same of the queries of a call. */
+  /** The same two of the queries. */
   readonly #querySteps = new Float64Array(QUERIES);
   readonly queryLengths = new Float64Array(QUERIES);
 
@@ -73,7 +76,7 @@ export class Table {
     return QUERIES * this.#width * 4;
   }
 
-  /** Brings vectors into the space: value `at` of query `index` at at × QUERIES + index of what is returned. */
+  /** Brings texts into the space of the metric. The result has value `at` of query `index` at at × QUERIES + index. */
   #transform(rows: Float32Array, part: readonly number[]): Float32Array {
     const { mean, whitening } = this.#metric;
     const [dim, width] = [this.dim, this.#width];
@@ -93,6 +96,7 @@ export class Table {
     return this.#products;
   }
 
+  /** Writes all examples into the table. @param rows as in {@link Groups}. */
   async fill(rows: Float32Array, pause: Pause): Promise<void> {
     const width = this.#width;
     for (let from = 0; from < this.count; from += QUERIES) {
@@ -111,7 +115,7 @@ export class Table {
     }
   }
 
-  /** Cosines with all examples, raw: see {@link cosine}. */
+  /** Compares up to QUERIES queries with all examples; {@link cosine} has the results. @param values dim × QUERIES. */
   compare(values: Float32Array): void {
     const width = this.#width;
     const measures = Array.from({ length: QUERIES }, (_, index) =>
@@ -128,13 +132,14 @@ export class Table {
     this.#simd.bytes(0, this.#rowsAt, this.count, width, this.#resultsAt);
   }
 
+  /** The cosine of an example and a query of the last comparison. */
   cosine(row: number, index: number): number {
     const sum = this.#sums[row * QUERIES + index] as number;
     return sum * (this.#steps[row] as number) * (this.#querySteps[index] as number);
   }
 
-  /** The best label for each of at most QUERIES texts; null where a text has no vector. */
-  ask(rows: Float32Array, part: readonly number[]): (Best | null)[] {
+  /** The best label for each of at most QUERIES texts; null: the text has no vector. */
+  bestLabels(rows: Float32Array, part: readonly number[]): (Best | null)[] {
     const empty = part.map((row) => isZero(rows, row * this.dim, this.dim));
     this.compare(this.#transform(rows, part));
     return part.map((_, index) => {
@@ -151,7 +156,7 @@ export class Table {
     });
   }
 
-  /** Adds an example, divided by `divisor`, to query `index` of `values`: of a call of {@link compare}. */
+  /** Adds an example, divided by `divisor`, to query `index` of `values`, which are for {@link compare}. */
   addTo(values: Float32Array, o: { index: number; row: number; divisor: number }): void {
     const { index, row, divisor } = o;
     const scale = ((this.#steps[row] as number) * (this.lengths[row] as number)) / divisor;
@@ -161,7 +166,7 @@ export class Table {
     }
   }
 
-  /** Whether the space was learned from this example, among others. */
+  /** Whether the metric was learned from this example, among others. */
   hasShaped(row: number): boolean {
     return this.#metric.whitening !== null && row % this.#metric.stride === 0;
   }
@@ -172,7 +177,7 @@ function isZero(rows: Float32Array, from: number, dim: number): boolean {
   return true;
 }
 
-/** Length of a query's values, and the step at which its largest takes `steps` of them. */
+/** The length of a query, and the size of a step if its largest value takes `steps` of them. */
 function measure(
   values: Float32Array,
   index: number,
@@ -188,7 +193,7 @@ function measure(
   return { length: Math.sqrt(squares), step: largest / steps };
 }
 
-/** Every `stride`th number from `from` to below `to`. */
+/** `from`, from + stride, … below `to`. */
 export function positions(from: number, to: number, stride: number): number[] {
   return Array.from({ length: Math.max(0, Math.ceil((to - from) / stride)) }, (_, at) => from + at * stride);
 }

@@ -1,48 +1,48 @@
 /**
- * Examples asked as if they were none, to learn what scores are worth. Each is asked twice: against all others (is the
- * best label its own?), and without its label, as a stranger (what does a message reach whose intent has no
- * examples?). Part of nearest.
+ * Trials show what scores are worth: each treats one example as if it were a message. It is scored twice, against all
+ * other examples (is the best label its own?) and as a stranger, without all examples of its label (what score does a
+ * message reach if its intent has no examples?). Part of nearest.
  */
 import type { Pause } from "./pause.ts";
 import { QUERIES } from "./simd.ts";
 import { positions, type Table } from "./table.ts";
 import { TopScores } from "./top-scores.ts";
 
-/** Examples that are asked: beyond, every second, third … one. */
+/** The number of trials. If there are more examples, every second, third … one is tried. */
 const CALIBRATION_ROWS_MAX = 1024;
 
-/** One example, asked as if it were none. */
+/** The scores of one example as if it were a message. */
 export interface Trial {
-  /** Null where it is the only one of its label. */
+  /** The best score, and whether it is its own label's; null: the example is the only one of its label. */
   readonly own: { readonly score: number; readonly right: boolean } | null;
-  /** Best score of another label; null where there is none. */
+  /** The best score of another label; null: there is no other label. */
   readonly stranger: number | null;
 }
 
+/** The mean of a label's examples, by its dot products. */
 interface GroupMean {
   /** With each example. */
   readonly products: Float64Array;
   /** With itself. */
   readonly square: number;
-  /** Examples of the label. */
+  /** How many examples the label has. */
   readonly count: number;
 }
 
-/** Asks examples as if they were none. */
+/** Runs the trials, in the order of the examples. The table must not be used for anything else meanwhile. */
 export async function trialsOf(table: Table, pause: Pause): Promise<Trial[]> {
   const trials: Trial[] = [];
   const stride = Math.ceil(table.count / CALIBRATION_ROWS_MAX);
   for (let group = 0; group + 1 < table.starts.length; group++) {
     const [from, to] = [table.starts[group] as number, table.starts[group + 1] as number];
-    const asked = positions(Math.ceil(from / stride) * stride, to, stride);
-    if (asked.length === 0) continue;
+    const tried = positions(Math.ceil(from / stride) * stride, to, stride);
+    if (tried.length === 0) continue;
     const mean = meanOf(table, from, to);
-    for (let at = 0; at < asked.length; at += QUERIES) {
-      const part = asked.slice(at, at + QUERIES);
+    for (let at = 0; at < tried.length; at += QUERIES) {
+      const part = tried.slice(at, at + QUERIES);
       table.compare(spread(table, part));
       for (let index = 0; index < part.length; index++) {
         trials.push(trialOf(table, { row: part[index] as number, index, group, mean }));
-        // Nobody else uses this table's memory before it is built.
         await pause();
       }
     }
@@ -50,7 +50,7 @@ export async function trialsOf(table: Table, pause: Pause): Promise<Trial[]> {
   return trials;
 }
 
-/** Examples as queries of a call. */
+/** Up to QUERIES examples as the queries of one comparison. */
 function spread(table: Table, part: readonly number[]): Float32Array {
   const values = new Float32Array(table.dim * QUERIES);
   part.forEach((row, index) => {
@@ -59,7 +59,7 @@ function spread(table: Table, part: readonly number[]): Float32Array {
   return values;
 }
 
-/** Products of a label's mean with every example, and with itself. */
+/** The mean of the examples `from` to `to` − 1. */
 function meanOf(table: Table, from: number, to: number): GroupMean {
   const values = new Float32Array(table.dim * QUERIES);
   for (let row = from; row < to; row++) {
@@ -75,9 +75,9 @@ function meanOf(table: Table, from: number, to: number): GroupMean {
 }
 
 /**
- * The scores of one example without itself. It has also bent the space a little towards its own label, which
- * with few examples flatters it much; taking its z zᵀ out of the scatter again is a change of rank one of the
- * inverse (Sherman and Morrison), which in this space reads
+ * The scores of one example against the others. The example has also shaped the space, which flatters it: much so if
+ * there are few examples. Taking its z zᵀ out of the scatter again changes the inverse by a matrix of rank one (Sherman
+ * and Morrison). In this space the dot product becomes
  * ⟨a, b⟩ + γ ⟨a, u⟩⟨b, u⟩, with u = the example − its label's mean, γ = β / (1 − β|u|²), β = n / (n − 1).
  */
 function trialOf(
@@ -90,7 +90,7 @@ function trialOf(
   const learned = table.hasShaped(row) && !alone;
   const beta = learned ? mean.count / (mean.count - 1) : 0;
   const square = own * own - 2 * ownMean + mean.square;
-  // At least a little is left of the sphere, whatever rounding says.
+  // The sphere in the scatter keeps the exact value positive; this keeps the rounded one positive, too.
   const gamma = beta / Math.max(1 - beta * square, 0.05);
   const ownU = own * own - ownMean;
   const ownLength = Math.sqrt(own * own + gamma * ownU * ownU);

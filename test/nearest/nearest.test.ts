@@ -19,7 +19,7 @@ function unit(vector: number[]): number[] {
   return vector.map((value) => value / length);
 }
 
-/** Labels around centres of their own, with much spread in a few directions that all of them share. */
+/** Labels around different centres, with a wide spread in a few directions that all of them share. */
 function groups(seed: number, o: { labels: number; each: number; dim: number; spread: number }) {
   const gauss = gaussOf(seed);
   return Array.from({ length: o.labels }, (_, label) => {
@@ -46,7 +46,7 @@ function vectorsOf(set: readonly { label: string; examples: number[][] }[]): Lab
 }
 
 describe("an index of examples", () => {
-  test("gives the label of near texts, none to far ones, and nothing where nothing is asked or there is no vector", async () => {
+  test("gives a label to near texts, none to far ones, and no result if it is not wanted or there is no vector", async () => {
     const set = groups(SEED, { labels: 8, each: 8, dim: 64, spread: 0.15 });
     const index = await ExampleIndex.build(vectorsOf(set));
     const near = set.flatMap(({ label, examples }) => [{ label, vector: examples[0] as number[] }]);
@@ -77,7 +77,7 @@ describe("an index of examples", () => {
     ).toBe(true);
   });
 
-  test("asks each example as if it were none: what it says is what an index without it says", async () => {
+  test("tries each example as if it were a message, with the result of an index without that example", async () => {
     const set = groups(SEED, { labels: 6, each: 5, dim: 40, spread: 0.4 });
     const whole = await ExampleIndex.build(vectorsOf(set));
     let at = 0;
@@ -90,7 +90,7 @@ describe("an index of examples", () => {
         const index = await ExampleIndex.build(vectorsOf(without));
         const said = index.nearest(new Float32Array(vector), [true])[0];
         const trial = whole.trials[at++] as Trial;
-        // The mean of all labels moves a little with the example, which a trial leaves out.
+        // An index without the example has a slightly different mean, which a trial does not correct.
         expect(Math.abs((trial.own?.score ?? 0) - (said?.score ?? 0))).toBeLessThan(0.06);
         if (trial.own?.right !== (said?.best === label)) apart += 1;
       }
@@ -99,11 +99,11 @@ describe("an index of examples", () => {
     expect(apart).toBeLessThanOrEqual(2);
   });
 
-  test("with as many examples as there may be, learns in slices and finds them again", async () => {
+  test("learns the maximum number of examples in slices, and finds them again", async () => {
     const set = groups(SEED, { labels: 100, each: 100, dim: 256, spread: 0.15 });
     let nowMs = 0;
     let pauses = 0;
-    // A look at the clock takes a millisecond, and so a slice five looks.
+    // Each call of the clock takes a millisecond, so a slice has five calls.
     const clock = {
       ...systemClock,
       monotonicMs: () => nowMs++,
@@ -123,7 +123,7 @@ describe("an index of examples", () => {
     expect(found.filter((one, at) => one?.label === set[at]?.label).length).toBeGreaterThan(95);
   });
 
-  test("is whole with one label, with one example, and with examples that are all the same", async () => {
+  test("works with one label, with one example, and with examples that are all the same", async () => {
     const [a, b] = [unit([1, 0.1, 0, 0]), unit([0, 0.1, 1, 0])];
     const ask = async (set: { label: string; examples: number[][] }[], vector: number[]) => {
       const index = await ExampleIndex.build(vectorsOf(set));
@@ -165,7 +165,7 @@ describe("an index of examples", () => {
   });
 });
 
-test("an index that nobody wants any more is not learned to its end", async () => {
+test("an index stops learning if newer examples have arrived", async () => {
   const set = groups(SEED, { labels: 50, each: 20, dim: 128, spread: 0.15 });
   let looks = 0;
   const building = ExampleIndex.build(vectorsOf(set), () => {

@@ -7,7 +7,7 @@ const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000);
 console.log(`SEED=${SEED}`);
 
 describe("dot products by SIMD", () => {
-  test("are those of plain arithmetic, for every query and row, floats and bytes", () => {
+  test("equal those of plain arithmetic, for every query and row, for floats and bytes", () => {
     const random = randomOf(SEED);
     for (const dim of [1, 16, 17, 384, 1024]) {
       const width = padded(dim);
@@ -35,7 +35,7 @@ describe("dot products by SIMD", () => {
       const codes = new Int16Array(bytes.buffer, 0, QUERIES * width);
       const bytesTable = new Int8Array(bytes.buffer, rowsAt, rows * width);
       for (let at = 0; at < dim; at++) {
-        // The largest there are: sums must not overflow.
+        // The largest values: the sums must not overflow.
         for (let query = 0; query < QUERIES; query++)
           codes[query * width + at] = query === 0 ? -2047 : Math.floor(random() * 4095) - 2047;
         for (let row = 0; row < rows; row++)

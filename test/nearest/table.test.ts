@@ -51,7 +51,7 @@ describe("a table of examples", () => {
     expect(table.queryLengths[0]).toBeCloseTo(3, 5);
   });
 
-  test("compares in the space of the metric: without the mean, and with directions weighed", async () => {
+  test("compares in the space of the metric: the mean is subtracted, and directions are weighted", async () => {
     const random = randomOf(SEED + 1);
     const mean = Float32Array.from({ length: DIM }, () => 0.2 * (random() - 0.5));
     const whitening = new Float32Array(DIM * DIM);
@@ -67,15 +67,15 @@ describe("a table of examples", () => {
       expect(Math.abs(table.cosine(row, 0) - cosineOf(vector, moved[5] as number[]))).toBeLessThan(0.03);
   });
 
-  test("names the label of the nearest examples, and none for a text without a vector", async () => {
+  test("finds the label of the nearest examples, and none for a text without a vector", async () => {
     const { table, rows } = await open();
     const texts = new Float32Array([...rows.subarray(4 * DIM, 5 * DIM), ...new Float32Array(DIM)]);
-    const [best, none] = table.ask(texts, [0, 1]);
+    const [best, none] = table.bestLabels(texts, [0, 1]);
     expect(best?.group).toBe(1);
     expect(none).toBeNull();
   });
 
-  test("says which examples shaped the space: every one in `stride`, and none without whitening", async () => {
+  test("knows which examples shaped the space: every `stride`th, and none without whitening", async () => {
     const whitening = new Float32Array(DIM * DIM);
     const shaped = (table: Table): number[] => positions(0, 6, 1).filter((row) => table.hasShaped(row));
     expect(shaped((await open({ whitening, stride: 2 })).table)).toEqual([0, 2, 4]);
@@ -84,7 +84,7 @@ describe("a table of examples", () => {
 });
 
 describe("trials", () => {
-  test("ask each example without itself, and as a stranger without its label", async () => {
+  test("score each example without itself, and as a stranger without its label", async () => {
     const { table, vectors } = await open();
     const trials = await trialsOf(table, noPause);
     expect(trials).toHaveLength(6);
@@ -99,7 +99,7 @@ describe("trials", () => {
     }
   });
 
-  test("of an only example are those of a stranger alone, and of an only label those of its own", async () => {
+  test("have no own score for a label's only example, and no stranger's score if there is one label", async () => {
     const rows = new Float32Array([1, 0, 0, 0, 1, 0, 0, 0.8, 0.6]);
     const metric = { mean: new Float32Array(3), whitening: null, stride: 1 };
     const two = new Table({ dim: 3, starts: [0, 1, 3], rows }, metric);

@@ -19,7 +19,7 @@ describe("the score of a label", () => {
     );
   });
 
-  test("of a label without examples is below every other, and is again after it is cleared", () => {
+  test("is below every other score without examples, and so it is again after a clear", () => {
     const top = new TopScores();
     expect(top.mean).toBe(Number.NEGATIVE_INFINITY);
     top.add(0.9);
