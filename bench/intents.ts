@@ -1,13 +1,13 @@
 /**
- * How often the nearest labelled examples name the right intent, and how long that takes.
+ * Measures how often the nearest labelled examples give the right intent, and how long a search takes.
  *
  *     bun bench/intents.ts [--json] [--model FOLDER]... [--endpoint URL[=MODEL]]...
  *
- * banking77: 10 examples a label, 2,000 other rows as the test, SEED (1). credsystem-pt, where ../shared/data or
- * DATA_DIR has it: each row against all others, for which the index is learned anew. Both for the hashing embedder,
- * for each FOLDER of a local model as `pull-model` takes it, and for each endpoint. A text without a label counts
- * as wrong; "nearest" is the best label whatever its score. Last, the time of a search over as many examples as
- * there may be; its baseline is the same in plain JavaScript.
+ * Data: banking77 with 10 examples per label and 2,000 other rows as the test, chosen by SEED (1); and credsystem-pt, if
+ * ../shared/data or DATA_DIR has it, each row against an index of all others. Embedders: hashing, each FOLDER with a
+ * local model (as for `pull-model`), and each endpoint. A text without a label counts as wrong; "nearest" is the best
+ * label whatever its score. The last figures are the time of a search over the maximum number of examples; their
+ * baseline is the same search in plain JavaScript.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -35,13 +35,13 @@ interface Row {
 }
 
 interface Scores {
-  /** Right labels, of all. */
+  /** The share of all texts that got the right label. */
   readonly accuracy: number;
-  /** Right best labels, whatever their score. */
+  /** The share of all texts whose best label is right, whatever its score. */
   readonly nearest: number;
-  /** Texts with a label, of all. */
+  /** The share of all texts that got a label. */
   readonly answered: number;
-  /** Right labels, of those that were given. */
+  /** The share of the given labels that are right. */
   readonly precision: number;
 }
 
@@ -54,7 +54,7 @@ function shuffled<T>(items: readonly T[], random: () => number): T[] {
   return copy;
 }
 
-/** Records of a CSV file with quoted fields, without its head. */
+/** The records of a CSV file with quoted fields, without its header. */
 function readCsv(path: string, separator: string): string[][] {
   const records: string[][] = [];
   let record: string[] = [];
@@ -150,8 +150,8 @@ async function banking(embedder: Embedder): Promise<Scores> {
 }
 
 /**
- * Whether a high cosine could stand for "the same was said": the share of messages whose cosine with their own
- * negation reaches 0.99 (docs/decisions/0009-near-identical-texts.md).
+ * Whether a high cosine could mean that two messages say the same: the share of messages whose cosine with their own
+ * negation is at least 0.99 (docs/decisions/0009-near-identical-texts.md).
  */
 async function negation(embedder: Embedder): Promise<number> {
   const path = join(ROOT, "test", "fixtures", "banking77.csv");
@@ -169,7 +169,7 @@ async function negation(embedder: Embedder): Promise<number> {
   return texts.filter((text, at) => cosine(text, negated[at] as string) >= 0.99).length / texts.length;
 }
 
-/** Null where the data is not there. */
+/** @returns null: the data is missing. */
 async function credsystem(embedder: Embedder): Promise<Scores | null> {
   const path = join(DATA_DIR, "credsystem-pt", "intents.csv");
   if (!existsSync(path)) return null;
@@ -242,7 +242,7 @@ async function searchTime(): Promise<void> {
   print({ name: `${name}/alone`, value: single, unit: "ms/event", baseline: plain });
 }
 
-/** The median of 50 calls, by event. */
+/** The median time of 50 calls, per event. */
 function timeOf(call: () => unknown, events: number): number {
   const times: number[] = [];
   for (let round = 0; round < 60; round++) {
@@ -253,7 +253,7 @@ function timeOf(call: () => unknown, events: number): number {
   return median(times);
 }
 
-/** The highest cosine of one query, in four sums, without a metric. */
+/** The highest cosine of one query without a metric, computed in four sums. */
 function plainSearch(rows: Float32Array, query: Float32Array): number {
   let highest = Number.NEGATIVE_INFINITY;
   for (let row = 0; row < rows.length; row += DIM) {

@@ -1,6 +1,6 @@
 /**
- * What it costs to learn from one event, against plain JSON.parse of the same decoded bytes; and the longest time for
- * which one hostile body holds the thread.
+ * Measures what learning from one event costs, compared with JSON.parse of the same bytes, and the longest time for which
+ * one hostile body blocks the thread.
  */
 import { Schemas } from "../src/schemas/schemas.ts";
 import { print } from "./support/load.ts";
@@ -9,12 +9,12 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const EVENTS = 20_000;
 const ROUNDS = 9;
-/** Keeps results alive, so that no work is optimised away. */
+/** Uses all results, so that the compiler cannot remove the work. */
 let sink = 0;
 
 const learner = (): Schemas => new Schemas({ table: null, log: () => {} });
 
-/** µs a call in the fastest of several rounds: other processes only ever make a round slower. */
+/** µs per call in the fastest of several rounds, because other processes can only make a round slower. */
 function usEach(calls: number, run: () => void): number {
   let best = Number.POSITIVE_INFINITY;
   for (let round = 0; round < ROUNDS; round++) {
@@ -25,7 +25,7 @@ function usEach(calls: number, run: () => void): number {
   return best / 1000 / calls;
 }
 
-/** 700 bytes, as a payment provider sends them. */
+/** An event of about 700 bytes, as a payment provider sends them. */
 const invoice = (index: number): Uint8Array =>
   encoder.encode(
     JSON.stringify({
@@ -72,7 +72,7 @@ const printed = usEach(EVENTS, () => {
 });
 print({ name: `schemas/fingerprint, ${bytes} bytes`, value: printed, unit: "us", baseline });
 
-// Time goes to the schema's keys and to new types, too.
+// Many types, and types that are new with each event, take time as well.
 const types = learner();
 const spread = usEach(EVENTS, () => {
   bodies.forEach((body, index) => {
@@ -101,7 +101,7 @@ for (const [name, text] of Object.entries(hostile)) {
   for (let call = 0; call < 20; call++) {
     const start = performance.now();
     sink += schemas.observe(name, body, 1).fillRate;
-    // The first calls are the compiler's.
+    // The first calls include compilation.
     if (call >= 5) worstMs = Math.max(worstMs, performance.now() - start);
   }
   print({ name: `schemas/longest stall, ${name}`, value: worstMs, unit: "ms", baseline: null });

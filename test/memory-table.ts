@@ -1,6 +1,6 @@
 import type { SmallTable } from "../src/journal/journal.ts";
 
-/** A table in memory, which can be made to fail. */
+/** A table of the journal in memory. It fails on request. */
 export class MemoryTable implements SmallTable {
   readonly rows = new Map<string, string>();
   /** Commits that succeeded. */

@@ -1,4 +1,4 @@
-/** Completes the vectors of labelled examples: reads those that the journal has and makes the others. Part of intents. */
+/** The vectors of labelled examples: reads those that the journal has, and makes the others. Part of intents. */
 import type { Embedder } from "../embed/embedder.ts";
 import { GatewayError } from "../errors.ts";
 import type { IntentRows, StoredExample } from "../journal/journal.ts";

@@ -9,7 +9,9 @@ import type { MessageReply } from "./prompts.ts";
 /** Where a value comes from. */
 export type Origin = "given" | "examples" | "cache" | "llm" | "shape";
 
-/** What is known of an event; null: not known. If `…From` is set beside a null, that origin was asked and did not know. */
+/**
+ * What is known of an event; null: not known. If `…From` is set beside a null, that origin was asked and did not know.
+ */
 export interface Understanding {
   readonly type: string | null;
   readonly typeFrom: Origin | null;

@@ -1,20 +1,20 @@
 /**
- * A large body cut down to a short JSON text of the same shape, at a cost that is bounded whatever its size. It reads
- * bytes and not characters, and it passes over the inside of strings at the speed of memory, so that an attachment of
- * megabytes hides nothing that follows it. Part of the schemas.
+ * Condenses a large body to a short JSON text of the same shape, at a bounded cost. It works on bytes, and it skips the
+ * inside of strings at the speed of memory, so that what follows an attachment of megabytes is still seen. Part of the
+ * schemas.
  */
 
-/** What a larger body is cut down to before it is parsed. */
+/** The size to which a body is condensed. */
 const CONDENSED_BYTES_MAX = 32 * 1024;
-/** Bytes that are looked at one by one in a larger body; the inside of strings is passed over much faster. */
+/** The bytes of a body that are read one by one. The inside of strings is skipped much faster. */
 const STEPS_MAX = 128 * 1024;
-/** What it costs to look for the end of a string, in such steps. */
+/** What the search for the end of a string costs, in the same unit. */
 const STRING_STEPS = 8;
-/** Of a longer string only the beginning is read. Enough for 64 characters, each escaped. */
+/** Only this much of a string is kept: enough for 64 characters even if each is escaped. */
 const STRING_BYTES_MAX = 512;
-/** Deeper than any event may be nested. */
+/** More levels than any accepted event has. */
 const NESTING_MAX = 200;
-/** Elements of one array that are looked at. */
+/** Only this many elements of an array are kept. */
 export const ARRAY_ELEMENTS_MAX = 32;
 
 const QUOTE = 34;
@@ -28,9 +28,9 @@ const CLOSE_OBJECT = 125;
 const SPACE = 32;
 
 /**
- * A shorter JSON text of the same shape: long strings and arrays lose their ends, and what lies beyond the bounds
- * is left out together with everything after it.
- * @param body one JSON object or array, valid.
+ * A shorter JSON text of the same shape. Long strings and arrays lose their ends. If the result is full or the steps are
+ * used up, the rest of the body is left out.
+ * @param body one valid JSON object or array.
  */
 export function condensed(body: Uint8Array): Uint8Array {
   const walk = new Walk(body);
@@ -39,7 +39,7 @@ export function condensed(body: Uint8Array): Uint8Array {
     const { at } = walk;
     const byte = body[at] as number;
     if (byte === QUOTE) {
-      const end = walk.passString();
+      const end = walk.skipString();
       if (end < 0) break;
       shorter.string(body, at, end);
       continue;
@@ -48,7 +48,7 @@ export function condensed(body: Uint8Array): Uint8Array {
     walk.steps--;
     if (byte <= SPACE) continue;
     if (byte === COMMA) {
-      if (!shorter.comma()) walk.passElements(shorter.depth);
+      if (!shorter.comma()) walk.skipElements(shorter.depth);
     } else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
       if (shorter.depth === NESTING_MAX) break;
       shorter.open(byte);
@@ -58,7 +58,7 @@ export function condensed(body: Uint8Array): Uint8Array {
   return shorter.closed();
 }
 
-/** Where in a body its reader stands, and what it may still spend. */
+/** A reader's position in a body, and how many steps it has left. */
 class Walk {
   at = 0;
   steps = STEPS_MAX;
@@ -68,8 +68,8 @@ class Walk {
     this.#body = body;
   }
 
-  /** Passes over the string that begins here. @returns where its last quote stands; −1: there are no steps left. */
-  passString(): number {
+  /** Skips the string that begins here. @returns the position of its closing quote; −1: the steps are used up. */
+  skipString(): number {
     let end = this.at;
     for (let escaped = 1; escaped % 2 === 1; ) {
       end = this.#body.indexOf(QUOTE, end + 1);
@@ -77,26 +77,26 @@ class Walk {
       escaped = this.#backslashesBefore(end, Math.min(end - this.at - 1, Math.max(this.steps, 0)));
       this.steps -= STRING_STEPS + escaped;
     }
-    // Without steps the search above may have stopped inside a run of backslashes: nothing after it counts.
+    // If the steps ran out inside a run of backslashes, the quote may be an escaped one.
     if (this.steps <= 0) return -1;
     this.at = end + 1;
     return end;
   }
 
-  /** How many backslashes stand before `at`, of which `max` are looked at: an odd number escapes the byte there. */
+  /** Counts the backslashes before `at`, at most `max`. An odd number escapes the byte there. */
   #backslashesBefore(at: number, max: number): number {
     let count = 0;
     while (count < max && this.#body[at - 1 - count] === BACKSLASH) count++;
     return count;
   }
 
-  /** Passes over what is left of an array, up to its closing bracket. @param depth of the array. */
-  passElements(depth: number): void {
+  /** Skips the remaining elements of an array, up to its closing bracket. @param depth the level of the array. */
+  skipElements(depth: number): void {
     const body = this.#body;
     for (let level = depth; this.at < body.length && this.steps > 0; ) {
       const byte = body[this.at] as number;
       if (byte === QUOTE) {
-        if (this.passString() < 0) return;
+        if (this.skipString() < 0) return;
         continue;
       }
       if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) level++;
@@ -111,7 +111,7 @@ class Walk {
   }
 }
 
-/** Where the beginning of a string may be cut, so that neither an escape nor a character is torn apart. */
+/** Where to cut a long string, so that neither an escape nor a character is torn apart. */
 function cutOf(body: Uint8Array, start: number): number {
   const end = start + STRING_BYTES_MAX;
   for (let at = start + 1, next = at; ; at = next) {
@@ -124,15 +124,15 @@ function cutOf(body: Uint8Array, start: number): number {
   }
 }
 
-/** The shorter text while it is written: what of it is whole, and which brackets are open. */
+/** Writes the shorter text, and knows how to end it as valid JSON. */
 class ShorterText {
-  // Room for a string, and for the brackets that are still open at the end.
+  // The extra room is for one more string, and for the brackets that are closed at the end.
   readonly #out = new Uint8Array(CONDENSED_BYTES_MAX + STRING_BYTES_MAX + 256);
   #bytes = 0;
-  /** Closing brackets of what is open, and in each how many commas there were. */
+  /** For each open level its closing bracket, and how many commas it had. */
   readonly #closers: number[] = [];
   readonly #commas: number[] = [];
-  /** Up to here `#out` is whole once the brackets of `#safeDepth` levels are closed. */
+  /** The text up to here is valid JSON if the brackets of `#safeDepth` levels are added. */
   #safeBytes = 0;
   #safeDepth = 0;
 
@@ -144,7 +144,7 @@ class ShorterText {
     return this.#closers.length;
   }
 
-  /** Takes the string whose quotes stand at `start` and `end`. */
+  /** Adds the string between the quotes at `start` and `end`. */
   string(body: Uint8Array, start: number, end: number): void {
     const cut = end - start <= STRING_BYTES_MAX ? end : cutOf(body, start);
     this.#out.set(body.subarray(start, cut), this.#bytes);
@@ -152,7 +152,7 @@ class ShorterText {
     this.#out[this.#bytes++] = QUOTE;
   }
 
-  /** Takes a byte that is neither bracket nor comma nor part of a string. */
+  /** Adds a byte that is neither bracket nor comma nor part of a string. */
   put(byte: number): void {
     this.#out[this.#bytes++] = byte;
   }
@@ -175,7 +175,7 @@ class ShorterText {
     this.#safeDepth = this.#closers.length;
   }
 
-  /** @returns whether there is room for another element: an array has only its first ones. */
+  /** Adds a comma. @returns false: the array has enough elements, so the comma and the rest of it are left out. */
   comma(): boolean {
     const level = this.#closers.length - 1;
     const commas = (this.#commas[level] as number) + 1;
@@ -186,7 +186,7 @@ class ShorterText {
     return true;
   }
 
-  /** What is whole of it, with the brackets that were left open closed. */
+  /** The result: the valid part of the text, with closing brackets for what is still open. */
   closed(): Uint8Array {
     let bytes = this.#safeBytes;
     for (let level = this.#safeDepth - 1; level >= 0; level--)

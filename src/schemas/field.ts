@@ -1,7 +1,7 @@
-/** One path of a learned schema, and what is counted of it. Part of the schemas. */
+/** The fields of a learned schema, with their counts. Part of the schemas. */
 import type { JsonValue } from "./read.ts";
 
-/** Values that a field must have had before another JSON type is a change. */
+/** A field must have had this many values before a value of another JSON type is a change. */
 const SETTLED_VALUES = 20;
 
 export const JSON_TYPES = ["string", "integer", "number", "boolean", "null", "object", "array"] as const;
@@ -16,47 +16,49 @@ export const ARRAY = 6;
 
 export type DriftKind = "new_field" | "type_change" | "gone";
 
-/** How a field is reached from the one around it. */
+/** The step from a field to one inside it. */
 export type Step = { readonly key: string } | "any key" | "element";
 
-/** One path of a schema: a member, "any other key" of a map, or the elements of an array. */
+/** One path of a schema: a member of an object, any key of a map, or the elements of an array. */
 export class Field {
-  /** By name; null where there is no named member. */
+  /** Members by name; null: there are none. */
   children: Map<string, Field> | null = null;
-  /** What keys hold that have no name here. */
+  /** The values of all keys that are not in `children`. */
   anyKey: Field | null = null;
   elements: Field | null = null;
-  /** Values of each of JSON_TYPES, never halved; several of one event count each. */
+  /** How many values of each of JSON_TYPES there were. Never halved; each value of an event counts. */
   readonly values = [0, 0, 0, 0, 0, 0, 0];
-  /** Events that had it, null included; never halved. */
+  /** Events with this field, even if it was null. Never halved. */
   sightings = 0;
-  /** Events of the window that filled it with something other than null, "" and brackets. */
+  /** Events of the window that filled it: with something other than null, "" and brackets. */
   filled = 0;
   /** The newest event of the type that filled it. */
   filledEvent = 0;
-  /** First and newest event of the type that had it, and the longest pause between two of these. */
+  /** The first and the newest event with this field, by number, and the longest distance between two such events. */
   firstEvent = 0;
   lastEvent = 0;
   pauseEvents = 0;
   /** Unix µs of receipt. */
   firstUs = 0;
   lastUs = 0;
-  /** The event that brought a JSON type which is a change; 0: none did. */
+  /** The newest event that changed the JSON type; 0: none did. */
   changedEvent = 0;
-  /** It came after the schema had settled. */
+  /** It first came when the schema of its type had settled. */
   late = false;
+  /** It has stopped coming. */
   gone = false;
-  /** An object whose keys are data: those without a name of their own are all learned as `anyKey`. */
+  /** Its keys are data: every key that is not in `children` is learned as `anyKey`. */
   map = false;
   expected = false;
+  /** It was merged into another field. */
   removed = false;
-  /** JSON text of one value that it had, safe to show; null: none yet. */
+  /** The JSON text of one of its values, safe to show; null: none yet. */
   sample: string | null = null;
 
   constructor(
     public parent: Field | null,
     readonly step: Step,
-    /** Its values are not shown. */
+    /** Its values are secret, so that they are not shown. */
     readonly hidden: boolean,
   ) {}
 
@@ -79,7 +81,10 @@ export function typeOf(value: JsonValue): number {
   }
 }
 
-/** Integers are numbers: a price that has cents for once is no change. */
+/**
+ * Whether a value of this type is a change. Integers and numbers are one type here: a price that has cents for once is
+ * not a change.
+ */
 export function isChange(field: Field, type: number): boolean {
   if (type === NULL) return false;
   let others = 0;

@@ -1,22 +1,20 @@
-/**
- * The shape of a body as 32 hexadecimal digits: bodies of one shape have one fingerprint. Part of the schemas.
- */
+/** A fingerprint is the same for all bodies of one shape. Part of the schemas. */
 import type { JsonObject, JsonValue } from "./read.ts";
 
-/** Levels that a fingerprint looks at, and elements of one array. */
+/** A fingerprint depends on this many levels, and on this many objects or arrays in one array. */
 const FINGERPRINT_DEPTH_MAX = 4;
 const FINGERPRINT_ELEMENTS_MAX = 4;
 const FINGERPRINT_KEY_CHARS_MAX = 64;
 const DISCRIMINATOR_CHARS_MAX = 64;
 
-/** Keys whose value says what kind of event or object this is; compared without case, `_` and `-`. */
+/** Keys whose values name the kind of event or object. Case, `_` and `-` do not matter. */
 const DISCRIMINATORS: ReadonlySet<string> = new Set([
   ...["action", "type", "event", "kind", "object", "topic", "operation", "op", "method", "category"],
   ...["eventtype", "eventname", "eventkind", "objecttype", "objectkind", "resourcetype", "recordtype"],
   ...["webhookevent", "webhooktype", "messagetype", "notificationtype", "trigger", "resource", "schema"],
 ]);
 
-/** Keys and values that name one thing among many: a number, a UUID, a long hexadecimal or mixed text. */
+/** Whether a key or value names one thing among many: a number, a UUID, a long hexadecimal text, one with a long number. */
 function isIdentifier(text: string): boolean {
   return /\d{4}/.test(text) || /^\d+$/.test(text) || /^[0-9a-f-]{12,}$/i.test(text);
 }
@@ -26,9 +24,8 @@ function isContainer(value: JsonValue): boolean {
 }
 
 /**
- * The same for bodies of the same shape: key paths, JSON types, and the values of keys such as `action`. The order
- * of keys and the number of elements do not matter, and keys that look like an id count as one. Of a body over 16
- * KiB only what its condensed form has is looked at. 32 hexadecimal digits.
+ * 32 hexadecimal digits that depend on key paths, JSON types, and the values of keys such as `action`. The order of keys
+ * and the number of elements do not matter, and all keys that look like ids count as the same key.
  */
 export function fingerprintOf(value: JsonObject): string {
   const lines = new Set<string>();
@@ -36,7 +33,7 @@ export function fingerprintOf(value: JsonObject): string {
     if (Array.isArray(value)) {
       lines.add(`${path} array`);
       if (depth === FINGERPRINT_DEPTH_MAX) return;
-      // Lists of plain values are of one shape, whether they hold any or not: GitHub's pushes have several, often empty.
+      // A list of plain values has the same shape as an empty one: GitHub's pushes have several lists, often empty.
       for (const element of value.slice(0, FINGERPRINT_ELEMENTS_MAX).filter(isContainer))
         visit(`${path}\u0000[]`, "", element, depth + 1);
     } else if (typeof value === "object" && value !== null) {

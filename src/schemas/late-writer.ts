@@ -1,19 +1,19 @@
 /**
- * Writes what was learned to the journal's table, late and in bounded commits: writing with each event would cost a
- * row of up to 100 KB each. Part of the schemas.
+ * Writes learned schemas to the journal's table, some seconds late and in bounded commits, because a schema can have
+ * 100 KB and changes with every event. Part of the schemas.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import type { SmallTable } from "../journal/journal.ts";
 
-/** What was learned is written so long after it, and so much of it at a time. */
+/** How long a change waits for its commit, and about how much one commit holds. */
 const WRITE_DELAY_MS = 5000;
 const WRITE_BYTES_MAX = 256 * 1024;
 
 export interface LateWriterOptions {
   readonly table: SmallTable;
-  /** The row's text as of now; null: the type was dropped, and its row goes. */
+  /** The current text of a type's row; null: the type was dropped, so its row is deleted. */
   readonly textOf: (type: string) => string | null;
-  /** Called when rows could not be written; they are written with the next ones. */
+  /** Called when rows could not be written. They are written later. */
   readonly failed: (error: unknown) => void;
   readonly clock?: Clock;
 }
@@ -21,7 +21,7 @@ export interface LateWriterOptions {
 export class LateWriter implements Disposable {
   readonly #o: LateWriterOptions;
   readonly #clock: Clock;
-  /** Types of which the table lacks something, the longest waiting first; dropped ones are among them. */
+  /** Types whose rows are out of date, the longest waiting first; among them types that were dropped. */
   readonly #unwritten = new Set<string>();
   #timer: Disposable | null = null;
 
@@ -30,13 +30,13 @@ export class LateWriter implements Disposable {
     this.#clock = options.clock ?? systemClock;
   }
 
-  /** The row of this type is out of date; it is written after WRITE_DELAY_MS. */
+  /** Marks the row of a type as out of date. It is written within WRITE_DELAY_MS, or later if many are waiting. */
   changed(type: string): void {
     this.#unwritten.add(type);
     if (this.#timer === null) this.#schedule();
   }
 
-  /** The row of this type is out of date; it is written together with the next change. */
+  /** Marks the row of a type as out of date. It is written together with the next change. */
   outdated(type: string): void {
     this.#unwritten.add(type);
   }
@@ -49,7 +49,7 @@ export class LateWriter implements Disposable {
     });
   }
 
-  /** Writes what has waited longest, about `bytesMax`, in one commit. */
+  /** Writes the rows that have waited longest, about `bytesMax`, in one commit. */
   #write(bytesMax: number): void {
     const rows: { key: string; value: string | null }[] = [];
     for (let bytes = 0; bytes < bytesMax; ) {
@@ -64,13 +64,13 @@ export class LateWriter implements Disposable {
     try {
       this.#o.table.write(rows);
     } catch (error) {
-      // Statistics that cannot be written now are written later; events are not held up by them.
+      // These are statistics: no event must wait for them, so they are written later.
       for (const { key } of rows) this.#unwritten.add(key);
       this.#o.failed(error);
     }
   }
 
-  /** Writes all that is not written yet. What changes after it is written by the next call only. */
+  /** Writes everything that is not written yet. Later changes are written only by another call. */
   [Symbol.dispose](): void {
     this.#timer?.[Symbol.dispose]();
     this.#write(Number.POSITIVE_INFINITY);

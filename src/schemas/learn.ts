@@ -1,8 +1,8 @@
 /**
- * What is learned of one event type: a tree of fields with their JSON types and how often they are filled, and what
- * has changed of late. Part of the schemas.
+ * Learns the schema of one event type: a tree of fields with their JSON types and how often they are filled, and what
+ * has changed recently. Part of the schemas.
  *
- * Everything counts events, never time, so that the same events in the same order teach the same.
+ * Everything counts events and never time, so the same events in the same order give the same schema.
  */
 import { ARRAY_ELEMENTS_MAX } from "./condense.ts";
 import { ARRAY, type DriftKind, Field, isChange, NULL, OBJECT, type Step, typeOf } from "./field.ts";
@@ -10,62 +10,62 @@ import { mergeField } from "./merge.ts";
 import type { JsonObject, JsonValue } from "./read.ts";
 import { exactDigits, isSecretKey, sampleOf } from "./sample.ts";
 
-/** Levels of objects and arrays that are learned, the event's own object included. */
+/** Levels of objects and arrays that are learned. The event's own object is level 1. */
 export const DEPTH_MAX = 16;
-/** A longer key is one of "any other key". */
+/** A longer key is learned as "any key". */
 export const KEY_CHARS_MAX = 64;
 export const FIELDS_PER_TYPE_MAX = 512;
-/** An object with so many rare keys is a map: its keys are data, and are learned as one. */
+/** An object with this many rare keys is a map: its keys are data, so they are learned as one field. */
 const RARE_KEYS_MAX = 64;
-/** Rare: in less than this share of the objects. */
+/** A key is rare if less than this share of the objects have it. */
 const RARE_SHARE = 0.05;
-/** Counts of what is filled are halved here, so that rates speak of the newest 4,096 to 8,192 events. */
+/** At this many events all `filled` counts are halved, so fill rates describe the newest 4,096 to 8,192 events. */
 const WINDOW_EVENTS = 8192;
-/** How often the schema's set of expected fields is looked at again. */
+/** The set of expected fields is computed again after this many events. */
 const SWEEP_EVENTS = 64;
-/** A field is expected where at least this share of the events fills it. */
+/** A field is expected if at least this share of the events fill it. */
 const EXPECTED_SHARE = 0.01;
-/** The first events of a type make its schema; what is new after them is drift. */
+/** The first events of a type make its schema. A field that first comes after them is drift. */
 const SETTLED_EVENTS = 50;
-/** A field has stopped coming after so many events, and after so many times its longest pause until now. */
+/** A field has stopped coming if it misses this many events, and this many times its longest pause until then. */
 const GONE_EVENTS_MIN = 100;
 const GONE_PAUSES = 8;
-/** Events with a field before its end is worth a word. */
+/** A field that came fewer times than this is not reported when it stops coming. */
 const GONE_SIGHTINGS_MIN = 10;
-/** A field is marked as new or changed for so many events of its type. */
+/** A field is marked as new or changed for this many events of its type. */
 export const MARKED_EVENTS = 1000;
 
 export interface TypeSchemaOptions {
   readonly type: string;
-  /** Whether changes of this type are drift. */
+  /** Whether changes of this type are reported as drift. */
   readonly drifts: boolean;
-  /** Takes room for one more field of all types together; false: there is none. */
+  /** Reserves room for one more field; false: there is no room, counted over all types. */
   readonly takeRoom: () => boolean;
   readonly giveRoom: (fields: number) => void;
   readonly onDrift: (kind: DriftKind, field: Field) => void;
-  /** A key was not learned because a bound is reached. */
+  /** Called if a key is not learned because of a bound. */
   readonly onSkipped: () => void;
 }
 
 export class TypeSchema {
   readonly type: string;
   readonly root = new Field(null, "element", false);
-  /** All fields but the root, in the order in which they came. */
+  /** All fields but the root; each stands after its parent. */
   fields: Field[] = [];
-  /** Events of this type that were observed, and those of the window. */
+  /** Observed events of this type: all, and those that `filled` counts refer to. */
   events = 0;
   windowEvents = 0;
   firstUs = 0;
   lastUs = 0;
-  /** Number of expected fields. */
+  /** The number of expected fields. */
   expected = 0;
   readonly #o: TypeSchemaOptions;
   #nowUs = 0;
-  /** Expected fields that the event at hand fills. */
+  /** How many expected fields the current event has filled so far. */
   #filledExpected = 0;
-  /** Fields that the event at hand filled for the first time. */
+  /** Fields that the current event filled for the first time. */
   #firstFilled: Field[] = [];
-  /** Numbers whose digits a double does not keep, of which a sample is wanted. */
+  /** Numbers of the current event that need a sample and whose digits a double cannot hold. */
   #inexact: { readonly field: Field; readonly value: number }[] = [];
   #collapseTriedEvent = 0;
 
@@ -76,8 +76,8 @@ export class TypeSchema {
 
   /**
    * Learns from one event.
-   * @param text what `value` was parsed from.
-   * @returns the share of the fields expected before it that it fills; 0 where none was.
+   * @param text the JSON text of `value`.
+   * @returns the share of the fields expected before this event that it fills; 0 if none was expected.
    */
   observe(value: JsonObject, text: string, receivedUs: number): number {
     const { expected } = this;
@@ -95,7 +95,7 @@ export class TypeSchema {
     return fillRate;
   }
 
-  /** Goes on from what was kept; `root` is filled already. */
+  /** Takes over the stored counts and fields; `root` is restored already. */
   take(kept: Pick<TypeSchema, "events" | "windowEvents" | "firstUs" | "lastUs" | "fields">): void {
     Object.assign(this, kept);
     this.expected = kept.fields.filter((field) => field.expected).length;
@@ -190,13 +190,13 @@ export class TypeSchema {
     this.fields.push(field);
     if (this.#o.drifts && this.events > SETTLED_EVENTS) {
       field.late = true;
-      // Of a new object with all its members the object alone is told.
+      // If a whole new object comes, only the object itself is reported, and not its members.
       if (parent.firstEvent !== this.events) this.#o.onDrift("new_field", field);
     }
     return field;
   }
 
-  /** Makes one field of the rare keys of what turns out to be a map; false where it is none. */
+  /** Merges the rare keys of an object into one field if the object is a map. @returns false: it is not. */
   #collapse(parent: Field, children: Map<string, Field>): boolean {
     if (this.#collapseTriedEvent === this.events) return false;
     this.#collapseTriedEvent = this.events;
@@ -205,7 +205,7 @@ export class TypeSchema {
     if (rare.length < RARE_KEYS_MAX) return false;
     let { anyKey } = parent;
     if (anyKey === null) {
-      // In the place of the first of them, so that it stands before what is inside of it.
+      // It takes the place of the first rare key, so that it stands before the fields inside it.
       const place = this.fields.findIndex(
         (field) => field.parent === parent && rare.some((r) => r[1] === field),
       );
@@ -260,14 +260,14 @@ export class TypeSchema {
     this.#firstFilled = [];
   }
 
-  /** Looks for fields that stopped coming, and settles anew which ones are expected. */
+  /** Reports fields that have stopped coming, and decides again which fields are expected. */
   #sweep(): void {
     const halve = this.windowEvents >= WINDOW_EVENTS;
     if (halve) this.windowEvents >>= 1;
     this.expected = 0;
     for (const field of this.fields) {
       if (halve) field.filled >>= 1;
-      if (!field.gone && this.#hasStopped(field)) this.#goes(field);
+      if (!field.gone && this.#hasStopped(field)) this.#markGone(field);
       field.expected = !field.gone && field.filled > 0 && field.filled >= EXPECTED_SHARE * this.windowEvents;
       if (field.expected) this.expected += 1;
     }
@@ -282,13 +282,13 @@ export class TypeSchema {
     );
   }
 
-  #goes(field: Field): void {
+  #markGone(field: Field): void {
     field.gone = true;
-    // Of an object that stops coming, the object alone is told: it stands before its members.
+    // If an object stops coming, only the object itself is reported. It stands before its members.
     if (this.#o.drifts && field.parent?.gone !== true) this.#o.onDrift("gone", field);
   }
 
-  /** What is to be said of a field now; null: nothing. */
+  /** The drift with which a field is marked now; null: none. */
   driftOf(field: Field): DriftKind | null {
     if (!this.#o.drifts) return null;
     if (field.gone) return "gone";

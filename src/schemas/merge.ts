@@ -1,21 +1,20 @@
 /**
- * Makes one field of two: of the rare keys of an object that turns out to be a map, with everything inside of them.
- * Part of the schemas.
+ * Merges two fields into one, with everything inside them: used if an object turns out to be a map. Part of the schemas.
  */
 import type { Field } from "./field.ts";
 
-/** What merging has to know of the schema that the fields belong to, and what it tells it. */
+/** The state of the schema that both fields belong to. */
 export interface Merging {
-  /** Events of the type, and those of its window. */
+  /** Observed events of the type: all, and those of the window. */
   readonly events: number;
   readonly windowEvents: number;
-  /** When the event at hand was received, Unix µs. */
+  /** When the current event was received, Unix µs. */
   readonly nowUs: number;
-  /** `field` is no field any more; called once for each. */
+  /** Called once for each field that was merged into another. */
   readonly onRemoved: (field: Field) => void;
 }
 
-/** Adds what was learned of `from` to `into`; `from` is no field any more. */
+/** Adds all counts of `from` to `into`, and moves or merges what is inside it. */
 export function mergeField(into: Field, from: Field, schema: Merging): void {
   from.values.forEach((count, type) => {
     into.values[type] = (into.values[type] as number) + count;
@@ -39,7 +38,7 @@ export function mergeField(into: Field, from: Field, schema: Merging): void {
   schema.onRemoved(from);
 }
 
-/** What stands in `into` once `child` is moved there: `there`, if that was there before, and else `child` itself. */
+/** Moves `child` into `into`. @returns the field that is there then: `there` with all counts, or `child` itself. */
 function moved(child: Field, into: Field, there: Field | null, schema: Merging): Field {
   if (there !== null) {
     mergeField(there, child, schema);

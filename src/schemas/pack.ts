@@ -1,9 +1,9 @@
-/** A schema as the text that is kept of it, and back. Part of the schemas. */
+/** Writes a schema as the text of its row in the journal, and reads it back. Part of the schemas. */
 import * as v from "valibot";
 import { Field, type Step } from "./field.ts";
 import { DEPTH_MAX, FIELDS_PER_TYPE_MAX, type TypeSchema } from "./learn.ts";
 
-/** Raised when an older gateway's rows cannot be read any more: these schemas are then learned anew. */
+/** Raise it if the rows of older gateways can no longer be read. Their schemas are then learned again. */
 const PACK_VERSION = 1;
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
@@ -23,7 +23,7 @@ const NUMBERS = [
   | "changedEvent"
 )[];
 
-/** Shown as it is kept: it has to be one JSON value, and no object. */
+/** Responses contain it unchanged, so it must be the JSON text of one string, number or boolean. */
 const sampleText = v.pipe(
   v.string(),
   v.check((text) => {
@@ -35,7 +35,7 @@ const sampleText = v.pipe(
   }),
 );
 
-/** Step (a key as [key], 0 any key, 1 element), values, numbers, flags as bits, sample, and what is inside. */
+/** A field: its step ([key], 0 for any key, 1 for elements), counts, flags as bits, sample, and the fields inside it. */
 type Packed = [
   step: [string] | 0 | 1,
   values: number[],
@@ -89,8 +89,8 @@ function packField(field: Field): Packed {
 }
 
 /**
- * Fills an empty schema with what was kept of it.
- * @returns false where the row is none that this gateway wrote: nothing is taken of it then.
+ * Fills an empty schema from the text of its row.
+ * @returns false: this gateway cannot have written the text, and the schema must not be used.
  */
 export function restore(schema: TypeSchema, text: string): boolean {
   let json: unknown;

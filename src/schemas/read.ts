@@ -1,9 +1,7 @@
-/**
- * A body as the values that schemas are learned from, at a cost that is bounded whatever its size. Part of the schemas.
- */
+/** Turns a body into the text that schemas are learned from, at a bounded cost. Part of the schemas. */
 import { condensed } from "./condense.ts";
 
-/** Bodies up to here are parsed whole. */
+/** A body of at most this size is parsed whole. */
 const WHOLE_BYTES_MAX = 16 * 1024;
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };
@@ -11,7 +9,7 @@ export type JsonObject = { [key: string]: JsonValue };
 
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** The text of a body, cut down where it is large; JSON all the same. */
+/** The JSON text of a body. A large body is condensed first. */
 export function textToRead(body: Uint8Array): string {
   return decoder.decode(body.length <= WHOLE_BYTES_MAX ? body : condensed(body));
 }

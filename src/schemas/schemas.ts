@@ -1,10 +1,10 @@
 /**
- * What the traffic looks like: for each event type the fields that its bodies have, learned from the events
- * themselves, how often each is filled, and what has changed.
+ * Learns from the events what the traffic looks like: for each event type the fields of its bodies, how often each field
+ * is filled, and what has changed.
  *
- * `observe` is called once an event, in the order in which frames are decided, and costs microseconds; what it
- * answers depends on nothing but the events before. What was learned is kept in the journal's table `schemas`, a few
- * seconds late: a kill loses those seconds, so that counts are approximate after it, and nothing else.
+ * `observe` is called once per event, in the order in which frames are decided, and takes microseconds. Its result
+ * depends on nothing but the events before. The journal's table `schemas` keeps what was learned, a few seconds late: a
+ * kill loses these seconds, so counts are approximate after it.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { messageOf } from "../errors.ts";
@@ -31,23 +31,23 @@ import {
 export type { DriftKind } from "./field.ts";
 export type { KnownType, ShownField, ShownType } from "./show.ts";
 
-/** Types that are remembered, and fields of all of them together (about 300 bytes each). */
+/** The number of types, and of the fields of all types together (about 300 bytes each). */
 const TYPES_MAX = 1000;
 const FIELDS_MAX = 20_000;
-/** Changes that the Snapshot tells. */
+/** Changes that the Snapshot contains. */
 const DRIFT_MAX = 20;
 
-/** A change in what a type's events look like. */
+/** A change in the shape of a type's events. */
 export interface Drift {
   readonly kind: DriftKind;
   readonly type: string;
   readonly path: string;
-  /** When the event that showed it was received, Unix µs. */
+  /** When the event that brought the change was received, Unix µs. */
   readonly at_us: number;
 }
 
 export interface SchemasOptions {
-  /** Where what was learned is kept; null: nowhere. */
+  /** Keeps what was learned over restarts; null: nothing does. */
   readonly table: SmallTable | null;
   readonly log: Log;
   readonly clock?: Clock;
@@ -57,7 +57,7 @@ export class Schemas implements Disposable {
   readonly #o: SchemasOptions;
   readonly #types = new Map<string, TypeSchema>();
   #fields = 0;
-  /** The schema that learns now: room is never made by dropping it. */
+  /** The schema that is learning from an event now. It is never dropped to make room. */
   #learning: TypeSchema | null = null;
   readonly #counters = {
     schema_events_total: 0,
@@ -72,7 +72,7 @@ export class Schemas implements Disposable {
   #drift: Drift[] = [];
   readonly #writer: LateWriter | null;
 
-  /** Reads what was kept. @throws GatewayError journal_failed */
+  /** Reads the table. @throws GatewayError journal_failed */
   constructor(options: SchemasOptions) {
     this.#o = options;
     this.#writer = options.table === null ? null : this.#newWriter(options.table);
@@ -104,18 +104,19 @@ export class Schemas implements Disposable {
     }
     this.#o.log(
       "warn",
-      `schemas: what was kept of ${JSON.stringify(type)} cannot be used; it is learned anew`,
+      `schemas: cannot use the stored schema of ${JSON.stringify(type)}; learning it again`,
     );
     this.#writer?.outdated(type);
   }
 
   /**
-   * Learns from one event of a type; null where the type is not known.
-   * @param body one JSON object, checked.
+   * Learns from one event.
+   * @param type null: the type is unknown.
+   * @param body one valid JSON object.
    * @param receivedUs Unix µs.
-   * @returns the share, 0 to 1, of the type's expected fields that this event fills: an expected field was filled
-   *   (with something other than null, "" and empty brackets) by at least 1 % of the type's newest 4,096 to 8,192
-   *   events before this one, and has not stopped coming. 0 where there is none, and for events of unknown type.
+   * @returns the share, 0 to 1, of the type's expected fields that this event fills. A field is expected if at least
+   *   1 % of the type's newest 4,096 to 8,192 events before this one filled it (with something other than null, "" and
+   *   empty brackets), and if it has not stopped coming. 0 if no field is expected, and for events of unknown type.
    */
   observe(type: string | null, body: Uint8Array, receivedUs: number): { readonly fillRate: number } {
     this.#counters.schema_events_total += 1;
@@ -126,7 +127,7 @@ export class Schemas implements Disposable {
       text = textToRead(body);
       value = JSON.parse(text);
     } catch {
-      // Bodies are checked where they come in; should one get past that, its frame is worth more than its statistics.
+      // Ingest checks all bodies. If one gets past it all the same, its frame is worth more than its statistics.
       this.#counters.schema_unread_events_total += 1;
       return NOTHING_FILLED;
     }
@@ -138,7 +139,7 @@ export class Schemas implements Disposable {
     return name === UNKNOWN_EVENT ? NOTHING_FILLED : { fillRate };
   }
 
-  /** The same for bodies of the same shape, whatever their values and the order of their keys; 32 hexadecimal digits. */
+  /** 32 hexadecimal digits: the same for all bodies of one shape. Values and the order of keys do not matter. */
   fingerprint(body: Uint8Array): string {
     return fingerprintOf(JSON.parse(textToRead(body)));
   }
@@ -172,8 +173,9 @@ export class Schemas implements Disposable {
   }
 
   /**
-   * Drops the type with the fewest events, of these the one that was not seen for longest: a flood of made-up types
-   * drops itself, and not what is known well.
+   * Drops the type with the fewest events; among equals, the one whose last event is oldest. So a flood of invented types
+   * drops its own types, and not those that are known well.
+   * @returns false: there is no type to drop.
    */
   #dropLeast(): boolean {
     let least: TypeSchema | null = null;
@@ -197,22 +199,22 @@ export class Schemas implements Disposable {
     if (this.#drift.length > DRIFT_MAX) this.#drift.shift();
   }
 
-  /** Names of the types that are known, in the order in which they came. */
+  /** The names of the known types, in the order in which they first came. */
   types(): string[] {
     return [...this.#types.keys()];
   }
 
-  /** The JSON text of one type's schema, or its JSON Schema; null where the type is not known. */
+  /** The JSON text of a type's schema, plain or as JSON Schema; null: the type is not known. */
   show(type: string, format: "plain" | "jsonschema", o: { readonly dialect: boolean }): string | null {
     const schema = this.#types.get(type);
     if (schema === undefined) return null;
     return format === "plain" ? schemaJson(schema) : jsonSchemaText(schema, o.dialect);
   }
 
-  /** What JSON Schema's `$schema` says here. */
+  /** The value of `$schema` in the JSON Schemas of this gateway. */
   readonly dialect = JSON_SCHEMA_DIALECT;
 
-  /** The types with the most events, at most `limit`, with all of their fields. */
+  /** The `limit` types with the most events, with all their fields. */
   shown(limit: number): ShownType[] {
     return [...this.#types.values()]
       .sort((a, b) => b.events - a.events)
@@ -220,7 +222,7 @@ export class Schemas implements Disposable {
       .map(shownType);
   }
 
-  /** The types with the most events, at most `limit`, and those of `also`; the unknown type is none. */
+  /** The `limit` types with the most events and those named in `also`, without the unknown type. */
   mostFrequent(limit: number, also: readonly string[]): KnownType[] {
     const named = new Set(also);
     return [...this.#types.values()]
@@ -239,12 +241,12 @@ export class Schemas implements Disposable {
     return { schema_types: this.#types.size, schema_fields: this.#fields };
   }
 
-  /** The newest changes, the newest last. */
+  /** The last DRIFT_MAX changes, the newest last. */
   get drift(): readonly Drift[] {
     return this.#drift;
   }
 
-  /** Writes all that was learned. */
+  /** Writes everything that is not written yet. */
   [Symbol.dispose](): void {
     this.#writer?.[Symbol.dispose]();
   }

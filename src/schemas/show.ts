@@ -1,13 +1,13 @@
-/** How a schema is shown: paths, its plain JSON, and JSON Schema. Part of the schemas. */
+/** Shows schemas: field paths, the JSON of responses, and JSON Schema. Part of the schemas. */
 import { type DriftKind, type Field, JSON_TYPES, type JsonType, OBJECT } from "./field.ts";
 import type { TypeSchema } from "./learn.ts";
 
-/** A key that stands in a path as it is. */
+/** A key that needs no brackets in a path. */
 const PLAIN_KEY = /^[\p{L}\p{N}_$@:-]+$/u;
 
 /**
- * As `customer.items[].name`: `[]` are the elements of an array, `*` is any other key of a map, and a key of
- * other characters stands in brackets, `labels["a.b"]`.
+ * The path of a field, such as `customer.items[].name`. `[]` stands for the elements of an array and `*` for any other
+ * key of a map. A key with special characters stands in brackets: `labels["a.b"]`.
  */
 export function pathOf(field: Field): string {
   const steps: Field[] = [];
@@ -21,7 +21,7 @@ export function pathOf(field: Field): string {
   return path;
 }
 
-/** The JSON types that a field had, the most frequent first. */
+/** The JSON types of a field's values, the most frequent first. */
 export function typesOf({ values }: Field): JsonType[] {
   return JSON_TYPES.map((type, index) => ({ type, count: values[index] as number }))
     .filter(({ count }) => count > 0)
@@ -29,7 +29,7 @@ export function typesOf({ values }: Field): JsonType[] {
     .map(({ type }) => type);
 }
 
-/** Of the newest events of its type, the share that fills it; four digits. */
+/** The share of the newest events of its type that fill the field, rounded to four digits. */
 export function fillRateOf(schema: TypeSchema, { filled }: Field): number {
   return schema.windowEvents === 0 ? 0 : Math.round((1e4 * filled) / schema.windowEvents) / 1e4;
 }
@@ -56,7 +56,7 @@ export function shownField(schema: TypeSchema, field: Field): ShownField {
   };
 }
 
-/** Fields with what stands inside of them after each. */
+/** All fields inside a field, each followed by those inside it. */
 export function* fieldsInOrder(field: Field): Generator<Field> {
   for (const inner of innerFields(field)) {
     yield inner;
@@ -68,14 +68,14 @@ function innerFields({ children, anyKey, elements }: Field): Field[] {
   return [...(children?.values() ?? []), anyKey, elements].filter((field) => field !== null);
 }
 
-/** One type, as chat needs to know it. */
+/** A type as chat uses it, with its expected fields. */
 export interface KnownType {
   readonly type: string;
   readonly events: number;
   readonly fields: readonly ShownField[];
 }
 
-/** One type, as a list of them shows it. */
+/** A type as a list shows it, with all its fields. */
 export interface ShownType {
   readonly type: string;
   readonly events: number;
@@ -83,7 +83,7 @@ export interface ShownType {
   readonly first_seen_us: number;
   readonly last_seen_us: number;
   readonly fields: readonly ShownField[];
-  /** JSON: a sample by path, of the fields that have one; null where none has. */
+  /** A JSON object with the sample of each field that has one, by path; null: no field has one. */
   readonly sample: string | null;
 }
 
@@ -111,7 +111,7 @@ export function shownType(schema: TypeSchema): ShownType {
   };
 }
 
-/** The plain JSON text of a schema. Samples are JSON texts already: their numbers keep all digits. */
+/** The plain JSON text of a schema. Samples are already JSON texts, so their numbers keep all digits. */
 export function schemaJson(schema: TypeSchema): string {
   const fields: string[] = [];
   const drift = { new_field: 0, type_change: 0, gone: 0 };
@@ -133,7 +133,7 @@ export function schemaJson(schema: TypeSchema): string {
 
 export const JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema";
 
-/** The JSON Schema (draft 2020-12) that every value seen until now satisfies, but for what was left out by a bound. */
+/** The JSON Schema (draft 2020-12) that all events so far satisfy, except for fields that a bound left out. */
 export function jsonSchemaText(schema: TypeSchema, dialect: boolean): string {
   const head = [
     ...(dialect ? [`"$schema":${JSON.stringify(JSON_SCHEMA_DIALECT)}`] : []),
@@ -143,7 +143,7 @@ export function jsonSchemaText(schema: TypeSchema, dialect: boolean): string {
   return `{${[...head, ...keywordsOf(schema.root)].join(",")}}`;
 }
 
-/** Its keywords as texts: an object could not hold a property named `__proto__` without care. */
+/** The keywords of a field as JSON texts. Text is safer than an object, because a key may be `__proto__`. */
 function keywordsOf(field: Field): string[] {
   const { children, anyKey, elements, map, sample, values } = field;
   const types = typesOf(field).filter((type, _, all) => type !== "integer" || !all.includes("number"));
@@ -152,7 +152,7 @@ function keywordsOf(field: Field): string[] {
   if (children !== null && children.size > 0) {
     const properties = [...children].map(([key, child]) => `${JSON.stringify(key)}:${objectOf(child)}`);
     keywords.push(`"properties":{${properties.join(",")}}`);
-    // In every object that there was.
+    // A member is required if every object so far had it.
     const required = [...children].filter(([, child]) => child.occurrences === values[OBJECT]);
     if (required.length > 0) keywords.push(`"required":${JSON.stringify(required.map(([key]) => key))}`);
   }

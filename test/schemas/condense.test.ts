@@ -7,7 +7,7 @@ import { encode, Learner, SEED } from "./learner.ts";
 setDefaultTimeout(60_000);
 
 describe("a large body", () => {
-  test("is cut down to a JSON text of the same shape", () => {
+  test("is condensed to a JSON text of the same shape", () => {
     const text = fc.oneof(
       fc.string({ unit: "binary", maxLength: 8 }),
       fc
@@ -27,7 +27,7 @@ describe("a large body", () => {
         fc.dictionary(text, tie("value"), { maxKeys: 5 }),
       ),
     })).value;
-    /** What may be left of a value: strings and arrays lose their ends. */
+    /** Whether `left` may remain of `whole`: strings and arrays may lose their ends. */
     const fits = (left: JsonValue, whole: JsonValue): boolean => {
       if (typeof whole === "string")
         return (
@@ -60,7 +60,7 @@ describe("a large body", () => {
           const bytes = encode(JSON.stringify(whole, null, space));
           const short = condensed(bytes);
           const left = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(short));
-          // Where no bound is near, only strings and arrays are shorter. JSON has no negative zero to be had back.
+          // Below the bounds, only strings and arrays become shorter. (JSON.stringify turns −0 into 0.)
           if (bytes.length < 25_000) expect(fits(left, JSON.parse(JSON.stringify(whole)))).toBe(true);
           expect(short.length).toBeLessThan(33_500);
         },
@@ -69,7 +69,7 @@ describe("a large body", () => {
     );
   });
 
-  test("is read past its attachment, at a cost that does not grow with it", () => {
+  test("is read beyond its attachment, at a cost that does not depend on its size", () => {
     const learner = new Learner();
     const body = {
       type: "T",
@@ -80,7 +80,7 @@ describe("a large body", () => {
     expect(learner.paths("T")).toEqual(["type", "file", "file.name", "file.data", "caption"]);
   });
 
-  test("that is hostile yields valid JSON: endless escapes, digits, brackets, white space, keys", () => {
+  test("becomes valid JSON even if it is hostile: endless escapes, digits, brackets, white space, keys", () => {
     const many = 300_000;
     const bodies = [
       `{"a":"${'\\"'.repeat(many)}","b":1}`,
@@ -99,14 +99,14 @@ describe("a large body", () => {
       expect(short.length).toBeLessThan(33_500);
       expect(typeof JSON.parse(new TextDecoder().decode(short))).toBe("object");
     }
-    // The rest of an array is passed over, and what follows it is seen.
+    // The rest of an array is skipped, and what follows it is seen.
     const after = condensed(encode(`{"a":[${"[[],{}],".repeat(5000)}0],"b":1}`));
     expect(JSON.parse(new TextDecoder().decode(after)).b).toBe(1);
   });
 
   const parsed = (text: string): unknown => JSON.parse(new TextDecoder().decode(condensed(encode(text))));
 
-  test("loses the elements of an array after the 32nd, whatever they hold, and what follows them is read", () => {
+  test("loses the elements of an array after the 32nd, whatever they hold, and keeps what follows", () => {
     const rest = ['{"a":[1,{"b":"]"}]}', '"\\"]"', "[[],[[]]]", "true"].join(",");
     const whole = (elements: number): string => `{"a":[${`${rest},`.repeat(elements / 4)}0],"b":{"c":1}}`;
     expect((parsed(whole(28)) as { a: unknown[] }).a).toHaveLength(29);
@@ -114,7 +114,7 @@ describe("a large body", () => {
     expect(parsed(whole(400))).toMatchObject({ b: { c: 1 } });
   });
 
-  test("ends at brackets that are nested deeper than an event may be, also in elements that are passed over", () => {
+  test("ends at brackets that are nested deeper than an event may be, also inside skipped elements", () => {
     const nest = (levels: number): string => "[".repeat(levels) + "]".repeat(levels);
     expect(parsed(`{"a":1,"b":${nest(199)},"c":2}`)).toMatchObject({ c: 2 });
     expect(parsed(`{"a":1,"b":${nest(200)},"c":2}`)).toEqual({ a: 1, b: JSON.parse(nest(199)) });
@@ -123,7 +123,7 @@ describe("a large body", () => {
     expect(after(199)).toEqual({ a: Array(32).fill(1) });
   });
 
-  test("ends where its steps are used up, and is whole up to there", () => {
+  test("ends where the steps are used up, and is complete up to there", () => {
     const keys = (bytes: number): string => `{"a":1,${" ".repeat(bytes)}"b":2}`;
     expect(parsed(keys(100_000))).toEqual({ a: 1, b: 2 });
     expect(parsed(keys(128 * 1024))).toEqual({ a: 1 });

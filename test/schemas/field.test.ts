@@ -18,12 +18,12 @@ describe("another JSON type", () => {
     expect(changes({ string: 12, boolean: 8 }, "array")).toBe(true);
   });
 
-  test("is no change if it is null, and nulls are no values", () => {
+  test("is not a change if it is null, and nulls do not count as values", () => {
     expect(changes({ string: 100 }, "null")).toBe(false);
     expect(changes({ null: 100 }, "string")).toBe(false);
   });
 
-  test("is no change between integers and numbers", () => {
+  test("is not a change between integers and numbers", () => {
     expect(changes({ integer: 100 }, "number")).toBe(false);
     expect(changes({ number: 100 }, "integer")).toBe(false);
     expect(changes({ string: 100 }, "number")).toBe(true);

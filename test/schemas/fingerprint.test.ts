@@ -15,7 +15,7 @@ describe("a fingerprint", () => {
     commits: [{ id: "x", n: 1 }],
   };
 
-  test("does not depend on whether a list of plain values holds any, but on what objects in a list are like", () => {
+  test("does not change if a list of plain values is empty, but depends on the shape of objects in a list", () => {
     const push = (added: unknown[]): object => ({ ref: "main", commits: [{ id: "a", added }] });
     expect(print(push(["b.c"]))).toBe(print(push([])));
     expect(print(push([{ path: "b.c" }]))).not.toBe(print(push([])));
@@ -48,7 +48,7 @@ describe("a fingerprint", () => {
     );
   });
 
-  test("changes with a key, a type, and the value of a key that says what happened", () => {
+  test("changes with a key, a type, and the value of a key that names the kind of event", () => {
     const others = [
       { ...push, action: "closed" },
       { ...push, extra: 1 },
@@ -61,7 +61,7 @@ describe("a fingerprint", () => {
     expect(new Set([push, ...others].map(print)).size).toBe(others.length + 1);
   });
 
-  test("takes keys and values that look like an id as one", () => {
+  test("treats all keys that look like ids as one key, and ignores values that look like ids", () => {
     expect(print({ users: { "1234": { a: 1 }, "5678": { a: 1 } } })).toBe(
       print({ users: { "9": { a: 1 } } }),
     );
@@ -69,7 +69,7 @@ describe("a fingerprint", () => {
     expect(print({ a: "user.action" })).toBe(print({ a: "other" }));
   });
 
-  test("of a large body is bounded, and of its beginning", () => {
+  test("of a large body depends on its condensed form only", () => {
     const body = { kind: "upload", data: "x".repeat(3_000_000), after: 1 };
     expect(print(body)).toBe(print({ kind: "upload", data: "y", after: 2 }));
   });

@@ -13,7 +13,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 setDefaultTimeout(60_000);
 
-describe("what was learned", () => {
+describe("a learned schema", () => {
   const options = (path: string) => ({
     path,
     ephemeral: null,
@@ -22,7 +22,7 @@ describe("what was learned", () => {
     bootId: "boot",
   });
 
-  test("is kept in the journal, over restarts, hostile names included", () => {
+  test("survives restarts in the journal, even under a hostile name", () => {
     const path = join(folder, "kept.journal");
     const names = ["Order", "__proto__", "", "Olá 😀", "'; DROP TABLE schemas; --"];
     {
@@ -41,7 +41,7 @@ describe("what was learned", () => {
     expect(learner.schemas.gauges.schema_fields).toBe(4 * names.length + 1);
   });
 
-  test("is written a while after it was learned, and not once an event", async () => {
+  test("is written some seconds after a change, and not once per event", async () => {
     const table = new MemoryTable();
     const clock = new FakeClock();
     const learner = new Learner(table, clock);
@@ -52,7 +52,7 @@ describe("what was learned", () => {
     expect(JSON.parse(table.rows.get("T") ?? "").events).toBe(500);
   });
 
-  test("that cannot be written is written later, and learning goes on", () => {
+  test("is written later if it cannot be written now, and learning goes on", () => {
     const table = new MemoryTable();
     const learner = new Learner(table);
     table.failWith = new GatewayError({
@@ -71,7 +71,7 @@ describe("what was learned", () => {
     expect(table.rows.size).toBe(1);
   });
 
-  test("of a dropped type leaves the table, too", () => {
+  test("is removed from the table if its type is dropped", () => {
     const table = new MemoryTable();
     const learner = new Learner(table);
     learner.see("First", { a: 1 });
@@ -83,7 +83,7 @@ describe("what was learned", () => {
     expect(table.rows.has("First")).toBe(false);
   });
 
-  test("and was damaged is learned anew, and the others are kept", () => {
+  test("is learned again if its row is damaged, and the others are kept", () => {
     const table = new MemoryTable();
     const learner = new Learner(table);
     learner.see("Good", { a: 1 });

@@ -5,7 +5,7 @@ import { MemoryTable } from "../memory-table.ts";
 
 const DELAY_MS = 5000;
 
-/** A writer of texts that the test sets; a type without a text was dropped. */
+/** A writer for texts that the test sets. A type without a text counts as dropped. */
 function open() {
   const table = new MemoryTable();
   const clock = new FakeClock();
@@ -25,7 +25,7 @@ function open() {
 }
 
 describe("a late writer", () => {
-  test("writes many changes in one commit, each row as it is then, a fixed time after the first of them", async () => {
+  test("writes many changes in one commit, 5 s after the first, with the texts of that moment", async () => {
     const { table, clock, change } = open();
     change("A", "1");
     await clock.advance(DELAY_MS - 1);
@@ -40,7 +40,7 @@ describe("a late writer", () => {
     expect([table.writes, clock.pending]).toEqual([1, 0]);
   });
 
-  test("takes away the row of a type that was dropped", async () => {
+  test("deletes the row of a type that was dropped", async () => {
     const { table, clock, texts, writer, change } = open();
     change("A", "1");
     await clock.advance(DELAY_MS);
@@ -50,7 +50,7 @@ describe("a late writer", () => {
     expect([...table.rows]).toEqual([]);
   });
 
-  test("bounds a commit, and writes what waited longest first", async () => {
+  test("bounds each commit, and writes first what has waited longest", async () => {
     const { table, clock, change } = open();
     for (const type of ["A", "B", "C"]) change(type, "x".repeat(200 * 1024));
     await clock.advance(DELAY_MS);
@@ -60,7 +60,7 @@ describe("a late writer", () => {
     expect(clock.pending).toBe(0);
   });
 
-  test("tells of a failed commit and tries again until it succeeds", async () => {
+  test("reports a failed commit and tries again until one succeeds", async () => {
     const { table, clock, failures, change } = open();
     const error = new Error("no space");
     table.failWith = error;

@@ -1,4 +1,4 @@
-/** What the tests of the schemas share: a learner that is fed with JSON. */
+/** Shared by the tests of the schemas: a learner that takes JSON. */
 import { type Clock, systemClock } from "../../src/clock.ts";
 import type { SmallTable } from "../../src/journal/journal.ts";
 import type { Log } from "../../src/log.ts";
@@ -37,7 +37,7 @@ export class Learner {
     this.schemas = new Schemas({ table, log, clock });
   }
 
-  /** Fill rates, one an event. */
+  /** Learns from events, one per body. @returns their fill rates. */
   see(type: string | null, ...bodies: unknown[]): number[] {
     return bodies.map((body) => this.schemas.observe(type, bytesOf(body), ++this.#us).fillRate);
   }

@@ -27,7 +27,7 @@ function merge(into: Field, from: Field): Field[] {
 }
 
 describe("merging two fields", () => {
-  test("adds what was counted, keeps the first and the newest, and fills no more events than the window has", () => {
+  test("adds the counts, keeps first and newest, and never counts more filled events than the window has", () => {
     const root = new Field(null, "element", false);
     const into = fieldIn(root, "any key", {
       ...{ sightings: 3, filled: 30, filledEvent: 20, firstEvent: 5, firstUs: 50 },
@@ -48,7 +48,7 @@ describe("merging two fields", () => {
     });
   });
 
-  test("moves what only one of them has inside, and merges what both have", () => {
+  test("moves fields that only one of them has inside, and merges fields that both have", () => {
     const root = new Field(null, "element", false);
     const into = fieldIn(root, "any key");
     const name = fieldIn(into, key("name"), { sightings: 1 });
@@ -65,7 +65,7 @@ describe("merging two fields", () => {
     expect([tags.parent, element.parent, any.parent, into.anyKey]).toEqual([into, tags, into, any]);
   });
 
-  test("shows no sample of a hidden field in one that is not hidden", () => {
+  test("does not take the sample of a hidden field into one that is not hidden", () => {
     const root = new Field(null, "element", false);
     const open = fieldIn(root, "any key");
     merge(open, fieldIn(root, key("token"), { sample: '"***"' }, true));

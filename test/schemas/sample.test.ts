@@ -8,7 +8,7 @@ setDefaultTimeout(60_000);
 describe("a sample", () => {
   const sample = (value: string | number | boolean): unknown => JSON.parse(sampleOf(value, false));
 
-  test("hides secrets by the names of their keys, and of the keys around them", () => {
+  test("hides values by the names of their keys, and of the keys around them", () => {
     const learner = new Learner();
     learner.see("T", {
       access_token: "abc",
@@ -31,7 +31,7 @@ describe("a sample", () => {
     expect(sample("+55 (11) 91234-5678")).toBe("+00 (00) 00000-0000");
   });
 
-  test("shows what is harmless as it is", () => {
+  test("shows harmless values unchanged", () => {
     for (const value of [
       "opened",
       "2024-05-01T10:11:12.345Z",
@@ -43,7 +43,7 @@ describe("a sample", () => {
       expect(sample(value)).toBe(value);
   });
 
-  test("is short, well-formed and without control characters, whatever it came from", () => {
+  test("is short, well-formed and without control characters, whatever the value was", () => {
     expect(sample(`a\u0000b\u001b[31mc\u202ed\u2028${"x y ".repeat(100)}`)).toBe(
       `${`a b [31mc d ${"x y ".repeat(100)}`.slice(0, 63)}…`,
     );

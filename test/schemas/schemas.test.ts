@@ -7,7 +7,7 @@ import { Learner, SEED, type Shown } from "./learner.ts";
 setDefaultTimeout(60_000);
 
 describe("a schema", () => {
-  test("has nested fields with types, fill rates, when they were seen, and a sample", () => {
+  test("has nested fields, each with its types, fill rate, first and last time, and a sample", () => {
     const learner = new Learner();
     learner.see("Order", { id: 7, customer: { name: "Ana", tags: ["a", 2] }, note: null });
     learner.see("Order", { id: 8.5, customer: { name: "", tags: [] }, items: [{ sku: "x" }, { sku: "y" }] });
@@ -34,7 +34,7 @@ describe("a schema", () => {
     } as unknown as Shown);
   });
 
-  test("learns hostile keys as keys, and spells them so that no two paths are the same", () => {
+  test("learns hostile keys like other keys, and gives each its own path", () => {
     const learner = new Learner();
     const keys = [
       "__proto__",
@@ -76,7 +76,7 @@ describe("a schema", () => {
     expect(learner.field("T", "c").types).toEqual(["number"]);
   });
 
-  test("of an unknown type is learned, fills nothing and does not drift", () => {
+  test("of the unknown type is learned, but has no fill rate and no drift", () => {
     const learner = new Learner();
     learner.see(null, { a: 1 });
     expect(learner.see(null, { a: 1 })).toEqual([0]);
@@ -87,14 +87,14 @@ describe("a schema", () => {
 });
 
 describe("the fill rate of an event", () => {
-  test("is the share of the fields expected before it that it fills", () => {
+  test("is the share that it fills of the fields that were expected before it", () => {
     const learner = new Learner();
     const rates = learner.see(
       "T",
       { a: 1, b: { c: "x" } },
       { a: 1, b: { c: "x" } },
       { a: 2 },
-      // What is new with an event is not yet expected of it.
+      // A field that first comes with an event is not yet expected in it.
       { a: 2, d: [true, false] },
       { a: false, b: { c: "y" } },
       {},
@@ -109,18 +109,18 @@ describe("the fill rate of an event", () => {
     expect(learner.see("T", { a: " ", b: 0, c: false, d: ["", 0], e: { f: false } })).toEqual([1]);
   });
 
-  test("no longer expects a field that under one event in a hundred fills", () => {
+  test("does not expect a field that fewer than one event in a hundred fill", () => {
     const learner = new Learner();
     learner.see("T", { a: 1, rare: 1 });
-    // The set of fields is looked at again every 64 events: 1 of 64 is above 1 %, 1 of 128 is below.
+    // The expected fields are computed again every 64 events: 1 of 64 is above 1 %, 1 of 128 is below.
     learner.repeat(126, "T", () => ({ a: 1 }));
     expect(learner.see("T", { a: 1 })).toEqual([0.5]);
     expect(learner.see("T", { a: 1 })).toEqual([1]);
-    // Nor does it begin to expect one that so few fill.
+    // A field that so few fill does not become expected either.
     expect(learner.see("T", { a: 1, once: 1 }, { a: 1 })).toEqual([1, 1]);
   });
 
-  test("speaks of the newest events, so that a field of long ago fades and a new one counts", () => {
+  test("depends on the newest events: an old field fades, and a new one counts", () => {
     const learner = new Learner();
     learner.repeat(8192 * 2, "T", () => ({ old: 1, a: 1 }));
     learner.repeat(8192 * 3, "T", () => ({ a: 1, young: 1 }));
@@ -170,7 +170,7 @@ describe("the fill rate of an event", () => {
 });
 
 describe("drift", () => {
-  test("is a field that comes after the type has settled, told once and of an object alone", () => {
+  test("is a field that first comes after the type has settled; it is reported once, and for a new object only the object", () => {
     const learner = new Learner();
     learner.repeat(49, "T", () => ({ a: 1 }));
     learner.see("T", { a: 1, early: 1 });
@@ -185,7 +185,7 @@ describe("drift", () => {
     expect(learner.field("T", "late").drift).toBeNull();
   });
 
-  test("is another JSON type than the one that was usual, but neither null nor a number with decimals", () => {
+  test("is another JSON type than before, but neither null nor a number with decimals", () => {
     const learner = new Learner();
     learner.repeat(30, "T", () => ({ a: 1, b: "x", c: { d: 1 } }));
     learner.see("T", { a: 1.5, b: null, c: { d: 1 } });
@@ -194,12 +194,12 @@ describe("drift", () => {
     expect(learner.drift()).toEqual(["type_change T a", "type_change T b", "type_change T c"]);
     expect(learner.counter("schema_type_changes_total")).toBe(3);
     expect(learner.field("T", "a")).toMatchObject({ drift: "type_change", sample: "1" });
-    // Within the first values of a field nothing is usual yet.
+    // Among the first values of a field, another type is not a change yet.
     learner.repeat(10, "U", (n) => ({ a: n % 2 === 0 ? 1 : "x" }));
     expect(learner.counter("schema_type_changes_total")).toBe(3);
   });
 
-  test("is a field that stops coming, told once and of an object alone, until it comes again", () => {
+  test("is a field that stops coming, until it comes again; it is reported once, and for an object only the object", () => {
     const learner = new Learner();
     learner.repeat(64, "T", () => ({ a: 1, o: { b: 1, c: "x" } }));
     learner.repeat(64, "T", () => ({ a: 1 }));
@@ -208,14 +208,14 @@ describe("drift", () => {
     expect(learner.drift()).toEqual(["gone T o"]);
     expect(learner.field("T", "o.c").drift).toBe("gone");
     expect(learner.counter("schema_gone_fields_total")).toBe(1);
-    // What is gone is not expected any more.
+    // A field that has stopped coming is no longer expected.
     expect(learner.see("T", { a: 1 })).toEqual([1]);
     learner.see("T", { a: 1, o: { b: 1, c: "y" } });
     expect(learner.field("T", "o.c").drift).toBeNull();
     expect(learner.counter("schema_gone_fields_total")).toBe(1);
   });
 
-  test("is not seen in a field that comes as rarely as before", () => {
+  test("is not a field that comes as rarely as before", () => {
     const learner = new Learner();
     learner.repeat(5001, "T", (n) => (n % 200 === 0 ? { a: 1, rare: 1 } : { a: 1 }));
     learner.repeat(1500, "T", () => ({ a: 1 }));
@@ -224,7 +224,7 @@ describe("drift", () => {
     expect(learner.drift()).toEqual(["gone T rare"]);
   });
 
-  test("is told of the newest 20 changes", () => {
+  test("lists the newest 20 changes", () => {
     const learner = new Learner();
     learner.repeat(51, "T", () => ({ a: 1 }));
     learner.repeat(30, "T", (n) => ({ a: 1, [`new${n}`]: 1 }));
@@ -255,20 +255,20 @@ describe("bounds", () => {
     expect(learner.paths("T")).not.toContain("users.brand_new");
   });
 
-  test("a table with many columns is no map", () => {
+  test("a table with many columns is not a map", () => {
     const learner = new Learner();
     const row = Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`column_${n}`, n]));
     learner.repeat(100, "T", () => row);
     expect(learner.shown("T").fields).toHaveLength(200);
   });
 
-  test("long keys are one, and hold no memory", () => {
+  test("all long keys are learned as one field, so they take no memory", () => {
     const learner = new Learner();
     learner.see("T", { ["k".repeat(65)]: "x", ["é".repeat(10_000)]: 1, ["k".repeat(64)]: 1 });
     expect(learner.paths("T")).toEqual(["k".repeat(64), "*"]);
   });
 
-  test("a type has at most 512 fields, 16 levels, and what is beyond is counted", () => {
+  test("a type has at most 512 fields and 16 levels, and skipped fields are counted", () => {
     const learner = new Learner();
     learner.see("Wide", Object.fromEntries(Array.from({ length: 600 }, (_, n) => [`k${n}`, n])));
     expect(learner.shown("Wide").fields).toHaveLength(512);
@@ -281,7 +281,7 @@ describe("bounds", () => {
     expect(learner.shown("DeepArray").fields).toHaveLength(16);
   });
 
-  test("a flood of made-up types leaves what is known well", () => {
+  test("a flood of invented types does not drop a type that is known well", () => {
     const learner = new Learner();
     learner.repeat(3, "Known", () => ({ a: 1 }));
     learner.repeat(1500, "", () => ({}));
@@ -305,7 +305,7 @@ describe("bounds", () => {
     expect(learner.schemas.types()).not.toContain("T0");
   });
 
-  test("a body that is no JSON costs its statistics and nothing else", () => {
+  test("a body that is not JSON is counted and otherwise ignored", () => {
     const learner = new Learner();
     expect(learner.see("T", '{"a":')).toEqual([0]);
     expect(learner.counter("schema_unread_events_total")).toBe(1);

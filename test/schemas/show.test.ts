@@ -19,7 +19,7 @@ describe("JSON Schema", () => {
     return Array.isArray(value) ? "array" : typeof value;
   };
 
-  /** As far as what is exported needs it. */
+  /** A validator of the keywords that the gateway writes. */
   const valid = (rules: Rules, value: JsonValue): boolean => {
     const types = [rules.type ?? []].flat();
     const whole = Number.isInteger(value) && types.includes("integer");
@@ -37,7 +37,7 @@ describe("JSON Schema", () => {
     });
   };
 
-  test("is satisfied by every event that it was learned from", () => {
+  test("accepts every event that it was learned from", () => {
     const value = fc.letrec<{ value: JsonValue }>((tie) => ({
       value: fc.oneof(
         { depthSize: "small" },
@@ -58,7 +58,7 @@ describe("JSON Schema", () => {
     );
   });
 
-  test("says what is required, and is written in draft 2020-12", () => {
+  test("lists required members, and is written in draft 2020-12", () => {
     const learner = new Learner();
     learner.see("T", { a: 1, b: [{ c: "x" }, { c: "y", d: null }] }, { a: 2.5, b: [], password: "hunter2" });
     expect(JSON.parse(learner.schemas.show("T", "jsonschema", { dialect: true }) ?? "")).toEqual({
