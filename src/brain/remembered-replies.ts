@@ -54,7 +54,7 @@ const MEANINGLESS = /[!¡"“”„«»…]/g;
 /** Full stops and commas, except between digits, where they are part of a number. */
 const STOPS = /(?<!\p{N})[.,]|[.,](?!\p{N})/gu;
 
-/** The form in which texts are compared: two texts of the same form are said to have the same words. */
+/** The form in which texts are compared. Texts with the same form have the same words. */
 export function sameWords(text: string): string {
   const folded = text.normalize("NFKD").replace(DIACRITICS, "").toLowerCase().normalize("NFC");
   const words = folded.replace(MEANINGLESS, " ").replace(STOPS, " ").replace(/\s+/g, " ").trim();

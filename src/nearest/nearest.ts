@@ -28,8 +28,8 @@ export interface Calibration {
   /** The lowest score that gives a label, −1 to 1. */
   readonly threshold: number;
   /**
-   * The share, 0 to 1, of the examples that find their own label among all other examples. Only examples count whose
-   * label has another one; null: there is none.
+   * The share, 0 to 1, of the examples that find their own label among all other examples. The only example of a label
+   * does not count; null: no label has two examples.
    */
   readonly accuracy: number | null;
   /** The share of the same examples that reach the threshold, 0 to 1. */

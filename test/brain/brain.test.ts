@@ -103,7 +103,7 @@ describe("understanding", () => {
   const MODEL = "stub-7b-instruct";
   const remembered = { intent: "Other", sentiment: -0.25, confidence: 0.5, model: MODEL };
 
-  test("given comes before examples, examples before the cache, and the cache before the model", async () => {
+  test("given values come before examples, examples before remembered replies, and these before the model", async () => {
     const stub = await opened.stubIn("well");
     const { brain } = brainAt(stub, new Map(), new Map([[CAR, remembered]]));
     const given = eventOf({ message: CAR, type: "Chat", fields: { intent: "Mine", sentiment: 0.5 } });
@@ -140,7 +140,7 @@ describe("understanding", () => {
     expect([...replies]).toEqual([[CAR, { ...CAR_ANSWER, model: MODEL }]]);
   });
 
-  test("of many messages that wait with one text, the model is asked about one", async () => {
+  test("if many messages of one text wait, the model is asked about one of them", async () => {
     const stub = await opened.stubIn("well");
     const { brain } = brainAt(stub);
     const event = eventOf({ message: CAR });
@@ -152,12 +152,12 @@ describe("understanding", () => {
     });
   });
 
-  test("what another model said is not said again once this one is known, and forgotten when it answers", async () => {
+  test("another model's reply is not used once this model is found, and is forgotten when this one replies", async () => {
     const stub = await opened.stubIn("well");
     const replies = new Map([[CAR, { ...remembered, model: "old" }]]);
     const { brain } = brainAt(stub, new Map(), replies);
     const event = eventOf({ message: CAR });
-    // Before the endpoint was looked at: better an old word than none.
+    // Until a model is found, the reply of another one is better than none.
     expect(brain.known(event, null).understanding.intent).toBe("Other");
     await until("the model is known", () => brain.llm.state.model !== null);
     expect(brain.known(event, null)).toMatchObject({ question: "message", understanding: { intent: null } });
@@ -166,7 +166,7 @@ describe("understanding", () => {
     expect([...replies.keys()]).toEqual(["Quero cancelar meu plano"]);
   });
 
-  test("two long messages are the same where what the model is shown of them is", async () => {
+  test("two long messages count as the same if the model is shown the same part of both", async () => {
     const stub = await opened.stubIn("well");
     const { brain } = brainAt(stub);
     const [one, two] = ["a", "b"].map((end) => eventOf({ message: `${CAR} ${"x".repeat(4000)}${end}` }));
@@ -174,7 +174,7 @@ describe("understanding", () => {
     expect(brain.known(two as JournalEvent, null).question).toBeNull();
   });
 
-  test("of the same shape, each message is of the type that its writer wants", async () => {
+  test("messages of one shape get the type that each writer's intent gives", async () => {
     const { brain } = brainAt(await opened.stubIn("thinking"));
     const types: unknown[] = [];
     for (const message of [CAR, "Quero cancelar meu plano"]) {
@@ -184,7 +184,7 @@ describe("understanding", () => {
     expect(types).toEqual(["CarInsuranceRequest", "PlanCancellation"]);
   });
 
-  test("of an event without a message, the type is asked once a shape, and remembered over a restart", async () => {
+  test("for events without a message, the model is asked once per shape, and a restart remembers the type", async () => {
     const stub = await opened.stubIn("well");
     const shapes = new Map<string, string>();
     const { brain } = brainAt(stub, shapes);
@@ -204,7 +204,7 @@ describe("understanding", () => {
     expect(again.known({ ...push(5), type: "Mine" }, null).understanding.typeFrom).toBe("given");
   });
 
-  test("a shape that the model cannot name is not asked about again, and not kept", async () => {
+  test("the model is not asked again about a shape that it cannot name, and the shape is not kept", async () => {
     const stub = await opened.stubIn("well");
     const shapes = new Map<string, string>();
     const { brain } = brainAt(stub, shapes);
@@ -214,10 +214,10 @@ describe("understanding", () => {
     expect(shapes.size).toBe(0);
   });
 
-  test("types are remembered of a bounded number of shapes, the most recently used", async () => {
+  test("the number of remembered shapes is bounded, and the least recently used is forgotten", async () => {
     const shapes = new Map(Array.from({ length: 10_000 }, (_, n) => [`shape${n}`, "Known"]));
     const { brain } = brainAt(await opened.stubIn("well"), shapes);
-    // Used: so the next one is the oldest.
+    // This use makes shape1 the least recently used.
     expect(brain.known(eventOf({ json: { shape0: 1 } }), null).understanding.type).toBe("Known");
     const event = eventOf({ json: { pusher: 1 } });
     await learn(brain, event, brain.known(event, null));

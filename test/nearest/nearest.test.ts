@@ -88,11 +88,11 @@ describe("an index of examples", () => {
           index === group ? { label, examples: examples.filter((_, which) => which !== position) } : other,
         );
         const index = await ExampleIndex.build(vectorsOf(without));
-        const said = index.nearest(new Float32Array(vector), [true])[0];
+        const found = index.nearest(new Float32Array(vector), [true])[0];
         const trial = whole.trials[at++] as Trial;
         // An index without the example has a slightly different mean, which a trial does not correct.
-        expect(Math.abs((trial.own?.score ?? 0) - (said?.score ?? 0))).toBeLessThan(0.06);
-        if (trial.own?.right !== (said?.best === label)) apart += 1;
+        expect(Math.abs((trial.own?.score ?? 0) - (found?.score ?? 0))).toBeLessThan(0.06);
+        if (trial.own?.right !== (found?.best === label)) apart += 1;
       }
     }
     expect(at).toBe(30);
