@@ -74,7 +74,7 @@ function brainAt(
 ) {
   const brain = new Brain({
     llm: opened.llmAt(stub.baseUrl),
-    deadlineMs: 5000,
+    deadlineMs: PATIENCE_MS,
     fingerprint: (body) => Object.keys(JSON.parse(new TextDecoder().decode(body))).join(),
     shapes: {
       all: () => [...shapes].map(([key, value]) => ({ key, value })),
