@@ -1,5 +1,5 @@
 /**
- * Runs the benchmarks, one process each.
+ * Runs the benchmarks, each in a process of its own.
  *
  *   bun run bench [NAME] [--json]
  */

@@ -48,7 +48,7 @@ interface BuildOptions {
   readonly force: boolean;
 }
 
-/** The workers are entry points of their own; src/native/worker-url.ts says where they end up. */
+/** Each Worker is an entry point of its own. src/native/worker-url.ts says where it ends up in the executable. */
 const ENTRY_POINTS = ["gateway.ts", "src/store/store.worker.ts", "src/embed/embed.worker.ts"];
 
 function platform(): (typeof PLATFORMS)[number] {
@@ -58,7 +58,7 @@ function platform(): (typeof PLATFORMS)[number] {
   throw new StepError("build", `there is no build for ${here}`, `use one of ${PLATFORMS.join(", ")}`);
 }
 
-/** `bun build`'s arguments. Each is there for a reason that was found out by leaving it away. */
+/** The arguments of `bun build`. Each is needed: leaving it out broke the executable in the way that its comment says. */
 function buildArguments(outfile: string): string[] {
   const here = platform();
   const others = [
@@ -69,30 +69,30 @@ function buildArguments(outfile: string): string[] {
     "win32-",
   ];
   const defines = {
-    // Constants, so that only this platform's branch of src/native/libraries.ts remains.
+    // Constants, so that the bundle keeps only this platform's branch of src/native/libraries.ts.
     "process.platform": process.platform,
     "process.arch": process.arch,
-    // OpenTUI would otherwise import its musl package, which is not installed.
+    // Otherwise OpenTUI imports its musl package, which is not installed.
     "process.env.OPENTUI_LIBC": "glibc",
   };
   return [
     "build",
     "--compile",
-    // No --bytecode: with Bun 1.4.5 a Worker built that way starts and never answers.
+    // No --bytecode: with Bun 1.4.5 a Worker that is built that way starts and never replies.
     "--minify",
     "--outfile",
     outfile,
-    // Else the executable reads .env and bunfig.toml of its working folder by itself, behind src/config/config.ts.
+    // Otherwise Bun itself reads .env and bunfig.toml in the working folder, and bypasses src/config/config.ts.
     "--no-compile-autoload-dotenv",
     "--no-compile-autoload-bunfig",
-    // The bindings name a package for every platform; only one of them is installed.
+    // The bindings import a package for every platform, and only one of these is installed.
     ...others.flatMap((name) => ["--external", `@duckdb/node-bindings-${name}*`]),
     ...Object.entries(defines).flatMap(([name, value]) => ["--define", `${name}=${JSON.stringify(value)}`]),
     ...ENTRY_POINTS,
   ];
 }
 
-/** Every file that the executable depends on: sources, what they embed, packages by their lock. */
+/** Every file that the executable depends on: the sources, the files that they embed, and the lock file for the packages. */
 function inputs(): string[] {
   const found = [
     "package.json",
@@ -136,7 +136,7 @@ function mutateSources(folder: string, mutation: string): void {
 async function selfTest(binary: string): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "gateway-self-test-"));
   try {
-    // Not even PATH. A temp folder other than the default one is named, as a user would do it.
+    // Not even PATH is passed. The temporary folder is, because a user whose /tmp does not serve would name another.
     const onlyEnv: Record<string, string> = {};
     for (const name of ["TMPDIR", "BUN_TMPDIR"]) {
       const value = process.env[name];
@@ -175,7 +175,7 @@ export async function build(options: BuildOptions): Promise<void> {
   ]);
   const stampPath = join(CACHE, `build-${Bun.hash(outfile).toString(16)}`);
   const label = options.mutation === "" ? "build" : `build (mutation ${options.mutation})`;
-  // A stamp belongs to the file that was built then: size and time tell a replaced one.
+  // Size and time are part of the stamp, so a replaced executable is built again.
   const identity = (): string => {
     const stats = statSync(outfile);
     return `${value} ${stats.size} ${stats.mtimeMs}`;
@@ -186,7 +186,7 @@ export async function build(options: BuildOptions): Promise<void> {
   }
   mkdirSync(CACHE, { recursive: true });
   mkdirSync(dirname(outfile), { recursive: true });
-  // Built aside under its final name (the name is part of the executable), tested, then renamed into its place.
+  // Built aside under its final name, which is part of the executable, then tested, then renamed into place.
   const folder = mkdtempSync(join(CACHE, "build-"));
   const built = join(folder, basename(outfile));
   const sources = options.mutation === "" ? ROOT : join(folder, "sources");
@@ -200,7 +200,7 @@ export async function build(options: BuildOptions): Promise<void> {
       return `${Math.round(statSync(built).size / 1e6)} MB`;
     });
     await step(`${label}: self-test from an empty folder with an empty environment`, () => selfTest(built));
-    // A rename, so that a running gateway keeps its file and nobody ever sees half of one.
+    // Renamed, so that a running gateway keeps its file and nobody sees half an executable.
     renameSync(built, outfile);
     stamp(stampPath, identity());
   } finally {

@@ -1,5 +1,5 @@
 /**
- * The tools that read the sources without running them: types, style, dead files, drift of generated files.
+ * Runs the tools that read the sources without running them: types, style, dead files, sizes, drift of generated files.
  *
  *   bun run check
  */

@@ -1,10 +1,10 @@
 /**
  * Writes the files that every later version must open: a database, its journal and its ring, once after a clean stop and
- * once after SIGKILL with rows that no checkpoint holds.
+ * once after a SIGKILL that leaves rows above the last checkpoint.
  *
  *   bun scripts/make-fixture.ts test/fixtures/v1
  *
- * Run once per version of a format, with the executable of that version; the result is committed and never made again.
+ * Run it once per version of a format, with that version's executable, and commit the result. It is never made again.
  */
 import { copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

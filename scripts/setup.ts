@@ -1,10 +1,11 @@
 /**
- * Installs everything the repository needs, from nothing: Bun's packages into node_modules, and two Python
- * environments, `.venv` (numpy, torch, tools) and `.venv-numpy2` (numpy 2, no torch). Quick when repeated.
+ * Installs everything that the repository needs on a fresh machine: Bun's packages into node_modules, and two Python
+ * environments, `.venv` (numpy, torch, tools) and `.venv-numpy2` (numpy 2, no torch). A second run takes a moment.
  *
  *   bun run setup
  *
- * On a fresh clone: npx --yes bun@1.4.5 run setup. So nothing but Bun's and Node's own modules is imported here.
+ * On a fresh clone: npx --yes bun@1.4.5 run setup. At that time no package is installed, so this file imports only
+ * modules of Bun and Node.
  */
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -27,14 +28,14 @@ const STUBS = ["sharp", "onnxruntime-web"].flatMap((name) => [
   `src/native/stubs/${name}/index.js`,
 ]);
 
-/** `bun install --frozen-lockfile`, unless package.json, bun.lock and the stubs are what was installed last. */
+/** Runs `bun install --frozen-lockfile` if package.json, bun.lock or the stubs changed since the last time. */
 export async function installPackages(): Promise<void> {
   await step("packages", async () => {
     if (Bun.version !== pinnedBun() && bunPath() === process.execPath) {
       throw new StepError(
         "packages",
-        `this is Bun ${Bun.version}, the repository is pinned to ${pinnedBun()}`,
-        `run it with the pinned one: npx --yes bun@${pinnedBun()} run start`,
+        `this is Bun ${Bun.version}, and the repository is pinned to ${pinnedBun()}`,
+        `run it with the pinned version: npx --yes bun@${pinnedBun()} run start`,
       );
     }
     const value = fingerprint(["package.json", "bun.lock", ...STUBS], [process.platform, process.arch]);
@@ -43,7 +44,7 @@ export async function installPackages(): Promise<void> {
     await must(
       "packages",
       [process.execPath, "install", "--frozen-lockfile"],
-      "check the network and the npm registry's settings (.npmrc, bunfig.toml, proxy variables), then run it again",
+      "check the network and the registry settings (.npmrc, bunfig.toml, proxy variables), then run it again",
       { show: true },
     );
     stamp(path, value);
@@ -51,7 +52,7 @@ export async function installPackages(): Promise<void> {
   });
 }
 
-/** A Python of at least this version runs the reader; the tools need a newer one. */
+/** The oldest Python that runs the reader. The tools need a newer one. */
 const PYTHON_MIN = [3, 9] as const;
 const PYTHON_TOOLS_MIN = [3, 11] as const;
 const DEBIAN_PYTHON = "/usr/bin/python3";
@@ -72,7 +73,7 @@ function atLeast(version: readonly [number, number], least: readonly [number, nu
   return version[0] > least[0] || (version[0] === least[0] && version[1] >= least[1]);
 }
 
-/** The first Python that is new enough, named as on the command line. */
+/** Finds the first Python on the PATH that is new enough. @throws StepError */
 async function findPython(): Promise<Python> {
   for (const name of ["python3", DEBIAN_PYTHON, "python3.13", "python3.12", "python3.11"]) {
     const python = await pythonAt(name);
@@ -85,7 +86,7 @@ async function findPython(): Promise<Python> {
   );
 }
 
-/** How this machine becomes root for apt-get; null where it cannot, or has no apt-get. */
+/** The command prefix that runs apt-get as root; null if there is no apt-get or no way to become root. */
 async function rootPrefix(): Promise<readonly string[] | null> {
   if (process.platform !== "linux" || !existsSync("/usr/bin/apt-get")) return null;
   if (process.getuid?.() === 0) return [];
@@ -99,7 +100,7 @@ async function debianHasTorch(): Promise<boolean> {
 }
 
 /**
- * Debian's own torch: a CPU build of 200 MB where PyPI's for x86-64 is the CUDA build of 3 GB.
+ * Installs Debian's own torch, a CPU build of 200 MB. PyPI's wheel for x86-64 is the CUDA build of 3 GB.
  * @returns whether the system's Python now has numpy, torch and venv.
  */
 async function installDebianTorch(): Promise<boolean> {
@@ -117,7 +118,7 @@ async function installDebianTorch(): Promise<boolean> {
   const install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", ...packages];
   let result = await run([...prefix, ...install], options);
   if (result.code !== 0 && known.code === 0) {
-    // Package lists that are out of date name files that are gone.
+    // An outdated package list names files that the mirror no longer has.
     await run([...prefix, "apt-get", "update", "-qq"], options);
     result = await run([...prefix, ...install], options);
   }
@@ -151,11 +152,11 @@ const REQUIREMENTS = {
   numpy2: "test/py/requirements-numpy2.txt",
 } as const;
 
-/** Whether numpy and torch are there and know each other (torch built for numpy 1 does not see numpy 2). */
+/** Fails if numpy or torch is missing, or if they do not fit: a torch built for numpy 1 cannot use numpy 2. */
 const TORCH_CHECK =
   "import numpy, torch; torch.from_numpy(numpy.zeros(1)); print(numpy.__version__, torch.__version__)";
 
-/** `.venv` with numpy and torch: what consumer.py needs. @throws StepError */
+/** Makes `.venv` with numpy and torch, which consumer.py needs. @throws StepError */
 export async function installPython(): Promise<void> {
   await step(".venv: numpy and torch", async () => {
     const venvPython = join(ROOT, ".venv", "bin", "python");
@@ -174,10 +175,10 @@ export async function installPython(): Promise<void> {
       await makeVenv(".venv", python, false);
       if (process.platform === "linux" && process.arch === "x64") {
         console.error(
-          "     torch comes from PyPI: for x86-64 Linux that is the CUDA build, a download of about 3 GB.",
+          "     torch comes from PyPI. For x86-64 Linux that is the CUDA build, a download of about 3 GB.",
         );
         console.error(
-          "     To avoid it: interrupt (Ctrl-C), apt-get install python3-torch python3-venv, run it again.",
+          "     To avoid that, press Ctrl-C, run: apt-get install python3-torch python3-venv; then start again.",
         );
       }
       await pip("torch", venvPython, ["-r", REQUIREMENTS.torch], 3_600_000);
@@ -189,7 +190,7 @@ export async function installPython(): Promise<void> {
   });
 }
 
-/** ruff, mypy, pytest and what the tests' fixtures are made with, into `.venv`. @throws StepError */
+/** Installs ruff, mypy, pytest and the packages that make the tests' fixtures into `.venv`. @throws StepError */
 export async function installPythonTools(): Promise<void> {
   await step(".venv: tools", async () => {
     const venvPython = join(ROOT, ".venv", "bin", "python");
@@ -197,7 +198,7 @@ export async function installPythonTools(): Promise<void> {
     const value = fingerprint([REQUIREMENTS.tools, REQUIREMENTS.torch, REQUIREMENTS.torchdata]);
     if (stamped(stampPath, value)) return "unchanged";
     await mustBeRecent(venvPython);
-    // The numpy that torch was built for stays, whatever a newer tool would rather have.
+    // Keeps the numpy that torch was built for, even if a tool prefers a newer one.
     const numpy = await must(
       "numpy",
       [venvPython, "-c", "import numpy; print(numpy.__version__)"],
@@ -218,12 +219,12 @@ async function mustBeRecent(path: string): Promise<void> {
   if (python !== null && atLeast(python.version, PYTHON_TOOLS_MIN)) return;
   throw new StepError(
     "Python tools",
-    `${path} is Python ${python?.version.join(".") ?? "unknown"}; ruff, mypy and pytest as pinned need ${PYTHON_TOOLS_MIN.join(".")}`,
-    "put a newer python3 first on the PATH, delete .venv and run it again (the gateway and consumer.py run without)",
+    `${path} is Python ${python?.version.join(".") ?? "unknown"}; the pinned ruff, mypy and pytest need ${PYTHON_TOOLS_MIN.join(".")}`,
+    "put a newer python3 first on the PATH, delete .venv and run it again (the gateway and consumer.py do not need these tools)",
   );
 }
 
-/** `.venv-numpy2`: the reader's tests on numpy 2, without torch. @throws StepError */
+/** Makes `.venv-numpy2`, in which the reader's tests run on numpy 2 and without torch. @throws StepError */
 export async function installNumpy2(): Promise<void> {
   await step(".venv-numpy2", async () => {
     const folder = ".venv-numpy2";
@@ -242,10 +243,10 @@ export async function installNumpy2(): Promise<void> {
   });
 }
 
-/** tmux is the terminal of the dashboard's end-to-end tests. Where it cannot be had they are skipped, by name. */
+/** Installs tmux, the terminal of the dashboard's end-to-end tests. Without it they are skipped, by name. */
 export async function installTmux(): Promise<void> {
   await step("tmux", async () => {
-    if (Bun.which("tmux") !== null) return "is there";
+    if (Bun.which("tmux") !== null) return "already installed";
     const prefix = await rootPrefix();
     if (prefix === null) return "not installed: the dashboard's end-to-end tests will be skipped";
     const options = { env: { DEBIAN_FRONTEND: "noninteractive" }, timeoutMs: 300_000 };
@@ -261,7 +262,7 @@ export async function installTmux(): Promise<void> {
   });
 }
 
-/** Everything, in order. @throws StepError at the first step that fails. */
+/** Runs all steps in order. @throws StepError at the first step that fails. */
 export async function setup(): Promise<void> {
   await installPackages();
   await installPython();

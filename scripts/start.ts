@@ -1,6 +1,6 @@
 /**
- * From a fresh clone to a running gateway: packages, executable, Python environment, then the executable
- * itself in this process's place, with the arguments that are left.
+ * Takes a fresh clone to a running gateway: it installs the packages, builds the executable, makes the Python
+ * environment, and then runs the executable with the remaining arguments.
  *
  *   npx --yes bun@1.4.5 run start [-- OPTIONS]
  */
@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { installPackages, installPython, installPythonTools } from "./setup.ts";
 import { bunPath, fail, must, ROOT, StepError } from "./steps.ts";
 
-/** The gateway runs without Python; only the reader needs it. So a failure here is told, and does not stop it. */
+/** Prints a warning if Python cannot be set up: only the reader needs it, so the gateway starts anyway. */
 async function tryPython(): Promise<void> {
   try {
     await installPython();
@@ -18,14 +18,14 @@ async function tryPython(): Promise<void> {
     if (!(error instanceof StepError)) throw error;
     console.error(`\nwarning: ${error.message}`);
     console.error(`What to do: ${error.fix}`);
-    console.error("The gateway starts without it; consumer.py needs a python3 with numpy.\n");
+    console.error("The gateway starts anyway; consumer.py needs a python3 with numpy.\n");
   }
 }
 
-/** Runs the executable until it ends, passing signals on, and ends as it did. */
+/** Runs the executable, passes signals on to it, and exits with its exit code. */
 function become(binary: string, args: readonly string[]): void {
   const child = spawn(binary, args, { stdio: "inherit" });
-  // Ctrl-C in a terminal reaches the child by itself. What is sent to this process alone is passed on.
+  // A terminal sends Ctrl-C to the child as well. A signal that is sent to this process alone must be passed on.
   process.removeAllListeners("SIGINT");
   process.removeAllListeners("SIGTERM");
   process.on("SIGINT", () => process.stdin.isTTY || child.kill("SIGINT"));
@@ -38,7 +38,7 @@ try {
   const args = process.argv.slice(2);
   if (args[0] === "--") args.shift();
   await installPackages();
-  // In a process of its own: the build imports what the step before has only now installed.
+  // A separate process, because the build imports packages that the step before has just installed.
   await must("build", [bunPath(), "scripts/build.ts"], "read the message above", { show: true });
   await tryPython();
   become(join(ROOT, "one_file_gateway"), args);

@@ -1,7 +1,7 @@
 /**
- * What the scripts share: steps that say what they do and how long it took, and child processes that are
- * bounded in time and never outlive the script. Imports only what Bun brings: start and setup use
- * it before anything has been installed.
+ * Steps and child processes for the scripts. A step prints what it does and how long it took. A child process is
+ * bounded in time and never outlives the script. This file imports only modules that Bun brings, because start and setup
+ * use it before any package is installed.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -10,16 +10,16 @@ import { dirname, join, resolve } from "node:path";
 
 /** The top of the repository. */
 export const ROOT = resolve(import.meta.dir, "..");
-/** Stamps, reports and other things that may be deleted at any time. Ignored by git. */
+/** Holds stamps, reports and other files that may be deleted at any time. Git ignores it. */
 export const CACHE = join(ROOT, ".cache");
 
-/** The version of Bun that everything is pinned to: package.json's devDependency. */
+/** The version of Bun that the repository is pinned to, from the devDependencies in package.json. */
 export function pinnedBun(): string {
   const manifest = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8"));
   return manifest.devDependencies.bun;
 }
 
-/** Says which step failed, why, and what to do; the scripts print it without a stack. */
+/** A failed step: which one, why, and what to do. The scripts print it without a stack trace. */
 export class StepError extends Error {
   readonly fix: string;
   constructor(what: string, why: string, fix: string) {
@@ -28,11 +28,11 @@ export class StepError extends Error {
   }
 }
 
-/** Prints a line about the step, runs it, prints how it ended: "done" unless it returns better words. */
+/** Prints a line, runs the action, and prints how it ended: the text that the action returns, or "done". */
 export async function step(name: string, action: () => Promise<string | undefined>): Promise<void> {
   const started = performance.now();
   console.error(`[..] ${name}`);
-  // A long silence looks like a hang.
+  // Prints while it runs, because a long silence looks like a hang.
   const ticker = setInterval(() => console.error(`[..] ${name}: ${elapsed(started)} so far`), 15_000);
   try {
     const words = await action();
@@ -63,20 +63,20 @@ export function fail(error: unknown): never {
 
 export interface RunOptions {
   readonly cwd?: string;
-  /** Added to the script's own environment; undefined removes a name. */
+  /** Variables to add to the script's environment; undefined removes one. */
   readonly env?: Record<string, string | undefined>;
-  /** The whole environment instead. */
+  /** Replaces the environment. */
   readonly onlyEnv?: Record<string, string>;
-  /** The child and everything it started are killed after this. Default: ten minutes. */
+  /** After this long the child and everything that it started are killed. Default: ten minutes. */
   readonly timeoutMs?: number;
-  /** Copies the output to the terminal while it comes, too. */
+  /** Also prints the output while the program runs. */
   readonly show?: boolean;
 }
 
 export interface RunResult {
-  /** Exit code; 128 where a signal ended it, 127 where it could not be started. */
+  /** The exit code; 128 if a signal ended it, 127 if it could not be started. */
   readonly code: number;
-  /** Standard output and error in the order in which they came; the last 16 MiB. */
+  /** Standard output and error in the order of arrival; the last 16 MiB. */
   readonly output: string;
   readonly timedOut: boolean;
 }
@@ -89,7 +89,7 @@ function killGroup(child: ChildProcess): void {
   try {
     process.kill(-child.pid, "SIGKILL");
   } catch {
-    // The group is gone already.
+    // The group has already ended.
   }
 }
 
@@ -100,7 +100,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   });
 }
 
-/** Runs a program to its end, in a process group of its own. Never rejects. */
+/** Runs a program in a process group of its own until it ends. Never rejects. */
 export function run(command: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const [program = "", ...args] = command;
   const env: Record<string, string> = {};
@@ -128,7 +128,7 @@ export function run(command: readonly string[], options: RunOptions = {}): Promi
     }, options.timeoutMs ?? 600_000);
     const end = (code: number): void => {
       clearTimeout(timer);
-      // What the child left running (a gateway of a test that failed) must not outlive it.
+      // Ends what the child left running, such as the gateway of a failed test.
       killGroup(child);
       running.delete(child);
       done({ code, output, timedOut });
@@ -139,12 +139,12 @@ export function run(command: readonly string[], options: RunOptions = {}): Promi
       output += `${program}: ${error.message}\n`;
       end(127);
     });
-    // "exit", then a moment for the pipes: "close" would wait for grandchildren that hold them open.
+    // Waits for "exit" and a moment for the pipes. "close" would wait for grandchildren that hold the pipes open.
     child.on("exit", (code) => setTimeout(() => end(code ?? 128), 50));
   });
 }
 
-/** Runs a program that must succeed. @throws StepError with the end of its output. */
+/** Runs a program that must succeed. @returns its output. @throws StepError with the last lines of its output. */
 export async function must(
   what: string,
   command: readonly string[],
@@ -154,7 +154,7 @@ export async function must(
   const result = await run(command, options);
   if (result.code === 0) return result.output;
   const why = result.timedOut ? "it took too long and was ended" : `exit code ${result.code}`;
-  // What was shown while it came is not shown again.
+  // Output that was already printed is not repeated.
   const end = options.show ? "" : `\n${command.join(" ")}\n${lastLines(result.output, 25)}`;
   throw new StepError(what, `${why}${end}`, fix);
 }
@@ -163,7 +163,7 @@ export function lastLines(text: string, count: number): string {
   return text.trimEnd().split("\n").slice(-count).join("\n");
 }
 
-/** SHA-256 over files (paths and content) and texts, hex. A missing file counts as missing. */
+/** The SHA-256 of files (paths and content) and texts, in hex. A missing file changes the result, too. */
 export function fingerprint(files: readonly string[], texts: readonly string[] = []): string {
   const hash = createHash("sha256");
   for (const file of files) {
@@ -176,7 +176,7 @@ export function fingerprint(files: readonly string[], texts: readonly string[] =
   return hash.digest("hex");
 }
 
-/** Whether the stamp says that this very thing was done. */
+/** Whether the stamp file holds exactly this value. */
 export function stamped(path: string, value: string): boolean {
   return existsSync(path) && readFileSync(path, "utf8") === value;
 }
@@ -186,7 +186,7 @@ export function stamp(path: string, value: string): void {
   writeFileSync(path, value);
 }
 
-/** The Bun that the repository pins: the installed one, else (before the first install) the one that runs this. */
+/** The installed, pinned Bun; before the first install, the Bun that runs this script. */
 export function bunPath(): string {
   const installed = join(ROOT, "node_modules", ".bin", "bun");
   return existsSync(installed) ? installed : process.execPath;

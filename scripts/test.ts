@@ -1,6 +1,6 @@
 /**
- * Every check there is, from a fresh clone: set-up, build, tools, TypeScript suites (a process each), Python
- * suites on both environments, end-to-end suites on the executable. Ends with `N passed, N failed`.
+ * Runs every check on a fresh clone: set-up, build, tools, TypeScript suites (each in a process of its own), Python
+ * suites in both environments, and end-to-end suites on the executable. Ends with the line `N passed, N failed`.
  *
  *   bun run test [--only TEXT]     only suites whose name contains TEXT; may be given more than once
  *   LONG=1 bun run test            the long form of the suites that have one
@@ -17,10 +17,10 @@ interface Suite {
   readonly name: string;
   readonly kind: Kind;
   readonly command: readonly string[];
-  /** Where it writes its JUnit report; null for a tool, which counts as one check. */
+  /** The path of its JUnit report; null for a tool, which counts as one check. */
   readonly report: string | null;
   readonly timeoutMs: number;
-  /** A step that it needs and that failed; it then counts as failed without being run. */
+  /** Why a step that the suite needs failed: the suite then counts as failed and does not run. Null if it can run. */
   readonly missing: string | null;
 }
 
@@ -29,7 +29,7 @@ interface Result {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: readonly string[];
-  /** Why the suite as a whole is red, beyond its single checks; null where it is not. */
+  /** Why the suite as a whole failed, beyond its single checks; null if it did not. */
   readonly fault: string | null;
   readonly took: string;
   readonly output: string;
@@ -38,7 +38,7 @@ interface Result {
 const LONG = process.env.LONG === "1";
 const minutes = (count: number): number => count * (LONG ? 60 : 1) * 60_000;
 const REPORTS = join(CACHE, "reports");
-/** Two at a time: enough to use a small machine, few enough not to disturb what measures time. */
+/** Two at a time keep a small machine busy and rarely disturb suites that wait for something. */
 const UNIT_SUITES_AT_ONCE = 2;
 
 function testFiles(): string[] {
@@ -57,7 +57,7 @@ interface Missing {
 }
 
 async function allSuites(missing: Missing): Promise<Suite[]> {
-  // Imported only now: before the first step there may be no packages.
+  // Imported late, because before the first step there may be no packages.
   const { TOOLS } = await import("./check.ts");
   const suites: Suite[] = TOOLS.map((tool) => ({
     name: tool.name,
@@ -83,7 +83,7 @@ async function allSuites(missing: Missing): Promise<Suite[]> {
     return {
       name,
       kind: "python",
-      // No shared cache: the two environments would write over each other's.
+      // No cache, because the two environments would overwrite each other's.
       command: [`${venv}/bin/python`, "-m", "pytest", "-q", "-p", "no:cacheprovider", `--junitxml=${report}`],
       report,
       timeoutMs: minutes(20),
@@ -108,7 +108,7 @@ function unescapeXml(text: string): string {
   });
 }
 
-/** The single checks of a JUnit report as bun and pytest write it. */
+/** Counts the checks of a JUnit report that bun or pytest wrote. */
 function readReport(xml: string): { passed: number; failed: number; skipped: string[] } {
   let passed = 0;
   let failed = 0;
@@ -147,7 +147,7 @@ async function runSuite(suite: Suite): Promise<Result> {
       output,
     });
   }
-  // Without a report the process broke off: whatever ran until then proves nothing.
+  // Without a report the process broke off, and the checks that ran before prove nothing.
   if (!existsSync(suite.report)) {
     return end({ passed: 0, failed: 1, skipped: [], fault: fault ?? "wrote no report", output });
   }
@@ -171,7 +171,7 @@ function tell(result: Result, done: number, total: number): void {
   if (red(result)) console.log(`${result.output.trimEnd()}\n${"-".repeat(100)}`);
 }
 
-/** Runs the suites in order, `atOnce` at a time, and tells of each when it ends. */
+/** Runs the suites in order, `atOnce` at a time, and prints the result of each when it ends. */
 async function runAll(
   suites: readonly Suite[],
   atOnce: number,
@@ -209,7 +209,7 @@ function summarise(results: readonly Result[]): boolean {
   return results.length > 0 && !results.some(red);
 }
 
-/** Does the step; where it fails, says so and returns why, so that what does not need it still runs. */
+/** Runs a step. If it fails, prints and returns the reason, so that suites that do not need the step still run. */
 async function attempt(action: () => Promise<unknown>): Promise<string | null> {
   try {
     await action();
@@ -230,7 +230,7 @@ async function test(only: readonly string[]): Promise<boolean> {
   );
   if (wanted.length === 0)
     throw new StepError("test", `no suite is called like ${only.join(", ")}`, "look into test/");
-  // Even a unit suite may use .venv for a reference, so only the second environment is a matter of choice.
+  // Unit suites may use .venv for reference values, so only the second environment is optional.
   const python = await attempt(async () => {
     await installPython();
     await installPythonTools();
