@@ -1,4 +1,4 @@
-/** Mulberry32: numbers from 0 to below 1, the same for a seed everywhere. */
+/** Mulberry32: numbers in [0, 1), the same sequence for a seed on every machine. */
 export function randomOf(seed: number): () => number {
   let state = seed >>> 0;
   return () => {

@@ -7,7 +7,7 @@ import { forbiddenImports, importCircles, importsOf, roomOf, valueSpecifiers } f
 const ROOT = join(import.meta.dir, "..");
 const read = (path: string): string => readFileSync(join(ROOT, path), "utf8");
 
-/** Names and patterns of .gitignore that leave something out anywhere or at the top. */
+/** The names and patterns of .gitignore. */
 const ignored = read(".gitignore")
   .split("\n")
   .filter((line) => line !== "" && !line.startsWith("#") && !line.startsWith("!"))
@@ -18,7 +18,7 @@ function isIgnored(path: string): boolean {
   return ignored.some((glob) => glob.match(path) || glob.match(basename(path)));
 }
 
-/** Every file of the repository that git would take, and every folder without one. */
+/** Lists every file that git would track, and every folder without such a file. */
 function survey(): { files: string[]; emptyFolders: string[] } {
   const files: string[] = [];
   const emptyFolders: string[] = [];
@@ -42,7 +42,7 @@ function survey(): { files: string[]; emptyFolders: string[] } {
 
 const { files, emptyFolders } = survey();
 const sources = files.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts"));
-/** What becomes the executable: the top-level modules and the rooms. */
+/** The sources of the executable: the top-level modules and the rooms. */
 const program = sources.filter((path) => !path.includes("/") || path.startsWith("src/"));
 
 const textsOf = (paths: readonly string[]): Map<string, string> =>
@@ -54,7 +54,7 @@ function withLine(path: string, line: string): Map<string, string> {
   return new Map(productTexts).set(path, `${line}\n${productTexts.get(path) ?? ""}`);
 }
 
-/** Which room may import a package's SDK; the native ones only through their module of src/native. */
+/** The only places that may import a package. Native packages are imported through their module in src/native. */
 const SDK_HOME: Readonly<Record<string, string[]>> = {
   "@duckdb/node-api": ["src/native/duckdb.ts"],
   "@duckdb/node-bindings": [],
@@ -103,7 +103,7 @@ describe("layout", () => {
     expect(emptyFolders).toEqual([]);
   });
 
-  test("no module is called after what it is instead of what it does", () => {
+  test("a module is named after what it does, not after what it is", () => {
     const names = /^(utils?|helpers?|common|misc|shared|index)\b/;
     expect(sources.filter((path) => names.test(basename(path)))).toEqual([]);
   });
@@ -123,7 +123,7 @@ describe("layout", () => {
     ).toEqual([]);
   });
 
-  test("no file names a machine's own folders or somebody's home", () => {
+  test("no file contains a path of a machine or of a home folder", () => {
     const homes = ["home", "root", "Users", "work"].join("|");
     const pattern = new RegExp(`(?<![\\w$.}/-])/(${homes})/[A-Za-z0-9_.-]+`);
     const text = files.filter(
@@ -234,7 +234,7 @@ describe("imports", () => {
     ]);
   });
 
-  test("each SDK is imported in its one room", () => {
+  test("each package is imported in its one room", () => {
     const wrong = program.flatMap((from) => {
       const ours = importsOf(from, read(from)).flatMap(({ to, kind }) => (kind === "value" ? [to] : []));
       const packages = valueSpecifiers(read(from)).filter(
@@ -242,7 +242,7 @@ describe("imports", () => {
       );
       return [...ours, ...packages.map(packageOf)]
         .filter((name) => {
-          // src/native/libraries.ts imports the libraries' files, not the packages.
+          // This file imports the libraries' files, not the packages.
           if (from === "src/native/libraries.ts") return false;
           const homes = SDK_HOME[name];
           if (homes === undefined) return !name.endsWith(".ts");
@@ -278,7 +278,7 @@ describe("packages", () => {
     ).toEqual([]);
   });
 
-  test("docs/DEPENDENCIES.md names each with the version and the licence that are installed", () => {
+  test("docs/DEPENDENCIES.md has the installed version and licence of each dependency", () => {
     const table = new Map<string, string>();
     for (const match of read("docs/DEPENDENCIES.md").matchAll(
       /^\| ([@\w][^ ]*) \| ([^ ]+) \| ([^|]+) \|/gm,
@@ -293,7 +293,7 @@ describe("packages", () => {
     expect(Object.fromEntries(table)).toEqual(Object.fromEntries(installed));
   });
 
-  test("the licence is MIT, and says so in both places", () => {
+  test("package.json and LICENSE both say MIT", () => {
     expect([manifest.license, read("LICENSE").split("\n")[0]]).toEqual(["MIT", "MIT License"]);
   });
 
@@ -301,7 +301,7 @@ describe("packages", () => {
     expect(read("bun.lock")).not.toMatch(/https?:\/\//);
   });
 
-  test("one version of Bun is named everywhere", () => {
+  test("every file names the same version of Bun", () => {
     const pinned: string = manifest.devDependencies.bun;
     const named = files
       .filter((path) => /\.(md|yml|ts)$/.test(path) || path === ".ci/run")

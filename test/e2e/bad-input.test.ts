@@ -1,11 +1,11 @@
-/** Bad input against the running executable: right status, clear problem, no stall, bounded memory, good events kept. */
+/** Sends bad input to the running executable: it must refuse with the right status and a clear problem, stall nobody, bound its memory and keep the good events. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { Gateway, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const MIB = 1024 ** 2;
@@ -65,7 +65,7 @@ describe("one event", () => {
     await problemOf(response, status);
   });
 
-  test("100,000-deep nesting is refused as a value, open or closed", async () => {
+  test("a body nested 100,000 levels deep is refused, whether it is closed or not", async () => {
     for (const body of [
       `{"a":${"[".repeat(100_000)}${"]".repeat(100_000)}}`,
       "[".repeat(100_000),
@@ -78,12 +78,12 @@ describe("one event", () => {
     expect((await gateway.post({ message: "depois" })).status).toBe(200);
   });
 
-  test("a wrong type is 415", async () => {
+  test("an unsupported content type gets 415", async () => {
     await problemOf(await gateway.post("a=1", { "content-type": "application/x-www-form-urlencoded" }), 415);
     await problemOf(await gateway.post("<a/>", { "content-type": "text/xml" }), 415);
   });
 
-  test("9 MiB is 413", async () => {
+  test("an event of 9 MiB gets 413", async () => {
     const problem = await problemOf(await gateway.post({ message: "x".repeat(9 * MIB) }), 413);
     expect(problem.detail).toMatch(/8/);
   });
@@ -112,7 +112,7 @@ describe("one event", () => {
 });
 
 describe("batches", () => {
-  test("one bad line of 1,000 is named, the 999 others are kept", async () => {
+  test("one bad line of 1,000 is named, and the other 999 are kept", async () => {
     const lines = Array.from({ length: 1000 }, (_, n) =>
       n === 417 ? "{not json" : JSON.stringify({ n, message: `linha ${n}` }),
     );
@@ -130,13 +130,13 @@ describe("batches", () => {
     expect(reply.last_seq - reply.first_seq).toBe(998);
   });
 
-  test("a batch without any event is 422", async () => {
+  test("a batch without any event gets 422", async () => {
     await problemOf(await gateway.post("[]"), 422);
     await problemOf(await gateway.post("[1,2]"), 422);
     await problemOf(await gateway.postLines("nope\nnope\n"), 422);
   });
 
-  test("an NDJSON body beyond --max-body is 413 and says how many were accepted", async () => {
+  test("an NDJSON body beyond --max-body gets 413 with the number of accepted events", async () => {
     const line = `${JSON.stringify({ message: "y".repeat(60_000) })}\n`;
     const response = await gateway.postLines(line.repeat(1200));
     const problem = await problemOf(response, 413);
@@ -145,7 +145,7 @@ describe("batches", () => {
 });
 
 describe("a 60 MiB array", () => {
-  test("stalls nobody for long, is kept whole, and memory comes back", async () => {
+  test("does not stall other requests, is kept whole, and its memory is released", async () => {
     const element = JSON.stringify({ message: "z".repeat(900), tags: [1, 2, { deep: "ção" }] });
     const count = Math.floor((60 * MIB) / (element.length + 1));
     const body = `[${Array.from({ length: count }, () => element).join(",")}]`;
@@ -163,8 +163,8 @@ describe("a 60 MiB array", () => {
     console.log(
       `longest answer to another request: ${longestMs.toFixed(0)} of ${tookMs.toFixed(0)} ms; RSS ${Math.round(rssBytes / 1e6)} MB`,
     );
-    // bench/stall.ts measures the promise of 50 ms. Here a share holds on a busy machine, too: an array that is parsed in
-    // one go stalls the others for most of the time that it takes.
+    // bench/stall.ts measures the promise of 50 ms. A share also holds on a busy machine: an array that is parsed in one
+    // go stalls other requests for most of its duration.
     expect(longestMs).toBeGreaterThan(0);
     expect(longestMs / tookMs).toBeLessThan(0.5);
     expect(rssBytes).toBeLessThan(1.6e9);
@@ -173,7 +173,7 @@ describe("a 60 MiB array", () => {
 
 function rss(pid: number): number {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  // Pages of the ring are shared memory and not counted.
+  // Excludes the ring, whose pages are shared memory.
   return Number(/RssAnon:\s+(\d+) kB/.exec(status)?.[1]) * 1024;
 }
 
@@ -190,7 +190,7 @@ describe("who may call", () => {
     expect((await problemOf(origin, 403)).code).toBe("forbidden_origin");
   });
 
-  test("a wrong token is 401, health needs none", async () => {
+  test("a wrong token gets 401, and /health needs none", async () => {
     const where = new TempFolder();
     await using guarded = await Gateway.start(where, { args: ["--token", "right"] });
     for (const headers of [{}, { authorization: "Bearer wrong" }, { authorization: "Basic right" }]) {
@@ -224,9 +224,9 @@ function rawRequest(port: number, request: string): Promise<string> {
   });
 }
 
-test("after all of it every kept event is there and framed", async () => {
+test("after all this every accepted event is stored and framed", async () => {
   await until(
-    "framed and stored",
+    "every event is framed and stored",
     async () => {
       const metrics = await gateway.metrics();
       return metrics.gateway_unframed_events === 0 && metrics.gateway_store_lag_frames === 0;

@@ -1,10 +1,10 @@
-/** What is bounded stays bounded: the temporary folder, a full /dev/shm, a full disk. */
+/** Checks that bounds hold: the temporary folder, a full /dev/shm, a full disk. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { duckRows, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const LONG = process.env.LONG === "1";
@@ -18,7 +18,7 @@ function folderBytes(path: string): number {
       const stat = statSync(join(path, name));
       if (stat.isFile()) bytes += stat.size;
     } catch {
-      // Gone between the listing and the look: temporary files come and go.
+      // A temporary file that vanished between listing and stat.
     }
   }
   return bytes;
@@ -49,7 +49,7 @@ describe("without --db-path", () => {
         largest = Math.max(largest, size());
       }
       await until(
-        "all that is left is framed",
+        "every remaining event is framed",
         async () => (await gateway.metrics()).gateway_unframed_events === 0,
         300_000,
       );
@@ -74,7 +74,7 @@ describe("without --db-path", () => {
   );
 });
 
-/** A small tmpfs of its own, where this user may mount one. */
+/** A small tmpfs, if this user may mount one. */
 class SmallDisk implements Disposable {
   private constructor(readonly path: string) {}
   static mount(path: string, megabytes: number): SmallDisk | null {
@@ -90,7 +90,7 @@ class SmallDisk implements Disposable {
       try {
         for (;;) writeSync(descriptor, block, 0, bytes);
       } catch {
-        // Full: that was the point.
+        // The disk is full, as intended.
       }
     }
     closeSync(descriptor);
@@ -105,7 +105,7 @@ const mayMount = process.platform === "linux" && process.getuid?.() === 0;
 
 describe("a full disk", () => {
   test.skipIf(!mayMount)(
-    "refuses with 503, loses nothing acknowledged, and recovers by itself",
+    "refuses events with 503, loses no acknowledged event, and recovers by itself",
     async () => {
       using folder = new TempFolder();
       using disk = SmallDisk.mount(folder.file("disk"), 96);
@@ -130,12 +130,12 @@ describe("a full disk", () => {
       expect(refused).toBe(20);
       free();
       await until(
-        "it takes events again",
+        "the gateway accepts events again",
         async () => (await send(5000 + acknowledged.length)) === 200,
         300_000,
       );
       await until(
-        "everything acknowledged is stored",
+        "every acknowledged event is stored",
         async () => {
           const metrics = await gateway.metrics();
           return metrics.gateway_store_lag_events === 0 && metrics.gateway_store_lag_frames === 0;
@@ -153,7 +153,7 @@ describe("a full disk", () => {
 
 describe("a full /dev/shm", () => {
   test.skipIf(!mayMount)(
-    "takes events, never dies of SIGBUS, and makes the ring when there is room",
+    "accepts events, does not die of SIGBUS, and makes the ring once there is room",
     async () => {
       using folder = new TempFolder();
       using shm = SmallDisk.mount(folder.file("shm"), 64);
@@ -163,21 +163,21 @@ describe("a full /dev/shm", () => {
         args: ["--ring-path", ring, "--db-path", folder.file("e.duckdb")],
         defaultRing: true,
       });
-      await until("the ring took half of what is free", () => (ringHead(ring)?.capacity ?? 0) > 0);
+      await until("the ring takes half of the free space", () => (ringHead(ring)?.capacity ?? 0) > 0);
       const capacity = ringHead(ring)?.capacity ?? 0;
       expect(capacity * 4224).toBeLessThan(33 * 1024 ** 2);
       expect(gateway.log).toContain(String(capacity));
       rmSync(ring);
       const free = shm.fill();
       for (let n = 0; n < 50; n++) expect((await gateway.post({ n, message: "sem anel" })).status).toBe(200);
-      await until("it says that the ring is not there", async () => {
+      await until("/ready reports that there is no ring", async () => {
         const ready = (await (await gateway.fetch("/ready")).json()) as {
           parts: { ring: { state: string } };
         };
         return ready.parts.ring.state !== "ok";
       });
       free();
-      await until("the ring is there with every frame", () => (ringHead(ring)?.head ?? 0) === 51, 60_000);
+      await until("the ring holds every frame", () => (ringHead(ring)?.head ?? 0) === 51, 60_000);
       expect(await gateway.stop()).toBe(0);
     },
     300_000,

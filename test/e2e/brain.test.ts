@@ -1,4 +1,4 @@
-/** The brain through the executable: the example of its issue, waiting and not waiting, faults, restarts, --reembed. */
+/** The brain in the executable: understanding, frames that wait or do not wait, faults of the endpoint, restarts, --reembed. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import {
@@ -13,7 +13,7 @@ import {
 } from "./gateway.ts";
 import { LlmStub, type Mode } from "./llm-stub.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 let folder = new TempFolder();
@@ -69,7 +69,7 @@ async function llmState(gateway: Gateway): Promise<{ state: string; detail: stri
 const CAR = "Quero fazer um seguro pro meu carro";
 const CANCEL = "Quero cancelar meu plano";
 
-test("a thinking model: two messages of one shape get the types that their writers want, in frame and database", async () => {
+test("with a thinking model, two messages of one shape get different types, in frame and database", async () => {
   const stub = await stubIn("thinking");
   const db = folder.file("events.duckdb");
   const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "60s"]);
@@ -89,7 +89,7 @@ test("a thinking model: two messages of one shape get the types that their write
   } as never);
   const cancel = await enriched(gateway, { message: CANCEL, conversation_id: "c" });
   expect([cancel.event_type, cancel.enrichment?.sentiment]).toEqual(["PlanCancellation", -0.5]);
-  // The frames themselves have it, because they waited for the model.
+  // The frames carry the types, because they waited for the model.
   await until("both frames are in the ring", () => ringHead(folder.ring)?.head === 3);
   const frames = ringFrames(folder.ring);
   const types = JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")).types as Record<string, string>;
@@ -107,31 +107,31 @@ test("a thinking model: two messages of one shape get the types that their write
   ]);
 });
 
-test("a model slower than --frame-wait: the frame goes out without, its answer comes later, once, and a waiter has it", async () => {
+test("a model that is slower than --frame-wait does not hold the frame: its reply updates the event once, and ?wait=enriched gets it", async () => {
   const stub = await stubIn("well");
   stub.delayMs = 700;
   const db = folder.file("events.duckdb");
   const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "100ms"]);
   const waited = enriched(gateway, { message: CAR });
-  await until("its frame is in the ring", () => ringHead(folder.ring)?.head === 2);
+  await until("the frame is in the ring", () => ringHead(folder.ring)?.head === 2);
   const [frame] = ringFrames(folder.ring);
   expect((frame?.flags ?? 0) & 6).toBe(0);
   expect(await waited).toMatchObject({
     event_type: "CarInsuranceRequest",
     enrichment: { frame_id: 1, sentiment: 0.25 },
   });
-  await until("the answer is in DuckDB", async () => {
+  await until("the update is in DuckDB", async () => {
     const event = await gateway.json<Enriched>("/api/events/1");
     return event.event_type === "CarInsuranceRequest" && event.enrichment?.intent === "CarInsuranceRequest";
   });
-  // What was framed stays as it was framed.
+  // The frame itself never changes.
   const [kept] = await apiFrames(gateway);
   expect(Buffer.compare(kept ?? new Uint8Array(), frame?.bytes ?? new Uint8Array())).toBe(0);
   expect(await gateway.metrics()).toMatchObject({
     ...{ gateway_late_answers_total: 1, gateway_frame_waits_in_vain_total: 1, gateway_llm_calls_total: 1 },
   });
   await gateway.kill();
-  // After a kill: not asked again, and still there once.
+  // After a kill the update is still there, once, and the model is not asked again.
   const again = await gatewayWith(stub.baseUrl, ["--db-path", db]);
   expect((await again.json<Enriched>("/api/events/1")).enrichment?.intent).toBe("CarInsuranceRequest");
   expect((await enriched(again, { message: CANCEL })).event_type).toBe("PlanCancellation");
@@ -142,24 +142,24 @@ test("a model slower than --frame-wait: the frame goes out without, its answer c
   ]);
 });
 
-test("an event that waits holds back its conversation, in order, and nobody else", async () => {
+test("an event that waits for the model holds back its own conversation, in order, and no other", async () => {
   const stub = await stubIn("hang");
-  // Far longer than this test may take: the frames that wait go out because the model replies at last.
+  // The frame wait is longer than this test takes, so the waiting frames go out only when the model replies.
   const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "60s", "--llm-timeout", "10m"]);
   await until("the endpoint is found", async () => (await llmState(gateway)).state === "ok");
   await gateway.post({ message: "slow", conversation_id: "a" });
   await gateway.post({ type: "Given", conversation_id: "a" });
   await gateway.post({ type: "Given", conversation_id: "b" });
   await gateway.post({ type: "Given" });
-  await until("the others have their frames", () => (ringHead(folder.ring)?.head ?? 1) >= 3);
+  await until("the other events have their frames", () => (ringHead(folder.ring)?.head ?? 1) >= 3);
   const seqs = (): number[] => ringFrames(folder.ring).map(({ eventSeq }) => eventSeq);
   expect(seqs()).toEqual([3, 4]);
   stub.answerHanging();
-  await until("all have", () => ringHead(folder.ring)?.head === 5);
+  await until("all events have frames", () => ringHead(folder.ring)?.head === 5);
   expect(seqs()).toEqual([3, 4, 1, 2]);
 });
 
-test("of many at once, 64 wait at most, and those that do not are answered later", async () => {
+test("at most 64 of many events wait for the model, and the others are updated later", async () => {
   const stub = await stubIn("well");
   stub.delayMs = 20;
   const gateway = await gatewayWith(stub.baseUrl, ["--frame-wait", "60s"]);
@@ -167,7 +167,7 @@ test("of many at once, 64 wait at most, and those that do not are answered later
   const lines = Array.from({ length: 200 }, (_, n) => JSON.stringify({ message: `${CAR} ${n}` })).join("\n");
   expect((await gateway.postLines(lines)).status).toBe(200);
   let mostWaiting = 0;
-  await until("all have their frames", async () => {
+  await until("all events have their frames", async () => {
     mostWaiting = Math.max(mostWaiting, (await gateway.metrics()).gateway_llm_waiting_frames ?? 0);
     return ringHead(folder.ring)?.head === 201;
   });
@@ -175,10 +175,10 @@ test("of many at once, 64 wait at most, and those that do not are answered later
   const first = ringFrames(folder.ring).filter(({ flags }) => (flags & 6) === 6).length;
   expect(first).toBe(64);
   await until(
-    "the rest is answered",
+    "the other events are updated",
     async () => (await gateway.metrics()).gateway_late_answers_total === 136,
   );
-  await until("DuckDB has it all", async () => {
+  await until("DuckDB has every update", async () => {
     const { events } = await gateway.json<{ events: Enriched[] }>(
       "/api/events?limit=1000&intent=CarInsuranceRequest",
     );
@@ -187,7 +187,7 @@ test("of many at once, 64 wait at most, and those that do not are answered later
   expect(stub.atOnceMax).toBe(2);
 });
 
-test("types of events without a message are asked once a shape", async () => {
+test("the model is asked once per shape for the type of events without a message", async () => {
   const stub = await stubIn("well");
   const gateway = await gatewayWith(stub.baseUrl);
   const push = await enriched(gateway, { pusher: { name: "ana" }, ref: "main" });
@@ -200,7 +200,7 @@ test("types of events without a message are asked once a shape", async () => {
   expect(stub.calls).toBe(2);
 });
 
-describe("in every fault events, frames and memory are fine, and it is over when it is over", () => {
+describe("a faulty endpoint costs no event, no frame and bounded memory, and the gateway recovers with it", () => {
   const faults: readonly Mode[] = [
     ...(["hang", "drip", "reset", "html", "half-json", "empty", "nan", "out-of-range", "no-name"] as const),
     ...(["storm", "unauthorized", "rate-limit", "huge"] as const),
@@ -231,8 +231,8 @@ describe("in every fault events, frames and memory are fine, and it is over when
       expect(held - before).toBeLessThan(250_000_000);
       stub.mode = "well";
       await until("the breaker closes", async () => (await llmState(gateway)).state === "ok", 60_000);
-      // On a busy machine even a good model misses this gateway's short --llm-timeout now and then.
-      await until("the model's replies count again", async () => {
+      // On a busy machine even a good reply can miss the short --llm-timeout of this test.
+      await until("the gateway uses the model's replies again", async () => {
         const { event_type, enrichment } = await enriched(gateway, { message: CAR, conversation_id: "c" });
         return event_type === "CarInsuranceRequest" && enrichment?.intent === "CarInsuranceRequest";
       });
@@ -240,24 +240,24 @@ describe("in every fault events, frames and memory are fine, and it is over when
   }
 });
 
-test("without an endpoint nothing waits; one that appears later is found, and asked about what it missed", async () => {
+test("nothing waits for an absent endpoint; one that appears later is found and asked about the events so far", async () => {
   const gone = await LlmStub.start();
   const { port } = gone;
   await gone[Symbol.asyncDispose]();
   const gateway = await gatewayWith(`http://127.0.0.1:${port}/v1`, ["--frame-wait", "60s"]);
-  await until("it is known to be away", async () => (await llmState(gateway)).state === "down");
+  await until("the endpoint is reported as away", async () => (await llmState(gateway)).state === "down");
   const reply = await enriched(gateway, { message: CAR });
   expect(reply).toMatchObject({
     event_type: "UnknownEvent",
     enrichment: { frame_id: 1, intent: null, sentiment: null },
   });
   await stubIn("well", port);
-  await until("it is found, and has answered", async () => {
+  await until("the endpoint is found and has updated the event", async () => {
     return (await gateway.json<Enriched>("/api/events/1")).event_type === "CarInsuranceRequest";
   });
 });
 
-test("what was not answered before a kill is asked after the restart", async () => {
+test("questions that were open at a kill are asked after the restart", async () => {
   const stub = await stubIn("hang");
   const db = folder.file("events.duckdb");
   const args = ["--db-path", db, "--frame-wait", "10ms"];
@@ -267,7 +267,7 @@ test("what was not answered before a kill is asked after the restart", async () 
   await first.kill();
   stub.mode = "well";
   const second = await gatewayWith(stub.baseUrl, args);
-  await until("both are answered", async () => {
+  await until("both events are updated", async () => {
     const { events } = await second.json<{ events: Enriched[] }>("/api/events");
     return events.map(({ event_type }) => event_type).join() === "PlanCancellation,CarInsuranceRequest";
   });
@@ -275,37 +275,37 @@ test("what was not answered before a kill is asked after the restart", async () 
   expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM answers")).toEqual([{ n: 2 }]);
 });
 
-test("events that have left the journal are asked about all the same, once the endpoint is there", async () => {
+test("the model is also asked about events that have left the journal", async () => {
   const gone = await LlmStub.start();
   const { port } = gone;
   await gone[Symbol.asyncDispose]();
   const db = folder.file("events.duckdb");
-  // Half of the backlog asks for a checkpoint, which lets events go.
+  // At half of the backlog the gateway checkpoints, and events leave the journal.
   const gateway = await gatewayWith(`http://127.0.0.1:${port}/v1`, ["--db-path", db, "--max-backlog", "40"]);
   for (let n = 0; n < 30; n++) {
     const event = n % 2 === 0 ? { message: `${CAR} ${n}`, conversation_id: "c" } : { pusher: `u${n}`, n };
     expect((await gateway.post(event)).status).toBe(200);
   }
   await until(
-    "some have left",
+    "some events have left the journal",
     async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) >= 20,
   );
   await stubIn("well", port);
-  await until("all are answered", async () => {
+  await until("all events are updated", async () => {
     const { events } = await gateway.json<{ events: Enriched[] }>("/api/events?limit=100");
     return events.every(
       ({ event_type, seq }) => event_type === (seq % 2 === 1 ? "CarInsuranceRequest" : "GitHubPush"),
     );
   });
   await gateway.stop();
-  // The answer has the frame's vector and motion, and says more.
+  // The update repeats the frame's vector and motion, and adds the type.
   const same = `SELECT count(*)::INTEGER AS n FROM answers a JOIN enrichments n USING (seq)
     WHERE a.semantic = n.semantic AND a.velocity = n.velocity AND a.spin = n.spin AND a.timestamp_us = n.timestamp_us
       AND a.conversation_hash = n.conversation_hash AND a.type_id <> n.type_id AND a.event_seq = n.seq`;
   expect(await duckRows(db, same)).toEqual([{ n: 30 }]);
 });
 
-test("killed again and again while answers come late: each event has one frame and one answer at most", async () => {
+test("kills while replies are late leave each event with one frame and at most one update", async () => {
   const { below } = seededRandom("kills with late answers");
   const stub = await stubIn("well");
   stub.delayMs = 30;
@@ -322,7 +322,7 @@ test("killed again and again while answers come late: each event has one frame a
     await gateway.kill();
   }
   const last = await gatewayWith(stub.baseUrl, args);
-  await until("all is answered", async () => {
+  await until("all events are updated", async () => {
     const { events } = await last.json<{ events: Enriched[] }>("/api/events?limit=1000");
     return events.length === sent && events.every(({ event_type }) => event_type === "CarInsuranceRequest");
   });
@@ -335,7 +335,7 @@ test("killed again and again while answers come late: each event has one frame a
      FROM enrichments n`,
   );
   expect(rows).toEqual([{ frames: sent, seqs: sent, last: sent, most: 1, needless: 0 }]);
-  // In each conversation, in order of receipt.
+  // Within each conversation, frames are in order of receipt.
   for (const { seqs } of await duckRows(
     db,
     "SELECT list(e.seq ORDER BY frame_id)::INTEGER[] AS seqs FROM enrichments n JOIN events e USING (seq) GROUP BY conversation_id",
@@ -345,7 +345,7 @@ test("killed again and again while answers come late: each event has one frame a
   }
 });
 
-test("a budget is kept over a restart; when it is used up, frames go out without", async () => {
+test("the call budget survives a restart, and frames do not wait once it is used up", async () => {
   const stub = await stubIn("well");
   const args = ["--db-path", folder.file("events.duckdb"), "--llm-budget", "2"];
   const first = await gatewayWith(stub.baseUrl, args);
@@ -366,7 +366,7 @@ describe("--reembed", () => {
   const DIM = 8;
   let paused = false;
 
-  /** An embedding endpoint, which may be paused. */
+  /** An embedding endpoint that can be paused. */
   function embedder(): Bun.Server<undefined> {
     const server = Bun.serve({
       port: 0,
@@ -391,7 +391,7 @@ describe("--reembed", () => {
   const counted = async (gateway: Gateway, name: string): Promise<number> =>
     (await gateway.metrics())[`gateway_${name}`] ?? -1;
 
-  test("gives every older event a vector of the new model, over kills, once each; frames stay as they were framed", async () => {
+  test("gives every older event one vector of the new model, across kills, and changes no frame", async () => {
     paused = false;
     const server = embedder();
     const db = folder.file("events.duckdb");
@@ -407,7 +407,7 @@ describe("--reembed", () => {
       ),
     );
     await first.postLines(lines.join("\n"));
-    await until("all have their frames", () => ringHead(folder.ring)?.head === 601);
+    await until("all events have their frames", () => ringHead(folder.ring)?.head === 601);
     const framed = await apiFrames(first);
     await first.stop();
 
@@ -420,10 +420,10 @@ describe("--reembed", () => {
       await killed.kill();
     }
     const last = await gatewayWith("off", reembed);
-    await until("it is down to nothing", async () => (await counted(last, "reembed_running")) === 0);
+    await until("no event is left to embed", async () => (await counted(last, "reembed_running")) === 0);
     expect(await counted(last, "reembed_done_seq")).toBe(600);
     expect((await last.post({ message: "new" })).status).toBe(200);
-    await until("the newest has its frame", () => ringHead(folder.ring)?.head === 602);
+    await until("the newest event has its frame", () => ringHead(folder.ring)?.head === 602);
     const after = await apiFrames(last);
     framed.forEach((frame, index) => {
       expect(Buffer.compare(frame.subarray(8), (after[index] ?? new Uint8Array(8)).subarray(8))).toBe(0);
@@ -434,7 +434,7 @@ describe("--reembed", () => {
       db,
       "SELECT model_id, count(*)::INTEGER AS n FROM enriched_events GROUP BY ALL ORDER BY n",
     );
-    // The event without any text has no vector of any model.
+    // The event without text has no vector at all.
     expect(models.map(({ n }) => n)).toEqual([1, 600]);
     const answers =
       "SELECT count(*)::INTEGER AS n, count(DISTINCT seq)::INTEGER AS seqs, count(semantic)::INTEGER AS v FROM answers";
@@ -444,22 +444,22 @@ describe("--reembed", () => {
     ]);
   });
 
-  test("an embedder that is away holds it up, with a word why, and events go on", async () => {
+  test("an embedder that is away pauses it, the log says why, and new events are framed", async () => {
     paused = false;
     const server = embedder();
     const db = folder.file("events.duckdb");
     const first = await gatewayWith("off", ["--db-path", db]);
     for (let n = 0; n < 20; n++) await first.post({ message: `mensagem ${n}` });
-    await until("all have their frames", () => ringHead(folder.ring)?.head === 21);
+    await until("all events have their frames", () => ringHead(folder.ring)?.head === 21);
     await first.stop();
     const remote = ["--embedder", "remote", "--embedding-model", "embed-stub", "--reembed", "--db-path", db];
     paused = true;
     const second = await gatewayWith(`http://127.0.0.1:${server.port}/v1`, remote);
-    await until("it says what is wrong", () => /reembed: .*503/.test(second.log));
+    await until("the log says what is wrong", () => /reembed: .*503/.test(second.log));
     expect((await second.post({ n: 1 })).status).toBe(200);
-    await until("an event without text has its frame", () => ringHead(folder.ring)?.head === 22);
+    await until("the event without text has its frame", () => ringHead(folder.ring)?.head === 22);
     paused = false;
-    await until("it is done", async () => (await counted(second, "reembed_running")) === 0);
+    await until("re-embedding has finished", async () => (await counted(second, "reembed_running")) === 0);
     expect(await counted(second, "reembed_written_events")).toBe(20);
   });
 });
@@ -468,12 +468,12 @@ test("a drain does not wait for the model", async () => {
   const stub = await stubIn("hang");
   const db = folder.file("events.duckdb");
   const gateway = await gatewayWith(stub.baseUrl, ["--db-path", db, "--frame-wait", "60s"]);
-  await until("all parts are there", async () => {
+  await until("all parts are ready", async () => {
     const { parts } = await gateway.json<{ parts: Record<string, { state: string }> }>("/ready");
     return Object.values(parts).every(({ state }) => state === "ok");
   });
   for (let n = 0; n < 3; n++) await gateway.post({ message: `m${n}`, conversation_id: "c" });
   expect(await gateway.stop()).toBe(0);
-  // Had the drain waited for the model, its own bound of 10 s would have ended it without these frames.
+  // If the drain waited for the model, its own bound of 10 s would end it before these frames.
   expect(await duckRows(db, "SELECT count(*)::INTEGER AS n FROM enrichments")).toEqual([{ n: 3 }]);
 });

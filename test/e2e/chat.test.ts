@@ -1,4 +1,4 @@
-/** Chat of the executable, through the client of the brain, with an OpenAI-compatible endpoint that thinks aloud. */
+/** Chat in the executable, with an OpenAI-compatible endpoint whose model thinks aloud. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Gateway, TempFolder, until } from "./gateway.ts";
 
@@ -13,7 +13,7 @@ interface Completion {
   };
 }
 
-/** Answers what chat asks, with thoughts around it; keeps what it was asked. */
+/** Replies to the chat's questions with thoughts around the reply, and records the questions. */
 function endpoint(): { url: string; asked: Completion[]; understood: unknown; stop(): Promise<void> } {
   const asked: Completion[] = [];
   const state = { understood: {} as unknown };
@@ -56,8 +56,8 @@ function endpoint(): { url: string; asked: Completion[]; understood: unknown; st
   };
 }
 
-describe("chat of the executable", () => {
-  test("understands, asks for what is missing, and streams without thoughts and HTML", async () => {
+describe("chat in the executable", () => {
+  test("understands a request, asks for missing slots, and streams no thoughts and no HTML", async () => {
     using folder = new TempFolder();
     const model = endpoint();
     try {

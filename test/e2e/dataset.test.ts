@@ -1,4 +1,4 @@
-/** A training process over the running executable: killed and resumed, fed from ring and HTTP; and the example. */
+/** A training process beside the running executable: killed and resumed, fed from ring and HTTP. Also the training example. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { closeSync, existsSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -47,15 +47,15 @@ function logged(log: string): LoggedBatch[] {
 }
 
 describe("a dataset", () => {
-  test("killed and resumed 20 times, over restarts of the gateway and a deleted ring, has every frame exactly once", async () => {
+  test("that is killed and resumed 20 times, across gateway restarts and a deleted ring, sees every frame exactly once", async () => {
     const random = seededRandom("dataset");
     const log = folder.file("batches.jsonl");
-    // A ring of 300 frames: a reader that was away is lapped, and finds what it missed over HTTP.
+    // With a ring of 300 frames, a reader that was away is lapped and fetches the missed frames over HTTP.
     const args = ["--db-path", folder.file("events.duckdb"), "--ring-capacity", "300"];
     let gateway = await Gateway.start(folder, { args });
     const port = new URL(gateway.url).port;
     const script = join(import.meta.dir, "dataset_reader.py");
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
 
     let sent = 0;
     const send = async (count: number): Promise<void> => {
@@ -70,7 +70,7 @@ describe("a dataset", () => {
 
     let errors = "";
     for (let round = 0; round < 20; round++) {
-      // What comes while nobody reads, often more than the ring holds.
+      // These arrive while nobody reads, and are often more than the ring holds.
       await send(1 + random.below(500));
       const reader = python([script, folder.ring, gateway.url, log]);
       const stderr = new Response(reader.stderr).text();
@@ -82,8 +82,8 @@ describe("a dataset", () => {
         gateway = await Gateway.start(folder, { args: [...args, "--port", port] });
       }
       await send(1 + random.below(200));
-      // Batches of 16: there may be fewer than it asks for.
-      await until("the reader has read some", () => {
+      // A batch has 16 frames, so the reader may reach the newest frame before it has `enough` batches.
+      await until("the reader has read some batches", () => {
         const seen = logged(log);
         const newest = seen.at(-1)?.ids.at(-1) ?? 0;
         return seen.length >= before + enough || newest === sent || reader.exitCode !== null;
@@ -97,7 +97,7 @@ describe("a dataset", () => {
 
     await framed();
     const reader = python([script, folder.ring, gateway.url, log]);
-    await until("the reader has everything", () => logged(log).at(-1)?.ids.at(-1) === sent);
+    await until("the reader has every frame", () => logged(log).at(-1)?.ids.at(-1) === sent);
     reader.kill("SIGKILL");
     await reader.exited;
 
@@ -105,7 +105,7 @@ describe("a dataset", () => {
     const ids = batches.flatMap((batch) => batch.ids);
     expect(ids).toEqual(Array.from({ length: sent }, (_, index) => index + 1));
     expect(batches.at(-1)?.lost).toBe(0);
-    // Not only the numbers: each is the frame that the gateway has under it.
+    // Beyond the ids: each frame is the one that the gateway has under that id.
     const frames = await apiFrames(gateway);
     const views = frames.map((bytes) => new DataView(bytes.buffer, bytes.byteOffset));
     expect(batches.flatMap((batch) => batch.seqs)).toEqual(
@@ -116,7 +116,7 @@ describe("a dataset", () => {
     await gateway.kill();
   });
 
-  test("read over HTTP alone has the same tensors as one that reads the ring", async () => {
+  test("that reads over HTTP alone gets the same tensors as one that reads the ring", async () => {
     await using gateway = await Gateway.start(folder, { args: ["--token", "geheim"] });
     const lines = Array.from({ length: 700 }, (_, n) =>
       JSON.stringify({ message: `mensagem ${n}`, conversation_id: `c${n % 7}`, intent: `I${n % 3}` }),
@@ -155,7 +155,7 @@ print("same")
 
 test("the training example learns intents from live frames", async () => {
   await using gateway = await Gateway.start(folder);
-  await until("the ring is there", () => ringHead(folder.ring) !== null);
+  await until("the ring exists", () => ringHead(folder.ring) !== null);
   const messages = join(ROOT, "test/fixtures/banking77.csv");
   const limit = process.env.LONG === "1" ? 10_003 : 2_000;
   const child = python([
@@ -171,12 +171,12 @@ test("the training example learns intents from live frames", async () => {
   console.log(out.trimEnd().replaceAll(/^/gm, "      "));
   const held = /never learned from \((\d+) frames\): ([\d.]+) right/.exec(out);
   expect(Number(held?.[1])).toBeGreaterThan(limit / 20);
-  // Guessing is right once in 77 times.
+  // Guessing would be right once in 77 times.
   expect(Number(held?.[2])).toBeGreaterThan(limit > 5000 ? 0.75 : 0.4);
   expect(ringFrames(folder.ring).length).toBe(limit);
 });
 
-test("a gateway for a weakly ordered processor gives every frame a checksum, which its reader holds it to", async () => {
+test("a gateway for a weakly ordered processor gives every frame a checksum, and its reader verifies it", async () => {
   const binary = await mutatedBuild("checksums");
   const args = ["--db-path", folder.file("events.duckdb"), "--ring-capacity", "64"];
   let gateway = await Gateway.start(folder, { binary, args });
@@ -185,10 +185,10 @@ test("a gateway for a weakly ordered processor gives every frame a checksum, whi
   expect((await gateway.postLines(lines.join("\n"))).status).toBe(200);
   await until("101 frames are in the ring", () => ringHead(folder.ring)?.head === 102);
   await gateway.stop();
-  // The next ring is filled from DuckDB, the flag of a refill set in each frame.
+  // The next ring is refilled from DuckDB, so each frame has the refill flag.
   rmSync(folder.ring);
   gateway = await Gateway.start(folder, { binary, args });
-  await until("the ring is there again", () => ringHead(folder.ring)?.head === 102);
+  await until("the ring exists again", () => ringHead(folder.ring)?.head === 102);
   const program = `
 import sys
 from consumer import PhysicsConsumer
@@ -206,7 +206,7 @@ for checked in (True, False):
   const overHttp = (await apiFrames(gateway)).slice(-64).map((bytes) => bytes.subarray(4216).toString());
   expect(overHttp).toEqual(inRing);
   await gateway.kill();
-  // One float of frame 80, with the sequence as it was: what a processor may show that reorders.
+  // Changes one float of frame 80 but not its sequence, as a processor that reorders stores may show it.
   const descriptor = openSync(folder.ring, "r+");
   writeSync(descriptor, new Uint8Array([1, 2, 3, 4]), 0, 4, 64 + (80 % 64) * 4224 + 16 + 4 * 500);
   closeSync(descriptor);

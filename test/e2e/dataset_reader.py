@@ -1,7 +1,7 @@
 """A training process as test/e2e/dataset.test.ts kills it: PATH URL LOG.
 
-Each batch becomes one line of LOG, written at once, with the dataset's state after it: what a training loop
-does when it saves a checkpoint. A start goes on from the last whole line.
+Writes one line to LOG for each batch, with the dataset's state after it, as a training loop does when it
+saves a checkpoint. A new start resumes from the last whole line.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join, resolve } from "node:path";
 import { Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 
-test("demo: conversations in Portuguese flow at once, a follower shows them, SIGINT ends with 0", async () => {
+test("demo sends Portuguese conversations at once, a follower shows them, and SIGINT ends it with 0", async () => {
   using folder = new TempFolder();
   await using gateway = await Gateway.start(folder, { args: ["demo"] });
-  await until("the ring is there", () => ringHead(folder.ring) !== null);
+  await until("the ring exists", () => ringHead(folder.ring) !== null);
   const follower = Bun.spawn([join(ROOT, ".venv/bin/python"), join(ROOT, "consumer.py"), "--follow"], {
     env: { CS_PHYSICS_PATH: folder.ring, PYTHONDONTWRITEBYTECODE: "1", PYTHONUNBUFFERED: "1" },
     stdout: "pipe",

@@ -1,10 +1,10 @@
-/** Files of earlier versions open, with everything that was in them; test/fixtures/README.md says how they were made. */
+/** Files of earlier versions open with all their content. test/fixtures/README.md says how they were made. */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { copyFileSync, readdirSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const FIXTURES = resolve(import.meta.dir, "../fixtures");
@@ -12,7 +12,7 @@ const FRAME_BYTES = 4224;
 const CAPACITY = 16;
 const REFILLED = 16;
 
-/** What may never change of a frame: all but its sequence and the bit that says that it was refilled. */
+/** The part of a frame that never changes: everything but its sequence and its refill flag. */
 function lasting(frame: Uint8Array): Uint8Array {
   const copy = frame.slice(8);
   const view = new DataView(copy.buffer);
@@ -22,7 +22,7 @@ function lasting(frame: Uint8Array): Uint8Array {
 
 for (const version of ["v1"]) {
   for (const how of ["stopped", "killed"]) {
-    test(`the files of ${version}, ${how}: every event, frame and key is there, and frame ids go on`, async () => {
+    test(`the files of ${version}, ${how}: every event, frame and key is kept, and frame ids continue`, async () => {
       using folder = new TempFolder();
       const source = join(FIXTURES, version, how);
       for (const name of readdirSync(source)) {
@@ -38,7 +38,7 @@ for (const version of ["v1"]) {
       const db = folder.file("events.duckdb");
       const args = ["--db-path", db, "--ring-capacity", String(CAPACITY)];
       await using gateway = await Gateway.start(folder, { args });
-      await until("the ring is there", () => gateway.log.includes(`next frame ${count + 1}`));
+      await until("the ring exists", () => gateway.log.includes(`next frame ${count + 1}`));
 
       const frames = await apiFrames(gateway);
       expect(frames.length).toBe(count);
@@ -63,8 +63,8 @@ for (const version of ["v1"]) {
         expect(await reply.json()).toMatchObject({ seq: index + 1, duplicate: true });
       }
       expect(await (await gateway.post({ message: "a próxima" })).json()).toMatchObject({ seq: count + 1 });
-      await until("framed", () => (ringHead(folder.ring)?.head ?? 0) === count + 2);
-      // Stopped before DuckDB is open, it would leave the newest event to the next start.
+      await until("every event is framed", () => (ringHead(folder.ring)?.head ?? 0) === count + 2);
+      // A gateway that stops before DuckDB is open leaves the newest event to the next start.
       await until("DuckDB is open", async () => {
         const { parts } = await gateway.json<{ parts: { store: { state: string } } }>("/ready");
         return parts.store.state === "ok";

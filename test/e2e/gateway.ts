@@ -1,6 +1,6 @@
 /**
  * Runs the compiled gateway as a user would: from an empty folder, with an empty environment, over a
- * real socket. Beside it a ring reader that knows the byte table of docs/FRAME.md alone and a look into DuckDB.
+ * real socket. Also has a ring reader that is written from the byte table of docs/FRAME.md alone, and reads DuckDB.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,18 +11,18 @@ import { randomOf } from "../random.ts";
 const ROOT = resolve(import.meta.dir, "../..");
 export const BINARY = process.env.GATEWAY_BINARY ?? join(ROOT, "one_file_gateway");
 
-/** Messages of banking77, as shipped beside the tests. */
+/** The messages of banking77, from the fixtures. */
 export function bankingMessages(): { text: string; category: string }[] {
   const csv = readFileSync(join(ROOT, "test/fixtures/banking77.csv"), "utf8");
   const rows: { text: string; category: string }[] = [];
-  // RFC 4180: fields may be quoted, quotes doubled, and a quoted field may hold line breaks.
+  // RFC 4180: a field may be quoted, quotes in it are doubled, and a quoted field may contain line breaks.
   for (const match of csv.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*)),([a-zA-Z_?]+)\r?\n/g)) {
     rows.push({ text: match[1]?.replaceAll('""', '"') ?? match[2] ?? "", category: match[3] ?? "" });
   }
   return rows.slice(1);
 }
 
-/** A build that is wrong on purpose, or as for another processor, made by the build script itself. */
+/** Builds a gateway with a mutation of scripts/mutations.ts. @returns its path. */
 export async function mutatedBuild(mutation: string): Promise<string> {
   const outfile = join(ROOT, ".cache", `one_file_gateway-${mutation}`);
   const build = Bun.spawn(
@@ -39,14 +39,14 @@ export async function mutatedBuild(mutation: string): Promise<string> {
 
 export class TempFolder implements Disposable {
   readonly path = mkdtempSync(join(tmpdir(), "gateway-test-"));
-  /** A ring path in shared memory that is this folder's own. */
+  /** A ring path in shared memory that no other test uses. */
   readonly ring = join("/dev/shm", `gateway-test-${process.pid}-${Math.random().toString(36).slice(2)}`);
   file(name: string): string {
     return join(this.path, name);
   }
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true, force: true });
-    // Its lock and labels too, and what a gateway that was killed while it made the ring has left beside it.
+    // Removes lock and labels, too, and what a gateway left that was killed while it made the ring.
     const beside = readdirSync(dirname(this.ring)).filter((name) => name.startsWith(basename(this.ring)));
     for (const name of beside) rmSync(join(dirname(this.ring), name), { force: true });
   }
@@ -57,11 +57,11 @@ export interface StartOptions {
   readonly env?: Record<string, string>;
   readonly binary?: string;
   readonly cwd?: string;
-  /** The ring as a user gets it who says nothing: 422 MB. Else 20,000 frames, unless args say more. */
+  /** Uses the default ring of 422 MB. Otherwise the ring has 20,000 frames, unless args say otherwise. */
   readonly defaultRing?: boolean;
 }
 
-/** A running gateway. Its log is kept for the message of a failing test. */
+/** A running gateway. Its log is kept for the messages of failing tests. */
 export class Gateway implements AsyncDisposable {
   readonly process: Bun.Subprocess<"ignore", "pipe", "pipe">;
   url = "";
@@ -94,12 +94,12 @@ export class Gateway implements AsyncDisposable {
     ]);
   }
 
-  /** Starts and returns at once; `url` is known after {@link listening}. */
+  /** Starts a gateway and returns at once. `url` is empty until {@link listening} resolves. */
   static launch(folder: TempFolder, options: StartOptions = {}): Gateway {
     return new Gateway(folder, options);
   }
 
-  /** Starts and waits until it takes events. */
+  /** Starts a gateway and waits until it accepts events. */
   static async start(folder: TempFolder, options: StartOptions = {}): Promise<Gateway> {
     const gateway = new Gateway(folder, options);
     await gateway.listening();
@@ -169,7 +169,7 @@ export class Gateway implements AsyncDisposable {
   }
 }
 
-/** Waits for a condition, never for time; says what it waited for. */
+/** Polls a condition. @throws Error that names the condition if it does not hold within `withinMs`. */
 export async function until(
   what: string,
   condition: () => boolean | Promise<boolean>,
@@ -177,7 +177,7 @@ export async function until(
 ): Promise<void> {
   const deadline = performance.now() + withinMs;
   while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`waited ${withinMs} ms in vain until ${what}`);
+    if (performance.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
     await Bun.sleep(5);
   }
 }
@@ -193,7 +193,7 @@ export interface RingHead {
   readonly state: number;
 }
 
-/** Reads the ring by plain file reads, from the byte table alone; null where there is no ring yet. */
+/** Reads the ring's header by plain file reads; null if there is no ring yet. */
 export function ringHead(path: string): RingHead | null {
   if (!existsSync(path)) return null;
   const bytes = new Uint8Array(HEADER_BYTES);
@@ -227,7 +227,7 @@ export interface RingFrame {
   readonly bytes: Uint8Array;
 }
 
-/** All frames between tail and head, in order. Throws where one of them is not whole: the writer must be at rest. */
+/** All frames between tail and head, in order. The writer must be at rest. @throws Error if a frame is not whole. */
 export function ringFrames(path: string): RingFrame[] {
   const header = ringHead(path);
   if (header === null) throw new Error(`no ring at ${path}`);
@@ -291,7 +291,7 @@ export async function apiFrames(
   }
 }
 
-/** A small seeded generator; the seed is printed so that a failure can be repeated. */
+/** A small seeded generator. It prints its seed; `SEED` repeats a run. */
 export function seededRandom(name: string): {
   seed: number;
   next: () => number;

@@ -1,8 +1,8 @@
-/** Labelled examples through the executable: kept over a restart, in force again, and bounded at the door. */
+/** Labelled examples in the executable: they survive a restart, take effect again, and are bounded. */
 import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { Gateway, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 let folder = new TempFolder();
@@ -27,7 +27,7 @@ async function list(gateway: Gateway): Promise<Listed> {
   return (await (await gateway.fetch("/api/intents")).json()) as Listed;
 }
 
-test("examples are learned when the answer comes, and again after SIGKILL", async () => {
+test("examples are learned before the response, and again after SIGKILL", async () => {
   const args = ["--db-path", folder.file("events.duckdb"), "--embedder", "hashing"];
   const first = await Gateway.start(folder, { args });
   expect(await list(first)).toMatchObject({ intents: [], threshold: null });
@@ -46,7 +46,7 @@ test("examples are learned when the answer comes, and again after SIGKILL", asyn
   first.process.kill("SIGKILL");
   await first.process.exited;
   const second = await Gateway.start(folder, { args });
-  await until("they are learned again", async () => (await list(second)).threshold !== null);
+  await until("the examples are learned again", async () => (await list(second)).threshold !== null);
   expect(await list(second)).toEqual(before);
   expect((await second.post({ message: "quero cancelar o plano" })).status).toBe(200);
   const gone = await second.fetch("/api/intents/CardArrival", { method: "DELETE" });

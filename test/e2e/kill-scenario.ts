@@ -1,6 +1,7 @@
 /**
  * The crash scenario: clients post, a follower reads the ring, and the gateway is killed at random instants and
- * started again. What was promised is checked at the end against DuckDB, the ring and all that was seen on the way.
+ * started again. At the end the promises are checked against DuckDB, the ring and everything that the clients and the
+ * follower saw.
  */
 import { closeSync, existsSync, fstatSync, openSync, readSync, rmSync } from "node:fs";
 import {
@@ -18,7 +19,7 @@ export interface ScenarioOptions {
   readonly binary: string;
   readonly rounds: number;
   readonly random: ReturnType<typeof seededRandom>;
-  /** Ends at the first violation; for builds that are known to be wrong. */
+  /** Ends at the first violation. For builds that are known to be wrong. */
   readonly stopEarly?: boolean;
 }
 
@@ -38,7 +39,7 @@ interface Sent {
   seq: number | null;
 }
 
-/** What a frame means: its event, and a fingerprint of all that may never change (not sequence, nor the refill bit). */
+/** A frame's event, and a fingerprint of everything that may never change: all but sequence and refill flag. */
 interface Meaning {
   readonly eventSeq: number;
   readonly fingerprint: bigint;
@@ -54,7 +55,7 @@ function meaningOf(frame: Uint8Array): Meaning {
   return { eventSeq: Number(view.getBigUint64(4192 - 8, true)), fingerprint: BigInt(Bun.hash(copy)) };
 }
 
-/** What one reader saw, whatever happened to the gateway. */
+/** What one reader saw, across all kills. */
 class Follower {
   readonly seen = new Map<number, Meaning>();
   readonly violations: string[] = [];
@@ -95,7 +96,7 @@ class Follower {
             readSync(descriptor, frame, 0, 8, at);
             readSync(descriptor, header, 0, 64, 0);
             const now = ringOf(header);
-            // Lapped while it was read: a reader drops it, and so does this one.
+            // The writer lapped this frame while it was read. A reader drops such a frame.
             if (
               first !== whole ||
               view.getBigUint64(0, true) !== whole ||
@@ -153,7 +154,7 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     db,
     "--ring-capacity",
     String(capacity),
-    // A checkpoint, and with it pruning, is asked for at half of this.
+    // At half of this backlog the gateway checkpoints, and then prunes.
     "--max-backlog",
     "6000",
   ];
@@ -186,7 +187,7 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
         if (response.status !== 200)
           violations.push(`event ${n}: status ${response.status} ${JSON.stringify(reply)}`);
         entry.seq = reply.seq ?? reply.first_seq ?? null;
-        // Not as fast as it goes: the backlog would be full at once, and most kills would hit a gateway that refuses.
+        // Paced, because otherwise the backlog fills at once and most kills hit a gateway that refuses events.
         await Bun.sleep(1);
       } catch {
         return;
@@ -194,7 +195,7 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     }
   };
 
-  /** A repeat of an acknowledged key is answered with the first seq, also after a kill. */
+  /** Checks that a repeat of an acknowledged key gets the first seq, also after a kill. */
   const repeatKeys = async (gateway: Gateway): Promise<void> => {
     const keyed = sent.filter((entry) => entry.key !== null && entry.seq !== null);
     for (let tries = 0; tries < 5 && keyed.length > 0; tries++) {
@@ -231,7 +232,7 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     if (kind === "checkpoint") {
       checkpointRounds += 1;
       await until(
-        "rows were pruned, or the gateway is past it",
+        "rows were pruned, or the gateway ended",
         async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0,
         20_000,
       );
@@ -244,11 +245,11 @@ export async function killScenario(options: ScenarioOptions): Promise<ScenarioRe
     await Promise.all(clients);
   }
 
-  // At the end a clean run: everything received gets its frame and its row.
+  // The last run is clean, so everything received gets its frame and its row.
   const last = await Gateway.start(folder, { args: args(), binary: options.binary });
   await repeatKeys(last);
   await until(
-    "everything received is framed and stored",
+    "every received event is framed and stored",
     async () => {
       const metrics = await last.metrics();
       return (

@@ -2,7 +2,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { BINARY, mutatedBuild, seededRandom } from "./gateway.ts";
 import { killScenario } from "./kill-scenario.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const LONG = process.env.LONG === "1";
@@ -33,7 +33,7 @@ for (const mutation of ["ack-before-commit", "publish-before-row"]) {
     const binary = await mutatedBuild(mutation);
     const report = await killScenario({
       binary,
-      // Ends at the first loss; what a reader saw too early is known only at the end.
+      // A loss ends the scenario at once. Frames that a reader saw too early are found only at the end.
       rounds: mutation === "ack-before-commit" ? 30 : 12,
       random: seededRandom(mutation),
       stopEarly: true,

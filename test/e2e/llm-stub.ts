@@ -1,14 +1,14 @@
 /**
- * An OpenAI-compatible endpoint that behaves as recorded: well, as a thinking model, and with each fault that LM Studio,
- * llama.cpp, Ollama, vLLM and a bad network were seen to have. Raw enough to break off in the middle of a body.
+ * An OpenAI-compatible endpoint that imitates recorded behaviour: a good model, a thinking model, and each fault seen in LM Studio,
+ * llama.cpp, Ollama, vLLM and bad networks. It writes raw HTTP, so it can break off in the middle of a body.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
-/** How the endpoint answers a completion; `models` stays well unless it says otherwise. */
+/** How the endpoint replies to a completion request. The list of models works in every mode. */
 export type Mode =
   | "well"
-  /** A model that thinks aloud before its answer. */
+  /** The model thinks aloud before its reply. */
   | "thinking"
   | "nested-thoughts"
   | "unclosed-thought"
@@ -16,22 +16,22 @@ export type Mode =
   | "reasoning"
   | "reasoning-content"
   | "fenced"
-  /** LM Studio: response_format is refused, whichever it is not made for. */
+  /** LM Studio: refuses every response_format but text. */
   | "format-refused"
-  /** Ollama: a schema silences a thinking model. */
+  /** Ollama: with a schema, a thinking model replies with empty content. */
   | "schema-silences"
-  /** llama.cpp: a grammar that cannot be parsed. */
+  /** llama.cpp: cannot parse the grammar. */
   | "grammar-fails"
-  /** Models that know no such turn, and newer ones that count tokens by another name. */
+  /** The model has no system role, or limits tokens under another name. */
   | "system-refused"
   | "max-tokens-refused"
   | "empty"
   | "nan"
   | "out-of-range"
   | "no-name"
-  /** The first answer is useless, the second, after the correction, is right. */
+  /** The first reply is useless, and the reply to the correction is right. */
   | "right-when-corrected"
-  /** A small model: an object of wrong values with a schema, and without one words without end. */
+  /** A small model: with a schema it replies with wrong values, and without one it never stops. */
   | "runs-on-without-schema"
   | "html"
   | "half-json"
@@ -42,7 +42,7 @@ export type Mode =
   | "rate-limit"
   | "storm"
   | "unauthorized"
-  /** A text that obeys whatever the message orders. */
+  /** The model follows instructions in the message. */
   | "obedient";
 
 export interface Asked {
@@ -54,7 +54,7 @@ export interface Asked {
     max_completion_tokens?: number;
     stream?: boolean;
   };
-  /** The data that the question is about. */
+  /** The data of the question. */
   readonly data: string;
 }
 
@@ -62,20 +62,20 @@ const HUGE_BYTES = 1024 ** 3;
 
 export class LlmStub implements AsyncDisposable {
   mode: Mode = "well";
-  /** Before each completion. */
+  /** The delay before each completion. */
   delayMs = 0;
-  /** Between the first piece of a stream and the second. */
+  /** A stream waits for this between its first piece and its second; null: no wait. */
   held: Promise<void> | null = null;
   models: string[] = ["text-embedding-bge-m3@f16", "stub-7b-instruct"];
   retryAfterSeconds = 1;
-  /** Every completion that was asked for, while `keep` is set. */
+  /** Every completion request, while `keep` is set. */
   asked: Asked[] = [];
   keep = true;
   calls = 0;
-  /** Of the newest request. */
+  /** The header of the newest request. */
   authorization = "";
   looks = 0;
-  /** Bytes of a huge body that left this side. */
+  /** Bytes of huge bodies that were sent. */
   hugeBytes = 0;
   atOnce = 0;
   atOnceMax = 0;
@@ -96,7 +96,7 @@ export class LlmStub implements AsyncDisposable {
     return stub;
   }
 
-  /** Answers the completions that mode "hang" has held back so far. */
+  /** Replies to the completion requests that mode "hang" has held back so far. */
   answerHanging(): void {
     for (const answer of this.#hanging.splice(0)) answer();
   }
@@ -230,7 +230,7 @@ export class LlmStub implements AsyncDisposable {
     }
   }
 
-  /** One byte a second, for ever. */
+  /** Sends one byte a second, for ever. */
   #drip(res: ServerResponse): void {
     res.setHeader("content-type", "application/json");
     res.write(" ");
@@ -302,7 +302,7 @@ function dataOf(messages: Asked["body"]["messages"]): string {
   return quoted === undefined ? turn : (JSON.parse(quoted) as string);
 }
 
-/** What a good model would say; unknown keys are there to be ignored. */
+/** The reply of a good model, with unknown keys that must be ignored. */
 function answerTo(data: string, system: string): object {
   if (system.includes("what a person wants")) return understood(data);
   if (system.includes("event_type")) {
@@ -319,7 +319,7 @@ function answerTo(data: string, system: string): object {
   return { intent: "GeneralQuestion", sentiment: 0, confidence: 0.5 };
 }
 
-/** For chat: the offered intent whose name has a word of the message in it, and its slots that the message fills. */
+/** The reply to a chat question: the matching intent, and the slots that the message fills. */
 function understood(data: string): object {
   const { intents, known, message } = JSON.parse(data) as {
     intents: { name: string; slots: { name: string; type: string }[] }[];

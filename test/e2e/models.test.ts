@@ -1,11 +1,11 @@
-/** Embedders through the executable: a local model, an endpoint with faults, switching, and what is kept of vectors. */
+/** Embedders in the executable: a local model, an endpoint with faults, switching, and the vectors that are kept. */
 import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { FRAME_BYTES } from "../../src/frame.ts";
 import { apiFrames, duckRows, Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const FIXTURE = resolve(import.meta.dir, "../fixtures/tiny-xlmr");
@@ -39,16 +39,16 @@ async function framed(count: number): Promise<void> {
   await until(`${count} frames are in the ring`, () => (ringHead(folder.ring)?.head ?? 0) === count + 1);
 }
 
-test("a local model: vectors equal the reference, survive a deleted ring, and stay with their model", async () => {
+test("a local model's vectors equal the reference, survive a deleted ring, and keep their model id", async () => {
   cpSync(FIXTURE, folder.file("models/tiny-xlmr"), { recursive: true });
   const db = folder.file("events.duckdb");
   const local = ["--db-path", db, "--models-dir", folder.file("models")];
-  // A vector a text; white space alone has none, and is no frame with a vector of zeros.
+  // One vector per text. White space alone has no vector: its frame says so and is not a frame of zeros.
   const said = REFERENCE.texts
     .map((text, index) => ({ text, index }))
     .filter(({ text }) => text.trim() !== "");
   const first = await Gateway.start(folder, { args: local });
-  // One at a time: the rounding of an int8 graph depends on what stands beside a text in its batch.
+  // One text at a time, because an int8 graph rounds by the whole batch.
   for (const { text } of said) {
     const reply = await first.fetch("/ingest?wait=enriched", {
       method: "POST",
@@ -70,7 +70,7 @@ test("a local model: vectors equal the reference, survive a deleted ring, and st
   });
   await first.stop();
   rmSync(folder.ring);
-  // Recorded as local: `auto` keeps it. Without the model's folder, events still come in and frames wait for it.
+  // The database recorded a local model, so `auto` keeps it. Without its folder, events are accepted and frames wait.
   const second = await Gateway.start(folder, { args: [...local, "--embedder", "hashing"] });
   await framed(said.length);
   expect((await second.post({ message: "agora por hashing" })).status).toBe(200);
@@ -95,7 +95,7 @@ test("a local model: vectors equal the reference, survive a deleted ring, and st
   expect(new Set(kept.map((row) => row.model_id))).toEqual(models);
 }, 300_000);
 
-test("an endpoint that lies with NaN from the start, then is away, then works: nothing is lost and nothing is made up", async () => {
+test("an endpoint that first replies with NaN, then is away, then works, loses no event and fakes no vector", async () => {
   let mode: "down" | "nan" | "well" = "nan";
   using endpoint = Bun.serve({
     port: 0,
@@ -125,12 +125,12 @@ test("an endpoint that lies with NaN from the start, then is away, then works: n
     );
     return parts.embedder;
   };
-  await until("it says that the embedder fails", async () => (await embedder()).state === "degraded");
-  await until("it says what is wrong with the answer", async () =>
+  await until("/ready reports a failing embedder", async () => (await embedder()).state === "degraded");
+  await until("/ready says what is wrong with the reply", async () =>
     /NaN|null|list|finite|number/i.test((await embedder()).detail),
   );
   mode = "down";
-  await until("it says that it is away", async () => (await embedder()).detail.includes("503"));
+  await until("/ready says that the endpoint is away", async () => (await embedder()).detail.includes("503"));
   expect(ringHead(folder.ring)?.head ?? 1).toBe(1);
   mode = "well";
   await framed(5);
@@ -144,7 +144,7 @@ test("an endpoint that lies with NaN from the start, then is away, then works: n
   }
 }, 300_000);
 
-test("pull-model --from a folder without a model says what is missing, and leaves nothing", async () => {
+test("pull-model --from a folder without a model names the missing file and leaves nothing behind", async () => {
   const gateway = Gateway.launch(folder, {
     args: ["pull-model", "mine", "--from", folder.path, "--models-dir", folder.file("models")],
   });

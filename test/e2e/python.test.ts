@@ -1,4 +1,4 @@
-/** What Python sees of the running executable: tensors, a follower over restarts, errors, and a reader of a stranger. */
+/** Python beside the running executable: tensors, a follower across restarts, errors, and a third-party reader. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -60,7 +60,7 @@ interface ApiFrame {
 }
 
 describe("tensors", () => {
-  test("--pytorch --batch 50 shows the promised shapes and types, and the values are those of /api/frames", async () => {
+  test("--pytorch --batch 50 prints the documented shapes and types, with the values of /api/frames", async () => {
     await using gateway = await Gateway.start(folder);
     await send(gateway, 0, 60);
     await framed(60);
@@ -105,7 +105,7 @@ with PhysicsConsumer() as consumer:
       ];
       const kinetics = tensors.kinetics?.[row] as number[];
       expect(kinetics.length).toBe(17);
-      // JSON of /api/frames has the float32's value exactly; age is a difference that Python rounds itself.
+      // The JSON of /api/frames holds float32 values exactly. Python computes and rounds the age itself.
       kinetics.forEach((value, column) => {
         expect(value).toBeCloseTo(Number(expected[column]), column === 4 ? 4 : 10);
       });
@@ -116,9 +116,9 @@ with PhysicsConsumer() as consumer:
     });
   }, 300_000);
 
-  test("fewer frames than asked for are what there is, and none is said", async () => {
+  test("a batch larger than the ring's content returns what there is, and an empty ring is reported", async () => {
     await using gateway = await Gateway.start(folder);
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     await send(gateway, 0, 3);
     await framed(3);
     expect((await python([CONSUMER, "--pytorch", "--batch", "50"])).out).toMatch(/semantic +\(3, 1024\)/);
@@ -132,7 +132,7 @@ with PhysicsConsumer() as consumer:
     expect(JSON.parse(stats.out)).toMatchObject({ capacity: 20_000, state: "running" });
   }, 300_000);
 
-  test("without torch one line says how to get it", async () => {
+  test("without torch, one line says how to install it", async () => {
     await using gateway = await Gateway.start(folder);
     await send(gateway, 0, 1);
     await framed(1);
@@ -145,10 +145,10 @@ with PhysicsConsumer() as consumer:
 });
 
 describe("a follower", () => {
-  test("misses nothing and repeats nothing over a stop, a kill and a deleted ring, and is told", async () => {
+  test("misses and repeats no frame across a stop, a kill and a deleted ring, and reports each", async () => {
     const args = ["--db-path", folder.file("events.duckdb")];
     let gateway = await Gateway.start(folder, { args });
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     const script = `
 import json, sys
 from consumer import PhysicsConsumer
@@ -206,7 +206,7 @@ with PhysicsConsumer(on_event=tell) as consumer:
   }, 300_000);
 });
 
-describe("what is no ring", () => {
+describe("a file that is not a ring", () => {
   test.each<[string, Uint8Array | null]>([
     ["no file", null],
     ["a foreign file", new Uint8Array(8192).fill(7)],
@@ -232,11 +232,11 @@ function otherVersion(): Uint8Array {
   return bytes;
 }
 
-test("a program that knows only the first 40 bytes of the header and 4,192 of a frame reads the ring", async () => {
+test("a program that knows only the first 40 header bytes and 4,192 frame bytes reads the ring", async () => {
   await using gateway = await Gateway.start(folder);
   await send(gateway, 0, 7);
   await framed(7);
-  // Written from the byte table alone: struct and mmap, nothing of consumer.py.
+  // Written from the byte table alone, with struct and mmap and without consumer.py.
   const script = `
 import json, mmap, os, struct
 with open(os.environ["CS_PHYSICS_PATH"], "rb") as file:
@@ -257,7 +257,7 @@ for i in range(tail, head):
 print(json.dumps(found))
 `;
 
-  // Processes are started and waited for: on a busy machine that takes its time.
+  // These tests start processes, which is slow on a busy machine.
   setDefaultTimeout(300_000);
   const read = await python(["-c", script]);
   expect(read.err).toBe("");

@@ -1,18 +1,18 @@
-/** The README's examples run as they stand there, but for the port, the token's place and the ring's path of the test. */
+/** Runs the README's examples as they are written, except for the port, the executable's path and the ring's path. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { BINARY, bankingMessages, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 import { LlmStub } from "./llm-stub.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
 const README = readFileSync(join(ROOT, "README.md"), "utf8");
 
 interface Block {
-  /** The marker before it, `<!-- run: NAME -->`; null where there is none. */
+  /** NAME of the marker `<!-- run: NAME -->` before the block; null if it has none. */
   readonly name: string | null;
   readonly language: string;
   readonly code: string;
@@ -22,16 +22,16 @@ const BLOCKS: Block[] = [...README.matchAll(/(?:<!-- run: (\S+) -->\n)?```(sh|py
   ([, name, language = "", code = ""]) => ({ name: name ?? null, language, code }),
 );
 
-/** Blocks without a marker, and why no test runs them as they stand. */
+/** Blocks without a marker, and why this test does not run them. */
 const NOT_RUN: readonly [start: string, why: string][] = [
   [
     "npx --yes bun",
-    "the two commands: .ci/run runs the second, and with it the set-up and the build of the first",
+    "the two commands: .ci/run runs the second, which includes the set-up and the build of the first",
   ],
   ["./one_file_gateway demo", "it does not end: demo.test.ts runs it"],
   ["python consumer.py --follow", "it does not end: demo.test.ts runs it"],
   ["./one_file_gateway --db-path", "it does not end: the gateway of this test is started so"],
-  ["python consumer.py --pytorch", "python.test.ts runs it and looks at every value"],
+  ["python consumer.py --pytorch", "python.test.ts runs it and checks every value"],
 ];
 
 const folder = new TempFolder();
@@ -75,7 +75,7 @@ async function runBlock(name: string, at = gateway): Promise<string> {
 }
 
 describe("README", () => {
-  test("every block is run, or there is a reason why not", () => {
+  test("every block is run, or has a stated reason not to be", () => {
     const names = BLOCKS.flatMap(({ name }) => (name === null ? [] : [name]));
     expect(names).toEqual(["ingest", "ndjson", "look", "python", "dataset", "ring", "intents", "enriched"]);
     const without = BLOCKS.filter(({ name }) => name === null).map(({ code }) => code);
@@ -83,15 +83,15 @@ describe("README", () => {
     for (const [start] of NOT_RUN) expect(without.some((code) => code.startsWith(start))).toBe(true);
   });
 
-  test("ingest answers as shown", async () => {
+  test("ingest responds as shown", async () => {
     const shown = /```json\n([\s\S]*?)```/.exec(README)?.[1] ?? "";
     const { id: _, ...expected } = JSON.parse(shown) as Record<string, unknown>;
     expect(JSON.parse(await runBlock("ingest"))).toMatchObject(expected);
   });
 
-  test("ndjson takes the 10,003 messages", async () => {
+  test("ndjson accepts the 10,003 messages", async () => {
     expect(JSON.parse(await runBlock("ndjson"))).toMatchObject({ accepted: 10_003, rejected: 0 });
-    await until("all are framed", () => (ringHead(folder.ring)?.head ?? 0) === 10_005, 60_000);
+    await until("every message is framed", () => (ringHead(folder.ring)?.head ?? 0) === 10_005, 60_000);
   });
 
   test("look shows events, frames, metrics and readiness", async () => {
@@ -107,7 +107,7 @@ describe("README", () => {
     expect(await runBlock("python")).toMatch(/^\(100, 1024\) \d/);
   });
 
-  test("intents takes the examples and has learned them", async () => {
+  test("intents accepts the examples and learns them", async () => {
     const said = JSON.parse(await runBlock("intents"));
     expect(said).toMatchObject({ label: "CancelPlan", examples: 3, in_force: true });
     expect(said.threshold).toBeGreaterThan(0);
@@ -117,14 +117,14 @@ describe("README", () => {
     expect(await runBlock("dataset")).toBe("10004 frames, 0 lost\n");
   });
 
-  test("ring shows the ring, its newest frames, and that all are whole", async () => {
+  test("ring shows the ring, its newest frames, and that all frames are whole", async () => {
     const out = await runBlock("ring");
     expect(out).toContain("frames     10,004 of 20,000 (50%)\n");
     expect(out).toContain("  #10004  ");
     expect(out).toEndWith(": 10,004 frames: 10,004 whole, 0 damaged\n");
   });
 
-  test("a message is understood as shown, by a model at --llm-base-url", async () => {
+  test("a model at --llm-base-url understands a message as shown", async () => {
     await using stub = await LlmStub.start();
     stub.mode = "thinking";
     using own = new TempFolder();
@@ -138,7 +138,7 @@ describe("README", () => {
     expect(got.enrichment.confidence).toBeCloseTo(confidence);
   });
 
-  test("every file that it links to is there", () => {
+  test("every linked file exists", () => {
     for (const [, target = ""] of README.matchAll(/\]\((?!http)([^)#]+)\)/g)) {
       expect([target, existsSync(join(ROOT, target))]).toEqual([target, true]);
     }

@@ -1,6 +1,6 @@
 /**
- * The ring's file in a state that nobody wished for, met by the executable and by consumer.py: the right behaviour or
- * one clear line on either side, never a signal, never a wrong frame.
+ * The executable and consumer.py meet a ring file in a bad state. Each must behave correctly or print one clear line; neither
+ * may die of a signal or hand out a wrong frame.
  */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -20,7 +20,7 @@ import {
 import { join, resolve } from "node:path";
 import { BINARY, Gateway, ringFrames, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
@@ -37,12 +37,12 @@ const IS_ROOT = process.getuid?.() === 0;
 const runs = (command: readonly string[]): boolean =>
   Bun.which(command[0] as string) !== null && Bun.spawnSync([...command, "true"]).exitCode === 0;
 
-/** How to run a program as a user who owns nothing: root can, anybody else is limited enough. */
+/** The command prefix that runs a program as a user without files of its own. Root needs it; other users are limited already. */
 const AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 const CAN_BE_NOBODY = !IS_ROOT || runs(AS_NOBODY);
 const asNobody = (command: readonly string[]): string[] => [...(IS_ROOT ? AS_NOBODY : []), ...command];
 
-/** How to run a program in a pid namespace of its own; null where this user may not. */
+/** The command prefix that runs a program in a pid namespace of its own; null if this user may not. */
 const UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"];
 const IN_PID_NAMESPACE =
   [UNSHARE, [...UNSHARE, "--user", "--map-root-user"]].find((command) => runs(command)) ?? null;
@@ -70,7 +70,7 @@ async function finished(command: readonly string[]): Promise<Finished> {
   return { code: child.exitCode, signal: child.signalCode, out, err };
 }
 
-/** The reader refuses with one line that names the ring and says `why`. */
+/** Expects that the reader refuses with one line that names the ring and matches `why`. */
 async function expectReaderRefuses(why: RegExp, command = (args: string[]): string[] => args): Promise<void> {
   for (const mode of ["--stats", "--follow"]) {
     const shown = await finished(command([PYTHON, CONSUMER, mode]));
@@ -81,11 +81,11 @@ async function expectReaderRefuses(why: RegExp, command = (args: string[]): stri
   }
 }
 
-/** The gateway refuses to start with one line that says `why`, and does not touch what is there. */
+/** Expects that the gateway refuses to start with one line that matches `why`, and changes no file. */
 async function expectGatewayRefuses(why: RegExp, options: StartOptions = {}): Promise<void> {
   await using gateway = Gateway.launch(folder, options);
   const { process } = gateway;
-  await until("it refuses", () => process.exitCode !== null || process.signalCode !== null);
+  await until("the gateway refuses", () => process.exitCode !== null || process.signalCode !== null);
   expect([await gateway.exited(), process.signalCode]).toEqual([1, null]);
   expect(gateway.log.trim().split("\n").length).toBe(1);
   expect(gateway.log).toContain(folder.ring);
@@ -101,7 +101,7 @@ async function send(gateway: Gateway, count: number, type = "UserMessage"): Prom
 const framed = (count: number): Promise<void> =>
   until(`${count} frames are in the ring`, () => (ringHead(folder.ring)?.head ?? 0) === count + 1);
 
-/** A database and its ring of `count` frames, both at rest. */
+/** Makes a database and its ring with `count` frames, and stops the gateway. */
 async function leaveRing(count: number, args: readonly string[] = []): Promise<readonly string[]> {
   const database = ["--db-path", folder.file("events.duckdb")];
   await using gateway = await Gateway.start(folder, { args: [...database, ...args] });
@@ -114,7 +114,7 @@ async function leaveRing(count: number, args: readonly string[] = []): Promise<r
 const idsInRing = (): number[] => ringFrames(folder.ring).map(({ frameId }) => frameId);
 const upTo = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
 
-/** A follower that says each frame and each event on a line, until `frames` have come. */
+/** A follower that prints each frame and each event on a line, until it has `frames` frames. */
 class Follower implements AsyncDisposable {
   readonly process: Bun.Subprocess<"ignore", "pipe", "pipe">;
   readonly ids: number[] = [];
@@ -174,7 +174,7 @@ with PhysicsConsumer(on_event=tell) as consumer:
     });
   }
 
-  /** Ended by itself when it had all, and they were these. */
+  /** Expects that the follower ended by itself with exactly these frames. */
   async expectEnd(ids: readonly number[]): Promise<void> {
     await this.seen(ids.length);
     const err = new Response(this.process.stderr).text();
@@ -192,7 +192,7 @@ with PhysicsConsumer(on_event=tell) as consumer:
 
 describe("another capacity", () => {
   test.each(["stop", "kill"] as const)(
-    "after a %s: a live reader is told, misses nothing and repeats nothing",
+    "after a %s: a live reader reports it, and misses and repeats no frame",
     async (how) => {
       const start = (capacity: number): Promise<Gateway> =>
         Gateway.start(folder, {
@@ -204,7 +204,7 @@ describe("another capacity", () => {
       try {
         for (const capacity of [100, 5_000, 32]) {
           await using gateway = await start(capacity);
-          await until("the ring has it", () => ringHead(folder.ring)?.capacity === capacity);
+          await until("the ring has the new capacity", () => ringHead(folder.ring)?.capacity === capacity);
           follower ??= new Follower(60);
           await send(gateway, 20);
           count += 20;
@@ -222,15 +222,15 @@ describe("another capacity", () => {
   );
 });
 
-describe("a file that is not as it was left", () => {
-  test("another version: the reader says so, the gateway makes a new one with all frames", async () => {
+describe("a ring file that changed between two runs", () => {
+  test("with another version: the reader says so, and the gateway makes a new ring with all frames", async () => {
     const args = await leaveRing(30);
     const fd = openSync(folder.ring, "r+");
     writeSync(fd, new Uint8Array([2]), 0, 1, 8);
     closeSync(fd);
     await expectReaderRefuses(/version 2/);
     await using gateway = await Gateway.start(folder, { args });
-    await until("the ring is a new one", () => (ringHead(folder.ring)?.state ?? 0) === 1);
+    await until("there is a new ring", () => (ringHead(folder.ring)?.state ?? 0) === 1);
     expect(gateway.log).toContain("it is of version 2");
     await using follower = new Follower(31);
     await send(gateway, 1);
@@ -245,7 +245,7 @@ describe("a file that is not as it was left", () => {
     truncateSync(folder.ring, bytes);
     await expectReaderRefuses(new RegExp(`${bytes} bytes.*damaged`));
     await using gateway = await Gateway.start(folder, { args });
-    await until("the ring is a new one", () => (ringHead(folder.ring)?.state ?? 0) === 1);
+    await until("there is a new ring", () => (ringHead(folder.ring)?.state ?? 0) === 1);
     await using follower = new Follower(31);
     await send(gateway, 1);
     await follower.expectEnd(upTo(31));
@@ -264,10 +264,10 @@ describe("a file that is not as it was left", () => {
   });
 });
 
-describe("whose file it is", () => {
+describe("a ring of another user", () => {
   const test_ = test.skipIf(!CAN_BE_NOBODY);
 
-  /** The executable, run by somebody who owns nothing. */
+  /** Runs the executable as a user who owns no files. */
   function nobodysGateway(): StartOptions {
     chmodSync(folder.path, 0o777);
     cpSync(BINARY, folder.file("one_file_gateway"));
@@ -280,13 +280,13 @@ describe("whose file it is", () => {
   }
 
   test_(
-    "a ring that one may not read: both refuse it by name (needs setpriv where root runs this)",
+    "that may not be read: gateway and reader refuse it by name (root needs setpriv for this test)",
     async () => {
       await leaveRing(3);
       if (!IS_ROOT) chmodSync(folder.ring, 0);
       await expectReaderRefuses(/may not read .*--ring-mode/, asNobody);
       const before = readFileSync(IS_ROOT ? folder.ring : "/dev/null");
-      // With the lock out of reach, and with the file alone.
+      // Once with an unreadable lock, and once with an unreadable ring only.
       if (IS_ROOT) await expectGatewayRefuses(/permission denied/i, nobodysGateway());
       rmSync(`${folder.ring}.lock`);
       await expectGatewayRefuses(/permission denied.*untouched/i, nobodysGateway());
@@ -295,18 +295,18 @@ describe("whose file it is", () => {
   );
 
   test_(
-    "a ring that one may only read is polled, and its writer never rings (needs setpriv where root runs this)",
+    "that may only be read is polled, because the reader cannot set the waiters flag (root needs setpriv for this test)",
     async () => {
       await using gateway = await Gateway.start(folder, { args: ["--ring-mode", "0644"] });
-      await until("the ring is there", () => ringHead(folder.ring) !== null);
-      // Whoever is not root owns the file that it made: then the mode must forbid it.
+      await until("the ring exists", () => ringHead(folder.ring) !== null);
+      // A user other than root owns the file here, so the mode must forbid writing.
       if (!IS_ROOT) chmodSync(folder.ring, 0o444);
       await send(gateway, 5);
       await framed(5);
       await using follower = new Follower(10, asNobody);
       await follower.seen(5);
       expect(follower.wait).toBe("poll");
-      // It waits for the sixth by now, and could not say so in the header.
+      // The reader now waits for the sixth frame and could not set the flag in the header.
       for (let n = 0; n < 5; n++) {
         await send(gateway, 1);
         await follower.seen(6 + n);
@@ -317,7 +317,7 @@ describe("whose file it is", () => {
   );
 });
 
-describe("a symbolic link that somebody has planted", () => {
+describe("a planted symbolic link", () => {
   const victim = (): string => folder.file("victim");
   const untouched = (): void => {
     expect(readFileSync(victim(), "utf8")).toBe("private");
@@ -339,7 +339,7 @@ describe("a symbolic link that somebody has planted", () => {
     },
   );
 
-  test("at the path of a finished ring: it is not adopted through it either", async () => {
+  test("at the path of a finished ring: the gateway does not adopt the ring through it", async () => {
     const args = await leaveRing(3);
     const real = `${folder.ring}-real`;
     cpSync(folder.ring, real);
@@ -350,7 +350,7 @@ describe("a symbolic link that somebody has planted", () => {
     expect(readFileSync(real).equals(before)).toBe(true);
   });
 
-  test("at the labels' path: it is replaced by the labels", async () => {
+  test("at the labels' path: the labels file replaces it", async () => {
     plant(".json");
     await using gateway = await Gateway.start(folder);
     await send(gateway, 1, "Planted");
@@ -360,10 +360,10 @@ describe("a symbolic link that somebody has planted", () => {
     untouched();
   });
 
-  test("where the gateway builds a ring and labels: it is removed, not followed", async () => {
+  test("at the paths where ring and labels are built: it is removed and not followed", async () => {
     plant(".new.1");
     plant(".json.new.1");
-    // The links that hit: the shell's pid is the gateway's.
+    // These links hit, because `exec` gives the gateway the shell's pid.
     const wrapper = folder.file("planting");
     const links = ["new", "json.new"].map((name) => `ln -s '${victim()}' '${folder.ring}.${name}.'$$`);
     writeFileSync(
@@ -382,7 +382,7 @@ describe("a symbolic link that somebody has planted", () => {
     untouched();
   });
 
-  test("under the labels while it runs: whoever guesses at their name holds nothing up", async () => {
+  test("beside the labels while the gateway runs: a link at a guessed name delays nothing", async () => {
     await using gateway = await Gateway.start(folder);
     await send(gateway, 1);
     await framed(1);
@@ -398,12 +398,12 @@ test.skipIf(IN_PID_NAMESPACE === null)(
   "a reader in another pid namespace reads, sleeps and is woken like any other (needs unshare)",
   async () => {
     await using gateway = await Gateway.start(folder);
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     await using follower = new Follower(20, (args) => [...(IN_PID_NAMESPACE ?? []), ...args]);
-    await until("it has attached", () => follower.wait !== "");
+    await until("the follower has attached", () => follower.wait !== "");
     if (process.platform === "linux") expect(follower.wait).toBe("futex");
     for (let n = 0; n < 20; n++) {
-      await until("it sleeps", () => readFileSync(folder.ring).readUInt32LE(56) === 1);
+      await until("the follower sleeps", () => readFileSync(folder.ring).readUInt32LE(56) === 1);
       await send(gateway, 1);
       await follower.seen(n + 1);
     }

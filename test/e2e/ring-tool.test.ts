@@ -1,10 +1,10 @@
-/** The executable's `ring` commands beside a running gateway, after one that was killed, and beside consumer.py. */
+/** The executable's `ring` commands beside a running gateway, after a kill, and compared with consumer.py. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { BINARY, Gateway, ringHead, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const ROOT = resolve(import.meta.dir, "../..");
@@ -62,7 +62,7 @@ async function send(gateway: Gateway, count: number): Promise<void> {
 describe("beside a running gateway", () => {
   test("stat, tail and verify agree with consumer.py and /api/frames", async () => {
     await using gateway = await Gateway.start(folder, { args: ["--ring-capacity", "500"] });
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     await send(gateway, 1203);
     const [ours, theirs] = await Promise.all([ring("stat", "--json"), consumer("--stats", "--json")]);
     expect([ours.code, ours.err]).toEqual([0, ""]);
@@ -101,10 +101,10 @@ describe("beside a running gateway", () => {
     });
   });
 
-  test("what a killed gateway leaves is whole, and a tail goes on over the kill and a removed ring", async () => {
+  test("a killed gateway leaves whole frames, and a tail continues across the kill and a removed ring", async () => {
     const args = ["--db-path", folder.file("events.duckdb")];
     let gateway = await Gateway.start(folder, { args });
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     await send(gateway, 30);
     const child = Bun.spawn([BINARY, "ring", "tail", "-n", "5", "--json"], {
       ...{ cwd: folder.path, env: environment(), stdout: "pipe", stderr: "pipe" },
@@ -129,12 +129,12 @@ describe("beside a running gateway", () => {
       expect([verified.code, verified.out]).toEqual([0, `${folder.ring}: 50 frames: 50 whole, 0 damaged\n`]);
       expect(JSON.parse((await ring("stat", "--json")).out)).toMatchObject({ state: "running", frames: 50 });
       gateway = await Gateway.start(folder, { args });
-      await until("the gateway has its ring", () => (ringHead(folder.ring)?.epoch ?? 0) === 2);
+      await until("the gateway has opened its ring", () => (ringHead(folder.ring)?.epoch ?? 0) === 2);
       await send(gateway, 20);
       await seen(45);
       expect(said.err).toContain("ring: restarted: ");
       rmSync(folder.ring);
-      await until("there is another ring", () => (ringHead(folder.ring)?.head ?? 0) === 71);
+      await until("there is a new ring", () => (ringHead(folder.ring)?.head ?? 0) === 71);
       await send(gateway, 20);
       await seen(65);
       expect(said.err).toContain("ring: replaced: ");
@@ -150,9 +150,9 @@ describe("beside a running gateway", () => {
     }
   });
 
-  test("output that nobody reads any more ends it quietly", async () => {
+  test("a closed output pipe ends the command quietly", async () => {
     await using gateway = await Gateway.start(folder);
-    await until("the ring is there", () => ringHead(folder.ring) !== null);
+    await until("the ring exists", () => ringHead(folder.ring) !== null);
     await send(gateway, 2000);
     const shell = await finished([
       "/bin/sh",
@@ -164,7 +164,7 @@ describe("beside a running gateway", () => {
   });
 });
 
-test("no ring is one line and exit code 1, wrong usage exit code 2", async () => {
+test("a missing ring prints one line with exit code 1, and wrong usage has exit code 2", async () => {
   for (const action of ["stat", "tail", "verify"]) {
     const { code, out, err } = await ring(action);
     expect([code, out]).toEqual([1, ""]);

@@ -1,4 +1,4 @@
-/** What the executable learns from its traffic: in the frames, over HTTP, over restarts and kills. */
+/** Schemas in the executable: in the frames, over HTTP, and across restarts and kills. */
 
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -21,8 +21,8 @@ const fillRate = ({ bytes }: { bytes: Uint8Array }): number =>
 const framed = (folder: TempFolder, events: number): Promise<void> =>
   until(`${events} frames are in the ring`, () => (ringHead(folder.ring)?.head ?? 0) === events + 1);
 
-describe("schemas of the executable", () => {
-  test("fill the frames, are shown, tell drift, and go on after a stop", async () => {
+describe("schemas in the executable", () => {
+  test("set fill_rate, are shown, report drift, and continue after a stop", async () => {
     using folder = new TempFolder();
     const db = folder.file("events.duckdb");
     {
@@ -63,7 +63,7 @@ describe("schemas of the executable", () => {
       });
       expect(chat.status).toBe(503);
       expect(await chat.json()).toMatchObject({ code: "llm_unavailable" });
-      // A stop does not wait for a DuckDB that is not open yet.
+      // A stop does not wait for DuckDB to open.
       await until("DuckDB has the frames", async () => {
         return (await gateway.metrics()).gateway_store_lag_frames === 0;
       });
@@ -77,21 +77,21 @@ describe("schemas of the executable", () => {
     expect((await gateway.json<Shown>("/api/schemas/Order")).events).toBe(62);
     await gateway.post(order());
     await framed(folder, 64);
-    // coupon.code is expected by now.
+    // By now the schema expects coupon.code.
     const last = ringFrames(folder.ring).at(-1);
     if (last === undefined) throw new Error("no frame");
     expect(fillRate(last)).toBeCloseTo(4 / 5, 6);
   });
 
-  test("lose at most what was learned in the last seconds to a kill, and never a frame", async () => {
+  test("lose at most the last seconds to a kill, and never a frame", async () => {
     using folder = new TempFolder();
     const db = folder.file("events.duckdb");
     {
       await using gateway = await Gateway.start(folder, { args: ["--db-path", db] });
       await gateway.postLines(`${Array(100).fill(order()).join("\n")}\n`);
       await framed(folder, 100);
-      // Written a few seconds later, by itself.
-      await until("what was learned is in the journal", () => keptEvents(db) === 100);
+      // The schemas are written a few seconds later.
+      await until("the schemas are in the journal", () => keptEvents(db) === 100);
       await gateway.postLines(`${Array(50).fill(order()).join("\n")}\n`);
       await framed(folder, 150);
       await gateway.kill();
@@ -105,7 +105,7 @@ describe("schemas of the executable", () => {
   });
 });
 
-/** How many events the journal's schema of orders has seen; read beside the running gateway. */
+/** How many events the stored schema of orders counts. Reads the journal beside the running gateway. */
 function keptEvents(db: string): number {
   const journal = new Database(`${db}.journal`, { readonly: true });
   try {

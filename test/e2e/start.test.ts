@@ -1,4 +1,4 @@
-/** The command line and the start, as a user sees them: one clear line, the right exit code, nothing left behind. */
+/** The command line and the start as a user sees them: one clear line, the right exit code, nothing left behind. */
 import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const folders: TempFolder[] = [];
@@ -25,7 +25,7 @@ afterEach(() => {
   for (const made of folders.splice(0)) made[Symbol.dispose]();
 });
 
-/** Runs to the end and gives exit code and what was printed. */
+/** Runs the executable to its end. @returns its exit code and output. */
 async function outcome(
   where: TempFolder,
   options: StartOptions,
@@ -41,7 +41,7 @@ async function withEvents(where: TempFolder, db: string, count: number): Promise
     JSON.stringify({ n, message: `mensagem ${n}`, type: "T" }),
   );
   expect((await gateway.postLines(lines.join("\n"))).status).toBe(200);
-  await until("framed", () => (ringHead(where.ring)?.head ?? 0) === count + 1);
+  await until("every event is framed", () => (ringHead(where.ring)?.head ?? 0) === count + 1);
   expect(await gateway.stop()).toBe(0);
 }
 
@@ -89,8 +89,8 @@ describe("usage", () => {
   });
 });
 
-describe("a start that cannot be", () => {
-  test("port in use", async () => {
+describe("a start that must fail", () => {
+  test("names a port in use", async () => {
     const first = await Gateway.start(folder());
     const port = new URL(first.url).port;
     const where = folder();
@@ -102,7 +102,7 @@ describe("a start that cannot be", () => {
     await first.stop();
   });
 
-  test("a second gateway on the same ring or database", async () => {
+  test("refuses a second gateway on the same ring or database", async () => {
     const where = folder();
     const db = where.file("events.duckdb");
     await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
@@ -118,20 +118,20 @@ describe("a start that cannot be", () => {
     expect((await gateway.fetch("/health")).status).toBe(200);
   });
 
-  test("an unwritable or missing folder for the database", async () => {
+  test("names an unwritable or missing folder for the database", async () => {
     const where = folder();
     const missing = await outcome(where, { args: ["--db-path", where.file("no/such/events.duckdb")] });
     expect(missing).toMatchObject({ code: 1 });
     expect(missing.lines.length).toBe(1);
     expect(missing.lines[0]).toContain("no/such");
-    // Root writes everywhere but into a folder that is a file.
+    // Root can write everywhere, except into a "folder" that is a file.
     writeFileSync(where.file("plain"), "");
     const plain = await outcome(where, { args: ["--db-path", where.file("plain/events.duckdb")] });
     expect(plain).toMatchObject({ code: 1 });
     expect(plain.lines.length).toBe(1);
   });
 
-  test("no room for a ring of an explicit size", async () => {
+  test("refuses an explicit ring capacity for which there is no room", async () => {
     const where = folder();
     const { code, lines } = await outcome(where, { args: ["--ring-capacity", "2000000000"] });
     expect(lines.length).toBe(1);
@@ -140,7 +140,7 @@ describe("a start that cannot be", () => {
     expect(existsSync(where.ring)).toBe(false);
   });
 
-  test("a temporary folder that is not there is named, with what to set", async () => {
+  test("names a missing temporary folder, and the variable to set", async () => {
     const where = folder();
     const { code, lines } = await outcome(where, {
       env: { TMPDIR: where.file("nowhere"), BUN_TMPDIR: where.file("nowhere") },
@@ -151,7 +151,7 @@ describe("a start that cannot be", () => {
 });
 
 test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0)(
-  "a temporary folder that is mounted noexec is named before anything is begun",
+  "a temporary folder that is mounted noexec is named before anything is opened",
   async () => {
     const where = folder();
     mkdirSync(where.file("noexec"));
@@ -168,7 +168,7 @@ test.skipIf(process.platform !== "linux" || process.getuid?.() !== 0)(
   },
 );
 
-describe("whose files these are", () => {
+describe("files that do not belong together", () => {
   test("a database without its journal is refused and untouched", async () => {
     const where = folder();
     const db = where.file("events.duckdb");
@@ -186,10 +186,13 @@ describe("whose files these are", () => {
     const where = folder();
     const db = where.file("events.duckdb");
     await withEvents(where, db, 5);
-    // A second run finds the checkpoint of the first shutdown, and prunes below the one of its own.
+    // The second run prunes below its own checkpoint.
     await using gateway = await Gateway.start(where, { args: ["--db-path", db, "--max-backlog", "8"] });
     for (let n = 0; n < 4; n++) await gateway.post({ n, message: "mais uma" });
-    await until("pruned", async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0);
+    await until(
+      "events are pruned",
+      async () => ((await gateway.metrics()).gateway_pruned_events_total ?? 0) > 0,
+    );
     await gateway.stop();
     rmSync(db);
     const { code, lines } = await outcome(where, { args: ["--db-path", db] });
@@ -197,7 +200,7 @@ describe("whose files these are", () => {
     expect(lines[0]).toContain("missing");
   });
 
-  test("somebody else's journal is refused by name, the database is untouched and what was accepted stays", async () => {
+  test("a journal of another database is refused by name, the database is untouched and accepted events are kept", async () => {
     const ours = folder();
     const theirs = folder();
     await withEvents(ours, ours.file("events.duckdb"), 5);
@@ -215,7 +218,7 @@ describe("whose files these are", () => {
     expect(Buffer.compare(before, readFileSync(db))).toBe(0);
   });
 
-  test("a file that is no journal is refused and untouched", async () => {
+  test("a file that is not a journal is refused and untouched", async () => {
     const where = folder();
     const db = where.file("events.duckdb");
     writeFileSync(`${db}.journal`, "these are my notes");
@@ -230,7 +233,7 @@ describe("whose files these are", () => {
     writeFileSync(where.ring, "somebody's shared memory");
     const gateway = Gateway.launch(where, {});
     await until(
-      "it says so or ends",
+      "the gateway says so or ends",
       () => gateway.log.includes(where.ring) || gateway.process.exitCode !== null,
     );
     expect(readFileSync(where.ring, "utf8")).toBe("somebody's shared memory");
@@ -238,7 +241,7 @@ describe("whose files these are", () => {
   });
 });
 
-describe("a write-ahead log of DuckDB that cannot be replayed", () => {
+describe("a DuckDB write-ahead log that cannot be replayed", () => {
   test.each(["garbage from the start", "a flipped byte in the middle"])(
     "%s: its rows come again from the journal",
     async (how) => {
@@ -247,14 +250,17 @@ describe("a write-ahead log of DuckDB that cannot be replayed", () => {
       await withEvents(where, db, 20);
       const killed = await Gateway.start(where, { args: ["--db-path", db] });
       for (let n = 20; n < 60; n++) await killed.post({ n, message: `depois ${n}`, type: "T" });
-      await until("stored", async () => (await killed.metrics()).gateway_store_lag_frames === 0);
+      await until(
+        "every event is stored",
+        async () => (await killed.metrics()).gateway_store_lag_frames === 0,
+      );
       await killed.kill();
       const wal = readFileSync(`${db}.wal`);
       expect(wal.length).toBeGreaterThan(1000);
       if (how.startsWith("garbage")) wal.fill(0xa5);
       else wal[wal.length >> 1] = (wal[wal.length >> 1] ?? 0) ^ 0xff;
       writeFileSync(`${db}.wal`, wal);
-      // DuckDB may refuse the log, or abort the process: then the next start finds what was counted.
+      // DuckDB may refuse the log or abort the process. If it aborts, the next start finds the counted attempt.
       let gateway = await Gateway.start(where, { args: ["--db-path", db] });
       const stored = async (): Promise<boolean> => {
         if (gateway.process.exitCode !== null)
@@ -279,7 +285,7 @@ describe("a write-ahead log of DuckDB that cannot be replayed", () => {
 });
 
 describe("a restart", () => {
-  test("everything is still there, frame ids go on, and the ring is adopted", async () => {
+  test("keeps every event, continues the frame ids and adopts the ring", async () => {
     const where = folder();
     const db = where.file("events.duckdb");
     await withEvents(where, db, 20);
@@ -287,7 +293,7 @@ describe("a restart", () => {
     await using gateway = await Gateway.start(where, { args: ["--db-path", db] });
     const reply = await gateway.post({ message: "depois do reinício", type: "T" });
     expect(await reply.json()).toMatchObject({ seq: 21 });
-    await until("framed", () => (ringHead(where.ring)?.head ?? 0) === 22);
+    await until("every event is framed", () => (ringHead(where.ring)?.head ?? 0) === 22);
     expect(ringHead(where.ring)?.epoch).toBe((before?.epoch ?? 0) + 1);
     expect(ringHead(where.ring)?.tail).toBe(before?.tail ?? -1);
     const page = await gateway.json<{ events: { seq: number }[] }>("/api/events?limit=1000");
@@ -296,26 +302,26 @@ describe("a restart", () => {
     expect((await duckRows(db, "SELECT count(*) AS n FROM enrichments"))[0]).toEqual({ n: 21n });
   });
 
-  test("a ring that was deleted, as a reboot does, is refilled with the frames it had", async () => {
+  test("refills a ring that was deleted, as by a reboot, with the frames that it had", async () => {
     const where = folder();
     const db = where.file("events.duckdb");
     await withEvents(where, db, 50);
     const before = readFileSync(where.ring);
     rmSync(where.ring);
     await using _gateway = await Gateway.start(where, { args: ["--db-path", db] });
-    await until("refilled", () => (ringHead(where.ring)?.head ?? 0) === 51);
+    await until("the ring is refilled", () => (ringHead(where.ring)?.head ?? 0) === 51);
     const after = readFileSync(where.ring);
     for (let id = 1; id <= 50; id++) {
       const at = 64 + id * 4224;
       const [was, is] = [before.subarray(at, at + 4224), after.subarray(at, at + 4224)];
-      // Bit 4 says that it is a refilled one; nothing else differs.
+      // Only bit 4, the refill flag, differs.
       expect(is.readUInt16LE(4202)).toBe(was.readUInt16LE(4202) | 16);
       is.writeUInt16LE(was.readUInt16LE(4202), 4202);
       expect(Buffer.compare(was, is)).toBe(0);
     }
   });
 
-  test("without --db-path nothing is left in the temporary folder, also not by a killed gateway", async () => {
+  test("without --db-path leaves nothing in the temporary folder, and removes what a killed gateway left", async () => {
     const where = folder();
     mkdirSync(where.file("tmp"));
     const env = { TMPDIR: where.file("tmp") };
@@ -323,7 +329,7 @@ describe("a restart", () => {
     const inside = readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"));
     expect(inside.length).toBe(1);
     await first.kill();
-    // A folder of that name without a gateway's lock file is somebody else's.
+    // A folder with that name but without a gateway's lock file belongs to another program.
     mkdirSync(where.file("tmp/one_file_gateway-release"));
     writeFileSync(where.file("tmp/one_file_gateway-release/notes.txt"), "mine");
     const second = await Gateway.start(where, { env });
@@ -334,7 +340,7 @@ describe("a restart", () => {
     expect(readdirSync(where.file("tmp")).filter((name) => name.startsWith("one_file_gateway-"))).toEqual([]);
   });
 
-  test("the binary runs where it lies alone", async () => {
+  test("runs an executable that is alone in its folder", async () => {
     const where = folder();
     cpSync(BINARY, where.file("one_file_gateway"));
     chmodSync(where.file("one_file_gateway"), 0o755);

@@ -13,7 +13,7 @@ import {
   until,
 } from "./gateway.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 const SINGLES = 1000;
@@ -85,7 +85,7 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
 
   afterAll(() => folder[Symbol.dispose]());
 
-  test("banking77 has the 10,003 rows that it is known to have", () => {
+  test("banking77 has its 10,003 rows", () => {
     expect(messages.length).toBe(10_003);
   });
 
@@ -122,7 +122,7 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
     });
   });
 
-  test("an empty answer of /api/frames says where the frames end and whose they are", () => {
+  test("an empty response of /api/frames says where the frames end and which journal decided them", () => {
     const said = {
       "x-frames-count": "0",
       "x-frames-head": String(total + 1),
@@ -131,7 +131,7 @@ describe("10,003 real messages by NDJSON and 1,000 by single POSTs from 16 conne
     expect(pastTheEnd).toEqual([said, said]);
   });
 
-  test("/api/labels is the file beside the ring, and names every type that was sent", () => {
+  test("/api/labels equals the file beside the ring, and names every type that was sent", () => {
     expect(labels).toEqual(JSON.parse(readFileSync(`${folder.ring}.json`, "utf8")));
     const types = new Set([...sent.values()].map((event) => event.type));
     expect(new Set(Object.values(labels.types as Record<string, string>))).toEqual(types);

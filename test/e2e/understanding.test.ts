@@ -9,7 +9,7 @@ import { decodeFrame, FLAG, labelId } from "../../src/frame.ts";
 import { Gateway, ringFrames, ringHead, TempFolder, until } from "./gateway.ts";
 import { LlmStub } from "./llm-stub.ts";
 
-// Processes are started and waited for: on a busy machine that takes its time.
+// These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
 let folder = new TempFolder();
@@ -28,7 +28,7 @@ async function stubAt(port = 0): Promise<LlmStub> {
 
 async function start(args: readonly string[], baseUrl = "off"): Promise<Gateway> {
   const gateway = await Gateway.start(folder, {
-    // Long enough that a frame always waits for the stub, however busy the machine is.
+    // Long enough that every frame waits for the stub, even on a busy machine.
     args: ["--embedder", "hashing", "--frame-wait", "30s", "--llm-base-url", baseUrl, ...args],
   });
   open.push(gateway);
@@ -41,7 +41,7 @@ const CARD = ["meu cartão não chegou", "onde está meu cartão", "o cartão ai
 async function putExamples(gateway: Gateway, label: string, examples: readonly string[]): Promise<void> {
   const init = { method: "PUT", headers: { "content-type": "application/json" } };
   const path = `/api/intents/${encodeURIComponent(label)}`;
-  await until("there is an embedder", async () => {
+  await until("the embedder is ready", async () => {
     return (await gateway.json<{ state: string }>("/api/intents")).state === "ready";
   });
   const kept = await gateway.fetch(path, { ...init, body: JSON.stringify({ examples }) });
@@ -55,7 +55,7 @@ interface Said {
   readonly from: { type: string | null; intent: string | null; sentiment: string | null };
 }
 
-/** What the frame of one event says, as a reader of ring and labels sees it; and the same event of the API. */
+/** One event as a reader of ring and labels sees its frame, and as the API returns it. */
 async function say(gateway: Gateway, event: object): Promise<{ said: Said; confidence: number }> {
   const { seq } = (await (await gateway.post(event)).json()) as { seq: number };
   await until(`event ${seq} has its frame`, () => (ringHead(folder.ring)?.head ?? 0) > seq);
@@ -66,7 +66,7 @@ async function say(gateway: Gateway, event: object): Promise<{ said: Said; confi
     Record<string, string>
   >;
   const known = (flag: number): boolean => (frame.flags & flag) !== 0;
-  // What is not known is said twice: by its flag, and by a value that cannot be one.
+  // An unknown value is marked twice: by its flag, and by a value outside the valid range.
   expect(frame.intent_id === -1).toBe(!known(FLAG.intent));
   if (!known(FLAG.sentiment)) expect(frame.sentiment).toBe(0);
   const inFrame = {
@@ -93,7 +93,7 @@ async function say(gateway: Gateway, event: object): Promise<{ said: Said; confi
   const { intent, sentiment, confidence, provenance } = enrichment as NonNullable<Shown["enrichment"]>;
   expect({ type: event_type, intent, sentiment }).toEqual(inFrame);
   if (intent !== null) expect(frame.intent_id).toBe(labelId(intent));
-  // Shown with the digits that a float32 has.
+  // Shown with the precision of a float32.
   expect(confidence === null ? null : Math.fround(confidence)).toBe(
     known(FLAG.intent) ? frame.confidence : null,
   );
@@ -109,7 +109,7 @@ const NOTHING: Said = {
   from: sources(null, null, null),
 };
 
-test("by examples alone: label, flag and confidence are in the frame, what is far from all of them is unknown, and Python sees it", async () => {
+test("examples alone put label, flag and confidence into the frame, leave distant messages unknown, and Python sees both", async () => {
   const gateway = await start([]);
   expect(await say(gateway, { message: CANCEL[0] })).toEqual({ said: NOTHING, confidence: 0 });
   expect((await say(gateway, { pusher: "ana" })).said).toEqual(NOTHING);
@@ -123,7 +123,7 @@ test("by examples alone: label, flag and confidence are in the frame, what is fa
   expect(confidence).toBeGreaterThan(0.5);
   expect(confidence).toBeLessThanOrEqual(1);
   expect((await say(gateway, { message: "que horas abre a loja do centro" })).said).toEqual(NOTHING);
-  // A type that the sender gave stays.
+  // The sender's own type is kept.
   expect((await say(gateway, { type: "Chat", message: "cadê meu cartão, não chegou" })).said).toEqual({
     ...{ type: "Chat", intent: "CardArrival", sentiment: null },
     from: sources("given", "examples", null),
@@ -148,7 +148,7 @@ test("by examples alone: label, flag and confidence are in the frame, what is fa
   ]);
 });
 
-test("what the model said is said again of nearly the same words, without a call, also after a restart and without the model", async () => {
+test("a remembered reply serves nearly identical messages without a call, also after a restart and without the model", async () => {
   const stub = await stubAt();
   const args = ["--db-path", folder.file("events.duckdb")];
   const first = await start(args, stub.baseUrl);
@@ -168,7 +168,7 @@ test("what the model said is said again of nearly the same words, without a call
   const second = await start(args, stub.baseUrl);
   expect(await say(second, { message: "Quero fazer um seguro, pro meu carro." })).toEqual(again);
   expect(stub.calls).toBe(1);
-  // A word more is another text.
+  // One more word makes a different text.
   expect((await say(second, { message: "Não quero fazer um seguro pro meu carro" })).said.from.intent).toBe(
     "llm",
   );
@@ -178,11 +178,11 @@ test("what the model said is said again of nearly the same words, without a call
   expect(await say(alone, { message: "quero fazer um seguro pro meu carro" })).toEqual(again);
 });
 
-test("given comes before examples, examples before what was remembered, and that before the model, each value for itself", async () => {
+test("for each value, given beats examples, examples beat remembered replies, and these beat the model", async () => {
   const stub = await stubAt();
   const gateway = await start([], stub.baseUrl);
   const message = CANCEL[0];
-  // The model is asked, and remembered.
+  // The model is asked, and its reply is remembered.
   expect((await say(gateway, { message })).said).toEqual({
     ...{ type: "PlanCancellation", intent: "PlanCancellation", sentiment: -0.5 },
     from: sources("llm", "llm", "llm"),
@@ -202,7 +202,7 @@ test("given comes before examples, examples before what was remembered, and that
     from: sources("given", "given", "given"),
   });
   expect(stub.calls).toBe(1);
-  // Examples know no sentiment: that is what the model is asked for, and its intent does not count.
+  // Examples have no sentiment, so the model is asked for it; its intent is ignored.
   expect((await say(gateway, { message: "cancelar o plano agora mesmo" })).said).toEqual({
     ...{ type: "Cancelar plano", intent: "Cancelar plano", sentiment: -0.5 },
     from: sources("examples", "examples", "llm"),
@@ -210,7 +210,7 @@ test("given comes before examples, examples before what was remembered, and that
   expect(stub.calls).toBe(2);
 });
 
-test("an event without a message gets its type by shape after one question, also over a kill and without the model", async () => {
+test("after one question, events without a message get their type by shape, also across a kill and without the model", async () => {
   const stub = await stubAt();
   const args = ["--db-path", folder.file("events.duckdb")];
   const push = (name: string, id: number): object => ({ pusher: { name }, ref: "main", id });
@@ -225,7 +225,7 @@ test("an event without a message gets its type by shape after one question, also
   expect(stub.calls).toBe(1);
 });
 
-test("events that wait in the journal over a restart are framed with the examples in force", async () => {
+test("events that waited in the journal are framed after a restart with the examples in force", async () => {
   const args = ["--db-path", folder.file("events.duckdb")];
   const first = await start(args);
   const many = Array.from({ length: 400 }, (_, n) => `outra coisa número ${n} qualquer`);
@@ -233,18 +233,18 @@ test("events that wait in the journal over a restart are framed with the example
   await putExamples(first, "Cancelar plano", CANCEL);
   await first.kill();
   const second = await start(args);
-  // Sent before anything could be learned.
+  // Sent before any example is learned.
   expect((await say(second, { message: CANCEL[0] })).said.from.intent).toBe("examples");
 });
 
-test("a PUT of examples that an endpoint holds up does not hold up a drain", async () => {
+test("a PUT of examples that waits for an endpoint does not delay a drain", async () => {
   const held = Promise.withResolvers<void>();
   const server = Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
     routes: {
       "/v1/models": () => Response.json({ data: [{ id: "embed-stub" }] }),
-      // The example is held for ever; what the gateway asks at its start is not.
+      // The endpoint never replies to the example, but it replies to the requests of the start.
       "/v1/embeddings": async (request: Request) => {
         const { input } = (await request.json()) as { input: string[] };
         const data = input.map((_, index) => ({ index, embedding: [1, 2, 3] }));
@@ -258,7 +258,7 @@ test("a PUT of examples that an endpoint holds up does not hold up a drain", asy
   open.push({ [Symbol.asyncDispose]: () => server.stop(true) });
   const remote = ["--embedder", "remote", "--embedding-model", "embed-stub", "--llm-model", "none"];
   const gateway = await start(remote, `http://127.0.0.1:${server.port}/v1`);
-  await until("there is an embedder", async () => {
+  await until("the embedder is ready", async () => {
     return (await gateway.json<{ state: string }>("/api/intents")).state === "ready";
   });
   const put = gateway.fetch("/api/intents/A", {
