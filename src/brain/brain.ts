@@ -16,9 +16,15 @@ export { MESSAGE_QUESTION } from "./prompts.ts";
 export { RememberedReplies } from "./remembered-replies.ts";
 export type { Understanding } from "./understanding.ts";
 
-/** Tokens of one reply, thoughts included. */
+/**
+ * Tokens of one reply, thoughts included.
+ * @bound tokens of a reply to a question | the question fails
+ */
 const REPLY_TOKENS_MAX = 2048;
-/** A question shows the model at most this much of a body, before the bound in characters. */
+/**
+ * A question shows the model at most this much of a body, before the bound in characters.
+ * @bound bytes of a body from which a question is made | not looked at
+ */
 const BODY_BYTES_MAX = 16 * 1024;
 
 export interface BrainOptions {

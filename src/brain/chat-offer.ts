@@ -1,9 +1,13 @@
 /** The offer: the intents that the model may choose from, with their slots. Part of chat. */
 import type { KnownType, ShownField } from "../schemas/schemas.ts";
 
-/** Characters of an offer: about 2,000 tokens, which fit a small context together with the rest of the prompt. */
+/**
+ * Characters of an offer: about 2,000 tokens, which fit a small context together with the rest of the prompt.
+ * @bound characters of intents that chat offers the model | the less frequent types are left out
+ */
 const OFFER_CHARS_MAX = 6000;
 const TYPES_OFFERED_MAX = 40;
+/** @bound slots of one offered intent | the less frequent fields are left out */
 export const SLOTS_MAX = 16;
 const NAME_CHARS_MAX = 64;
 /** A slot is required if at least this share of the type's events fills its field. */

@@ -10,7 +10,10 @@ import type { ChatMessage } from "./chat-sessions.ts";
 import type { ChatState, Findings, Known } from "./chat-slots.ts";
 import { PlainText } from "./plain-text.ts";
 
-/** UTF-16 units of a reply. */
+/**
+ * UTF-16 units of a reply.
+ * @bound a reply of chat | cut
+ */
 const REPLY_CHARS_MAX = 4000;
 const UNDERSTAND_TOKENS_MAX = 1024;
 const REPLY_TOKENS_MAX = 1024;

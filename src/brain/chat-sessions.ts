@@ -2,13 +2,24 @@
 import { GatewayError } from "../errors.ts";
 import type { SlotValue } from "./chat-slots.ts";
 
-/** Bounds on remembered sessions: their number, and the time since the last turn. A restart forgets all of them. */
+/**
+ * Bounds on remembered sessions: their number, and the time since the last turn. A restart forgets all of them.
+ * @bound conversations of chat | the least recently used is forgotten
+ */
 const SESSIONS_MAX = 1000;
+/** @bound the life of a conversation of chat without a message | it is forgotten */
 const SESSION_MS_MAX = 30 * 60_000;
-/** Turns that run at once, each in another session. */
+/**
+ * Turns that run at once, each in another session.
+ * @bound turns of chat at once | 503
+ */
 const TURNS_AT_ONCE_MAX = 32;
-/** The model is shown at most this much of a session again. */
+/**
+ * The model is shown at most this much of a session again.
+ * @bound earlier messages that the model is shown again | the oldest are left out
+ */
 const HISTORY_MESSAGES_MAX = 12;
+/** @bound characters of earlier messages that the model is shown again | the oldest are left out */
 const HISTORY_CHARS_MAX = 6000;
 
 /** One message of a session: the person wrote it (user), or the model replied it (assistant). */

@@ -11,7 +11,10 @@ import type { Log } from "../log.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import { embeddedExamples } from "./example-vectors.ts";
 
-/** How long `changed` and `attach` wait for their change to be in force. */
+/**
+ * How long `changed` and `attach` wait for their change to be in force.
+ * @bound the wait for changed examples to take effect, also of the first frames after a start | 202; frames are made without them
+ */
 const IN_FORCE_MS = 10_000;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 30_000;

@@ -13,11 +13,18 @@ import type { Calibration } from "../nearest/nearest.ts";
 import { ExampleLearner, type LearningState } from "./example-learner.ts";
 
 export const INTENT_LIMITS = {
+  /** @bound labels with examples | 422 */
   labelsMax: 1000,
+  /** @bound characters of a label | 422 */
   labelCharsMax: 128,
+  /** @bound examples of one label | 422 */
   examplesPerLabelMax: 1000,
-  /** Of all labels together: one search compares a text with every example, 1,024 bytes each. */
+  /**
+   * Of all labels together: one search compares a text with every example, 1,024 bytes each.
+   * @bound examples of all labels | 422
+   */
   examplesMax: 10_000,
+  /** @bound characters of an example | 422 */
   exampleCharsMax: 2048,
 } as const;
 

@@ -7,7 +7,10 @@
 import * as v from "valibot";
 import type { Question } from "../llm/contract.ts";
 
-/** The model is shown at most this much of a message or body. */
+/**
+ * The model is shown at most this much of a message or body.
+ * @bound data in a question | cut
+ */
 const DATA_CHARS_MAX = 4000;
 const LABEL_CHARS_MAX = 64;
 const WORDS_MAX = 8;

@@ -9,7 +9,10 @@
 import { type Clock, systemClock } from "../clock.ts";
 import type { IntentRows, RememberedRow } from "../journal/journal.ts";
 
-/** Beyond this number, the reply that was used least recently is forgotten. */
+/**
+ * Beyond this number, the reply that was used least recently is forgotten.
+ * @bound remembered replies of the language model | the least recently used is forgotten
+ */
 const REPLIES_MAX = 10_000;
 /** A reply waits this long for its commit. A crash loses it, which costs one more call of the model. */
 const WRITE_DELAY_MS = 1000;

@@ -5,7 +5,10 @@
 import { UNKNOWN_EVENT } from "../frame.ts";
 import type { SmallTable } from "../journal/journal.ts";
 
-/** Beyond this number, the shape that was used least recently is forgotten. */
+/**
+ * Beyond this number, the shape that was used least recently is forgotten.
+ * @bound types remembered by shape | the least recently used is forgotten
+ */
 const SHAPES_MAX = 10_000;
 
 export class TypesByShape {

@@ -6,17 +6,31 @@ const MIB = 1024 * 1024;
 
 /** Every bound of the input. Bytes are counted without white space around the JSON text. */
 export const LIMITS = {
+  /** @bound one event | that event is refused */
   eventBytesMax: 8 * MIB,
+  /** @bound a JSON body (an NDJSON body: `--max-body`) | 413 */
   jsonBodyBytesMax: 64 * MIB,
-  /** Nested objects and arrays of one event, its own object included. */
+  /**
+   * Nested objects and arrays of one event, its own object included.
+   * @bound nesting of one event | that event is refused
+   */
   depthMax: 128,
-  /** UTF-16 units of type, intent, id, keys and conversation id. */
+  /**
+   * UTF-16 units of type, intent, id, keys and conversation id.
+   * @bound type, intent, id, key and conversation id of an event | the field is ignored and counted
+   */
   labelCharsMax: 1024,
-  /** UTF-16 units of the text that is embedded for an event without message. */
+  /**
+   * UTF-16 units of the text that is embedded for an event without message.
+   * @bound the text that is embedded for an event without a message | cut
+   */
   textCharsMax: 8192,
   /** How far into a body without message strings are searched for. */
   textScanBytesMax: MIB,
-  /** Refused elements of a batch that the response names; the rest is only counted. */
+  /**
+   * Refused elements of a batch that the response names; the rest is only counted.
+   * @bound refused elements that the response to a batch names | only counted
+   */
   errorsMax: 100,
   /** Larger events are read in slices by the scanner and not by JSON.parse. */
   largeEventBytes: 128 * 1024,

@@ -74,8 +74,12 @@ export interface JournalOptions {
   readonly keysInMemoryMax?: number;
 }
 
-/** Rows in one transaction; a single call may hold more. */
+/**
+ * Rows in one transaction; a single call may hold more.
+ * @bound rows in one commit of the journal (one call may have more) | the rest goes into the next
+ */
 const GROUP_ROWS_MAX = 4096;
+/** @bound dedup keys in memory | they are looked up on disk */
 const KEYS_IN_MEMORY_MAX = 65_536;
 
 export class Journal implements Disposable {

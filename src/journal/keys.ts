@@ -14,7 +14,10 @@ import { KeyLog } from "./key-log.ts";
 import { HASH_BYTES, KeyTable, type KnownKey } from "./key-table.ts";
 import { KeyTree } from "./key-tree.ts";
 
-/** An event is a duplicate if its key was received at most this long ago: 8 days. */
+/**
+ * An event is a duplicate if its key was received at most this long ago: 8 days.
+ * @bound how long a dedup key is remembered, by receipt | a repeat is a new event
+ */
 export const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
 /** At least this many keys move to `dedup` in one transaction. */
 const MERGE_KEYS_MIN = 512;

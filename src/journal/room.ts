@@ -10,7 +10,10 @@ import type { Generation, Generations } from "./generations.ts";
 import type { Leaving } from "./logs.ts";
 import type { Transactions } from "./transactions.ts";
 
-/** Bytes of bodies, messages and vectors in one transaction; a single call may hold more. */
+/**
+ * Bytes of bodies, messages and vectors in one transaction; a single call may hold more.
+ * @bound bytes in one commit of the journal (one call may have more) | the rest goes into the next
+ */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 /** The WAL is copied back whenever it has grown by this. It is small because copying delays one commit (by about 10 ms). */
 const CHECKPOINT_BYTES = 4 * 1024 * 1024;

@@ -15,7 +15,10 @@ import type { Pause } from "./pause.ts";
 
 /** Chosen on banking77 and credsystem-pt, where 1.5 to 4 give about the same accuracy. */
 const PRIOR_PER_DIM = 2;
-/** Examples that go into the scatter. If there are more, every second, third … one does. */
+/**
+ * Examples that go into the scatter. If there are more, every second, third … one does.
+ * @bound examples whose scatter is added up | only every second, third … example counts
+ */
 export const SCATTER_ROWS_MAX = 2048;
 
 /** Vectors by group: the rows of one label follow each other. */

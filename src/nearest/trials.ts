@@ -8,7 +8,10 @@ import { QUERIES } from "./simd.ts";
 import { positions, type Table } from "./table.ts";
 import { TopScores } from "./top-scores.ts";
 
-/** The number of trials. If there are more examples, every second, third … one is tried. */
+/**
+ * The number of trials. If there are more examples, every second, third … one is tried.
+ * @bound examples that are scored as if they were messages | only every second, third … example counts
+ */
 const CALIBRATION_ROWS_MAX = 1024;
 
 /** The scores of one example as if it were a message. */

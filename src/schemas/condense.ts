@@ -4,7 +4,10 @@
  * schemas.
  */
 
-/** The size to which a body is condensed. */
+/**
+ * The size to which a body is condensed.
+ * @bound the condensed form of a body | the rest is not looked at
+ */
 const CONDENSED_BYTES_MAX = 32 * 1024;
 /** The bytes of a body that are read one by one. The inside of strings is skipped much faster. */
 const STEPS_MAX = 128 * 1024;
@@ -14,7 +17,10 @@ const STRING_STEPS = 8;
 const STRING_BYTES_MAX = 512;
 /** More levels than any accepted event has. */
 const NESTING_MAX = 200;
-/** Only this many elements of an array are kept. */
+/**
+ * Only this many elements of an array are kept.
+ * @bound elements of an array that a schema learns | not looked at
+ */
 export const ARRAY_ELEMENTS_MAX = 32;
 
 const QUOTE = 34;

@@ -5,8 +5,12 @@
 import { type Clock, systemClock } from "../clock.ts";
 import type { SmallTable } from "../journal/journal.ts";
 
-/** How long a change waits for its commit, and about how much one commit holds. */
+/**
+ * How long a change waits for its commit, and about how much one commit holds.
+ * @bound learned schemas on their way to the journal | a kill loses them
+ */
 const WRITE_DELAY_MS = 5000;
+/** @bound schemas in one commit (one schema may be larger) | the rest goes into the next */
 const WRITE_BYTES_MAX = 256 * 1024;
 
 export interface LateWriterOptions {

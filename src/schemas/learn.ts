@@ -10,12 +10,22 @@ import { mergeField } from "./merge.ts";
 import type { JsonObject, JsonValue } from "./read.ts";
 import { exactDigits, isSecretKey, sampleOf } from "./sample.ts";
 
-/** Levels of objects and arrays that are learned. The event's own object is level 1. */
+/**
+ * Levels of objects and arrays that are learned. The event's own object is level 1.
+ * @bound levels of a body that a schema learns | not looked at
+ */
 export const DEPTH_MAX = 16;
-/** A longer key is learned as "any key". */
+/**
+ * A longer key is learned as "any key".
+ * @bound UTF-16 units of a key that a schema learns | longer keys are learned as one
+ */
 export const KEY_CHARS_MAX = 64;
+/** @bound fields of one type | new fields are not learned, and counted */
 export const FIELDS_PER_TYPE_MAX = 512;
-/** An object with this many rare keys is a map: its keys are data, so they are learned as one field. */
+/**
+ * An object with this many rare keys is a map: its keys are data, so they are learned as one field.
+ * @bound rare keys of one object | they are learned as one, `*`
+ */
 const RARE_KEYS_MAX = 64;
 /** A key is rare if less than this share of the objects have it. */
 const RARE_SHARE = 0.05;

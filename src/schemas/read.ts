@@ -1,7 +1,10 @@
 /** Turns a body into the text that schemas are learned from, at a bounded cost. Part of the schemas. */
 import { condensed } from "./condense.ts";
 
-/** A body of at most this size is parsed whole. */
+/**
+ * A body of at most this size is parsed whole.
+ * @bound a body that is learned whole | a condensed form is learned
+ */
 const WHOLE_BYTES_MAX = 16 * 1024;
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [key: string]: JsonValue };

@@ -3,7 +3,10 @@
  * like a secret or names a person. Part of the schemas.
  */
 
-/** UTF-16 units of a sample. */
+/**
+ * UTF-16 units of a sample.
+ * @bound a sample | cut
+ */
 const SAMPLE_CHARS_MAX = 64;
 /** Secrets are searched for in this much of a value. The sample is cut afterwards. */
 const LOOK_CHARS_MAX = 512;

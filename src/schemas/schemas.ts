@@ -31,10 +31,17 @@ import {
 export type { DriftKind } from "./field.ts";
 export type { KnownType, ShownField, ShownType } from "./show.ts";
 
-/** The number of types, and of the fields of all types together (about 300 bytes each). */
+/**
+ * The number of types, and of the fields of all types together (about 300 bytes each).
+ * @bound event types with a schema | the type with the fewest events is forgotten
+ */
 const TYPES_MAX = 1000;
+/** @bound fields of all schemas | new fields are not learned, and counted */
 const FIELDS_MAX = 20_000;
-/** Changes that the Snapshot contains. */
+/**
+ * Changes that the Snapshot contains.
+ * @bound changes that the Snapshot lists | the oldest go
+ */
 const DRIFT_MAX = 20;
 
 /** A change in the shape of a type's events. */
