@@ -1,6 +1,6 @@
 /**
- * The executable's self test, behind the hidden argument `--self-test`: each native part does its work once,
- * from whatever folder and environment the program was started in. scripts/build.ts runs it on what it built.
+ * The executable's self-test, behind the hidden argument `--self-test`: it uses each native part once, in whatever folder
+ * and environment the program was started. scripts/build.ts runs it on every new executable.
  */
 import { existsSync, statSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -13,12 +13,12 @@ import { workerUrl } from "../native/worker-url.ts";
 
 /**
  * An ONNX model of one node, sum = a + b over three floats (opset 13), as `onnx.helper` serialises it.
- * Bytes, not a file: the build embeds what it imports, and nothing else.
+ * Inline, because the build embeds only files that are imported.
  */
 const ADD_MODEL =
   "CAgSADpMChAKAWEKAWISA3N1bSIDQWRkEgNhZGRaDwoBYRIKCggIARIECgIIA1oPCgFiEgoKCAgBEgQKAggDYhEKA3N1bRIKCggIARIECgIIA0IECgAQDQ==";
 
-/** The parts, in the order of the report. */
+/** The tested parts, in the order of the report. */
 export const SELF_TESTS = ["workers", "duckdb", "onnx", "ring", "opentui"] as const;
 
 function expect(claim: string, holds: boolean): void {
@@ -28,7 +28,7 @@ function expect(claim: string, holds: boolean): void {
 async function testWorkers(): Promise<string> {
   const urls = [workerUrl("store"), workerUrl("embed")];
   for (const url of urls) {
-    // The embedded files carry the extension .js; Bun resolves .ts to them when it starts a Worker.
+    // The embedded files have the extension .js. Bun resolves .ts to them when it starts a Worker.
     const path = Bun.fileURLToPath(url);
     expect(`${path} is there`, existsSync(path) || existsSync(path.replace(/\.ts$/, ".js")));
   }
@@ -107,9 +107,8 @@ async function testOpentui(): Promise<string> {
 }
 
 /**
- * Runs every part and reports all of them, also after a failure.
- * @returns one line a part, in the order of SELF_TESTS: `ok NAME: detail` or `FAIL NAME: reason`. Where
- * one failed, process.exitCode is 1.
+ * Tests every part and reports all of them, also after a failure. Sets process.exitCode to 1 if one failed.
+ * @returns one line per part, in the order of SELF_TESTS: `ok NAME: detail` or `FAIL NAME: reason`.
  */
 export async function selfTest(): Promise<string[]> {
   const folder = await mkdtemp(join(tmpdir(), "one_file_gateway-self-test-"));
