@@ -123,7 +123,8 @@ describe("an endpoint's faults are values, and open the breaker", () => {
       expect(llm.state.detail).not.toBe("");
       // It is mended, and nobody asks: the gateway finds out by itself.
       stub.mode = "well";
-      await clock.advance(OPEN_MS + 2);
+      // To the look and no further: the look itself has a deadline on this clock.
+      await clock.advance((mode === "rate-limit" ? 1000 * stub.retryAfterSeconds : OPEN_MS) + 2);
       await until("the breaker has closed", () => llm.state.name === "ok");
       expect(await ask(llm, CAR)).toEqual({ ok: true, value: CAR_ANSWER });
     });
