@@ -1,12 +1,12 @@
-/** fetch with a bound on the body of a response: the SDK would read all of it. */
+/** A fetch that bounds the body of a response. The SDK would read all of it. */
 
-/** Bytes of a reply that are read; the longest thought is far shorter. */
+/** Bytes that are read of one reply. The longest replies of thinking models are far shorter. */
 const REPLY_BYTES_MAX = 1024 * 1024;
 const STREAM_BYTES_MAX = 8 * 1024 * 1024;
 
 export class TooLargeError extends Error {}
 
-/** A body that grows beyond its bound fails with {@link TooLargeError} where it is read. */
+/** Reading a body fails with {@link TooLargeError} at its bound: 1 MiB, or 8 MiB for an event stream. */
 export function boundedFetch(base: typeof fetch): typeof fetch {
   const bounded = async (input: string | URL | Request, init?: RequestInit): Promise<Response> => {
     const response = await base(input, init);
@@ -21,7 +21,7 @@ export function boundedFetch(base: typeof fetch): typeof fetch {
 }
 
 function boundedBody(whole: ReadableStream, bytesMax: number): ReadableStream<Uint8Array> {
-  const tooLarge = new TooLargeError(`an answer of more than ${bytesMax} bytes`);
+  const tooLarge = new TooLargeError(`the reply is larger than ${bytesMax} bytes`);
   const reader = whole.getReader() as Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
   let bytes = 0;
   return new ReadableStream<Uint8Array>({
@@ -30,7 +30,7 @@ function boundedBody(whole: ReadableStream, bytesMax: number): ReadableStream<Ui
       if (done) return controller.close();
       bytes += value.byteLength;
       if (bytes <= bytesMax) return controller.enqueue(value);
-      // Not awaited: a peer that goes on sending must not hold us.
+      // Not awaited: a peer that keeps sending must not block us.
       void reader.cancel(tooLarge).catch(() => undefined);
       throw tooLarge;
     },
@@ -38,7 +38,7 @@ function boundedBody(whole: ReadableStream, bytesMax: number): ReadableStream<Ui
   });
 }
 
-/** HTTP ends a body at the length that it was said to have; what is compressed, or has no length, may be of any size. */
+/** HTTP ends a body at its content-length. A body that is compressed or has no length may be of any size. */
 function isKnownToFit(headers: Headers, bytesMax: number): boolean {
   const length = headers.get("content-length") ?? "";
   if (headers.has("content-encoding") || headers.has("transfer-encoding")) return false;

@@ -1,13 +1,15 @@
-/** When the endpoint is not asked: after failures in a row, and while it asks for time. Pure but for its clock. */
+/** Decides when the endpoint is left alone: after failures in a row, and while it asks for time. Pure but for its clock. */
+
 const FAILURES_MAX = 3;
 const OPEN_MS_MIN = 5000;
 const OPEN_MS_MAX = 60_000;
-/** Retry-After is followed up to here. */
+/** Bounds on a Retry-After. */
+const RETRY_AFTER_MS_MIN = 100;
 const RETRY_AFTER_MS_MAX = 3_600_000;
 
 /**
- * Closed: everything is let through. Open: nothing is, for a time that doubles with each failed trial. Half-open:
- * one call, the trial, whose outcome decides.
+ * Closed: all calls may go out. Open: none may, for a time that doubles with each failed trial. Half-open: one call may,
+ * the trial, and its outcome closes or opens the breaker.
  */
 export class Breaker {
   readonly #nowMs: () => number;
@@ -17,7 +19,7 @@ export class Breaker {
   #trialRuns = false;
   /** How often it has opened. */
   opened = 0;
-  /** What the newest failure was; empty while closed and well. */
+  /** The newest failure; empty while the breaker is closed and nothing failed. */
   reason = "";
 
   constructor(nowMs: () => number) {
@@ -29,20 +31,20 @@ export class Breaker {
     return this.#nowMs() < this.#openUntilMs ? "open" : "half-open";
   }
 
-  /** ms until it is half-open; 0 where it is or is closed. */
-  get opensInMs(): number {
+  /** How long the breaker stays open, in ms; 0 unless it is open. */
+  get openForMs(): number {
     return this.#openUntilMs === null ? 0 : Math.max(0, this.#openUntilMs - this.#nowMs());
   }
 
-  /** Whether a call would be let through now. */
-  get lets(): boolean {
+  /** Whether a call may go out now. */
+  get allows(): boolean {
     const { state } = this;
     return state === "closed" || (state === "half-open" && !this.#trialRuns);
   }
 
-  /** Claims the way for one call; each claim is followed by exactly one of succeeded, failed and released. */
+  /** Claims leave for one call. After true, the caller must call exactly one of `succeeded`, `failed` and `released`. */
   enter(): boolean {
-    if (!this.lets) return false;
+    if (!this.allows) return false;
     if (this.state === "half-open") this.#trialRuns = true;
     return true;
   }
@@ -56,25 +58,28 @@ export class Breaker {
   }
 
   /**
-   * @param weight 1 where the endpoint failed; less where it only answered badly.
-   * @param retryAfterMs the endpoint asks for so much time: it opens at once, for that long.
+   * @param o.weight how many failures it counts for: 1 if the endpoint failed, less if it only replied badly.
+   * @param o.retryAfterMs how long the endpoint asks to be left alone: the breaker opens at once, for that long.
    */
   failed(reason: string, o: { weight?: number; retryAfterMs?: number | null } = {}): void {
     this.reason = reason;
     this.#failures += o.weight ?? 1;
     const { state } = this;
     this.#trialRuns = false;
-    const asked = o.retryAfterMs ?? null;
-    // What was begun before it opened may still fail after.
-    if (state === "open" && asked === null) return;
-    if (state === "closed" && asked === null && this.#failures < FAILURES_MAX) return;
+    const retryAfterMs = o.retryAfterMs ?? null;
+    // A call that began before the breaker opened may fail after: that must not keep it open for longer.
+    if (state === "open" && retryAfterMs === null) return;
+    if (state === "closed" && retryAfterMs === null && this.#failures < FAILURES_MAX) return;
     if (state === "closed") this.opened++;
-    const openMs = asked === null ? this.#openMs : Math.min(Math.max(asked, 100), RETRY_AFTER_MS_MAX);
+    const openMs =
+      retryAfterMs === null
+        ? this.#openMs
+        : Math.min(Math.max(retryAfterMs, RETRY_AFTER_MS_MIN), RETRY_AFTER_MS_MAX);
     this.#openUntilMs = this.#nowMs() + openMs;
-    if (asked === null) this.#openMs = Math.min(2 * this.#openMs, OPEN_MS_MAX);
+    if (retryAfterMs === null) this.#openMs = Math.min(2 * this.#openMs, OPEN_MS_MAX);
   }
 
-  /** The call ended without a word on the endpoint, as when its asker went away. */
+  /** The call ended without telling anything about the endpoint, for example because the caller cancelled it. */
   released(): void {
     this.#trialRuns = false;
   }

@@ -1,6 +1,6 @@
-/** How many calls are made in a day. Pure but for its clock and for where it is kept. */
+/** Limits the calls of one day. Pure but for its clock and for where the count is kept. */
 
-/** Calls of one UTC day, kept over restarts. */
+/** Counts the calls of one UTC day, over restarts. */
 export class Budget {
   readonly #callsMax: number | null;
   readonly #nowUs: () => number;
@@ -8,7 +8,7 @@ export class Budget {
   #day: string;
   #used: number;
 
-  /** @param kept what `write` was last given, in this process or an earlier one. */
+  /** @param kept the last text given to `write`, by this process or an earlier one. */
   constructor(o: {
     callsMax: number | null;
     kept: string | null;
@@ -23,14 +23,14 @@ export class Budget {
     this.#used = /^\d+$/.test(used) ? Number(used) : 0;
   }
 
-  /** Calls left today; null: as many as one likes. */
+  /** Calls left today; null: unlimited. */
   get left(): number | null {
     if (this.#callsMax === null) return null;
     this.#turnDay();
     return Math.max(0, this.#callsMax - this.#used);
   }
 
-  /** Takes one call out of it, before it is made, so that a crash never makes one for nothing. */
+  /** Counts one call, before it is made, so that a crash never leaves a call uncounted. @returns false if none is left. */
   take(): boolean {
     const { left } = this;
     if (left === null) return true;
@@ -38,7 +38,7 @@ export class Budget {
     try {
       this.#write(`${this.#day} ${this.#used + 1}`);
     } catch {
-      // What cannot be counted, as on a full disk, is not spent.
+      // A call that cannot be counted, for example because the disk is full, is not made.
       return false;
     }
     this.#used++;

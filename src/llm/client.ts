@@ -1,14 +1,14 @@
 /**
- * The talk with an OpenAI-compatible endpoint. It may be away, slow, broken or lying, and may come back at any time:
- * nothing of that is thrown at the asker, and nothing of it costs more than a bounded time, memory and number of calls.
- * Part of the brain.
+ * Asks the language model behind an OpenAI-compatible endpoint. The endpoint may be away, slow, broken or wrong, and may
+ * come back at any time. Callers see a refusal instead of an exception, and each call has bounds on time, memory and
+ * requests. The parts own the state; this class keeps their order.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import { boundedFetch } from "./bounded-fetch.ts";
 import { Breaker } from "./breaker.ts";
 import { Budget } from "./budget.ts";
-import { type Asking, converse } from "./completion.ts";
+import { type AskContext, askModel } from "./completion.ts";
 import type { AskRequest, LlmClient, LlmOptions, LlmRefusal, LlmState, StreamRequest } from "./contract.ts";
 import { OpenAiEndpoint } from "./endpoint.ts";
 import type { Limit } from "./endpoint-contract.ts";
@@ -63,21 +63,21 @@ export class EndpointClient implements LlmClient {
     if (this.#lookout === null) return { name: "off", model: null, detail: "--llm-base-url off" };
     const { looked, away } = this.#lookout;
     const model = this.#lookout.model ?? "no model";
-    if (!looked) return { name: "unknown", model: null, detail: "the endpoint is being looked for" };
+    if (!looked) return { name: "unknown", model: null, detail: "looking for the endpoint" };
     if (away !== null) return { name: "away", model: this.#lookout.model, detail: away };
     if (this.#budget.left === 0) {
-      const detail = `the ${this.#o.budgetCalls} calls of this day (UTC) are used up; raise --llm-budget, or wait for the next`;
+      const detail = `today's ${this.#o.budgetCalls} calls (UTC) are used up; raise --llm-budget or wait for tomorrow`;
       return { name: "budget", model, detail };
     }
-    const { state, reason, opensInMs } = this.#breaker;
+    const { state, reason, openForMs } = this.#breaker;
     if (state === "closed") return { name: "ok", model, detail: "" };
     const detail = `${model} failed: ${reason}`;
     if (state === "half-open")
-      return { name: "half-open", model, detail: `${detail}; one call tries it again` };
+      return { name: "half-open", model, detail: `${detail}; the next call tries it again` };
     return {
       name: "open",
       model,
-      detail: `${detail}; asked again in ${Math.ceil(opensInMs / 1000)} s, see what the endpoint's own log says`,
+      detail: `${detail}; next try in ${Math.ceil(openForMs / 1000)} s; see the endpoint's own log`,
     };
   }
 
@@ -100,28 +100,28 @@ export class EndpointClient implements LlmClient {
     };
   }
 
-  /** Why nothing is asked now; null: it may be tried. */
+  /** Why no question may be asked now; null: one may. */
   #refusal(): LlmRefusal | null {
     const { name } = this.state;
-    if (name === "ok" || (name === "half-open" && this.#breaker.lets)) return null;
+    if (name === "ok" || (name === "half-open" && this.#breaker.allows)) return null;
     return { ok: false, reason: name, retryable: name !== "off" };
   }
 
   #afterLook(): void {
     const isThere = this.#lookout?.away === null;
-    // It was put off while this look was under way, or since it was planned.
+    // The breaker may have opened again while this look was planned or under way.
     if (isThere) this.#lookWhenBreakerMayClose();
     this.onChange();
-    // Whoever has a question goes first; without one, the gateway asks its own, so that it knows.
-    if (isThere && this.#breaker.state === "half-open" && this.#breaker.lets) void this.#try();
+    // Questions of events go first. If none is waiting, the gateway asks its own, to learn whether the model works again.
+    if (isThere && this.#breaker.state === "half-open" && this.#breaker.allows) void this.#askTrial();
   }
 
   #lookWhenBreakerMayClose(): void {
-    if (this.#breaker.state === "open") this.#lookout?.lookIn(this.#breaker.opensInMs + 1);
+    if (this.#breaker.state === "open") this.#lookout?.lookIn(this.#breaker.openForMs + 1);
   }
 
-  /** The trial of a half-open breaker where nobody has a question. */
-  async #try(): Promise<void> {
+  /** The trial of a half-open breaker while no event has a question. */
+  async #askTrial(): Promise<void> {
     await this.ask({ ...this.#o.trial, data: "Good morning!", maxTokens: 1024, deadlineMs: 30_000 });
   }
 
@@ -132,7 +132,7 @@ export class EndpointClient implements LlmClient {
     const startedMs = this.#clock.monotonicMs();
     let outcome: Outcome<T>;
     try {
-      outcome = await converse(entered.asking, request, limit);
+      outcome = await askModel(entered.context, request, limit);
     } finally {
       this.#places.leave();
     }
@@ -149,9 +149,9 @@ export class EndpointClient implements LlmClient {
     const entered = await this.#enter(limit);
     if (!entered.ok) throw this.#unavailable(entered.reason);
     const startedMs = this.#clock.monotonicMs();
-    let failed: Failure | null = failure("cancelled", "its reader went away", { weight: 0 });
+    let failed: Failure | null = failure("cancelled", "the reader stopped reading", { weight: 0 });
     try {
-      yield* pieces(entered.asking, request, limit);
+      yield* pieces(entered.context, request, limit);
       failed = null;
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
@@ -169,8 +169,8 @@ export class EndpointClient implements LlmClient {
     return new Deadline(this.#clock, deadlineMs, signal === undefined ? [stop] : [stop, signal]);
   }
 
-  /** Waits for a place. A caller who is let in has it and the breaker's leave, and gives both back. */
-  async #enter({ signal }: Limit): Promise<{ ok: true; asking: Asking } | LlmRefusal> {
+  /** Waits for a place and for the breaker. A caller who is let in must give both back. */
+  async #enter({ signal }: Limit): Promise<{ ok: true; context: AskContext } | LlmRefusal> {
     const refused = (reason: string): LlmRefusal => ({ ok: false, reason, retryable: true });
     const lookout = this.#lookout;
     if (lookout === null) return { ok: false, reason: "off", retryable: false };
@@ -185,13 +185,13 @@ export class EndpointClient implements LlmClient {
       const refusal = signal.aborted ? refused("timeout") : this.#refusal();
       if (refusal !== null) return refusal;
       entered = this.#breaker.enter();
-      return entered ? { ok: true, asking: this.#asking(lookout) } : refused("open");
+      return entered ? { ok: true, context: this.#contextOf(lookout) } : refused("open");
     } finally {
       if (!entered) this.#places.leave();
     }
   }
 
-  #asking({ endpoint, model }: Lookout): Asking {
+  #contextOf({ endpoint, model }: Lookout): AskContext {
     return {
       endpoint,
       model: model ?? "",
@@ -204,7 +204,7 @@ export class EndpointClient implements LlmClient {
 
   #succeeded(startedMs: number): void {
     this.#tally.succeeded(this.#clock.monotonicMs() - startedMs);
-    if (this.#breaker.state !== "closed") this.#o.log("info", `llm: ${this.#lookout?.model} answers again`);
+    if (this.#breaker.state !== "closed") this.#o.log("info", `llm: ${this.#lookout?.model} works again`);
     this.#breaker.succeeded();
     this.onChange();
   }
@@ -217,7 +217,7 @@ export class EndpointClient implements LlmClient {
     else this.#breaker.failed(detail, { weight, retryAfterMs });
     if (this.#breaker.opened > opened) {
       const model = this.#lookout?.model;
-      this.#o.log("warn", `llm: ${model}: ${detail}; not asked for a while, events go on without it`);
+      this.#o.log("warn", `llm: ${model}: ${detail}; not asked for a while, events are processed without it`);
     }
     this.#lookWhenBreakerMayClose();
     this.onChange();
@@ -229,7 +229,7 @@ export class EndpointClient implements LlmClient {
       operation: "llm: ask",
       object: `${this.#lookout?.model ?? "(no model)"} at ${this.#lookout?.endpoint.address ?? "(no valid address)"}`,
       detail,
-      hint: "see /ready for what to do, and try again",
+      hint: "see /ready for what to do, then try again",
       cause,
     });
   }

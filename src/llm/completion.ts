@@ -1,19 +1,21 @@
-/** One question to the model: in the fullest form that it takes, and once more if the answer cannot be used. */
+/** Asks the model one question: in the fullest form that it accepts, and a second time if the reply is useless. */
 import type { Budget } from "./budget.ts";
 import type { AskRequest } from "./contract.ts";
 import type { ChatBody, OpenAiEndpoint } from "./endpoint.ts";
 import type { EndpointFailure, Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET, type Outcome } from "./failure.ts";
 import { blame, type Feature, type Forms, type Message, messagesOf, tokensOf } from "./forms.ts";
-import { firstValid, saidOf } from "./reply.ts";
+import { completionOf, firstValid } from "./reply.ts";
 import type { Tally } from "./tally.ts";
 import { correction, dataTurn, systemWithSchema } from "./wording.ts";
 
-/** Forms of one call that are tried when an endpoint refuses parts of it. */
+/** How often one question is sent again without a part that the endpoint refuses. */
 const FORMS_MAX = 5;
+/** Characters of a useless reply that are shown to the model again. */
 const SHOWN_CHARS_MAX = 2000;
 
-export interface Asking {
+/** What a question needs to be asked. */
+export interface AskContext {
   readonly endpoint: OpenAiEndpoint;
   readonly model: string;
   readonly forms: Forms;
@@ -22,31 +24,35 @@ export interface Asking {
   readonly judge: (failed: EndpointFailure) => Failure;
 }
 
-/** The question, and once more with what was wrong with the answer. */
-export async function converse<T>(asking: Asking, request: AskRequest<T>, limit: Limit): Promise<Outcome<T>> {
+/** Asks, and if the reply is useless asks once more, telling the model what was wrong with it. */
+export async function askModel<T>(
+  context: AskContext,
+  request: AskRequest<T>,
+  limit: Limit,
+): Promise<Outcome<T>> {
   let turns: Message[] = [{ role: "user", content: dataTurn(request.data) }];
   let useless = failure("invalid", "");
   let schema = true;
   for (let attempt = 0; attempt < 2; attempt++) {
-    const reply = await complete(asking, { request, turns, schema }, limit);
+    const reply = await complete(context, { request, turns, schema }, limit);
     if (!reply.ok) return reply;
-    const said = saidOf(reply.value.body);
-    if (said === null) {
-      return { ok: false, failure: failure("no_completion", "the answer is no chat completion") };
+    const completion = completionOf(reply.value.body);
+    if (completion === null) {
+      return { ok: false, failure: failure("no_completion", "the reply is not a chat completion") };
     }
-    const found = firstValid(said.texts, request.schema);
+    const found = firstValid(completion.texts, request.schema);
     if (found.ok) {
-      if (attempt === 1) asking.tally.corrections++;
-      asking.forms.noteSchema(asking.model, reply.value.schema, attempt);
+      if (attempt === 1) context.tally.corrections++;
+      context.forms.noteAnswer(context.model, reply.value.schema, attempt);
       return found;
     }
-    // A server's grammar and a thinking model can clash: then the second attempt goes without. Where the grammar gave an
-    // object it stays, since a small model runs on and on without.
+    // A server's grammar can silence a thinking model: then the second attempt leaves the schema out. If the first reply
+    // held an object, the schema stays, because a small model without it never stops writing.
     schema = found.json;
-    const reason = said.cut ? "cut" : "invalid";
-    useless = failure(reason, `its answer cannot be used: ${found.why}`, { retryable: false, weight: 0.6 });
-    const content = said.content.trim().slice(0, SHOWN_CHARS_MAX);
-    // Some templates refuse an empty turn, and two turns of one side in a row.
+    const reason = completion.cut ? "cut" : "invalid";
+    useless = failure(reason, `its reply cannot be used: ${found.why}`, { retryable: false, weight: 0.6 });
+    const content = completion.content.trim().slice(0, SHOWN_CHARS_MAX);
+    // Some chat templates refuse an empty turn, and some refuse two turns of one side in a row.
     if (content !== "") {
       turns = [
         turns[0] as Message,
@@ -63,13 +69,13 @@ type Rules = Omit<AskRequest<unknown>, "schema">;
 interface Call {
   readonly request: Rules;
   readonly turns: readonly Message[];
-  /** Whether to send the schema beside the messages, if the model takes it there. */
+  /** Whether to send the schema beside the messages, unless the model refuses it there. */
   readonly schema: boolean;
 }
 
-/** One completion, in the fullest form that the model takes; what it refuses is remembered once it takes the rest. */
+/** Sends one request, in the fullest form that the model accepts. Refused parts are remembered once the rest is accepted. */
 async function complete(
-  { endpoint, model, forms, budget, tally, judge }: Asking,
+  { endpoint, model, forms, budget, tally, judge }: AskContext,
   { request, turns, schema }: Call,
   limit: Limit,
 ): Promise<Outcome<{ body: unknown; schema: boolean }>> {

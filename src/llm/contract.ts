@@ -1,30 +1,30 @@
-/** What the gateway asks of a language model, and how the client reports on it. */
+/** The language model as the rest of the gateway sees it: questions, replies, refusals, and the state of the client. */
 import type * as v from "valibot";
 import type { Clock } from "../clock.ts";
 import type { Log } from "../log.ts";
 
 export interface LlmState {
   /**
-   * off: by configuration; unknown: not looked for yet; away: no endpoint or no model; open, half-open: the breaker
-   * after failures; budget: the day's calls are used up.
+   * off: by configuration; unknown: the first look for the endpoint has not ended; away: no endpoint or no model;
+   * open, half-open: the breaker after failures; budget: today's calls are used up.
    */
   readonly name: "off" | "unknown" | "away" | "ok" | "open" | "half-open" | "budget";
   readonly model: string | null;
-  /** What is wrong and what to do; empty where all is well. */
+  /** What is wrong and what to do; empty if nothing is wrong. */
   readonly detail: string;
 }
 
 export interface AskRequest<T> {
-  /** Names the answer's schema: letters, digits, dashes and underscores. */
+  /** The schema's name in the request: letters, digits, dashes and underscores. */
   readonly kind: string;
-  /** The rules. */
+  /** The instructions for the model. */
   readonly system: string;
-  /** What they are about; data, never instructions. */
+  /** The text that the question is about. It is data, never instructions. */
   readonly data: string;
   readonly schema: v.GenericSchema<unknown, T>;
   readonly jsonSchema: object;
   readonly maxTokens: number;
-  /** For all of it: waiting for a place, forms, and a second attempt. */
+  /** For the whole question: waiting for a place, retries in another form, and the second attempt. */
   readonly deadlineMs: number;
   readonly signal?: AbortSignal;
 }
@@ -40,27 +40,27 @@ export interface LlmRefusal {
   readonly ok: false;
   /** One word, as in the metrics: timeout, server_error, invalid, budget, away … */
   readonly reason: string;
-  /** Whether the same question may be answered later. */
+  /** Whether the same question may succeed later. */
   readonly retryable: boolean;
 }
 
-/** The language model; one in a process. It never throws for an endpoint's faults: a refusal is a value. */
+/** The language model; one per process. A fault of the endpoint is never thrown by `ask`: a refusal is a value. */
 export interface LlmClient extends AsyncDisposable {
   readonly state: LlmState;
-  /** Whether a question would be asked now. */
+  /** Whether `ask` would send a question now. */
   readonly usable: boolean;
-  /** By name without prefix, as in the Snapshot. */
+  /** By metric name without prefix, as in the Snapshot. */
   readonly counters: Readonly<Record<string, number>>;
   readonly gauges: Readonly<Record<string, number>>;
   /** Called when `usable` may have changed. */
   onChange: () => void;
-  /** Begins to look for the endpoint. */
+  /** Starts to look for the endpoint. */
   start(): void;
-  /** One structured answer, checked. */
+  /** Asks one question and returns the answer, checked against the schema. */
   ask<T>(request: AskRequest<T>): Promise<{ ok: true; value: T } | LlmRefusal>;
   /**
-   * Plain text as it comes, without thoughts.
-   * @throws GatewayError llm_unavailable, at the first piece or at any later one.
+   * Yields plain text as it arrives, without the model's thoughts.
+   * @throws GatewayError llm_unavailable, before the first piece or after any of them.
    */
   stream(request: StreamRequest): AsyncIterable<string>;
 }
@@ -71,18 +71,18 @@ export interface LlmOptions {
   readonly apiKey: string | null;
   /** Null: the endpoint's first chat model. */
   readonly model: string | null;
-  /** Calls a day (UTC); null: as many as are needed. */
+  /** Calls per day (UTC); null: unlimited. */
   readonly budgetCalls: number | null;
-  /** A small text that is kept over restarts: what was used of the budget. */
+  /** Keeps a short text over restarts: how much of the budget is used. */
   readonly kept: { readonly read: () => string | null; readonly write: (text: string) => void };
   readonly log: Log;
-  /** Asked as the trial after failures, if no event brings a question of its own. */
+  /** The question for a trial after failures, if no event needs one asked. */
   readonly trial: Question<unknown>;
   readonly fetch?: typeof fetch;
   readonly clock?: Clock;
 }
 
-/** One kind of question: its rules, and the answer that it takes. */
+/** One kind of question: its instructions, and the shape of its answer. */
 export interface Question<T> {
   readonly kind: string;
   readonly system: string;

@@ -1,22 +1,22 @@
-/** An OpenAI-compatible endpoint as its users see it: the client of the language model, and the embedder. */
+/** An OpenAI-compatible endpoint as its users see it: the language model's client and the embedder. */
 
-/** A deadline and signals of others as one signal, until it is disposed of. */
+/** Combines a deadline and other signals into one signal, until it is disposed of. */
 export interface Limit extends Disposable {
-  /** Aborted with a `TimeoutError` at the deadline, else with the reason of the signal that came first. */
+  /** Aborts with a `TimeoutError` at the deadline, or earlier with the reason of the first signal that aborts. */
   readonly signal: AbortSignal;
-  /** From its beginning to the deadline. */
+  /** From the start to the deadline. */
   readonly ms: number;
 }
 
-/** Why a request brought no reply that can be read. */
+/** Why a request returned no readable reply. */
 export interface EndpointFailure {
-  /** status: a response with an error status. cancelled: a signal other than the deadline's came first. */
+  /** status: the response has an error status. cancelled: another signal aborted before the deadline. */
   readonly kind: "timeout" | "cancelled" | "too_large" | "not_json" | "unreachable" | "status";
-  /** One line without the API key, which some endpoints repeat. */
+  /** One line, without the API key, which some endpoints repeat in their errors. */
   readonly detail: string;
   /** Null if there was no response. */
   readonly status: number | null;
-  /** What the response's Retry-After says; null if it has none that can be read. */
+  /** From the Retry-After header; null if it is absent or unreadable. */
   readonly retryAfterMs: number | null;
   readonly cause: unknown;
 }
@@ -25,21 +25,21 @@ export type EndpointReply<T> =
   | { readonly ok: true; readonly value: T }
   | { readonly ok: false; readonly failure: EndpointFailure };
 
-/** A model that the endpoint lists, and what its name says of its kind. */
+/** A model that the endpoint lists, and its kind as far as its name shows it. */
 export interface ListedModel {
   readonly id: string;
   readonly chats: boolean;
   readonly embeds: boolean;
 }
 
-/** It need not be there: a request that fails is a value. One call is one request; nothing is tried again. */
+/** The endpoint may be away: a failed request is a value. Each call sends one request and never retries. */
 export interface Endpoint {
   /** Without user, password, query and fragment, for messages. */
   readonly address: string;
-  /** Begins a deadline. */
+  /** Starts a deadline. */
   limit(ms: number, signals: readonly AbortSignal[]): Limit;
-  /** Null if the reply is no list of models. */
+  /** The value is null if the reply is not a list of models. */
   listModels(limit: Limit): Promise<EndpointReply<readonly ListedModel[] | null>>;
-  /** The reply to a call of /embeddings, unchecked. */
+  /** Returns the reply of /embeddings, unchecked. */
   embed(call: { model: string; input: string[] }, limit: Limit): Promise<EndpointReply<unknown>>;
 }

@@ -1,4 +1,4 @@
-/** Requests to an OpenAI-compatible endpoint, and why they fail. The only module that imports the SDK. */
+/** Sends requests to an OpenAI-compatible endpoint and tells why they fail. The only module that imports the SDK. */
 import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError } from "openai";
 import { type Clock, systemClock } from "../clock.ts";
 import { messageOf } from "../errors.ts";
@@ -14,13 +14,13 @@ export interface EndpointOptions {
   readonly baseUrl: string;
   readonly apiKey: string | null;
   readonly fetch?: typeof fetch;
-  /** For deadlines and for Retry-After. The SDK's own timers, of the same length as the deadlines, stay the system's. */
+  /** For deadlines and dates in Retry-After. The SDK also has timers of its own, as long as the deadlines, on the system clock. */
   readonly clock?: Clock;
 }
 
 export type ChatBody = Omit<OpenAI.ChatCompletionCreateParamsNonStreaming, "stream">;
 
-/** Thrown by a stream that breaks off. */
+/** Thrown by a stream that fails. */
 export class EndpointError extends Error {
   readonly failure: EndpointFailure;
 
@@ -43,12 +43,12 @@ export class OpenAiEndpoint implements Endpoint {
     this.#sdk = new OpenAI({
       baseURL: baseUrl,
       apiKey: apiKey ?? "none",
-      // Nothing of the environment's OPENAI_* settings is meant for this endpoint.
+      // The OPENAI_* variables of the environment are not meant for this endpoint.
       adminAPIKey: null,
       organization: null,
       project: null,
       webhookSecret: null,
-      // Retries, and when to stop them, are the caller's affair.
+      // The caller decides about retries.
       maxRetries: 0,
       logLevel: "off",
       ...(apiKey === null ? { defaultHeaders: { authorization: null } } : {}),
@@ -66,26 +66,26 @@ export class OpenAiEndpoint implements Endpoint {
   }
 
   embed(call: { model: string; input: string[] }, limit: Limit): Promise<EndpointReply<unknown>> {
-    // Without encoding_format the SDK asks for base64, which some servers ignore or get wrong.
+    // Without encoding_format the SDK asks for base64, which some servers ignore or encode wrongly.
     const body = { ...call, encoding_format: "float" } as const;
     return this.#reply(limit, (options) => this.#sdk.embeddings.create(body, options));
   }
 
-  /** The reply to a call of /chat/completions, unchecked. */
+  /** Returns the reply of /chat/completions, unchecked. */
   complete(body: ChatBody, limit: Limit): Promise<EndpointReply<unknown>> {
     const whole = { ...body, stream: false } as const;
     return this.#reply(limit, (options) => this.#sdk.chat.completions.create(whole, options));
   }
 
   /**
-   * The chunks of a streamed completion, unchecked.
-   * @throws EndpointError at the first chunk or at any later one.
+   * Yields the chunks of a streamed completion, unchecked.
+   * @throws EndpointError before the first chunk or after any of them.
    */
   async *stream(body: ChatBody, limit: Limit): AsyncIterable<OpenAI.ChatCompletionChunk> {
     try {
       const streamed = { ...body, stream: true } as const;
       yield* await this.#sdk.chat.completions.create(streamed, optionsOf(limit));
-      // The SDK ends a stream that was cut off by its signal as if it were whole.
+      // The SDK ends a stream that its signal has cut off as if it were complete.
       limit.signal.throwIfAborted();
     } catch (error) {
       throw new EndpointError(this.#failureOf(error, limit));
@@ -119,7 +119,7 @@ export class OpenAiEndpoint implements Endpoint {
 }
 
 function optionsOf({ signal, ms }: Limit) {
-  // The SDK's own timeout ends when the headers of a stream are there; the signal holds for the body, too.
+  // The SDK's timeout covers a stream only up to its headers; the signal also covers its body.
   return { signal, timeout: ms };
 }
 
@@ -127,24 +127,24 @@ function reasonOf(error: unknown, limit: Limit): Pick<EndpointFailure, "kind" | 
   const tooLarge = causeOf(error, TooLargeError);
   if (tooLarge !== null) return { kind: "too_large", detail: tooLarge.message };
   if (isPast(limit) || isSdkTimeout(error)) {
-    return { kind: "timeout", detail: `no answer within ${limit.ms / 1000} s` };
+    return { kind: "timeout", detail: `no reply within ${limit.ms / 1000} s` };
   }
   if (limit.signal.aborted) return { kind: "cancelled", detail: "the call was cancelled" };
-  if (error instanceof SyntaxError) return { kind: "not_json", detail: "the answer is no JSON" };
+  if (error instanceof SyntaxError) return { kind: "not_json", detail: "the reply is not JSON" };
   if (error instanceof APIError && error.status !== undefined) {
-    return { kind: "status", detail: oneLine(`the endpoint answered ${error.message}`) };
+    return { kind: "status", detail: oneLine(`the endpoint responded ${error.message}`) };
   }
   const reason = error instanceof APIConnectionError && error.cause !== undefined ? error.cause : error;
   return { kind: "unreachable", detail: oneLine(messageOf(reason)) };
 }
 
-/** The SDK's timer began after the limit's but counts whole milliseconds, so that it may end a moment before. */
+/** The SDK's timer starts after the limit's, but counts whole milliseconds and so may end a moment earlier. */
 function isSdkTimeout(error: unknown): boolean {
   if (!(error instanceof APIConnectionTimeoutError)) return false;
   return error.cause === undefined || (error.cause as { name?: unknown }).name === "AbortError";
 }
 
-/** An address without what is secret in it. */
+/** The address without the parts that may hold secrets. */
 function addressOf(baseUrl: string): string {
   if (!URL.canParse(baseUrl)) return "(no valid address)";
   const { origin, pathname } = new URL(baseUrl);

@@ -1,19 +1,19 @@
-/** What went wrong with one question, and how much that says against the endpoint. */
+/** Why a question failed, and how much that counts against the endpoint. */
 import type { EndpointFailure } from "./endpoint-contract.ts";
 
-/** An endpoint that limits calls without saying for how long. */
+/** How long to wait after a 429 without Retry-After. */
 const RATE_LIMIT_MS = 1000;
 
 export interface Failure {
   /** One word, as in the metrics. */
   readonly reason: string;
   readonly detail: string;
-  /** Whether the same question may be answered later. */
+  /** Whether the same question may succeed later. */
   readonly retryable: boolean;
-  /** How much it says against the endpoint; 0: nothing. */
+  /** How much it counts against the endpoint in the breaker: 1 is one failure, 0 is none. */
   readonly weight: number;
   readonly retryAfterMs: number | null;
-  /** Of a response with an error status, else null. */
+  /** The error status of the response; null for other failures. */
   readonly status: number | null;
 }
 
@@ -26,13 +26,13 @@ export function failure(reason: string, detail: string, more: Partial<Failure> =
 }
 
 export const STOPPED = failure("stopped", "the gateway stops", { weight: 0 });
-export const NO_BUDGET = failure("budget", "the day's calls are used up", { weight: 0 });
+export const NO_BUDGET = failure("budget", "today's calls are used up", { weight: 0 });
 
-/** What the endpoint's failure means for the question and for the breaker. */
+/** Turns a failure of the endpoint into its meaning for the question and for the breaker. */
 export function judged(failed: EndpointFailure): Failure {
   switch (failed.kind) {
     case "cancelled":
-      return failure("cancelled", "its asker went away", { weight: 0 });
+      return failure("cancelled", "the caller cancelled it", { weight: 0 });
     case "not_json":
       return failure("no_completion", failed.detail);
     case "status":
@@ -49,7 +49,7 @@ function judgedByStatus({ detail, retryAfterMs }: EndpointFailure, status: numbe
     return failure("rate_limited", detail, { status, retryAfterMs: retryAfterMs ?? RATE_LIMIT_MS });
   }
   if (status >= 500) return failure("server_error", detail, { status, retryAfterMs });
-  // Neither a key nor a model mends itself within a few calls.
+  // A wrong key or model does not correct itself within a few calls, so these count for more than one failure.
   if (status === 401 || status === 403) {
     return failure("unauthorized", `${detail}; see --llm-api-key`, { status, weight: 3 });
   }

@@ -1,21 +1,21 @@
-/** In which form a call is made: what a model refuses is left out of it, and remembered. */
+/** The form of a request: parts that a model refuses are left out, and the refusal is remembered. */
 import type { Failure } from "./failure.ts";
 
-/** After so many answers in a row that were useless with a schema and right without, it is left out. */
-const SCHEMA_VAIN_MAX = 2;
+/** The schema is left out after so many questions in a row whose reply was useless with it and right without it. */
+const SCHEMA_FAILURES_MAX = 2;
 
 export interface Message {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
 }
 
-/** Parts of a call that some endpoint or model refuses. */
+/** Parts of a request that some endpoints or models refuse. */
 export type Feature = "json_schema" | "temperature" | "max_tokens" | "system";
 
-/** By model: what it was seen to refuse. */
+/** Remembers for each model which features it refused. */
 export class Forms {
   readonly #refused = new Map<string, Set<Feature>>();
-  #schemaVain = 0;
+  #schemaFailures = 0;
 
   refusedBy(model: string): ReadonlySet<Feature> {
     return this.#refused.get(model) ?? new Set();
@@ -25,17 +25,21 @@ export class Forms {
     this.#refused.set(model, new Set([...this.refusedBy(model), ...features]));
   }
 
-  /** Where answers come right only without a schema, it is left out from then on. */
-  noteSchema(model: string, usedNow: boolean, attempt: number): void {
-    if (usedNow) this.#schemaVain = 0;
+  /**
+   * Notes a right answer, and gives up the schema if answers come right only without it.
+   * @param withSchema whether the request of that answer had the schema.
+   * @param attempt 0: the first reply was right; 1: the second was.
+   */
+  noteAnswer(model: string, withSchema: boolean, attempt: number): void {
+    if (withSchema) this.#schemaFailures = 0;
     else if (attempt === 1) {
-      this.#schemaVain++;
-      if (this.#schemaVain >= SCHEMA_VAIN_MAX) this.learn(model, ["json_schema"]);
+      this.#schemaFailures++;
+      if (this.#schemaFailures >= SCHEMA_FAILURES_MAX) this.learn(model, ["json_schema"]);
     }
   }
 }
 
-/** The rules as a turn of their own, or, for templates that know no such role, before the user's first. */
+/** Puts the instructions into a system turn or, if the model refuses that role, in front of the first turn. */
 export function messagesOf(
   system: string,
   turns: readonly Message[],
@@ -57,13 +61,13 @@ const BLAMES: readonly (readonly [Feature, RegExp])[] = [
   ["system", /system (role|message|prompt)|role.{0,20}system|roles must alternate/i],
 ];
 
-/** What to leave out after a refusal: what its words name, else the schema; null: it is not about the form. */
+/** The feature to leave out after a refusal: the one that the error text names, else the schema. Null: the form is not to blame. */
 export function blame(
   { status, detail }: Pick<Failure, "status" | "detail">,
   without: ReadonlySet<Feature>,
 ): Feature | null {
   if (status === null || ![400, 415, 422, 500, 501].includes(status)) return null;
-  const named = BLAMES.find(([feature, words]) => !without.has(feature) && words.test(detail))?.[0];
+  const named = BLAMES.find(([feature, names]) => !without.has(feature) && names.test(detail))?.[0];
   if (named !== undefined) return named;
   return status < 500 && !without.has("json_schema") ? "json_schema" : null;
 }

@@ -1,10 +1,10 @@
-/** Deadlines of calls. */
+/** The deadline of a call as an AbortSignal. */
 import type { Clock } from "../clock.ts";
 import type { Limit } from "./endpoint-contract.ts";
 
 /**
- * AbortSignal.any and AbortSignal.timeout would hold on to every call until its deadline: thousands, where answers come
- * at once. This lets go of everything when it is disposed of.
+ * Lets go of everything when it is disposed of. AbortSignal.any and AbortSignal.timeout would hold on to every call
+ * until its deadline, which means thousands of calls if replies come quickly.
  */
 export class Deadline implements Limit {
   readonly ms: number;
@@ -32,7 +32,7 @@ export class Deadline implements Limit {
   }
 }
 
-/** Whether it was the deadline that aborted the signal, not somebody. */
+/** Whether the deadline, not another signal, aborted the limit. */
 export function isPast({ signal }: Limit): boolean {
   return signal.aborted && (signal.reason as { name?: unknown } | undefined)?.name === "TimeoutError";
 }

@@ -1,10 +1,10 @@
-/** Looks for the endpoint, and for a model to ask there. */
+/** Looks for the endpoint and for a model that it offers. */
 import type { Clock } from "../clock.ts";
 import type { Log } from "../log.ts";
 import type { OpenAiEndpoint } from "./endpoint.ts";
 import { judged } from "./failure.ts";
 
-/** How often an endpoint that is away is looked for. */
+/** Between two looks for an endpoint that is away. */
 const LOOK_MS = 5000;
 const LOOK_TIMEOUT_MS = 3000;
 
@@ -18,16 +18,16 @@ export interface LookoutOptions {
   readonly onLooked: () => void;
 }
 
-/** Looks are cheap: one list of models each. They go on until there is an endpoint. */
+/** Each look is one cheap request for the list of models. Looks go on until the endpoint is there. */
 export class Lookout implements Disposable {
   readonly endpoint: OpenAiEndpoint;
   readonly #o: LookoutOptions;
   readonly #stop = new AbortController();
   readonly #first = Promise.withResolvers<void>();
   #timer: Disposable | null = null;
-  /** The first look has ended. */
+  /** Whether the first look has ended. */
   looked = false;
-  /** Why there is nobody to ask; null: there is. */
+  /** Why no model can be asked; null: one can, as far as the last look knows. */
   away: string | null = null;
   model: string | null;
 
@@ -37,7 +37,7 @@ export class Lookout implements Disposable {
     this.model = options.model;
   }
 
-  /** Resolves when the first look has ended, or this is disposed of. */
+  /** Resolves when the first look has ended, or when the lookout is disposed of. */
   get firstLook(): Promise<void> {
     return this.#first.promise;
   }
@@ -60,25 +60,26 @@ export class Lookout implements Disposable {
     onLooked();
   }
 
-  /** A look that is planned already stays as it is. */
+  /** Plans a look, unless one is planned already. */
   lookIn(ms: number): void {
     if (this.#timer !== null || this.#stop.signal.aborted) return;
     this.#timer = this.#o.clock.after(ms, () => void this.look());
   }
 
-  /** Why there is nobody to ask; null: there is, and `model` says whom. */
+  /** Why no model can be asked; null: one can, and `model` names it. */
   async #whyAway(): Promise<string | null> {
     const { endpoint } = this;
     const { model } = this.#o;
-    const hint = "start it and load a model, or pass --llm-base-url URL or off; events go on without it";
+    const hint =
+      "start it and load a model, or pass --llm-base-url URL or off; events are processed without it";
     using limit = endpoint.limit(LOOK_TIMEOUT_MS, [this.#stop.signal]);
     const reply = await endpoint.listModels(limit);
     if (!reply.ok) {
       const { status, detail, reason } = judged(reply.failure);
       const isUnauthorized = reason === "unauthorized";
-      // Not every endpoint lists its models; a model that was named may be there all the same.
+      // Not every endpoint lists its models, so a model named by the user may still be there.
       if (status !== null && status < 500 && !isUnauthorized && model !== null) return null;
-      return `no answer from ${endpoint.address}: ${detail}${isUnauthorized ? "" : `; ${hint}`}`;
+      return `no reply from ${endpoint.address}: ${detail}${isUnauthorized ? "" : `; ${hint}`}`;
     }
     if (reply.value === null) return model !== null ? null : `${endpoint.address} lists no models; ${hint}`;
     this.model = model ?? reply.value.find(({ chats }) => chats)?.id ?? null;

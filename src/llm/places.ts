@@ -1,11 +1,11 @@
-/** Who talks to the model now, and who waits. */
+/** Limits how many calls run at once, and how many wait for their turn. */
 
-/** Calls at once; local servers have 1 to 4 places, and a thread has better things to do than to fill them. */
+/** Calls that run at once. Local servers handle 1 to 4 at a time. */
 const CALLS_AT_ONCE = 2;
-/** Askers that wait for their turn; those beyond are refused. */
+/** Callers that wait for their turn; further ones are refused. */
 const QUEUE_MAX = 64;
 
-/** CALLS_AT_ONCE have a place; others wait in order, or are refused. */
+/** CALLS_AT_ONCE callers have a place; the next QUEUE_MAX wait in order of arrival; further ones are refused. */
 export class Places {
   #taken = 0;
   readonly #queue: (() => void)[] = [];
@@ -14,7 +14,7 @@ export class Places {
     return this.#queue.length;
   }
 
-  /** False where too many wait, or the signal came first. */
+  /** Resolves to true once the caller has a place, which it must `leave`. False: the queue is full, or the signal aborted. */
   async enter(signal: AbortSignal): Promise<boolean> {
     if (this.#taken < CALLS_AT_ONCE) {
       this.#taken++;

@@ -1,17 +1,17 @@
 /**
- * What a language model said → a value that satisfies a schema. Models think aloud, fence, explain and lie: every
- * reply is an edge. Part of the brain; pure, and linear in the length of the reply.
+ * Finds a value that satisfies a schema in a reply of a language model. Models think aloud, put code fences around JSON,
+ * explain it, and invent fields, so nothing in a reply is trusted. Pure, and linear in the length of the reply.
  */
 import * as v from "valibot";
 
-/** Characters of one text that are looked at; an answer is far shorter. */
+/** Characters of one text that are read. An answer is far shorter. */
 const TEXT_CHARS_MAX = 64 * 1024;
-/** Characters that the search for JSON may look at in one reply: about 5 ms, whatever the braces are like. */
+/** Characters that the search for JSON may read in one reply: about 5 ms, however the braces are nested. */
 const SEARCH_CHARS_MAX = 1024 * 1024;
 const NO_OBJECT = "the reply holds no JSON object";
 const TAG = /<(\/?)think(?:ing)?\b[^<>]*>/gi;
 
-/** The message of a completion, as far as it matters: any field may be missing or of another type. */
+/** The fields of a message that are read. Each may be missing or of any type. */
 const MessageSchema = v.object({
   content: v.optional(v.unknown()),
   reasoning: v.optional(v.unknown()),
@@ -25,33 +25,34 @@ const CompletionSchema = v.object({
 });
 
 /** The texts of a completion. */
-export interface Said {
-  /** Where an answer may stand, the likeliest first; none is empty. */
+export interface Completion {
+  /** Texts that may hold the answer, the likeliest first. None is empty. */
   readonly texts: readonly string[];
-  /** What the model said aloud, for showing it its mistake. */
+  /** The reply without thoughts, to show the model its mistake. */
   readonly content: string;
-  /** It ran into its limit of tokens. */
+  /** Whether the reply ended at the limit of tokens. */
   readonly cut: boolean;
 }
 
-/** null: the reply is no chat completion at all. */
-export function saidOf(reply: unknown): Said | null {
+/** @returns null if the reply is not a chat completion. */
+export function completionOf(reply: unknown): Completion | null {
   const parsed = v.safeParse(CompletionSchema, reply);
   const choice = parsed.success ? parsed.output.choices[0] : undefined;
   if (choice === undefined) return null;
   const content = textOf(choice.message.content);
-  const { said, rest } = withoutThoughts(content);
-  // Some servers put the answer of a thinking model beside its content. A thought that never ends, or whose beginning
-  // is missing, comes last: a grammar can force the answer into it.
-  const texts = [said, textOf(choice.message.reasoning), textOf(choice.message.reasoning_content), rest];
+  const { spoken, unclosed } = withoutThoughts(content);
+  // Some servers put the answer of a thinking model into another field than its content. A thought without its end or
+  // its beginning comes last: a grammar can force the answer into it.
+  const { reasoning, reasoning_content } = choice.message;
+  const texts = [spoken, textOf(reasoning), textOf(reasoning_content), unclosed];
   return {
     texts: texts.filter((text) => text.trim() !== ""),
-    content: said,
+    content: spoken,
     cut: choice.finish_reason === "length",
   };
 }
 
-/** Content is a text, or a list of parts that have one. */
+/** Content is a text, or a list of parts with a text each. */
 function textOf(content: unknown): string {
   if (typeof content === "string") return content.slice(0, TEXT_CHARS_MAX);
   if (!Array.isArray(content)) return "";
@@ -63,41 +64,41 @@ function textOf(content: unknown): string {
 }
 
 /**
- * Takes `<think>` blocks out, nested ones too. What stands before a `</think>` without its beginning is thought, and
- * so is what stands after a `<think>` without its end: that is `rest`.
+ * Removes `<think>` blocks, nested ones too. Text before a `</think>` without its `<think>`, and text after a `<think>`
+ * without its `</think>`, counts as thought too: it is returned as `unclosed`.
  */
-export function withoutThoughts(text: string): { said: string; rest: string } {
-  let said = "";
-  let rest = "";
+export function withoutThoughts(text: string): { spoken: string; unclosed: string } {
+  let spoken = "";
+  let unclosed = "";
   let depth = 0;
   let from = 0;
   for (const tag of text.matchAll(TAG)) {
     const before = text.slice(from, tag.index);
     from = tag.index + tag[0].length;
     if (tag[1] === "") {
-      if (depth === 0) said += before;
+      if (depth === 0) spoken += before;
       depth++;
     } else if (depth > 0) {
       depth--;
     } else {
-      // The server's template has opened the thought, so that its beginning never came.
-      rest += said + before;
-      said = "";
+      // The server's chat template opens the thought, so the model never sends the beginning.
+      unclosed += spoken + before;
+      spoken = "";
     }
   }
-  if (depth === 0) said += text.slice(from);
-  else rest += text.slice(from);
-  return { said, rest };
+  if (depth === 0) spoken += text.slice(from);
+  else unclosed += text.slice(from);
+  return { spoken, unclosed };
 }
 
 export type Found<T> =
   | { readonly ok: true; readonly value: T }
-  /** json: there was an object, though not the one that was asked for. */
+  /** json: whether the texts hold any JSON object. */
   | { readonly ok: false; readonly why: string; readonly json: boolean };
 
 /**
- * The first balanced JSON object in any of `texts` that satisfies the schema; prose and code fences around it do not
- * matter. `why` is of the first object that was JSON, in words that a model can act on.
+ * Finds the first balanced JSON object in `texts` that satisfies the schema. Prose and code fences around it do not
+ * matter. If none does, `why` tells what is wrong with the first candidate, in words that a model can act on.
  */
 export function firstValid<T>(texts: readonly string[], schema: v.GenericSchema<unknown, T>): Found<T> {
   let why: string | null = null;
@@ -113,7 +114,7 @@ export function firstValid<T>(texts: readonly string[], schema: v.GenericSchema<
       try {
         value = JSON.parse(text.slice(start, end));
       } catch (error) {
-        // JSON has no NaN and no Infinity, and JSON.parse is the judge of it.
+        // NaN and Infinity end here: they are not JSON.
         why ??= error instanceof Error ? error.message : String(error);
         continue;
       }
@@ -134,7 +135,7 @@ function issuesOf(issues: readonly v.BaseIssue<unknown>[]): string {
   return lines.join("; ").slice(0, 500);
 }
 
-/** Where the object that begins at `start` ends, its last brace included; null where it does not before `limit`. */
+/** The index behind the last brace of the object that begins at `start`; null if it does not end before `limit`. */
 function balancedEnd(text: string, start: number, limit: number): number | null {
   let depth = 0;
   let quoted = false;
@@ -154,14 +155,14 @@ function balancedEnd(text: string, start: number, limit: number): number | null 
   return null;
 }
 
-/** Takes thoughts out of a text that arrives in pieces; half a tag is held back until it is whole. */
+/** Removes thoughts from a text that arrives in pieces. A piece that ends within a tag is held back from there. */
 export class ThoughtFilter {
   #pending = "";
   #depth = 0;
-  /** A thought ended that had not begun: this model's template opens it, so that its beginning is never sent. */
+  /** Whether a thought ended that had not begun: the chat template opens it, so the model never sends the beginning. */
   orphan = false;
 
-  /** @returns what may be shown. */
+  /** @returns the text that may be shown. */
   push(piece: string): string {
     this.#pending += piece;
     let shown = "";
@@ -180,7 +181,7 @@ export class ThoughtFilter {
     return shown;
   }
 
-  /** What was held back and is no tag after all. */
+  /** @returns the text that was held back and is not a tag after all. */
   end(): string {
     const rest = this.#depth === 0 ? this.#pending : "";
     this.#pending = "";

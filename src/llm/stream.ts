@@ -1,5 +1,5 @@
-/** A completion that arrives in pieces. */
-import type { Asking } from "./completion.ts";
+/** Asks the model for text that is shown while it arrives. */
+import type { AskContext } from "./completion.ts";
 import type { StreamRequest } from "./contract.ts";
 import { EndpointError } from "./endpoint.ts";
 import type { Limit } from "./endpoint-contract.ts";
@@ -17,11 +17,11 @@ export class StreamError extends Error {
 }
 
 /**
- * The text without thoughts, in pieces as they come.
- * @throws StreamError at the first piece or at any later one.
+ * Yields the text in pieces as they arrive, without the model's thoughts.
+ * @throws StreamError before the first piece or after any of them.
  */
 export async function* pieces(
-  { endpoint, model, forms, budget, tally, judge }: Asking,
+  { endpoint, model, forms, budget, tally, judge }: AskContext,
   { messages, maxTokens }: StreamRequest,
   limit: Limit,
 ): AsyncIterable<string> {
@@ -47,7 +47,7 @@ export async function* pieces(
   } catch (error) {
     throw error instanceof EndpointError ? new StreamError(judge(error.failure)) : error;
   }
-  if (chunks === 0) throw new StreamError(failure("no_completion", "the answer is no stream of a chat"));
+  if (chunks === 0) throw new StreamError(failure("no_completion", "the reply is not a chat stream"));
   const last = thoughts.end();
   if (last !== "") yield last;
 }

@@ -34,7 +34,7 @@ export class Tally {
     return counters;
   }
 
-  /** Of the newest LATENCIES_MAX answers. */
+  /** Latencies of the newest LATENCIES_MAX answers. */
   get gauges(): Record<string, number> {
     const sorted = this.#latenciesMs.toSorted((a, b) => a - b);
     return {

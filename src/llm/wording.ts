@@ -1,16 +1,16 @@
-/** The turns that put a question to the model. The asker supplies the rules and the data. */
+/** Words the turns of a question. The caller supplies the instructions and the data. */
 
-/** The user's turn: one JSON string, which no quote and no line break of the data can leave. */
+/** The user's turn. The data stands in one JSON string, which no quote and no line break can leave. */
 export function dataTurn(data: string): string {
   return `The data:\n${JSON.stringify(data)}`;
 }
 
-/** What the rules become for a model that takes no schema beside the messages. */
+/** The instructions for a model that refuses a schema beside the messages. */
 export function systemWithSchema(system: string, jsonSchema: object): string {
   return `${system}\nIts JSON Schema: ${JSON.stringify(jsonSchema)}`;
 }
 
-/** Said to the model after an answer that cannot be used. */
+/** The user's turn after a useless reply. */
 export function correction(why: string): string {
   return `That cannot be used: ${why}. Answer again, for the same data and by the same rules, with the JSON object alone.`;
 }

@@ -231,10 +231,10 @@ describe("the dashboard in a terminal", () => {
         expect(failures).toBeLessThan(20);
         await terminal.type(`alguém ${failures}?`);
         await terminal.press("Enter");
-        await terminal.shows(new RegExp(`alguém ${failures}\\?(.*\\n)*.*did not answer|LLM (failing|away)`));
+        await terminal.shows(new RegExp(`alguém ${failures}\\?(.*\\n)*.*did not reply|LLM (failing|away)`));
       }
       const away = await terminal.shows("LLM away");
-      expect(away).toContain("▲ LLM away: no answer from");
+      expect(away).toContain("▲ LLM away: no reply from");
       await terminal.shows("no model replies now");
       await terminal.type("ainda?");
       await terminal.press("Enter");

@@ -118,7 +118,7 @@ describe("an embedder at an endpoint", () => {
       const { code, detail } = await failing;
       expect([code, fault.includes("answer") ? detail : ""]).toEqual([
         "embedder_unavailable",
-        fault.includes("answer") ? "no answer within 30 s" : "",
+        fault.includes("answer") ? "no reply within 30 s" : "",
       ]);
       endpoint.answer = works;
       expect((await embedder.embed(["a", "b"])).length).toBe(6);
@@ -165,7 +165,7 @@ describe("an embedder at an endpoint", () => {
     await arrived.promise;
     await clock.advance(1000);
     expect([await probing, slow.dim, warned.length]).toEqual([null, 0, 1]);
-    expect(warned[0]).toMatch(/^warn .*no answer within 1 s.*frames wait for it$/);
+    expect(warned[0]).toMatch(/^warn .*no reply within 1 s.*frames wait for it$/);
   });
 
   test("refuses vectors longer than a frame can carry by name", async () => {

@@ -3,7 +3,7 @@ import { boundedFetch, TooLargeError } from "../../src/llm/bounded-fetch.ts";
 
 const MIB = 1024 * 1024;
 
-/** A response whose body is made while it is read, and how much of it was. */
+/** A response with an endless body, and how many bytes of it were read. */
 function endless(headers: Record<string, string>) {
   const made = { bytes: 0, cancelled: false };
   const body = new ReadableStream<Uint8Array>({
@@ -26,7 +26,7 @@ async function read(response: Response): Promise<Response> {
 test.each([
   ["a reply", "application/json", MIB],
   ["a stream", "text/event-stream; charset=utf-8", 8 * MIB],
-])("%s is read up to its bound, and the rest is not asked for", async (_, type, bound) => {
+])("%s is read up to its bound, and its source is cancelled there", async (_, type, bound) => {
   const { made, response } = endless({ "content-type": type });
   await expect((await read(response)).bytes()).rejects.toBeInstanceOf(TooLargeError);
   expect(made.cancelled).toBe(true);
@@ -34,13 +34,13 @@ test.each([
   expect(made.bytes).toBeLessThan(bound + MIB);
 });
 
-test("a body within the bound arrives as it is, with its status and headers", async () => {
+test("a body within the bound arrives unchanged, with its status and headers", async () => {
   const sent = new Response("hello", { status: 503, headers: { "retry-after": "7" } });
   const got = await read(sent);
   expect([got.status, got.headers.get("retry-after"), await got.text()]).toEqual([503, "7", "hello"]);
 });
 
-test("a length that fits is believed, unless the body is compressed or in chunks", async () => {
+test("a content-length within the bound is trusted, unless the body is compressed or chunked", async () => {
   const length = { "content-length": "5" };
   const plain = new Response("hello", { headers: length });
   expect(await read(plain)).toBe(plain);
@@ -52,7 +52,7 @@ test("a length that fits is believed, unless the body is compressed or in chunks
   expect(await read(long)).not.toBe(long);
 });
 
-test("a response without a body stays as it is", async () => {
+test("a response without a body is passed on", async () => {
   const response = new Response(null, { status: 204 });
   expect(await read(response)).toBe(response);
 });

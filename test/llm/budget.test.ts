@@ -1,14 +1,14 @@
 import { expect, test } from "bun:test";
 import { Budget } from "../../src/llm/budget.ts";
 
-test("a budget that cannot be kept is not spent", () => {
+test("a call that cannot be counted is not made", () => {
   const write = (): void => {
     throw new Error("disk full");
   };
   expect(new Budget({ callsMax: 2, kept: null, nowUs: () => 0, write }).take()).toBe(false);
 });
 
-test("a budget: counted before the call, and what was kept is nonsense is no budget lost", () => {
+test("a call is counted before it is made, and an unreadable count is taken as none", () => {
   const written: string[] = [];
   const make = (kept: string | null): Budget =>
     new Budget({

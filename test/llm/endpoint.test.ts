@@ -17,13 +17,13 @@ async function failureOf(
   using limit = endpoint.limit(30_000, signals);
   const reply = await endpoint.complete(CHAT, limit);
   if (reply.ok) throw new Error("expected a failure");
-  // The caller decides on retries, not the SDK.
+  // The SDK does not retry.
   expect(sent.length).toBe(1);
   return reply.failure;
 }
 
 describe("a request", () => {
-  test("goes where it should, with the body as given", async () => {
+  test("has the right method, path and body", async () => {
     const { endpoint, sent } = scripted(() => Response.json({}));
     using limit = endpoint.limit(30_000, []);
     await endpoint.listModels(limit);
@@ -36,7 +36,7 @@ describe("a request", () => {
     ]);
   });
 
-  test("carries the key where there is one, and none where there is none", async () => {
+  test("carries the key if there is one, and no authorization otherwise", async () => {
     for (const [apiKey, header] of [
       ["sesame", "Bearer sesame"],
       [null, null],
@@ -48,7 +48,7 @@ describe("a request", () => {
     }
   });
 
-  test("takes nothing from the environment of the SDK", async () => {
+  test("takes nothing from the environment variables of the SDK", async () => {
     const names = ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_BASE_URL"] as const;
     const before = names.map((name) => process.env[name]);
     for (const name of names) process.env[name] = "from-env";
@@ -65,7 +65,7 @@ describe("a request", () => {
     }
   });
 
-  test("lists models with what their names say, or null where the reply is no list", async () => {
+  test("lists models with their kinds, or gives null if the reply is not a list", async () => {
     const { endpoint } = scripted(() => Response.json({ data: [{ id: "bge-m3" }, { id: "qwen3-4b" }] }));
     using limit = endpoint.limit(1000, []);
     expect(await endpoint.listModels(limit)).toEqual({
@@ -79,20 +79,20 @@ describe("a request", () => {
     expect(await page.endpoint.listModels(limit)).toEqual({ ok: true, value: null });
   });
 
-  test("shows an address without user, password and query", () => {
+  test("is shown by an address without user, password and query", () => {
     expect(scripted(() => Response.json({})).endpoint.address).toBe("http://endpoint:1234/v1");
   });
 });
 
 describe("a failure", () => {
-  test("of the deadline is a timeout", async () => {
+  test("at the deadline is a timeout", async () => {
     const clock = new FakeClock();
     const failing = failureOf(() => NEVER, { clock });
     await clock.advance(30_000);
-    expect(await failing).toMatchObject({ kind: "timeout", detail: "no answer within 30 s", status: null });
+    expect(await failing).toMatchObject({ kind: "timeout", detail: "no reply within 30 s", status: null });
   });
 
-  test("by another's signal is a cancellation", async () => {
+  test("by another signal is a cancellation", async () => {
     const asker = new AbortController();
     const answer = (): Promise<Response> => {
       setImmediate(() => asker.abort());
@@ -101,7 +101,7 @@ describe("a failure", () => {
     expect(await failureOf(answer, { signals: [asker.signal] })).toMatchObject({ kind: "cancelled" });
   });
 
-  test("by a status has it, what the endpoint says, and its Retry-After", async () => {
+  test("with a status carries the status, the endpoint's message and its Retry-After", async () => {
     const clock = new FakeClock(Date.parse("2026-03-01T10:00:00Z") * 1000);
     const busy = (retryAfter: string) =>
       failureOf(
@@ -114,12 +114,12 @@ describe("a failure", () => {
       );
     expect(await busy("7")).toMatchObject({
       ...{ kind: "status", status: 429, retryAfterMs: 7000 },
-      detail: "the endpoint answered 429 slow down",
+      detail: "the endpoint responded 429 slow down",
     });
     expect((await busy("Sun, 01 Mar 2026 10:00:05 GMT")).retryAfterMs).toBe(5000);
   });
 
-  test("says at most 300 characters", async () => {
+  test("has a message of at most 300 characters", async () => {
     const long = await failureOf(() => new Response("x".repeat(5000), { status: 500 }));
     expect(long.detail.length).toBe(300);
   });
@@ -127,25 +127,25 @@ describe("a failure", () => {
   test("never shows the key", async () => {
     const answer = () => Response.json({ error: { message: "wrong key: sesame-4711" } }, { status: 401 });
     const { detail } = await failureOf(answer, { apiKey: "sesame-4711" });
-    expect(detail).toBe("the endpoint answered 401 wrong key: ***");
+    expect(detail).toBe("the endpoint responded 401 wrong key: ***");
   });
 
-  test("of the network says what the network said", async () => {
+  test("of the network carries the network's message", async () => {
     const refused = await failureOf(() => Promise.reject(new TypeError("connection refused")));
     expect(refused).toMatchObject({ kind: "unreachable", detail: "connection refused", status: null });
   });
 
-  test("of the network's own timeout is no deadline that has passed", async () => {
+  test("by the network's own timeout is not taken for the deadline", async () => {
     const slow = await failureOf(() => Promise.reject(new TypeError("connect: operation timed out")));
     expect(slow).toMatchObject({ kind: "unreachable", detail: "connect: operation timed out" });
   });
 
-  test("of the form is no JSON", async () => {
+  test("to parse the reply is told apart", async () => {
     const json = { headers: { "content-type": "application/json" } };
     expect(await failureOf(() => new Response("<html>", json))).toMatchObject({ kind: "not_json" });
   });
 
-  test("of a body beyond its bound is told apart", async () => {
+  test("at the bound of a body is told apart", async () => {
     const body = new ReadableStream({
       pull: () => Promise.reject(new TooLargeError("an answer of more than 1 bytes")),
     });
@@ -160,7 +160,7 @@ describe("a stream", () => {
     `data: ${JSON.stringify({ choices: [{ delta: { content } }] })}\n\n`;
   const sse = { headers: { "content-type": "text/event-stream" } };
 
-  test("gives the chunks as they come", async () => {
+  test("yields the chunks as they arrive", async () => {
     const { endpoint, sent } = scripted(
       () => new Response(`${event("a")}${event("b")}data: [DONE]\n\n`, sse),
     );
@@ -171,7 +171,7 @@ describe("a stream", () => {
     expect(sent[0]?.body).toEqual({ ...CHAT, stream: true });
   });
 
-  test("that is cut off by the deadline fails, though the SDK ends it as if it were whole", async () => {
+  test("that the deadline cuts off fails, although the SDK ends it as if it were complete", async () => {
     const clock = new FakeClock();
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => controller.enqueue(new TextEncoder().encode(event("a"))),
@@ -193,7 +193,7 @@ describe("a stream", () => {
     expect([(error as EndpointError).failure.kind, got]).toEqual(["timeout", ["a"]]);
   });
 
-  test("that is refused fails before its first chunk", async () => {
+  test("that the endpoint refuses fails before its first chunk", async () => {
     const { endpoint } = scripted(() => new Response("oops", { status: 500 }));
     using limit = endpoint.limit(1000, []);
     const read = async (): Promise<void> => {

@@ -19,15 +19,15 @@ test.each([
     { reason: "not_found", weight: 1.5, retryAfterMs: null, detail: "so it went; see --llm-model" },
   ],
   [400, null, { reason: "refused", weight: 0.6, retryable: false }],
-])("status %p with Retry-After of %p ms is judged by its meaning", (status, retryAfterMs, expected) => {
+])("status %p with a Retry-After of %p ms has its reason and weight", (status, retryAfterMs, expected) => {
   expect(judged(failed("status", { status, retryAfterMs }))).toMatchObject({ status, ...expected });
 });
 
-test("a call that somebody cancelled says nothing against the endpoint", () => {
+test("a cancelled call counts nothing against the endpoint", () => {
   expect(judged(failed("cancelled"))).toMatchObject({ reason: "cancelled", weight: 0 });
 });
 
-test("failures without a readable response count, and have no status to blame a form for", () => {
+test("a failure without a readable response counts in full, and has no status that could blame the form", () => {
   for (const [kind, reason] of [
     ["timeout", "timeout"],
     ["too_large", "too_large"],

@@ -3,7 +3,7 @@ import { blame, type Feature, Forms, messagesOf, tokensOf } from "../../src/llm/
 
 const without = (...features: Feature[]): ReadonlySet<Feature> => new Set(features);
 
-test("a refusal is blamed on what its words name, else on the schema", () => {
+test("a refusal is blamed on the part that its text names, else on the schema", () => {
   const cases: [status: number | null, detail: string, without: Feature[], blamed: Feature | null][] = [
     [400, "Unsupported parameter: 'max_tokens'", [], "max_tokens"],
     [400, "temperature must be 1", [], "temperature"],
@@ -13,9 +13,9 @@ test("a refusal is blamed on what its words name, else on the schema", () => {
     [400, "Conversation roles must alternate", [], "system"],
     [400, "no", [], "json_schema"],
     [400, "no", ["json_schema"], null],
-    // It was left out, so it is not to blame.
+    // A part that was left out is not to blame.
     [400, "max_tokens", ["max_tokens"], "json_schema"],
-    // A broken server breaks in any form, unless it names one.
+    // A broken server fails in any form, unless its error names a part.
     [500, "oops", [], null],
     [503, "grammar", [], null],
     [401, "grammar", [], null],
@@ -26,7 +26,7 @@ test("a refusal is blamed on what its words name, else on the schema", () => {
   );
 });
 
-test("the rules are a turn of their own, or stand before the user's first", () => {
+test("instructions are a system turn, or stand in front of the first turn", () => {
   const turns = [
     { role: "user", content: "Hi" },
     { role: "assistant", content: "?" },
@@ -42,12 +42,12 @@ test("the rules are a turn of their own, or stand before the user's first", () =
   expect(messagesOf("Be brief", [], without("system"))).toEqual([{ role: "system", content: "Be brief" }]);
 });
 
-test("tokens are counted by the name that the model takes", () => {
+test("the token limit has the name that the model accepts", () => {
   expect(tokensOf(9, without())).toEqual({ max_tokens: 9 });
   expect(tokensOf(9, without("max_tokens"))).toEqual({ max_completion_tokens: 9 });
 });
 
-test("what one model refuses is remembered of it alone", () => {
+test("a refusal is remembered for its model only", () => {
   const forms = new Forms();
   forms.learn("a", ["temperature"]);
   forms.learn("a", ["system"]);
@@ -55,16 +55,16 @@ test("what one model refuses is remembered of it alone", () => {
   expect(forms.refusedBy("b").size).toBe(0);
 });
 
-test("a schema is left out after two answers in a row that came right only without it", () => {
+test("the schema is left out after two questions in a row that came right only without it", () => {
   const forms = new Forms();
   const has = (): boolean => !forms.refusedBy("m").has("json_schema");
-  forms.noteSchema("m", false, 1);
-  forms.noteSchema("m", true, 0);
-  forms.noteSchema("m", false, 1);
+  forms.noteAnswer("m", false, 1);
+  forms.noteAnswer("m", true, 0);
+  forms.noteAnswer("m", false, 1);
   expect(has()).toBe(true);
-  // At the first attempt it was left out already, which says nothing.
-  forms.noteSchema("m", false, 0);
+  // A first attempt without the schema shows nothing about the schema.
+  forms.noteAnswer("m", false, 0);
   expect(has()).toBe(true);
-  forms.noteSchema("m", false, 1);
+  forms.noteAnswer("m", false, 1);
   expect(has()).toBe(false);
 });

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { aborted, Deadline, isPast } from "../../src/llm/limit.ts";
 import { FakeClock } from "../fake-clock.ts";
 
-test("a deadline aborts its signal when it is past, not before", async () => {
+test("a deadline aborts its signal on time, not before", async () => {
   const clock = new FakeClock();
   using limit = new Deadline(clock, 1000, []);
   await clock.advance(999);
@@ -11,19 +11,19 @@ test("a deadline aborts its signal when it is past, not before", async () => {
   expect([limit.signal.aborted, isPast(limit)]).toEqual([true, true]);
 });
 
-test("a signal of somebody else ends it sooner, with its own reason", () => {
+test("another signal ends it sooner, with its own reason", () => {
   const asker = new AbortController();
   using limit = new Deadline(new FakeClock(), 1000, [new AbortController().signal, asker.signal]);
   asker.abort("gone");
   expect([limit.signal.aborted, limit.signal.reason, isPast(limit)]).toEqual([true, "gone", false]);
 });
 
-test("a signal that was aborted before ends it at once", () => {
+test("a signal that is already aborted ends it at once", () => {
   using limit = new Deadline(new FakeClock(), 1000, [AbortSignal.abort("gone")]);
   expect([limit.signal.aborted, limit.signal.reason]).toEqual([true, "gone"]);
 });
 
-test("after its disposal neither the clock nor a signal reaches it", async () => {
+test("neither the clock nor a signal reaches it after its disposal", async () => {
   const clock = new FakeClock();
   const asker = new AbortController();
   const limit = new Deadline(clock, 1000, [asker.signal]);
@@ -34,7 +34,7 @@ test("after its disposal neither the clock nor a signal reaches it", async () =>
   expect(limit.signal.aborted).toBe(false);
 });
 
-test("aborted resolves when the signal is, and at once where it was before", async () => {
+test("aborted resolves when the signal aborts, and at once if it already has", async () => {
   const controller = new AbortController();
   const waiting = aborted(controller.signal);
   controller.abort();

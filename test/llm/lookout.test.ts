@@ -23,7 +23,7 @@ function lookoutAt(first: Answer, model: string | null = null) {
   return { clock, script, sent, lines, lookout, looks: () => looks };
 }
 
-test("the first chat model that is listed is the model", async () => {
+test("the first chat model in the list becomes the model", async () => {
   const { lookout, lines } = lookoutAt(() => list("bge-m3", "qwen3-4b", "other"));
   expect([lookout.looked, lookout.model]).toEqual([false, null]);
   await lookout.look();
@@ -31,7 +31,7 @@ test("the first chat model that is listed is the model", async () => {
   expect(lines).toEqual(["info llm: qwen3-4b at http://endpoint:1234/v1"]);
 });
 
-test("a named model is asked even of an endpoint that lists others, or none, or refuses to list", async () => {
+test("a named model stays, even if the endpoint lists others, lists none, or refuses to list", async () => {
   for (const answer of [
     () => list("other"),
     () => new Response("[]"),
@@ -43,12 +43,12 @@ test("a named model is asked even of an endpoint that lists others, or none, or 
   }
 });
 
-test("why there is nobody to ask names the address and what to do", async () => {
+test("the reason why no model can be asked names the address and what to do", async () => {
   const faults: [Answer, string | null, RegExp][] = [
     [
       () => Promise.reject(new TypeError("refused")),
       null,
-      /no answer from http:.*: refused; .*--llm-base-url/,
+      /no reply from http:.*: refused; .*--llm-base-url/,
     ],
     [() => new Response("no", { status: 404 }), null, /404/],
     [() => new Response("no", { status: 500 }), "mine", /500/],
@@ -64,7 +64,7 @@ test("why there is nobody to ask names the address and what to do", async () => 
   }
 });
 
-test("an endpoint that is away is looked for every 5 s, and a change is told once", async () => {
+test("the lookout looks for an endpoint that is away every 5 s, and logs a change once", async () => {
   const { clock, script, sent, lines, lookout, looks } = lookoutAt(() =>
     Promise.reject(new Error("refused")),
   );
@@ -86,10 +86,10 @@ test("a look ends after 3 s, whatever the endpoint does", async () => {
   const looking = lookout.look();
   await clock.advance(3000);
   await looking;
-  expect(lookout.away).toContain("no answer within 3 s");
+  expect(lookout.away).toContain("no reply within 3 s");
 });
 
-test("of looks that are planned, the first that was counts", async () => {
+test("a second plan does not replace the first", async () => {
   const { clock, sent, lookout } = lookoutAt(() => list("qwen3-4b"));
   lookout.lookIn(100);
   lookout.lookIn(1);
@@ -99,7 +99,7 @@ test("of looks that are planned, the first that was counts", async () => {
   expect([sent.length, clock.pending]).toEqual([1, 0]);
 });
 
-test("after its disposal nothing is looked for, and who waited for the first look is let go", async () => {
+test("after its disposal the lookout looks no more, and callers stop waiting for the first look", async () => {
   const { clock, sent, lookout, looks, lines } = lookoutAt(() => new Promise<Response>(() => {}));
   const looking = lookout.look();
   await clock.settle();

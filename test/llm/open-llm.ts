@@ -1,18 +1,18 @@
-/** The client of the language model against the stub endpoint, on a clock that the test moves. */
+/** Opens the client of the language model at the stub endpoint, on a clock that the test moves. */
 import { MESSAGE_QUESTION } from "../../src/brain/prompts.ts";
 import type { LlmClient, LlmOptions } from "../../src/llm/contract.ts";
 import { openLlm } from "../../src/llm/llm.ts";
 import { LlmStub, type Mode } from "../e2e/llm-stub.ts";
 import { FakeClock } from "../fake-clock.ts";
 
-/** Longer than anything takes, even on a machine whose cores are all busy. */
+/** Longer than any test takes, even on a machine whose cores are all busy. */
 export const PATIENCE_MS = 60_000;
 
 export interface Kept {
   text: string | null;
 }
 
-/** What a test has opened, closed in the reverse order. */
+/** Closes everything that a test has opened, in reverse order. */
 export class Opened {
   readonly #things: AsyncDisposable[] = [];
 
@@ -31,7 +31,7 @@ export class Opened {
     return stub;
   }
 
-  /** Time stands still for the client unless `clock` is moved: neither a deadline nor a breaker's time ends by itself. */
+  /** Time stands still for the client unless the test moves `clock`: no deadline passes and no breaker closes by itself. */
   llmAt(baseUrl: string | null, options: Partial<LlmOptions> = {}, kept: Kept = { text: null }): LlmClient {
     const llm = this.add(
       openLlm({

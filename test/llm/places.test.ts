@@ -3,7 +3,7 @@ import { Places } from "../../src/llm/places.ts";
 
 const PATIENT = new AbortController().signal;
 
-/** What has been decided so far. */
+/** For each caller: true, false, or that it still waits. */
 async function settled(entering: readonly Promise<boolean>[]): Promise<(boolean | "waits")[]> {
   return Promise.all(entering.map((one) => Promise.race([one, Promise.resolve("waits" as const)])));
 }
@@ -18,14 +18,14 @@ test("two enter, and the others wait in order", async () => {
   expect([await settled(entering), places.waiting]).toEqual([[true, true, true, "waits"], 1]);
 });
 
-test("64 wait, and who comes after them is refused", async () => {
+test("64 wait, and the next one is refused", async () => {
   const places = new Places();
   const entering = Array.from({ length: 67 }, () => places.enter(PATIENT));
   expect(await entering[66]).toBe(false);
   expect(places.waiting).toBe(64);
 });
 
-test("who is called away leaves the queue, and nobody behind is passed over", async () => {
+test("a caller whose signal aborts leaves the queue, and the one behind it moves up", async () => {
   const places = new Places();
   const asker = new AbortController();
   const entering = [
@@ -40,7 +40,7 @@ test("who is called away leaves the queue, and nobody behind is passed over", as
   expect(await entering[3]).toBe(true);
 });
 
-test("a place that everybody has left is free again", async () => {
+test("a place that its caller has left is free again", async () => {
   const places = new Places();
   for (let n = 0; n < 5; n++) {
     expect(await places.enter(PATIENT)).toBe(true);

@@ -1,17 +1,17 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import * as v from "valibot";
-import { firstValid, saidOf, ThoughtFilter, withoutThoughts } from "../../src/llm/reply.ts";
+import { completionOf, firstValid, ThoughtFilter, withoutThoughts } from "../../src/llm/reply.ts";
 
 describe("replies", () => {
   const schema = v.object({ intent: v.string() });
   const found = (text: string): unknown => {
-    const { said, rest } = withoutThoughts(text);
-    const result = firstValid([said, rest], schema);
+    const { spoken, unclosed } = withoutThoughts(text);
+    const result = firstValid([spoken, unclosed], schema);
     return result.ok ? result.value.intent : null;
   };
 
-  test("the first balanced object that satisfies the schema", () => {
+  test("the first balanced object that satisfies the schema is the answer", () => {
     expect(found('{"a":1} then {"intent":"A"} then {"intent":"B"}')).toBe("A");
     expect(found('{"answer":{"intent":"Inner"}}')).toBe("Inner");
     expect(found('{"intent":"with } and \\" and { in it"}')).toBe('with } and " and { in it');
@@ -23,7 +23,7 @@ describe("replies", () => {
     expect(found("")).toBeNull();
   });
 
-  test("thoughts do not count, whatever their tags are like", () => {
+  test("an object within a thought is not the answer, however the tags are written", () => {
     expect(found('<think>{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
     expect(found('<THINK >{"intent":"No"}</Think>{"intent":"A"}')).toBe("A");
     expect(found('<think><think>{"intent":"No"}</think>{"intent":"No"}</think>{"intent":"A"}')).toBe("A");
@@ -35,7 +35,7 @@ describe("replies", () => {
     expect(found('<think>{"intent":"Forced"}')).toBe("Forced");
   });
 
-  test("the search for JSON looks at a bounded number of characters, whatever the braces are like", () => {
+  test("the search for JSON reads a bounded number of characters, however the braces are nested", () => {
     let looked = 0;
     class CountingText extends String {
       override charCodeAt(at: number): number {
@@ -53,20 +53,20 @@ describe("replies", () => {
     expect(found("<think>".repeat(9000))).toBeNull();
   });
 
-  test("a reply of any shape is said or is none, and never throws", () => {
+  test("a reply of any shape never throws, and a completion never has an empty text", () => {
     fc.assert(
       fc.property(fc.jsonValue(), fc.string(), (value, content) => {
-        saidOf(value);
-        const said = saidOf({
+        completionOf(value);
+        const completion = completionOf({
           choices: [{ message: { content, reasoning: value, reasoning_content: value } }],
         });
-        expect(said).not.toBeNull();
-        for (const text of said?.texts ?? []) expect(text.trim()).not.toBe("");
+        expect(completion).not.toBeNull();
+        for (const text of completion?.texts ?? []) expect(text.trim()).not.toBe("");
       }),
     );
   });
 
-  test("a filter of pieces shows what is shown of the whole, wherever it is cut", () => {
+  test("a filter of pieces shows the same text wherever the pieces are cut", () => {
     const text = "<think>a<b</think>Hi <b>there</b> < 3 <think>x<think>y</think></think>!";
     fc.assert(
       fc.property(fc.array(fc.nat(text.length), { maxLength: 12 }), (cuts) => {

@@ -1,7 +1,7 @@
-/** An endpoint without a network: a script answers its requests. */
+/** An endpoint without a network: a function of the test returns the responses. */
 import type { Clock } from "../../src/clock.ts";
 import { Budget } from "../../src/llm/budget.ts";
-import type { Asking } from "../../src/llm/completion.ts";
+import type { AskContext } from "../../src/llm/completion.ts";
 import { OpenAiEndpoint } from "../../src/llm/endpoint.ts";
 import { judged } from "../../src/llm/failure.ts";
 import { Forms } from "../../src/llm/forms.ts";
@@ -20,7 +20,7 @@ export interface Scripted {
   readonly sent: SentRequest[];
 }
 
-/** @param answer called once a request; a promise may stay open, and ends with the request's signal. */
+/** @param answer called once per request. If its promise stays open, the request's signal ends it. */
 export function scripted(
   answer: (request: SentRequest) => Response | Promise<Response>,
   { apiKey = null, clock = new FakeClock() }: { apiKey?: string | null; clock?: Clock } = {},
@@ -48,7 +48,7 @@ interface Body {
   readonly [key: string]: unknown;
 }
 
-/** @param answers one a request; a number is an error status, whose words blame nothing. */
+/** @param answers one per request: a response, the content of a completion, or an error status without a telling text. */
 export function askingOf(answers: (Response | string | number)[], callsMax: number | null = null) {
   const reply = (answer: Response | string | number): Response => {
     if (answer instanceof Response) return answer;
@@ -56,11 +56,11 @@ export function askingOf(answers: (Response | string | number)[], callsMax: numb
     return Response.json({ choices: [{ message: { content: answer } }] });
   };
   const { endpoint, sent } = scripted(() => reply(answers.shift() ?? 500));
-  const asking: Asking = {
+  const context: AskContext = {
     ...{ endpoint, model: "m", forms: new Forms(), tally: new Tally(), judge: judged },
     budget: new Budget({ callsMax, kept: null, nowUs: () => 0, write: () => {} }),
   };
   const limit = endpoint.limit(1000, []);
   const bodies = (): Body[] => sent.map(({ body }) => body as Body);
-  return { asking, limit, bodies };
+  return { context, limit, bodies };
 }

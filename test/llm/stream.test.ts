@@ -18,11 +18,11 @@ describe("pieces", () => {
     deadlineMs: 1000,
   } as const;
 
-  test("come without thoughts, in the form that the model takes", async () => {
-    const { asking, limit, bodies } = askingOf([sse("<think>hm</th", "ink>Hel", "lo <")]);
-    asking.forms.learn("m", ["system", "max_tokens"]);
+  test("come without thoughts, and are asked for in the form that the model accepts", async () => {
+    const { context, limit, bodies } = askingOf([sse("<think>hm</th", "ink>Hel", "lo <")]);
+    context.forms.learn("m", ["system", "max_tokens"]);
     const shown: string[] = [];
-    for await (const piece of pieces(asking, request, limit)) shown.push(piece);
+    for await (const piece of pieces(context, request, limit)) shown.push(piece);
     expect(shown).toEqual(["Hel", "lo ", "<"]);
     expect(bodies()).toEqual([
       {
@@ -38,10 +38,10 @@ describe("pieces", () => {
     ["a reply without chunks", Response.json({}), null, "no_completion"],
     ["an error status", 500, null, "server_error"],
     ["an empty budget", sse("Hello"), 0, "budget"],
-  ] as const)("end by throwing for %s", async (_, answer, callsMax, reason) => {
-    const { asking, limit } = askingOf([answer], callsMax);
+  ] as const)("end with a StreamError after %s", async (_, answer, callsMax, reason) => {
+    const { context, limit } = askingOf([answer], callsMax);
     const read = async (): Promise<void> => {
-      for await (const _piece of pieces(asking, request, limit));
+      for await (const _piece of pieces(context, request, limit));
     };
     const error = await read().then(
       () => null,
