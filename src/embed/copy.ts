@@ -1,4 +1,4 @@
-/** Installs a model from a folder. */
+/** Copies a model from a folder. */
 import { existsSync } from "node:fs";
 import { copyFile, mkdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -6,7 +6,11 @@ import { GatewayError } from "../errors.ts";
 import { hashFile } from "./hash-file.ts";
 import { GRAPHS, installedManifest, invalidModel, POOLING_FILE, REQUIRED } from "./models.ts";
 
-/** Layouts that are understood: as on the hub, or flat, as many packages carry a model. */
+/**
+ * Copies the files of a model into `partial`, from a folder laid out as on the hub or flat, as in many packages.
+ * @returns `from`.
+ * @throws GatewayError model_missing, model_invalid.
+ */
 export async function copyModel(
   from: string,
   partial: string,
@@ -24,12 +28,12 @@ export async function copyModel(
       code: "model_missing",
       operation: "pull-model: install from",
       object: from,
-      detail: `there is no ${absent}`,
+      detail: `${absent} is missing`,
       hint: `a model's folder has ${REQUIRED.join(", ")} and a graph under onnx/, as on the hub`,
     });
   }
   await rm(partial, { recursive: true, force: true });
-  const said = installedManifest(from)?.files ?? [];
+  const listed = installedManifest(from)?.files ?? [];
   const copies = [...REQUIRED, POOLING_FILE].map((path) => ({ path, to: path as string }));
   copies.push(graph, { path: `${graph.path}_data`, to: `${graph.to}_data` });
   for (const { path, to } of copies) {
@@ -39,7 +43,7 @@ export async function copyModel(
     await mkdir(dirname(target), { recursive: true });
     await copyFile(source, target);
     const sha256 = await hashFile(target, "sha256");
-    const expected = said.find((file) => file.path === path)?.sha256 ?? (await hashFile(source, "sha256"));
+    const expected = listed.find((file) => file.path === path)?.sha256 ?? (await hashFile(source, "sha256"));
     if (sha256 !== expected) throw invalidModel(source, `sha256 is ${sha256}, expected ${expected}`);
     progress(`copied ${path}, sha256 ${sha256}`);
   }

@@ -1,4 +1,4 @@
-/** Files from a server, gone on with where they broke off, and checked by their hashes. */
+/** Downloads files: continues where a connection broke, and checks their hashes. */
 import { existsSync, statSync } from "node:fs";
 import { mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -8,28 +8,33 @@ import { hashFile } from "./hash-file.ts";
 import { invalidModel } from "./models.ts";
 
 const PROGRESS_MS = 2000;
-const ANSWER_MS = 30_000;
-/** Tries in a row that bring nothing. */
+/** How long the headers of a response may take. */
+const RESPONSE_MS = 30_000;
+/** Tries in a row that bring no byte. */
 const TRIES_MAX = 6;
-/** Between two tries of a download that broke. */
+/** Between two tries. */
 const RETRY_MS = 1000;
 
-/** How files are fetched. */
+/** What a download needs. */
 export interface Transfer {
   readonly fetch: typeof fetch;
   readonly clock: Clock;
   readonly progress: (line: string) => void;
 }
 
+/** A file as the hub lists it; null for what it does not tell. */
 export interface HubFile {
   readonly path: string;
   readonly bytes: number | null;
   readonly sha256: string | null;
-  /** Git's own hash of a file that is not in LFS: SHA-1 of "blob LENGTH\0" and the content. */
+  /** Git's own hash, for a file that is not in LFS: SHA-1 over "blob LENGTH\0" and the content. */
   readonly gitSha1: string | null;
 }
 
-/** One request; `fetch` follows redirects itself, but the hub says the hash on the redirect. */
+/**
+ * Sends one request and follows its redirects. `fetch` could follow them, but the hub sends the hash with the redirect.
+ * @param linked receives that hash.
+ */
 export async function request(
   o: Transfer,
   url: string,
@@ -38,7 +43,7 @@ export async function request(
 ): Promise<Response> {
   let at = url;
   for (let hops = 0; hops < 8; hops++) {
-    const response = await answerOf(o, at, headers);
+    const response = await responseOf(o, at, headers);
     const etag = response.headers.get("x-linked-etag")?.replace(/^W\/|"/g, "") ?? "";
     if (linked !== undefined && /^[0-9a-f]{64}$/.test(etag)) linked.sha256 = etag;
     const location = response.headers.get("location");
@@ -49,10 +54,12 @@ export async function request(
   throw offline(url, "too many redirects");
 }
 
-async function answerOf(o: Transfer, url: string, headers: Record<string, string>): Promise<Response> {
-  // For the headers only: a body may take hours, and a broken one is noticed by the runtime.
+async function responseOf(o: Transfer, url: string, headers: Record<string, string>): Promise<Response> {
+  // The deadline covers only the headers: a body may take hours, and the runtime notices if it breaks.
   const slow = new AbortController();
-  using _timer = o.clock.after(ANSWER_MS, () => slow.abort(new Error(`no answer within ${ANSWER_MS} ms`)));
+  using _timer = o.clock.after(RESPONSE_MS, () =>
+    slow.abort(new Error(`no response within ${RESPONSE_MS / 1000} s`)),
+  );
   try {
     return await o.fetch(url, {
       headers: { "user-agent": "one_file_gateway", "accept-encoding": "identity", ...headers },
@@ -72,14 +79,14 @@ interface Download {
 }
 
 /**
- * Brings one file, whole and with the right hash, or throws.
+ * Downloads one file, complete and with the right hash. A file that is there with the right hash is kept.
  * @throws GatewayError embedder_unavailable, model_missing, model_invalid.
  */
 export async function getFile(o: Transfer, d: Download): Promise<void> {
   const linked = { sha256: d.file.sha256 };
   await mkdir(dirname(d.target), { recursive: true });
   if (existsSync(d.target) && (await hashMatches(d, linked.sha256)) === true) {
-    o.progress(`${d.file.path}: there already`);
+    o.progress(`${d.file.path}: already there`);
     return;
   }
   const part = `${d.target}.part`;
@@ -89,11 +96,11 @@ export async function getFile(o: Transfer, d: Download): Promise<void> {
       if ((await fetchPart(o, d, part, linked)) === "absent") return;
       break;
     } catch (error) {
-      // A try that brought something does not count: a slow line may break many times.
+      // A try that brought bytes does not count: a slow line may break many times.
       if (bytesOf(part) > before) tries = 0;
       const retryable = error instanceof GatewayError && error.code === "embedder_unavailable";
       if (!retryable || tries >= TRIES_MAX) throw error;
-      o.progress(`${d.file.path}: ${error.detail}; going on at ${bytesOf(part)} bytes`);
+      o.progress(`${d.file.path}: ${error.detail}; continuing at byte ${bytesOf(part)}`);
       await o.clock.sleep(RETRY_MS);
     }
   }
@@ -105,11 +112,11 @@ export async function getFile(o: Transfer, d: Download): Promise<void> {
     await rm(d.target);
     throw invalidModel(
       d.url,
-      `what arrived has sha256 ${found}, expected ${linked.sha256 ?? d.file.gitSha1}; it was removed`,
+      `the file has sha256 ${found}, expected ${linked.sha256 ?? d.file.gitSha1}; it was removed`,
     );
   }
   o.progress(
-    `${d.file.path}: ${bytesOf(d.target)} bytes, ${matches === null ? "no hash known to check against" : "hash checked"}`,
+    `${d.file.path}: ${bytesOf(d.target)} bytes, ${matches === null ? "no hash is known to check it" : "hash checked"}`,
   );
 }
 
@@ -117,14 +124,14 @@ function bytesOf(path: string): number {
   return existsSync(path) ? statSync(path).size : 0;
 }
 
-/** Null where no hash is known. */
+/** Null if no hash is known. */
 async function hashMatches(d: Download, sha256: string | null): Promise<boolean | null> {
   if (sha256 !== null) return (await hashFile(d.target, "sha256")) === sha256;
   if (d.file.gitSha1 !== null) return (await hashFile(d.target, "git")) === d.file.gitSha1;
   return null;
 }
 
-/** Brings `part` to its full length, going on where it stands if the server still has the same file. */
+/** Completes `part`, from its present length if the server still has the same file, else from the start. */
 async function fetchPart(
   o: Transfer,
   d: Download,
@@ -135,7 +142,7 @@ async function fetchPart(
   const etagPath = `${part}.etag`;
   const etag = have > 0 && existsSync(etagPath) ? await readFile(etagPath, "utf8") : null;
   if (have > 0 && have === d.file.bytes) return "whole";
-  // Without a strong ETag nothing says that the rest belongs to the beginning.
+  // Without a strong ETag nothing proves that the rest belongs to the same file as the beginning.
   const headers: Record<string, string> = etag === null ? {} : { range: `bytes=${have}-`, "if-range": etag };
   const response = await request(o, d.url, headers, linked);
   if (d.optional && response.status === 404) {
@@ -145,7 +152,7 @@ async function fetchPart(
   if (response.status === 416) {
     await response.body?.cancel();
     await rm(part, { force: true });
-    throw offline(d.url, "the server has another file than the one that was begun");
+    throw offline(d.url, "the server has another file than the one that is here in part");
   }
   if (!response.ok || response.body === null) throw await refusal(d, response);
   const from = response.status === 206 ? rangeStart(response) : 0;
@@ -153,7 +160,8 @@ async function fetchPart(
   const totalBytes = d.file.bytes ?? (Number.isFinite(length) ? from + length : null);
   const newEtag = response.headers.get("etag");
   if (from === 0 || from !== have) {
-    if (from !== 0) throw invalidModel(d.url, `the server went on at byte ${from}, ${have} are here`);
+    if (from !== 0)
+      throw invalidModel(d.url, `the server continued at byte ${from}, but ${have} bytes are here`);
     await writeFile(part, "");
     if (newEtag?.startsWith('"')) await writeFile(etagPath, newEtag);
     else await rm(etagPath, { force: true });
@@ -173,26 +181,26 @@ async function appendBody(
 ): Promise<void> {
   const file = await open(w.part, "a");
   let bytes = w.from;
-  let toldMs = o.clock.monotonicMs();
+  let shownMs = o.clock.monotonicMs();
   try {
     for await (const chunk of w.body) {
       await file.write(chunk);
       bytes += chunk.byteLength;
       const nowMs = o.clock.monotonicMs();
-      if (nowMs - toldMs < PROGRESS_MS) continue;
-      toldMs = nowMs;
+      if (nowMs - shownMs < PROGRESS_MS) continue;
+      shownMs = nowMs;
       o.progress(
         `${d.file.path}: ${megabytes(bytes)} of ${w.totalBytes === null ? "?" : megabytes(w.totalBytes)} MB`,
       );
     }
     await file.sync();
   } catch (cause) {
-    throw offline(d.url, `broke off after ${bytes} bytes: ${messageOf(cause)}`, cause);
+    throw offline(d.url, `the connection broke after ${bytes} bytes: ${messageOf(cause)}`, cause);
   } finally {
     await file.close();
   }
   if (w.totalBytes !== null && bytes < w.totalBytes) {
-    throw offline(d.url, `broke off after ${bytes} of ${w.totalBytes} bytes`);
+    throw offline(d.url, `the connection broke after ${bytes} of ${w.totalBytes} bytes`);
   }
 }
 
@@ -203,13 +211,13 @@ function megabytes(bytes: number): string {
 async function refusal(d: Download, response: Response): Promise<GatewayError> {
   await response.body?.cancel();
   const { status } = response;
-  if (status === 429 || status >= 500) return offline(d.url, `the server answered ${status}`);
+  if (status === 429 || status >= 500) return offline(d.url, `the server responded ${status}`);
   return new GatewayError({
     code: "model_missing",
     operation: "pull-model",
     object: d.url,
-    detail: `the server answered ${status}`,
-    hint: "check the model's name and HF_ENDPOINT (the hub answers 401 for what does not exist, too)",
+    detail: `the server responded ${status}`,
+    hint: "check the model's name and HF_ENDPOINT (the hub responds 401 also for a model that does not exist)",
   });
 }
 
@@ -219,7 +227,7 @@ function offline(url: string, detail: string, cause?: unknown): GatewayError {
     operation: "pull-model",
     object: url,
     detail,
-    hint: "run it again to go on where it stopped; without network, bring the model's folder here and pass --from DIR",
+    hint: "run it again to continue where it stopped; without a network, copy the model's folder here and pass --from DIR",
     cause,
   });
 }

@@ -1,6 +1,6 @@
 /**
- * Embedders behind one interface: a local ONNX model, an OpenAI-compatible endpoint, feature
- * hashing, or none; and the choice between them, which is made once per database.
+ * Opens embedders: a local ONNX model, an OpenAI-compatible endpoint, feature hashing, or none. Chooses one of them once
+ * per database.
  */
 
 import { basename } from "node:path";
@@ -14,23 +14,23 @@ import { LocalEmbedder } from "./local.ts";
 import { findModel } from "./models.ts";
 import { OffEmbedder } from "./off.ts";
 import { type PullOptions, pullModel as pull } from "./pull.ts";
-import { listedModel, modelAt, RemoteEmbedder } from "./remote.ts";
+import { defaultModel, listedModel, RemoteEmbedder } from "./remote.ts";
 import { workerOf } from "./thread.ts";
 
-/** What the journal keeps of the choice. */
+/** The choice as the journal keeps it. */
 export interface RecordedEmbedder {
   readonly kind: EmbedderKind;
   readonly name: string;
-  /** 0 where it was not known yet. */
+  /** 0 if it was not known yet. */
   readonly dim: number;
 }
 
 export interface ChooseOptions {
   readonly choice: "auto" | EmbedderKind;
-  /** Null: this database has not decided yet. */
+  /** Null: no embedder was chosen for this database yet. */
   readonly recorded: RecordedEmbedder | null;
   readonly modelsDir: string;
-  /** As given by the user; null: the default of the kind. */
+  /** Named by the user; null: the default model of the kind. */
   readonly embeddingModel: string | null;
   /** Of --llm-base-url; null: off. */
   readonly endpoint: Endpoint | null;
@@ -40,28 +40,28 @@ export interface ChooseOptions {
 
 export interface ChosenEmbedder {
   readonly embedder: Embedder;
-  /** To be recorded in the database in place of what was. */
+  /** Replaces the record of the database. */
   readonly record: RecordedEmbedder;
-  /** One line for the user at this start, or null. */
+  /** A line for the user at this start, or null. */
   readonly advice: string | null;
 }
 
 const LOCAL_MODEL_DEFAULT = "bge-m3";
 
 /**
- * Decides the embedder by --embedder and what this database recorded.
+ * Chooses the embedder by --embedder and by the record of this database.
  *
- * `auto` without a record: a local model where --models-dir holds one, else an endpoint that lists an
- * embedding model, else hashing. `auto` with a record keeps it: a recorded model that is away is returned
- * all the same and fails with embedder_unavailable until it is back. Anything else switches to what it says.
- * @throws GatewayError model_missing, model_invalid, embedder_invalid, usage: what was asked for cannot be.
+ * `auto` without a record takes a local model if --models-dir holds one, else an endpoint that lists an embedding model,
+ * else hashing. `auto` with a record keeps the recorded embedder, even if its model is away: the embedder then fails with
+ * embedder_unavailable until the model is back. Any other value of --embedder switches to that kind.
+ * @throws GatewayError model_missing, model_invalid, embedder_invalid or usage if the kind that --embedder names cannot be opened.
  */
 export async function chooseEmbedder(o: ChooseOptions): Promise<ChosenEmbedder> {
   const chosen = await choose(o);
   const { kind, name, dim } = chosen.embedder;
   let { advice } = chosen;
   if (o.recorded !== null && o.recorded.name !== name && advice === null) {
-    advice = `embeddings are now ${name}; frames so far have those of ${o.recorded.name} and keep them`;
+    advice = `vectors now come from ${name}; earlier frames keep those of ${o.recorded.name}`;
   }
   return { embedder: chosen.embedder, record: { kind, name, dim }, advice };
 }
@@ -77,15 +77,15 @@ async function choose(o: ChooseOptions): Promise<Choice> {
   if (o.recorded.kind === "local") return { embedder: await openRecordedLocal(o, o.recorded), advice: null };
   if (o.recorded.kind === "remote") return { embedder: recordedRemote(o, o.recorded), advice: null };
   const embedder = o.recorded.kind === "off" ? new OffEmbedder() : openHashing(o.workerUrl);
-  return { embedder, advice: await betterThan(o, embedder) };
+  return { embedder, advice: await adviceFor(o, embedder) };
 }
 
-/** The first start of a database without a word from the user. */
+/** The first choice for a database, if the user names no embedder. */
 async function decide(o: ChooseOptions): Promise<Choice> {
   if (findModel(o.modelsDir, o.embeddingModel) !== null)
     return { embedder: await openLocal(o), advice: null };
   const listed = await listedModel(o.endpoint, o.embeddingModel, o.log);
-  let why = "no model is in --models-dir and no endpoint lists one";
+  let why = "--models-dir holds no model and no endpoint lists one";
   if (listed !== null) {
     const remote = remoteOf(o, listed, 0);
     const refused = await remote.probe(o.log);
@@ -95,21 +95,21 @@ async function decide(o: ChooseOptions): Promise<Choice> {
   }
   return {
     embedder: openHashing(o.workerUrl),
-    advice: `embeddings are lexical (${HASHING_NAME}), not semantic: ${why}; run "one_file_gateway pull-model" and pass --embedder local`,
+    advice: `vectors are lexical (${HASHING_NAME}), not semantic, because ${why}; run "one_file_gateway pull-model" and pass --embedder local`,
   };
 }
 
-/** Points out a real embedder to somebody who runs without. */
-async function betterThan(o: ChooseOptions, embedder: Embedder): Promise<string | null> {
+/** Advice for a database without a semantic embedder, if one is available by now. */
+async function adviceFor(o: ChooseOptions, embedder: Embedder): Promise<string | null> {
   const folder = findModel(o.modelsDir, o.embeddingModel);
   const listed = folder === null ? await listedModel(o.endpoint, o.embeddingModel, o.log) : null;
   if (folder === null && listed === null) return null;
-  const found = folder === null ? `the endpoint has ${listed}` : `there is a model at ${folder}`;
+  const found = folder === null ? `the endpoint lists ${listed}` : `a model is at ${folder}`;
   const flag = folder === null ? "remote" : "local";
-  return `this database was begun with --embedder ${embedder.kind} and stays with it; ${found}: pass --embedder ${flag} to use it from now on`;
+  return `this database started with --embedder ${embedder.kind} and keeps it; ${found}: pass --embedder ${flag} to use it from now on`;
 }
 
-/** The hashing embedder in the embed Worker; never fails. */
+/** Opens the hashing embedder in the embed Worker. It never fails. */
 export function openHashing(workerUrl: string | URL): Embedder {
   return new HashingEmbedder(workerOf(workerUrl));
 }
@@ -121,7 +121,7 @@ async function openLocal(o: ChooseOptions): Promise<Embedder> {
       code: "model_missing",
       operation: "embed: find model",
       object: `${o.embeddingModel ?? LOCAL_MODEL_DEFAULT} in ${o.modelsDir}`,
-      detail: "there is no such model",
+      detail: "no such model",
       hint: 'run "one_file_gateway pull-model" or pass --embedder remote or hashing',
     });
   }
@@ -129,7 +129,7 @@ async function openLocal(o: ChooseOptions): Promise<Embedder> {
 }
 
 /**
- * Opens one model's folder in the embed Worker.
+ * Opens a model's folder in the embed Worker.
  * @throws GatewayError model_missing, model_invalid.
  */
 export async function openModel(folder: string, workerUrl: string | URL): Promise<Embedder> {
@@ -143,7 +143,7 @@ export async function openModel(folder: string, workerUrl: string | URL): Promis
 }
 
 /**
- * Gets a model and opens it in the embed Worker for the check at the end: see `pullModel` of pull.ts.
+ * Installs a model, after a check in the embed Worker: see `pullModel` in pull.ts.
  * @returns the model's folder.
  */
 export function pullModel(
@@ -159,8 +159,8 @@ async function openRecordedLocal(o: ChooseOptions, recorded: RecordedEmbedder): 
   try {
     await embedder.load();
   } catch (error) {
-    // The database stays with its model; frames wait for it, and go out without vector if it does not come.
-    o.log("warn", `${messageOf(error)}; this database is embedded by ${recorded.name} and waits for it`);
+    // The database keeps its model. Frames wait for it, and after a while go out without a vector.
+    o.log("warn", `${messageOf(error)}; this database uses ${recorded.name} and waits for it`);
   }
   return embedder;
 }
@@ -171,14 +171,14 @@ async function openRemote(o: ChooseOptions): Promise<Embedder> {
       code: "usage",
       operation: "embed: choose",
       object: "--embedder remote",
-      detail: "there is no endpoint",
+      detail: "no endpoint is set",
       hint: "pass --llm-base-url URL",
     });
   }
   const recorded = o.recorded?.kind === "remote" ? o.recorded : null;
   if (recorded !== null) return recordedRemote(o, recorded);
-  const remote = remoteOf(o, o.embeddingModel ?? (await modelAt(o.endpoint, o.log)), 0);
-  // An endpoint that lies now may be mended while the gateway runs: frames wait for it as for one that is away.
+  const remote = remoteOf(o, o.embeddingModel ?? (await defaultModel(o.endpoint, o.log)), 0);
+  // An endpoint that returns wrong vectors may be repaired while the gateway runs, so frames wait as for one that is away.
   const refused = await remote.probe(o.log);
   if (refused !== null) o.log("error", `${refused.message}; frames wait for it`);
   return remote;

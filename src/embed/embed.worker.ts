@@ -1,10 +1,9 @@
 /**
- * The one Worker that embeds: it owns the local ONNX model and the hashing embedder.
+ * The one Worker that embeds. It owns the local ONNX models, the hashing embedder and the indexes of examples.
  *
- * It is started once and never terminated: `session.run` blocks its thread, and onnxruntime 1.14
- * crashes the process when a thread that loaded it ends and another loads it again. It runs at a
- * lower priority, so that under load ingest stays fast and vectors catch up; the runtime's own
- * threads are started from here and inherit that.
+ * It starts once and never ends: `session.run` blocks its thread, and onnxruntime 1.14 crashes the process if the thread
+ * that loaded it ends and another loads it again. It runs at a lower priority, so that ingest stays fast under load while
+ * vectors catch up later. The runtime starts its own threads from here, so they inherit the priority.
  */
 
 import { GatewayError, messageOf, type SerialisedError, serialiseError } from "../errors.ts";
@@ -18,24 +17,24 @@ import {
 } from "../nearest/nearest.ts";
 import { HASHING_DIM, hashingEmbed } from "./hashing.ts";
 import { embedNew, type LoadedModel, loadModel } from "./onnx-model.ts";
-import type { Asked, WorkerReply, WorkerRequest } from "./protocol.ts";
+import type { Comparison, WorkerReply, WorkerRequest } from "./protocol.ts";
 
 const NICE = 10;
 
 const models = new Map<number, LoadedModel>();
 const indexes = new Map<number, ExampleIndex>();
-/** The newest request to build each index: one before it is not built any further. */
+/** The newest request to build each index. The building of an older one stops. */
 const building = new Map<number, number>();
 
 declare const self: Worker;
 
 if (!Bun.isMainThread) {
-  // Elsewhere than on Linux it would be the priority of the whole process.
+  // On other systems this would change the priority of the whole process.
   if (process.platform === "linux") lowerThreadPriority(NICE);
   let queue = Promise.resolve();
   self.onmessage = (event: MessageEvent<WorkerRequest>) => {
-    // One after the other: loading is asynchronous, and what follows it must find the model.
-    // What is learned from examples takes seconds, in slices: it stands beside the queue.
+    // Requests run one after the other, because loading is asynchronous and later requests need the model.
+    // Learning from examples takes seconds, in slices, so it does not wait in the queue nor block it.
     if (event.data.kind === "index") void handle(event.data);
     else queue = queue.then(() => handle(event.data));
   };
@@ -43,17 +42,18 @@ if (!Bun.isMainThread) {
 
 async function handle(request: WorkerRequest): Promise<void> {
   try {
-    const reply = await answer(request);
+    const reply = await replyTo(request);
     postMessage(reply, reply.kind === "rows" ? [reply.rows.buffer] : []);
   } catch (error) {
     postMessage({ id: request.id, kind: "failed", failure: failureOf(error) } satisfies WorkerReply);
   }
 }
 
-async function answer(request: WorkerRequest): Promise<WorkerReply> {
+async function replyTo(request: WorkerRequest): Promise<WorkerReply> {
   const { id } = request;
-  if (request.kind === "hash") return withNearest(id, hashAll(request.texts), request.asked);
-  if (request.kind === "nearest") return { id, kind: "nearest", nearest: ask(request.rows, request.asked) };
+  if (request.kind === "hash") return withNearest(id, hashAll(request.texts), request.comparison);
+  if (request.kind === "nearest")
+    return { id, kind: "nearest", nearest: nearestOf(request.rows, request.comparison) };
   if (request.kind === "index")
     return { id, kind: "indexed", calibration: await learn(request.index, id, request.examples) };
   if (request.kind === "unload") {
@@ -67,18 +67,22 @@ async function answer(request: WorkerRequest): Promise<WorkerReply> {
   }
   const model = models.get(request.model);
   if (model === undefined) throw new Error(`embed: model ${request.model} was not loaded`);
-  return withNearest(id, await embedNew(model, request.texts), request.asked);
+  return withNearest(id, await embedNew(model, request.texts), request.comparison);
 }
 
-function withNearest(id: number, rows: Float32Array<ArrayBuffer>, asked: Asked | null): WorkerReply {
-  return { id, kind: "rows", rows, nearest: asked === null ? null : ask(rows, asked) };
+function withNearest(
+  id: number,
+  rows: Float32Array<ArrayBuffer>,
+  comparison: Comparison | null,
+): WorkerReply {
+  return { id, kind: "rows", rows, nearest: comparison === null ? null : nearestOf(rows, comparison) };
 }
 
-function ask(rows: Float32Array, { index, wanted }: Asked): readonly (Nearest | null)[] {
+function nearestOf(rows: Float32Array, { index, wanted }: Comparison): readonly (Nearest | null)[] {
   return indexes.get(index)?.nearest(rows, wanted) ?? wanted.map(() => null);
 }
 
-/** Null where there are no examples, or others have come before these were learned. */
+/** @returns null if there are no examples, or if others arrived before these were learned. */
 async function learn(index: number, request: number, examples: LabelledVectors): Promise<Calibration | null> {
   building.set(index, request);
   const isWanted = (): boolean => building.get(index) === request;

@@ -1,45 +1,45 @@
 /** The interface that every embedder implements. */
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
 
-/** The vectors of texts, and what is nearest to them. */
+/** The vectors of texts, and the labels nearest to them. */
 export interface EmbeddedTexts {
   /** texts.length × dim floats. */
   readonly rows: Float32Array;
-  /** One for each text; null where none was wanted, it has no vector, or there are no examples. */
+  /** One per text; null if the text did not want one, has no vector, or no examples are set. */
   readonly nearest: readonly (Nearest | null)[];
 }
 
 export type EmbedderKind = "local" | "remote" | "hashing" | "off";
 
-/** Texts to vectors. One embedder, one model: vectors of different names are never compared. */
+/** Turns texts into vectors by one model. Vectors of different embedders are never compared. */
 export interface Embedder extends AsyncDisposable {
   readonly kind: EmbedderKind;
-  /** Full name with precision and pooling, e.g. "hashing-1024-v1", "bge-m3@int8+cls"; of an endpoint its model's id. */
+  /** Full name with precision and pooling, for example "hashing-1024-v1" or "bge-m3@int8+cls"; for an endpoint the model's id. */
   readonly name: string;
-  /** Floats in a vector, 1 to SEMANTIC_DIM_MAX; 0 for `off`, and while an endpoint or model has never answered. */
+  /** Floats in a vector, 1 to SEMANTIC_DIM_MAX; 0 for `off`, and until an endpoint or model has embedded its first text. */
   readonly dim: number;
   /** 0 for `off`. */
   readonly modelId: number;
-  /** True for hashing, a pure function of the text: its vectors need not be kept. */
+  /** True for hashing: its vectors are a pure function of the text and need not be kept. */
   readonly recomputed: boolean;
-  /** Texts that one call should bring at most; more are taken, too. */
+  /** How many texts one call should carry at most. A call may carry more. */
   readonly maxBatch: number;
   /**
-   * @returns texts.length × dim floats, a row a text, each L2-normalised; a row of zeros is no vector: the
-   *   text has nothing to embed (white space; for hashing, no letter, digit or emoji).
+   * @returns texts.length × dim floats: one L2-normalised row per text. A row of zeros means that the text has no
+   *   vector, because it holds nothing to embed (only white space; for hashing, no letter, digit or emoji).
    * @throws GatewayError embedder_unavailable (try again; see {@link GatewayError.retryAfterMs}) or
-   *   embedder_invalid (the answer cannot be right: count, dimension, NaN).
+   *   embedder_invalid (the vectors cannot be right: wrong count, dimension or values).
    */
   embed(texts: readonly string[]): Promise<Float32Array>;
   /**
-   * Like `embed`; and for the texts that are `wanted` the nearest label of the examples that were set last.
+   * Like `embed`, and also returns the nearest example label for each text with a true in `wanted`.
    * @throws GatewayError as `embed`.
    */
   embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts>;
   /**
-   * Replaces the labelled examples. Their vectors must be of this embedder; their memory is taken over.
-   * @returns what was learned from them; null where there are none, or others were set meanwhile.
-   * @throws GatewayError embedder_unavailable where the Worker is gone.
+   * Replaces the labelled examples. Their vectors must come from this embedder; the call takes over their memory.
+   * @returns what was learned from the examples; null if there are none, or if others were set meanwhile.
+   * @throws GatewayError embedder_unavailable if the Worker has ended.
    */
   setExamples(examples: LabelledVectors): Promise<Calibration | null>;
 }

@@ -1,4 +1,4 @@
-/** What an endpoint returned for texts → rows. It may be anything. */
+/** Reads the vectors in an endpoint's reply, which may hold anything. */
 import * as v from "valibot";
 import { SEMANTIC_DIM_MAX } from "../frame.ts";
 
@@ -11,30 +11,30 @@ export type ReadEmbeddings =
   | { readonly ok: false; readonly why: string };
 
 /**
- * Checks a reply and brings it in order: `count` rows of one dimension, each of length 1.
- * @param expected.dim of earlier vectors; 0: there were none.
+ * Checks a reply, puts its vectors in order and normalises them: `count` rows of one dimension, each of length 1.
+ * @param o.dimBefore the dimension of earlier vectors; 0: there were none.
  */
 export function readEmbeddings(
   reply: unknown,
-  { count, dim: dimBefore }: { count: number; dim: number },
+  { count, dimBefore }: { count: number; dimBefore: number },
 ): ReadEmbeddings {
   const parsed = v.safeParse(ReplySchema, reply);
-  if (!parsed.success) return invalid("the answer is no list of embeddings");
+  if (!parsed.success) return invalid("the reply is not a list of embeddings");
   const { data } = parsed.output;
   if (data.length !== count) return invalid(`${data.length} vectors for ${count} texts`);
   const dim = Array.isArray(data[0]?.embedding) ? data[0].embedding.length : 0;
   if (dim > SEMANTIC_DIM_MAX) {
-    return invalid(`vectors of ${dim} dimensions, a frame has room for ${SEMANTIC_DIM_MAX}`);
+    return invalid(`vectors of ${dim} dimensions; a frame has room for ${SEMANTIC_DIM_MAX}`);
   }
   if (dimBefore !== 0 && dim !== 0 && dim !== dimBefore) {
-    return invalid(`vectors of ${dim} dimensions, so far they had ${dimBefore}: is another model loaded?`);
+    return invalid(`vectors of ${dim} dimensions; so far they had ${dimBefore}. Is another model loaded?`);
   }
   const rows = new Float32Array(count * dim);
   const seen = new Set<number>();
   for (const [position, entry] of data.entries()) {
     const index = entry.index ?? position;
     if (!Number.isInteger(index) || index < 0 || index >= count || seen.has(index)) {
-      return invalid(`index ${index} twice or out of ${count}`);
+      return invalid(`index ${index} comes twice or is not one of 0 to ${count - 1}`);
     }
     seen.add(index);
     const why = readRow(entry.embedding, rows.subarray(index * dim, (index + 1) * dim));
@@ -43,12 +43,12 @@ export function readEmbeddings(
   return { ok: true, rows, dim };
 }
 
-/** Fills the row. Returns why it cannot. */
+/** Fills the row. @returns why it cannot, or null. */
 function readRow(embedding: unknown, row: Float32Array): string | null {
-  if (typeof embedding === "string") return "base64 came, float was asked for";
-  if (!Array.isArray(embedding) || embedding.length === 0) return "a vector is no list of numbers";
+  if (typeof embedding === "string") return "a vector is base64, although floats were asked for";
+  if (!Array.isArray(embedding) || embedding.length === 0) return "a vector is not a list of numbers";
   if (embedding.length !== row.length) {
-    return `vectors of ${row.length} and of ${embedding.length} dimensions in one answer`;
+    return `vectors of ${row.length} and of ${embedding.length} dimensions in one reply`;
   }
   let squares = 0;
   for (const value of embedding as unknown[]) {
@@ -56,7 +56,7 @@ function readRow(embedding: unknown, row: Float32Array): string | null {
     squares += value * value;
   }
   const length = Math.sqrt(squares);
-  if (length === 0 || !Number.isFinite(length)) return "a vector is all zeros or beyond measure";
+  if (length === 0 || !Number.isFinite(length)) return "a vector is all zeros, or its length overflows";
   for (let at = 0; at < row.length; at++) row[at] = (embedding[at] as number) / length;
   return null;
 }

@@ -1,7 +1,10 @@
-/** Hashes of files, for which they are read in pieces. */
+/** Hashes files without holding them in memory. */
 import { createReadStream, statSync } from "node:fs";
 
-/** @param kind git: SHA-1 of "blob LENGTH\0" and the content, git's own hash of a file. @returns hexadecimal digits. */
+/**
+ * @param kind git: git's own hash of a file, which is SHA-1 over "blob LENGTH\0" and the content.
+ * @returns the hash in hexadecimal digits.
+ */
 export async function hashFile(path: string, kind: "sha256" | "git"): Promise<string> {
   const hasher = new Bun.CryptoHasher(kind === "git" ? "sha1" : "sha256");
   if (kind === "git") hasher.update(`blob ${statSync(path).size}\0`);

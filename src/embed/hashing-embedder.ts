@@ -1,11 +1,11 @@
-/** The hashing function in the embed Worker. */
+/** The embedder that runs the hashing function in the embed Worker. */
 import { modelId } from "../frame.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import type { EmbeddedTexts, Embedder } from "./embedder.ts";
 import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
 import { type EmbedWorker, Examples, embeddedOf, NO_TEXTS } from "./thread.ts";
 
-/** It never fails while its Worker runs. */
+/** Never fails while the Worker runs. */
 export class HashingEmbedder implements Embedder {
   readonly kind = "hashing";
   readonly name = HASHING_NAME;
@@ -27,8 +27,8 @@ export class HashingEmbedder implements Embedder {
 
   async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
     if (texts.length === 0) return NO_TEXTS;
-    const asked = this.#examples.asked(wanted);
-    return embeddedOf(await this.#worker.ask({ kind: "hash", texts, asked }), texts);
+    const comparison = this.#examples.comparison(wanted);
+    return embeddedOf(await this.#worker.ask({ kind: "hash", texts, comparison }), texts);
   }
 
   setExamples(examples: LabelledVectors): Promise<Calibration | null> {

@@ -1,42 +1,41 @@
 /**
  * The embedder that needs no model: signed feature hashing of words and character n-grams.
  *
- * It is lexical, not semantic: two texts are near each other when they share words or pieces of
- * words, in any language; a paraphrase in other words is far away. What it is for: working offline
- * from the first second, and finding near-duplicates and messages about the same things.
+ * It is lexical, not semantic: two texts are near each other if they share words or pieces of words, in any language; a
+ * paraphrase in other words is far away. It serves to work offline from the first second, and to find near-duplicates and
+ * messages about the same things.
  *
- * The vector is a pure function of the text, the same on every machine: features are counted in
- * integers, and the only floating-point operations are one division, one square root and one
- * rounding to float32 a value, which IEEE 754 defines exactly. A change of any vector is a new
- * name ({@link HASHING_NAME}); the golden test holds it. (What a letter is and how it decomposes
- * comes from the runtime's Unicode tables, which are stable for every assigned character.)
+ * The vector is a pure function of the text, the same on every machine: features are counted in integers, and each value
+ * takes one division, one square root and one rounding to float32, which IEEE 754 defines exactly. Any change of a vector
+ * needs a new name ({@link HASHING_NAME}); the golden test guards this. (Letters and their decomposition come from the
+ * runtime's Unicode tables, which are stable for every assigned character.)
  *
- * Features of a text, after normalising it:
- * - it is lower-cased and, where it is not pure ASCII, brought to NFKD, freed of the combining
- *   diacritics U+0300 to U+036F, lower-cased again and recomposed (NFC): "Cartão" and "cartao"
- *   are one word. (Vowel signs of other scripts are not diacritics and stay.)
- * - a word is a run of letters, digits and marks, or one emoji, or a run of regional indicators;
- * - each word counts as a whole, and again with its accents kept where they were folded away, so
- *   that "cartao" is very near "cartão" but not the same;
- * - each word between its two boundary marks counts by its n-grams of 3, 4 and 5 UTF-16 units.
+ * How a text becomes features:
+ * - The text is lower-cased. If it is not pure ASCII, it is also brought to NFKD, freed of the combining diacritics
+ *   U+0300 to U+036F, lower-cased again and recomposed (NFC), so that "Cartão" and "cartao" are one word. (Vowel signs of
+ *   other scripts are not diacritics and stay.)
+ * - A word is a run of letters, digits and marks, or one emoji, or a run of regional indicators.
+ * - Each word counts as a whole. If it lost accents, it also counts with them, so that "cartao" is very near "cartão" but
+ *   not the same.
+ * - Each word, between two boundary marks, counts by its n-grams of 3, 4 and 5 UTF-16 units.
  *
- * Hashing: FNV-1a over UTF-16 units, then the finaliser of MurmurHash3 (fmix32); the low ten bits
- * are the bucket, the top bit is the sign (Weinberger et al. 2009, arXiv 0902.2206). Counts are
- * damped by their square root, so that a word said ten times does not drown the rest.
+ * How a feature becomes a bucket: FNV-1a over UTF-16 units, then the finaliser of MurmurHash3 (fmix32). The low ten bits
+ * are the bucket, the top bit is the sign (Weinberger et al. 2009, arXiv 0902.2206). The square root of a count enters the
+ * vector, so that a word used ten times does not drown the rest.
  */
 
-/** The full name of the embedder; what it gives for a text never changes under this name. */
+/** The full name of the embedder. The vector of a text never changes under this name. */
 export const HASHING_NAME = "hashing-1024-v1";
 /** Floats in a vector. */
 export const HASHING_DIM = 1024;
 
 const BUCKET_MASK = HASHING_DIM - 1;
-/** A whole word says more than one of its pieces. Integers, so that counts stay exact. */
+/** A whole word tells more than one of its pieces. Weights are integers, so that counts stay exact. */
 const WORD_WEIGHT = 2;
 const NGRAM_WEIGHT = 1;
 const NGRAM_MIN = 3;
 const NGRAM_MAX = 5;
-/** Start values of FNV-1a, one a kind of feature, so that the word "abc" is not the n-gram "abc". */
+/** Start values of FNV-1a, one per kind of feature, so that the word "abc" differs from the n-gram "abc". */
 const NGRAM_BASIS = 0x811c9dc5 | 0;
 const WORD_BASIS = 0x9747b28c | 0;
 const EXACT_BASIS = 0x3c6ef372 | 0;
@@ -51,9 +50,9 @@ const ASCII_WORDS = /[a-z0-9]+/g;
 const ASCII_ONLY = /^[\x00-\x7f]*$/;
 const DIACRITICS = /[\u0300-\u036f]/g;
 
-/** Counts of one text; taken and left all zero by every call. Threads have their own. */
+/** Counts of one text. Every call finds and leaves them all zero. Each thread has its own. */
 const counts = new Int32Array(HASHING_DIM);
-/** Units of the word in hand, between its marks; grows to the longest word met, at most a text. */
+/** UTF-16 units of the current word between its marks. Grows to the longest word so far, which is at most a text. */
 let units = new Uint16Array(256);
 
 function count(hash: number, weight: number): void {
@@ -114,8 +113,8 @@ function countText(text: string): void {
 /**
  * Embeds one text.
  * @param target receives HASHING_DIM floats from `offset`: a vector of length 1, or zeros.
- * @returns false where the text has no feature (empty, only punctuation): the vector is all zeros.
- * @throws RangeError where `target` has no room.
+ * @returns false if the text has no feature (empty, or only punctuation): the vector is all zeros.
+ * @throws RangeError if `target` has no room.
  */
 export function hashingEmbed(text: string, target: Float32Array, offset: number): boolean {
   if (offset < 0 || offset + HASHING_DIM > target.length) {

@@ -1,4 +1,4 @@
-/** The hub of models, or a mirror of it: which files a model has there, and their hashes. */
+/** Downloads models from the hub or a mirror of it: finds out which files a model has there, and their hashes. */
 import { join } from "node:path";
 import * as v from "valibot";
 import { GatewayError } from "../errors.ts";
@@ -18,9 +18,10 @@ const TreeSchema = v.array(
 );
 
 /**
- * Gets a model's files into `partial`.
+ * Downloads the files of a model into `partial`.
  * @param name a known name ("bge-m3") or a repository of the hub ("owner/name").
- * @returns where they came from.
+ * @returns the repository and revision that the files came from.
+ * @throws GatewayError model_missing, model_invalid, embedder_unavailable.
  */
 export async function downloadModel(
   { name, hfEndpoint }: { name: string; hfEndpoint: string | null },
@@ -33,8 +34,8 @@ export async function downloadModel(
       code: "model_missing",
       operation: "pull-model",
       object: name,
-      detail: "is no known model",
-      hint: `known: ${Object.keys(KNOWN).join(", ")}; any other as OWNER/NAME of the hub, or with --from DIR`,
+      detail: "not a known model",
+      hint: `known: ${Object.keys(KNOWN).join(", ")}; name any other as OWNER/NAME of the hub, or pass --from DIR`,
     });
   }
   const endpoint = (hfEndpoint ?? HUB).replace(/\/+$/, "");
@@ -45,8 +46,8 @@ export async function downloadModel(
       code: "model_missing",
       operation: "pull-model",
       object: `${endpoint}/${repository}`,
-      detail: `has no ${GRAPHS.map((known) => known.path).join(" or ")}`,
-      hint: "take a repository with ONNX files, such as those of Xenova",
+      detail: `it has no ${GRAPHS.map((known) => known.path).join(" or ")}`,
+      hint: "choose a repository with ONNX files, for example one of Xenova",
     });
   }
   const wanted = [...REQUIRED, POOLING_FILE, graph.path, `${graph.path}_data`];
@@ -60,14 +61,14 @@ export async function downloadModel(
   return `${endpoint}/${repository}@${revision}`;
 }
 
-/** The hub's list of files with their hashes; a plain mirror without that API gives null. */
+/** Asks the hub for a list of files with their hashes. @returns a null tree for a plain mirror without that API. */
 async function listFiles(
   transfer: Transfer,
   endpoint: string,
   repository: string,
 ): Promise<{ revision: string; tree: Map<string, HubFile> | null }> {
   const api = `${endpoint}/api/models/${repository}`;
-  // One revision for all files: the repository may change while they are fetched.
+  // All files come from one revision, because the repository may change during the download.
   const about = await getJson(transfer, `${api}/revision/main`);
   const sha = v.safeParse(v.object({ sha: v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/)) }), about);
   const revision = sha.success ? sha.output.sha : "main";

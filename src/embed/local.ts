@@ -1,4 +1,4 @@
-/** A local model in the embed Worker. */
+/** The embedder that runs a local model in the embed Worker. */
 import { GatewayError } from "../errors.ts";
 import { modelId } from "../frame.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
@@ -55,9 +55,9 @@ export class LocalEmbedder implements Embedder {
 
   async #load(): Promise<void> {
     const folder = this.#source.find();
-    if (folder === null) throw this.#unavailable("the model's folder is not there");
+    if (folder === null) throw this.#unavailable("the model's folder is missing");
     const reply = await this.#worker.ask({ kind: "load", model: this.#model, folder });
-    if (reply.kind !== "loaded") throw new Error(`embed: the worker answered ${reply.kind} to load`);
+    if (reply.kind !== "loaded") throw new Error(`embed: the worker replied ${reply.kind} to load`);
     this.#name = reply.name;
     this.#dim = reply.dim;
   }
@@ -75,13 +75,16 @@ export class LocalEmbedder implements Embedder {
     try {
       await this.load();
     } catch (error) {
-      // Whatever is wrong with the folder can be put right while the gateway runs.
+      // A broken folder can be repaired while the gateway runs, so the caller should try again.
       throw error instanceof GatewayError && error.code !== "embedder_unavailable"
         ? this.#unavailable(error.detail, error)
         : error;
     }
-    const asked = this.#examples.asked(wanted);
-    return embeddedOf(await this.#worker.ask({ kind: "embed", model: this.#model, texts, asked }), texts);
+    const comparison = this.#examples.comparison(wanted);
+    return embeddedOf(
+      await this.#worker.ask({ kind: "embed", model: this.#model, texts, comparison }),
+      texts,
+    );
   }
 
   #unavailable(detail: string, cause?: unknown): GatewayError {
@@ -90,7 +93,7 @@ export class LocalEmbedder implements Embedder {
       operation: "embed: open model",
       object: this.#name,
       detail,
-      hint: 'bring it back, or run "one_file_gateway pull-model"',
+      hint: 'put it back, or run "one_file_gateway pull-model"',
       cause,
     });
   }

@@ -1,24 +1,24 @@
 /**
- * Local embedding models on disk: what a model's folder holds, and how one is found. How one gets there is in pull.ts.
+ * Finds local embedding models on disk and reads what their folders say. pull.ts installs them.
  *
  * A model's folder is models/NAME with tokenizer.json, tokenizer_config.json, config.json, one graph
  * under onnx/ and gateway-model.json, the manifest that `pull-model` writes. A folder copied there by hand works
- * without a manifest: pooling is then read from 1_Pooling/config.json or known from the name.
+ * without a manifest: pooling then comes from 1_Pooling/config.json or from the name.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import * as v from "valibot";
 import { GatewayError, messageOf } from "../errors.ts";
 
-/** The manifest's name within a model's folder. */
+/** The name of the manifest in a model's folder. */
 export const MANIFEST_FILE = "gateway-model.json";
 
 /**
- * Texts are cut after so many tokens unless the manifest says otherwise: attention grows with the
- * square of the length, and BGE-M3 at its own 8,192 tokens takes minutes a text on two cores.
+ * Tokens of a text that are read, unless the manifest says otherwise. Attention grows with the square of the length, and
+ * BGE-M3 at its own limit of 8,192 tokens takes minutes per text on two cores.
  */
 export const MAX_TOKENS_DEFAULT = 512;
-/** What no manifest may exceed. */
+/** The highest `max_tokens` that a manifest may have. */
 export const MAX_TOKENS_LIMIT = 8192;
 
 export type Pooling = "cls" | "mean";
@@ -30,9 +30,9 @@ const ManifestSchema = v.object({
   precision: v.string(),
   /** Floats in a vector. */
   dim: v.pipe(v.number(), v.integer(), v.minValue(1)),
-  /** Texts are cut after so many tokens, special ones included. */
+  /** Tokens of a text that are read, special tokens included. */
   max_tokens: v.pipe(v.number(), v.integer(), v.minValue(8), v.maxValue(MAX_TOKENS_LIMIT)),
-  /** Put before every text; models of the E5 family want "query: ". */
+  /** Stands before every text. Models of the E5 family need "query: ". */
   prefix: v.string(),
   source: v.string(),
   files: v.array(FileSchema),
@@ -41,15 +41,15 @@ const ManifestSchema = v.object({
 /** `gateway-model.json`. */
 export type ModelManifest = v.InferOutput<typeof ManifestSchema>;
 
-/** All that has to be known of a model's folder to run it. */
+/** Everything that is needed to run a model. */
 export interface ModelDescription {
   readonly folder: string;
-  /** Full name: everything that changes a vector is in it, e.g. "bge-m3@int8+cls". */
+  /** Full name, which contains everything that changes a vector, for example "bge-m3@int8+cls". */
   readonly fullName: string;
   readonly pooling: Pooling;
   readonly maxTokens: number;
   readonly prefix: string;
-  /** Path of the graph within the folder. */
+  /** Path of the graph in the folder. */
   readonly graph: string;
 }
 
@@ -72,7 +72,7 @@ export const KNOWN: Readonly<Record<string, KnownModel>> = {
   },
 };
 
-/** Graphs that are run, the one preferred first, and what their names say of their precision. */
+/** Graphs that the gateway can run, the preferred one first, and the precision that their names tell. */
 export const GRAPHS: readonly { readonly path: string; readonly precision: string }[] = [
   { path: "onnx/model_quantized.onnx", precision: "int8" },
   { path: "onnx/model_int8.onnx", precision: "int8" },
@@ -81,14 +81,15 @@ export const GRAPHS: readonly { readonly path: string; readonly precision: strin
 export const REQUIRED = ["tokenizer.json", "tokenizer_config.json", "config.json"] as const;
 export const POOLING_FILE = "1_Pooling/config.json";
 
-/** Whether a folder holds what is needed to run a model. */
+/** Whether a folder holds all files that a model needs. */
 export function isModelFolder(folder: string): boolean {
   return REQUIRED.every((file) => existsSync(join(folder, file))) && graphIn(folder) !== null;
 }
 
 /**
- * The folder of a local model, or null where there is none.
- * @param name wanted by name (a folder of `modelsDir`); null takes bge-m3 where it is there, else the first by name.
+ * Finds the folder of a local model.
+ * @param name the model's name or repository; null takes bge-m3 if it is there, else the first model by name.
+ * @returns null if there is no such model.
  */
 export function findModel(modelsDir: string, name: string | null): string | null {
   const candidates = name === null ? ["bge-m3", ...foldersIn(modelsDir)] : [folderName(name)];
@@ -117,8 +118,8 @@ export function graphIn(folder: string): { readonly path: string; readonly preci
 }
 
 /**
- * Reads what a model's folder says of itself.
- * @throws GatewayError model_missing where files are absent, model_invalid where they contradict the manifest.
+ * Reads the description of a model from its folder.
+ * @throws GatewayError model_missing if files are absent, model_invalid if they contradict the manifest.
  */
 export function describeModel(folder: string): ModelDescription {
   const graph = graphIn(folder);
@@ -128,7 +129,7 @@ export function describeModel(folder: string): ModelDescription {
       code: "model_missing",
       operation: "embed: open model",
       object: folder,
-      detail: `there is no ${absent ?? GRAPHS[0]?.path}`,
+      detail: `${absent ?? GRAPHS[0]?.path} is missing`,
       hint: 'run "one_file_gateway pull-model" or pass --embedder remote or hashing',
     });
   }
@@ -137,7 +138,7 @@ export function describeModel(folder: string): ModelDescription {
     const path = join(folder, file.path);
     const bytes = existsSync(path) ? statSync(path).size : -1;
     if (bytes === file.bytes) continue;
-    throw invalidModel(folder, `${file.path} has ${bytes} bytes, its manifest says ${file.bytes}`);
+    throw invalidModel(folder, `${file.path} has ${bytes} bytes, but the manifest says ${file.bytes}`);
   }
   const name = manifest?.name ?? basename(folder);
   const pooling = manifest?.pooling ?? poolingOf(folder, name);
@@ -166,7 +167,7 @@ function readJson(path: string): unknown {
   }
 }
 
-/** sentence-transformers' own file first, then what is known of the name; mean is their default. */
+/** Reads the file of sentence-transformers if it exists, else judges by the name; mean is the library's default. */
 export function poolingOf(folder: string, name: string): Pooling {
   const path = join(folder, POOLING_FILE);
   if (existsSync(path)) {
@@ -179,12 +180,12 @@ export function poolingOf(folder: string, name: string): Pooling {
     );
     if (modes.success && modes.output.pooling_mode_cls_token === true) return "cls";
     if (modes.success && modes.output.pooling_mode_mean_tokens === true) return "mean";
-    throw invalidModel(path, "pooling is neither cls nor mean");
+    throw invalidModel(path, "its pooling is neither cls nor mean");
   }
   return KNOWN[name]?.pooling ?? (/bge/i.test(name) ? "cls" : "mean");
 }
 
-/** The longest text the model itself takes, in tokens with the special ones. */
+/** The longest text that the model itself accepts, in tokens with the special ones. */
 export function ownMaxTokens(folder: string): number {
   const Numbers = v.object({
     model_max_length: v.optional(v.number()),
@@ -197,7 +198,7 @@ export function ownMaxTokens(folder: string): number {
   let tokens = MAX_TOKENS_LIMIT;
   if (tokenizer.success) tokens = Math.min(tokens, tokenizer.output.model_max_length ?? tokens);
   if (config.success && config.output.max_position_embeddings !== undefined) {
-    // RoBERTa counts positions from pad_token_id + 1, so its table has that much more than it can use.
+    // RoBERTa counts positions from pad_token_id + 1, so the first entries of its table are unused.
     const roberta = /roberta|camembert/.test(config.output.model_type ?? "");
     const offset = roberta ? (config.output.pad_token_id ?? 1) + 1 : 0;
     tokens = Math.min(tokens, config.output.max_position_embeddings - offset);
@@ -205,13 +206,13 @@ export function ownMaxTokens(folder: string): number {
   return Math.max(8, tokens);
 }
 
-/** Null if the folder is not a whole model with a manifest. */
+/** The manifest of an installed model; null if the folder is not complete or has none. */
 export function installedManifest(folder: string): ModelManifest | null {
   try {
     describeModel(folder);
     return readManifest(folder);
   } catch (error) {
-    // A folder that is not whole is what pull-model is there to replace.
+    // pull-model replaces a folder that is not complete.
     if (error instanceof GatewayError) return null;
     throw error;
   }
@@ -223,7 +224,7 @@ export function invalidModel(object: string, detail: string, cause?: unknown): G
     operation: "embed: check model",
     object,
     detail,
-    hint: 'run "one_file_gateway pull-model" again, or take another model',
+    hint: 'run "one_file_gateway pull-model" again, or choose another model',
     cause,
   });
 }

@@ -1,11 +1,11 @@
-/** A local model, loaded into this thread: texts → rows. For the embed Worker only, whose thread it blocks. */
+/** Loads a local model and embeds texts with it. It blocks its thread, so only the embed Worker uses it. */
 import { GatewayError, messageOf } from "../errors.ts";
 import { SEMANTIC_DIM_MAX } from "../frame.ts";
 import { describeModel, type ModelDescription } from "./models.ts";
 import { brokenModel, poolRows } from "./pooling.ts";
 import { RecentVectors } from "./recent.ts";
 import { planRuns, type Tokenized } from "./runs.ts";
-import { modernised, repairUnigram, suffixOf } from "./tokenizer.ts";
+import { repairUnigram, suffixOf, withPrefixSpace } from "./tokenizer.ts";
 
 type Onnx = typeof import("../native/onnx.ts");
 type Session = Awaited<ReturnType<Onnx["onnxruntime"]["InferenceSession"]["create"]>>;
@@ -21,20 +21,20 @@ export interface LoadedModel extends Tokenized {
 /** @throws GatewayError model_missing, model_invalid. */
 export async function loadModel(folder: string): Promise<LoadedModel> {
   const description = describeModel(folder);
-  // Loaded here and not above: the hashing embedder must not pay for the runtime.
+  // Imported here and not above, because the hashing embedder must not pay for the runtime.
   const { PreTrainedTokenizer, onnxruntime } = await import("../native/onnx.ts");
   const opening = { code: "model_invalid", operation: "embed: open model", object: folder } as const;
   const hint = 'run "one_file_gateway pull-model" again, or pass --embedder remote or hashing';
   try {
     const tokenizer = new PreTrainedTokenizer(
-      modernised(await Bun.file(`${folder}/tokenizer.json`).json()),
+      withPrefixSpace(await Bun.file(`${folder}/tokenizer.json`).json()),
       await Bun.file(`${folder}/tokenizer_config.json`).json(),
     );
     repairUnigram(tokenizer.model);
     const tokenize = (text: string): number[] =>
       tokenizer(description.prefix + text, { padding: false, truncation: false, return_tensor: false })
         .input_ids;
-    // By path and not by buffer: the weights are then never in JavaScript's memory, and external data is found.
+    // By path and not by buffer: this keeps the weights out of JavaScript's memory and finds external data.
     const session = await onnxruntime.InferenceSession.create(`${folder}/${description.graph}`, {
       logSeverityLevel: 3,
     });
@@ -45,7 +45,7 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
     const dim = probe.length;
     if (dim > SEMANTIC_DIM_MAX) {
       throw new Error(
-        `${description.fullName} has ${dim} dimensions, a frame has room for ${SEMANTIC_DIM_MAX}`,
+        `${description.fullName} has ${dim} dimensions; a frame has room for ${SEMANTIC_DIM_MAX}`,
       );
     }
     return { ...bare, dim };
@@ -55,7 +55,7 @@ export async function loadModel(folder: string): Promise<LoadedModel> {
   }
 }
 
-/** Rows of all texts; what was embedded a moment ago is not embedded again. */
+/** Returns one row per text. Texts that were embedded a moment ago are not embedded again. */
 export function embedNew(model: LoadedModel, texts: readonly string[]): Promise<Float32Array<ArrayBuffer>> {
   return model.recent.fill(
     texts,
@@ -64,7 +64,7 @@ export function embedNew(model: LoadedModel, texts: readonly string[]): Promise<
   );
 }
 
-/** A row a text in the order given; zeros for a text without anything but white space. */
+/** Returns one row per text, in order; zeros for a text of white space only. */
 async function embedAll(model: LoadedModel, texts: readonly string[]): Promise<Float32Array<ArrayBuffer>> {
   const rows = new Float32Array(texts.length * model.dim);
   for (const run of planRuns(model, texts)) {
@@ -79,7 +79,7 @@ async function embedAll(model: LoadedModel, texts: readonly string[]): Promise<F
   return rows;
 }
 
-/** Runs the graph over one padded batch and pools: rows of length 1, one after the other. */
+/** Runs the graph over one padded batch and pools its output: one row of length 1 per text. */
 async function runModel(model: Omit<LoadedModel, "dim">, batch: readonly number[][]): Promise<Float32Array> {
   const { Tensor } = (await import("../native/onnx.ts")).onnxruntime;
   const { session, padId, description } = model;
@@ -101,12 +101,12 @@ async function runModel(model: Omit<LoadedModel, "dim">, batch: readonly number[
   const feeds: Record<string, InstanceType<typeof Tensor>> = {};
   for (const name of session.inputNames) {
     const data = available[name];
-    if (data === undefined) throw brokenModel(description, `its graph asks for ${name}`);
+    if (data === undefined) throw brokenModel(description, `its graph needs the input ${name}`);
     feeds[name] = new Tensor("int64", data, dims);
   }
   const wanted = session.outputNames.find((name) => name === "last_hidden_state") ?? session.outputNames[0];
   const output = wanted === undefined ? undefined : (await session.run(feeds, [wanted]))[wanted];
   if (output === undefined || !(output.data instanceof Float32Array))
-    throw brokenModel(description, "no float32 output");
+    throw brokenModel(description, "its graph has no float32 output");
   return poolRows(description, batch, { data: output.data, dims: output.dims });
 }

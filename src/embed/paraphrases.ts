@@ -1,16 +1,16 @@
-/** What a model is asked before it is installed: whether it tells a paraphrase from an unrelated sentence. */
+/** Checks that a model puts a paraphrase nearer to a sentence than an unrelated sentence. */
 import type { Embedder } from "./embedder.ts";
 import { invalidModel } from "./models.ts";
 
-export interface ParaphraseQuestion {
+export interface Paraphrase {
   readonly language: string;
   readonly text: string;
   readonly paraphrase: string;
   readonly unrelated: string;
 }
 
-/** What a model is asked before it is installed. */
-export const PARAPHRASE_QUESTIONS: readonly ParaphraseQuestion[] = [
+/** The check before an installation. */
+export const PARAPHRASES: readonly Paraphrase[] = [
   {
     language: "pt",
     text: "Meu cartão ainda não chegou",
@@ -26,41 +26,41 @@ export const PARAPHRASE_QUESTIONS: readonly ParaphraseQuestion[] = [
 ];
 
 export interface ParaphraseCheck {
-  /** The model's, for messages. */
+  /** The model's folder, for messages. */
   readonly folder: string;
-  readonly questions?: readonly ParaphraseQuestion[] | undefined;
+  readonly paraphrases?: readonly Paraphrase[] | undefined;
   readonly progress: (line: string) => void;
 }
 
 /** @throws GatewayError model_invalid if an unrelated sentence is nearer than a paraphrase. */
 export async function checkParaphrases(
   embedder: Embedder,
-  { folder, questions = PARAPHRASE_QUESTIONS, progress }: ParaphraseCheck,
+  { folder, paraphrases = PARAPHRASES, progress }: ParaphraseCheck,
 ): Promise<void> {
   let failed: string | null = null;
-  for (const question of questions) {
-    const near = await compare(embedder, question);
+  for (const tried of paraphrases) {
+    const near = await compare(embedder, tried);
     const passed = near.paraphrase > near.unrelated;
     progress(
-      `paraphrase check ${question.language}: "${question.text}" ~ "${question.paraphrase}" ${near.paraphrase.toFixed(3)}, ` +
-        `~ "${question.unrelated}" ${near.unrelated.toFixed(3)}: ${passed ? "ok" : "FAILED"}`,
+      `paraphrase check ${tried.language}: "${tried.text}" ~ "${tried.paraphrase}" ${near.paraphrase.toFixed(3)}, ` +
+        `~ "${tried.unrelated}" ${near.unrelated.toFixed(3)}: ${passed ? "ok" : "FAILED"}`,
     );
-    if (!passed) failed = question.language;
+    if (!passed) failed = tried.language;
   }
   if (failed !== null) {
     throw invalidModel(
       folder,
-      `an unrelated sentence is nearer than a paraphrase (${failed}); it was not installed`,
+      `an unrelated sentence is nearer than a paraphrase (${failed}); the model was not installed`,
     );
   }
 }
 
-/** Cosines of the question's text with its paraphrase and, the larger of both, with the unrelated sentence. */
+/** The cosine of text and paraphrase, and the larger cosine of the unrelated sentence with either of them. */
 async function compare(
   embedder: Embedder,
-  question: ParaphraseQuestion,
+  { text, paraphrase, unrelated }: Paraphrase,
 ): Promise<{ paraphrase: number; unrelated: number }> {
-  const rows = await embedder.embed([question.text, question.paraphrase, question.unrelated]);
+  const rows = await embedder.embed([text, paraphrase, unrelated]);
   const cosine = (a: number, b: number): number => {
     let sum = 0;
     for (let at = 0; at < embedder.dim; at++) {

@@ -1,11 +1,11 @@
-/** The vectors of tokens that a graph returns → one vector a text. */
+/** Pools the vectors of tokens that a graph returns into one vector per text. */
 import { GatewayError } from "../errors.ts";
 import type { ModelDescription } from "./models.ts";
 
 type Described = Pick<ModelDescription, "fullName" | "pooling">;
 
 /**
- * Rows of length 1, one after the other.
+ * Returns one row of length 1 per text.
  * @param batch the ids of each text, before padding.
  * @param output texts × tokens × floats, or texts × floats.
  * @throws GatewayError embedder_invalid.
@@ -33,12 +33,12 @@ export function poolRows(
       for (let at = 0; at < dim; at++)
         target[at] = (target[at] as number) + (output.data[from + at] as number);
     }
-    if (!normalise(target)) throw brokenModel(description, "a vector that is zero or not finite");
+    if (!normalise(target)) throw brokenModel(description, "a vector is zero or not finite");
   });
   return rows;
 }
 
-/** To length 1, in place; false where it has no direction. (A mean's division falls out of it.) */
+/** Scales a row to length 1, in place, so that a sum serves as a mean. @returns false if the row has no direction. */
 function normalise(row: Float32Array): boolean {
   let squares = 0;
   for (const value of row) squares += value * value;
@@ -54,6 +54,6 @@ export function brokenModel(description: Described, detail: string): GatewayErro
     operation: "embed: run",
     object: description.fullName,
     detail,
-    hint: "take another model",
+    hint: "choose another model",
   });
 }

@@ -2,10 +2,10 @@
 import type { SerialisedError } from "../errors.ts";
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
 
-/** Texts that are to be compared with the examples of an index. */
-export interface Asked {
+/** Which texts to compare with the examples of an index. */
+export interface Comparison {
   readonly index: number;
-  /** Which of the texts. */
+  /** One per text. */
   readonly wanted: readonly boolean[];
 }
 
@@ -14,7 +14,7 @@ export type WorkerRequest =
       readonly id: number;
       readonly kind: "hash";
       readonly texts: readonly string[];
-      readonly asked: Asked | null;
+      readonly comparison: Comparison | null;
     }
   | { readonly id: number; readonly kind: "load"; readonly model: number; readonly folder: string }
   | {
@@ -22,10 +22,10 @@ export type WorkerRequest =
       readonly kind: "embed";
       readonly model: number;
       readonly texts: readonly string[];
-      readonly asked: Asked | null;
+      readonly comparison: Comparison | null;
     }
   | { readonly id: number; readonly kind: "unload"; readonly model: number }
-  /** Replaces an index once it is learned; until then the one before answers. No labels: it is dropped. */
+  /** Replaces an index once the new one is learned; the old one stays in force until then. Without labels, drops it. */
   | {
       readonly id: number;
       readonly kind: "index";
@@ -36,7 +36,7 @@ export type WorkerRequest =
       readonly id: number;
       readonly kind: "nearest";
       readonly rows: Float32Array<ArrayBuffer>;
-      readonly asked: Asked;
+      readonly comparison: Comparison;
     };
 
 export type WorkerReply =
@@ -44,7 +44,7 @@ export type WorkerReply =
       readonly id: number;
       readonly kind: "rows";
       readonly rows: Float32Array<ArrayBuffer>;
-      /** Null where nothing was asked. */
+      /** Null if the request had no comparison. */
       readonly nearest: readonly (Nearest | null)[] | null;
     }
   | { readonly id: number; readonly kind: "indexed"; readonly calibration: Calibration | null }

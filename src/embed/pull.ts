@@ -1,4 +1,4 @@
-/** `pull-model`: gets a model, checks it and installs it, whole or not at all. */
+/** `pull-model`: downloads or copies a model, checks it and installs it, completely or not at all. */
 import { existsSync, statSync } from "node:fs";
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -23,32 +23,32 @@ import {
   poolingOf,
   REQUIRED,
 } from "./models.ts";
-import { checkParaphrases, type ParaphraseQuestion } from "./paraphrases.ts";
+import { checkParaphrases, type Paraphrase } from "./paraphrases.ts";
 
 export interface PullOptions {
   /** A known name ("bge-m3") or a repository of the hub ("owner/name"). */
   readonly name: string;
-  /** A folder to install from instead of the hub; null: the hub. */
+  /** A folder to copy the model from; null: download it from the hub. */
   readonly from: string | null;
   readonly modelsDir: string;
-  /** HF_ENDPOINT, a mirror of the hub; null: the hub itself. */
+  /** The address of a mirror (HF_ENDPOINT); null: the hub itself. */
   readonly hfEndpoint: string | null;
-  /** Opens a model's folder as an embedder, for the check at the end. */
+  /** Opens a model's folder as an embedder, for the check before the installation. */
   readonly openModel: (folder: string) => Promise<Embedder>;
-  /** Takes a line for each file and question, and every two seconds of a download. */
+  /** Receives a line per file and per check, and one every two seconds of a download. */
   readonly progress: (line: string) => void;
   readonly fetch?: typeof fetch;
-  /** What the model has to tell apart; the default asks in Portuguese and English. */
-  readonly questions?: readonly ParaphraseQuestion[];
+  /** Sentences for the check; the default is one set in Portuguese and one in English. */
+  readonly paraphrases?: readonly Paraphrase[];
   readonly clock?: Clock;
 }
 
 /**
- * Gets a model, checks it and installs it as models/NAME, whole or not at all. A broken download is
- * taken up where it stopped, within this call and by the next one.
- * @returns the folder.
- * @throws GatewayError model_missing (no such model, file or folder), model_invalid (wrong sha256, not
- *   loadable, or it does not tell a paraphrase from an unrelated sentence), embedder_unavailable (no network).
+ * Downloads or copies a model, checks it and installs it as models/NAME, completely or not at all. A broken download
+ * continues at the byte where it stopped, within this call and in the next one.
+ * @returns the model's folder.
+ * @throws GatewayError usage (not a model's name), model_missing (no such model, file or folder), model_invalid (wrong
+ *   hash, not loadable, or a paraphrase is not nearer than an unrelated sentence), embedder_unavailable (no network).
  */
 export async function pullModel(o: PullOptions): Promise<string> {
   if (!/^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/.test(o.name)) {
@@ -56,7 +56,7 @@ export async function pullModel(o: PullOptions): Promise<string> {
       code: "usage",
       operation: "pull-model",
       object: o.name,
-      detail: "a model is NAME or OWNER/NAME",
+      detail: "a model's name is NAME or OWNER/NAME",
       hint: `known names: ${Object.keys(KNOWN).join(", ")}`,
     });
   }
@@ -64,18 +64,18 @@ export async function pullModel(o: PullOptions): Promise<string> {
   const folder = join(o.modelsDir, name);
   const partial = join(o.modelsDir, `.${name}.partial`);
   if (o.from === null && installedManifest(folder) !== null) {
-    o.progress(`${folder} is there already; remove the folder to get it again`);
+    o.progress(`${folder} is installed already; remove the folder to install it again`);
     await check(o, folder);
     return folder;
   }
   await mkdir(partial, { recursive: true });
-  const source = await bring(o, partial);
+  const source = await fetchInto(o, partial);
   await writeManifest(o, partial, { name, source, dim: 1 });
   let dim: number;
   try {
     dim = await check(o, partial);
   } catch (error) {
-    // Whole and no good: to keep it would only fill the disk.
+    // The files are complete and the model is bad: keeping them would only fill the disk.
     await rm(partial, { recursive: true, force: true });
     throw error;
   }
@@ -99,7 +99,7 @@ async function writeManifest(
   given: { name: string; source: string; dim: number },
 ): Promise<void> {
   const graph = graphIn(folder);
-  if (graph === null) throw invalidModel(folder, "there is no graph");
+  if (graph === null) throw invalidModel(folder, "it has no graph");
   const files = [];
   for (const path of [...REQUIRED, POOLING_FILE, graph.path, `${graph.path}_data`]) {
     const full = join(folder, path);
@@ -118,19 +118,20 @@ async function writeManifest(
   };
   await writeFile(join(folder, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`);
   if (!existsSync(join(folder, POOLING_FILE)) && KNOWN[given.name] === undefined && given.dim > 1) {
-    o.progress(`pooling of ${given.name} is not said by its files; taken: ${manifest.pooling}`);
+    o.progress(`the files of ${given.name} do not say how to pool; using ${manifest.pooling}`);
   }
 }
 
-async function bring(o: PullOptions, partial: string): Promise<string> {
+/** @returns where the files came from. */
+async function fetchInto(o: PullOptions, partial: string): Promise<string> {
   const { from, progress, clock = systemClock } = o;
   if (from !== null) return copyModel(from, partial, progress);
   return downloadModel(o, partial, { fetch: o.fetch ?? fetch, clock, progress });
 }
 
-/** Opens the model and asks the questions. Returns its dimension. */
-async function check({ openModel, questions, progress }: PullOptions, folder: string): Promise<number> {
+/** Opens the model and runs the check. @returns the model's dimension. */
+async function check({ openModel, paraphrases, progress }: PullOptions, folder: string): Promise<number> {
   await using embedder = await openModel(folder);
-  await checkParaphrases(embedder, { folder, questions, progress });
+  await checkParaphrases(embedder, { folder, paraphrases, progress });
   return embedder.dim;
 }

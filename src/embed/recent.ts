@@ -1,13 +1,13 @@
-/** Vectors of texts that were embedded a moment ago: greetings, confirmations and what bots say come again and again. */
+/** Remembers the vectors of recent texts, because greetings, confirmations and messages of bots come again and again. */
 
-/** Texts remembered; at 1,024 floats each, 16 MiB. */
+/** Texts that are remembered: 16 MiB at 1,024 floats each. */
 const TEXTS_MAX = 4096;
-/** Longer ones seldom come twice. */
+/** Longer texts seldom come twice and are not remembered. */
 const TEXT_CHARS_MAX = 512;
 const NOTHING = new Float32Array(0);
 
 export class RecentVectors {
-  /** The least recently used first. */
+  /** Least recently used first. */
   readonly #known = new Map<string, Float32Array>();
   hits = 0;
 
@@ -16,8 +16,8 @@ export class RecentVectors {
   }
 
   /**
-   * Rows of `texts`, of which `embed` gets those that are not known, each once.
-   * @param dim floats of a vector, asked after `embed` has answered.
+   * Returns one vector per text. Calls `embed` at most once, with the distinct texts that are not remembered.
+   * @param dim returns the floats in a vector; called after `embed`, whose reply may be the first to tell.
    * @returns texts.length × dim floats.
    */
   async fill(
@@ -25,7 +25,7 @@ export class RecentVectors {
     dim: () => number,
     embed: (fresh: readonly string[]) => Promise<Float32Array<ArrayBuffer>>,
   ): Promise<Float32Array<ArrayBuffer>> {
-    // Taken before anything is awaited: what happens meanwhile may push it out.
+    // Read before the first await, because other calls may displace it meanwhile.
     const known = texts.map((text) => this.#take(text));
     const fresh = [...new Set(texts.filter((_, index) => known[index] === undefined))];
     const made = fresh.length === 0 ? NOTHING : await embed(fresh);

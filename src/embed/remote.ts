@@ -1,4 +1,4 @@
-/** A model at an OpenAI-compatible endpoint. */
+/** The embedder at an OpenAI-compatible endpoint. */
 import { GatewayError } from "../errors.ts";
 import { modelId } from "../frame.ts";
 import type { Endpoint, EndpointFailure } from "../llm/endpoint-contract.ts";
@@ -9,7 +9,7 @@ import { readEmbeddings } from "./embeddings.ts";
 import { RecentVectors } from "./recent.ts";
 import { type EmbedWorker, Examples } from "./thread.ts";
 
-/** For asking the endpoint what it has. */
+/** For the list of models, and for the first text of a new database. */
 const PROBE_TIMEOUT_MS = 1000;
 const TIMEOUT_MS = 30_000;
 const BATCH_MAX = 64;
@@ -17,12 +17,12 @@ const RETRY_AFTER_MS_MAX = 3_600_000;
 const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 
 export interface RemoteOptions {
-  /** Null: there is none, and each call fails. */
+  /** Null: none is set, and each call fails. */
   readonly endpoint: Endpoint | null;
   readonly name: string;
-  /** 0: not known yet. */
+  /** 0: learned from the first reply. */
   readonly dim: number;
-  /** Where examples are compared; asked for at the first use. */
+  /** The Worker that compares examples; called at its first use. */
   readonly worker: () => EmbedWorker;
 }
 
@@ -63,7 +63,7 @@ export class RemoteEmbedder implements Embedder {
     return this.#examples.set(examples);
   }
 
-  /** Learns the dimension. Returns why the model cannot be used; away or slow is no reason. */
+  /** Learns the dimension. @returns why the model cannot be used, or null. A model that is away or slow gives null and a log line. */
   async probe(log: Log): Promise<GatewayError | null> {
     try {
       await this.#embedWithin(["ready"], PROBE_TIMEOUT_MS);
@@ -76,14 +76,14 @@ export class RemoteEmbedder implements Embedder {
     }
   }
 
-  /** `timeoutMs` is for each request. */
+  /** @param timeoutMs for each request; a call with many texts makes several. */
   #embedWithin(texts: readonly string[], timeoutMs: number): Promise<Float32Array> {
     const dim = (): number => this.#dim;
     return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, timeoutMs));
   }
 
   async #embedFresh(texts: readonly string[], timeoutMs: number): Promise<Float32Array<ArrayBuffer>> {
-    // Endpoints refuse empty texts; there is nothing to embed in them.
+    // Endpoints refuse empty texts, and there is nothing to embed in them.
     const present = texts.flatMap((text, at) => (text.trim() === "" ? [] : [at]));
     const batches: Float32Array[] = [];
     for (let from = 0; from < present.length; from += BATCH_MAX) {
@@ -101,7 +101,7 @@ export class RemoteEmbedder implements Embedder {
 
   async #request(input: string[], timeoutMs: number): Promise<unknown> {
     if (this.#endpoint === null) {
-      throw this.#unavailable("there is no endpoint", { hint: "pass --llm-base-url URL" });
+      throw this.#unavailable("no endpoint is set", { hint: "pass --llm-base-url URL" });
     }
     using limit = this.#endpoint.limit(timeoutMs, [this.#stop.signal]);
     const reply = await this.#endpoint.embed({ model: this.name, input }, limit);
@@ -112,14 +112,14 @@ export class RemoteEmbedder implements Embedder {
   #failure({ kind, status, detail, retryAfterMs, cause }: EndpointFailure): GatewayError {
     if (this.#stop.signal.aborted) return this.#unavailable("the gateway stops", { cause });
     if (kind === "not_json") return this.#invalid(detail, cause);
-    // These say that the texts themselves were refused, so the same again would be refused again.
+    // The endpoint refuses the texts themselves, so it would refuse them again.
     if (status !== null && [400, 413, 422].includes(status)) return this.#invalid(detail, cause);
     const wait = retryAfterMs === null ? {} : { retryAfterMs: Math.min(retryAfterMs, RETRY_AFTER_MS_MAX) };
     return this.#unavailable(detail, { cause, ...wait });
   }
 
   #read(reply: unknown, count: number): Float32Array {
-    const read = readEmbeddings(reply, { count, dim: this.#dim });
+    const read = readEmbeddings(reply, { count, dimBefore: this.#dim });
     if (!read.ok) throw this.#invalid(read.why);
     this.#dim = read.dim;
     return read.rows;
@@ -149,7 +149,7 @@ export class RemoteEmbedder implements Embedder {
       operation: "embed: ask",
       object: this.#object,
       detail,
-      hint: "start the endpoint and load the model; until then frames go out without vector",
+      hint: "start the endpoint and load the model; until then frames go out without a vector",
       ...more,
     });
   }
@@ -159,14 +159,15 @@ export class RemoteEmbedder implements Embedder {
   }
 }
 
-/** The model to ask for where nobody names one. */
-export async function modelAt(endpoint: Endpoint, log: Log): Promise<string> {
+/** The model to use if the user names none. */
+export async function defaultModel(endpoint: Endpoint, log: Log): Promise<string> {
   return (await listedModel(endpoint, null, log)) ?? MODEL_DEFAULT;
 }
 
 /**
- * The embedding model that the endpoint lists, or null.
- * @param wanted null: the default one where it is listed, else the first that is called like one.
+ * Asks the endpoint for its embedding model.
+ * @param wanted null: the default model if it is listed, else the first one with the name of an embedding model.
+ * @returns null if no such model is listed, or the endpoint does not reply.
  */
 export async function listedModel(
   endpoint: Endpoint | null,
@@ -177,7 +178,7 @@ export async function listedModel(
   using limit = endpoint.limit(PROBE_TIMEOUT_MS, []);
   const reply = await endpoint.listModels(limit);
   if (!reply.ok) {
-    // No endpoint is the usual case where nobody runs one, and no failure of ours.
+    // Most users run no endpoint, so its absence is no warning.
     log("debug", `embed: list models ${endpoint.address}: ${reply.failure.detail}`);
     return null;
   }

@@ -1,31 +1,31 @@
-/** Which texts the graph of a model takes together, and where they are cut. */
+/** Plans which texts go through the graph together, and cuts texts that are too long. */
 import type { ModelDescription } from "./models.ts";
 
-/** Padded tokens of one run: bounds its memory and, on int8, how much one long text disturbs others. */
+/** Tokens of one run, padding included. Bounds its memory and, for int8, how much one long text changes the others. */
 const RUN_TOKENS_MAX = 2048;
 /**
- * A text that is longer than the shortest of a run by this begins the next one, once the run has RUN_TEXTS_MIN: on
- * messages of banking77 two thirds of a batch of 32 would be padding, and this doubles the speed.
+ * A text longer than the shortest of a run by this factor starts the next run, if the run has RUN_TEXTS_MIN texts.
+ * Without it, two thirds of a batch of 32 messages of banking77 would be padding; it doubles the speed.
  */
 const RUN_STRETCH_MAX = 1.5;
 const RUN_TEXTS_MIN = 4;
 
-/** What is known of a model's tokens. */
+/** A model as far as tokens are concerned. */
 export interface Tokenized {
   readonly description: Pick<ModelDescription, "maxTokens">;
-  /** Ids of a text with its special tokens, not cut. */
+  /** Returns the ids of a whole text, with its special tokens. */
   readonly tokenize: (text: string) => number[];
-  /** Special tokens after a text, which a cut has to keep. */
+  /** The special tokens after a text, which a cut must keep. */
   readonly suffix: readonly number[];
 }
 
 export interface Run {
-  /** Positions of the texts in the request. */
+  /** Positions of the run's texts in the request. */
   readonly at: number[];
   readonly ids: number[][];
 }
 
-/** Texts of like length together, so that little is padding. White space has no run. */
+/** Puts texts of similar length into one run, so that there is little padding. Texts of white space are in no run. */
 export function planRuns(model: Tokenized, texts: readonly string[]): Run[] {
   const entries = texts.flatMap((text, at) =>
     text.trim() === "" ? [] : [{ at, ids: cut(model, model.tokenize(text)) }],
@@ -48,7 +48,7 @@ export function planRuns(model: Tokenized, texts: readonly string[]): Run[] {
   return runs;
 }
 
-/** Cut so that the special tokens at the end stay: the model was trained with them. */
+/** Cuts the ids but keeps the special tokens at the end, because the model was trained with them. */
 function cut(model: Tokenized, ids: number[]): number[] {
   const { maxTokens } = model.description;
   if (ids.length <= maxTokens) return ids;

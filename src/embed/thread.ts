@@ -1,11 +1,11 @@
-/** The embed Worker as the main thread sees it: questions and answers, matched by number. */
+/** The embed Worker as the main thread sees it: requests and replies, matched by id. */
 
 import { deserialiseError, GatewayError } from "../errors.ts";
 import type { Calibration, LabelledVectors, Nearest } from "../nearest/nearest.ts";
 import type { EmbeddedTexts } from "./embedder.ts";
-import type { Asked, WorkerReply, WorkerRequest } from "./protocol.ts";
+import type { Comparison, WorkerReply, WorkerRequest } from "./protocol.ts";
 
-type Question = WorkerRequest extends infer R ? (R extends WorkerRequest ? Omit<R, "id"> : never) : never;
+type Request = WorkerRequest extends infer R ? (R extends WorkerRequest ? Omit<R, "id"> : never) : never;
 
 interface Waiting {
   readonly resolve: (reply: WorkerReply) => void;
@@ -13,8 +13,8 @@ interface Waiting {
 }
 
 /**
- * The Workers of this process by their file: started at the first use and never ended. The runtime
- * does not survive being loaded by two, so every embedder shares one.
+ * The Workers of this process by their file. Each starts at its first use and never ends. All embedders share one,
+ * because the ONNX runtime crashes if two threads load it.
  */
 const workers = new Map<string, EmbedWorker>();
 
@@ -36,25 +36,25 @@ export class EmbedWorker {
 
   constructor(url: string | URL) {
     this.#worker = new Worker(url);
-    // It keeps the process alive only while an answer is awaited.
+    // The Worker keeps the process alive only while a reply is awaited.
     this.#worker.unref();
     this.#worker.onmessage = (event: MessageEvent<WorkerReply>) => this.#settle(event.data);
     this.#worker.onerror = (event: ErrorEvent) => this.#die(event.message);
     this.#worker.addEventListener("close", () => this.#die("it ended"));
   }
 
-  /** A number for a model or an index of this Worker that nobody else has. */
+  /** A number for a model or an index that is unique in this Worker. */
   nextNumber(): number {
     return this.#nextNumber++;
   }
 
-  ask(question: Question, transfer: ArrayBuffer[] = []): Promise<WorkerReply> {
+  ask(request: Request, transfer: ArrayBuffer[] = []): Promise<WorkerReply> {
     if (this.#dead !== null) return Promise.reject(this.#deadError(this.#dead));
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       if (this.#waiting.size === 0) this.#worker.ref();
       this.#waiting.set(id, { resolve, reject });
-      this.#worker.postMessage({ ...question, id } as WorkerRequest, transfer);
+      this.#worker.postMessage({ ...request, id } as WorkerRequest, transfer);
     });
   }
 
@@ -79,48 +79,48 @@ export class EmbedWorker {
       operation: "embed",
       object: "in its worker",
       detail,
-      hint: "restart the gateway; what waits is in the journal",
+      hint: "restart the gateway; waiting events are safe in the journal",
     });
   }
 }
 
-/** The labelled examples that one embedder's texts are compared with. Their index lives in the Worker. */
+/** The labelled examples of one embedder. Their index lives in the Worker. */
 export class Examples {
   readonly #worker: () => EmbedWorker;
   #index: number | null = null;
 
-  /** @param worker asked for at the first use, so that an embedder without examples starts none. */
+  /** @param worker called at the first use, so that an embedder without examples starts no Worker. */
   constructor(worker: () => EmbedWorker) {
     this.#worker = worker;
   }
 
-  /** Takes the memory of `examples.rows` with it. The examples before answer until these are learned. */
+  /** Takes over the memory of `examples.rows`. The earlier examples stay in force until these are learned. */
   async set(examples: LabelledVectors): Promise<Calibration | null> {
     if (examples.labels.length === 0 && this.#index === null) return null;
     this.#index ??= this.#worker().nextNumber();
-    const question = { kind: "index", index: this.#index, examples } as const;
-    const reply = await this.#worker().ask(question, [examples.rows.buffer]);
+    const request = { kind: "index", index: this.#index, examples } as const;
+    const reply = await this.#worker().ask(request, [examples.rows.buffer]);
     if (reply.kind !== "indexed") throw unexpected(reply, "index");
     return reply.calibration;
   }
 
-  /** What goes with texts to the Worker; null where there is nothing to ask. */
-  asked(wanted: readonly boolean[]): Asked | null {
+  /** The part of a request that asks for nearest labels; null if no text wants one, or no examples are set. */
+  comparison(wanted: readonly boolean[]): Comparison | null {
     return this.#index === null || !wanted.includes(true) ? null : { index: this.#index, wanted };
   }
 
-  /** Of vectors that were not made in the Worker. */
+  /** The nearest labels of vectors that were made outside the Worker. */
   async nearest(rows: Float32Array, wanted: readonly boolean[]): Promise<readonly (Nearest | null)[]> {
-    const asked = this.asked(wanted);
-    if (asked === null) return wanted.map(() => null);
+    const comparison = this.comparison(wanted);
+    if (comparison === null) return wanted.map(() => null);
     const copy = rows.slice();
-    const reply = await this.#worker().ask({ kind: "nearest", rows: copy, asked }, [copy.buffer]);
+    const reply = await this.#worker().ask({ kind: "nearest", rows: copy, comparison }, [copy.buffer]);
     if (reply.kind !== "nearest") throw unexpected(reply, "nearest");
     return reply.nearest;
   }
 }
 
-/** For a call without texts, which goes to no Worker. */
+/** The result of a call without texts, which needs no Worker. */
 export const NO_TEXTS: EmbeddedTexts = { rows: new Float32Array(0), nearest: [] };
 
 export function embeddedOf(reply: WorkerReply, texts: readonly string[]): EmbeddedTexts {
@@ -128,6 +128,6 @@ export function embeddedOf(reply: WorkerReply, texts: readonly string[]): Embedd
   return { rows: reply.rows, nearest: reply.nearest ?? texts.map(() => null) };
 }
 
-function unexpected(reply: WorkerReply, question: string): Error {
-  return new Error(`embed: the worker answered ${reply.kind} to ${question}`);
+function unexpected(reply: WorkerReply, request: string): Error {
+  return new Error(`embed: the worker replied ${reply.kind} to ${request}`);
 }

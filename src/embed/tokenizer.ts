@@ -1,16 +1,15 @@
-/** What is wrong with the tokenizers of `@xenova/transformers` 2.17, put right. */
+/** Works around two faults of the tokenizers of `@xenova/transformers` 2.17. */
 
 /**
- * A tokenizer.json as transformers 2.17 reads it. Since tokenizers 0.19 the file no longer says
- * `add_prefix_space` of Metaspace but only `prepend_scheme`; without it the package would leave out the
- * mark before the first word of every text, in silence.
+ * Rewrites a tokenizer.json for transformers 2.17. Since tokenizers 0.19, Metaspace has `prepend_scheme` instead of
+ * `add_prefix_space`. Without the latter the package silently leaves out the mark before the first word of every text.
  */
-export function modernised(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(modernised);
+export function withPrefixSpace(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withPrefixSpace);
   if (typeof value !== "object" || value === null) return value;
   const entries = Object.entries(value).map(([key, inner]) => [
     key,
-    key === "vocab" ? inner : modernised(inner),
+    key === "vocab" ? inner : withPrefixSpace(inner),
   ]);
   const copy = Object.fromEntries(entries);
   if (copy.type === "Metaspace") copy.add_prefix_space ??= copy.prepend_scheme !== "never";
@@ -22,7 +21,7 @@ interface TrieNode {
   readonly children: ReadonlyMap<string, TrieNode>;
 }
 
-/** What is used of the package's Unigram model, which it does not declare. */
+/** The fields of the package's Unigram model that are used here. The package does not declare them. */
 interface UnigramModel {
   readonly trie: { readonly root: TrieNode };
   readonly scores: readonly number[];
@@ -32,8 +31,8 @@ interface UnigramModel {
 }
 
 /**
- * Puts another search into the package's Unigram model: its own builds the trie by code points but walks
- * it by UTF-16 units, so that no emoji is ever found, and copies the rest of the text at every position.
+ * Replaces the search of the package's Unigram model. The package builds the trie by code points but walks it by UTF-16
+ * units, so it never finds an emoji; and it copies the rest of the text at every position. Leaves other models alone.
  */
 export function repairUnigram(model: unknown): void {
   const unigram = model as Partial<UnigramModel>;
@@ -42,7 +41,7 @@ export function repairUnigram(model: unknown): void {
   known.tokenize = (text) => bestPieces(known, text);
 }
 
-/** Viterbi: the pieces of the highest total score (Kudo 2018, arXiv 1804.10959); ties go to the first found. */
+/** Finds the pieces with the highest total score by Viterbi (Kudo 2018, arXiv 1804.10959). The first found wins a tie. */
 function bestPieces(model: UnigramModel, text: string): string[] {
   const scores = new Float64Array(text.length + 1).fill(Number.NEGATIVE_INFINITY);
   const starts = new Int32Array(text.length + 1).fill(-1);
@@ -78,7 +77,7 @@ function bestPieces(model: UnigramModel, text: string): string[] {
   return pieces.reverse();
 }
 
-/** The special tokens behind a text: what the ids of two different texts end with in common. */
+/** The special tokens after a text: the common end of the ids of two different texts. */
 export function suffixOf(tokenize: (text: string) => number[]): number[] {
   const one = tokenize("a");
   const other = tokenize("1 2");

@@ -1,4 +1,4 @@
-/** Imported for its effect, before the packages: loads libonnxruntime into the process. */
+/** Loads libonnxruntime into the process. Import it before the packages, which then find the library. */
 import { preloadOnnx } from "./libraries.ts";
 
 await preloadOnnx();

@@ -1,4 +1,4 @@
-/** The embedding runtime, native library included. The only module that imports the packages. */
+/** The runtime of local embedding models, with its native library. The only module that imports its packages. */
 import "./onnx-preload.ts";
 
 export * from "@xenova/transformers";

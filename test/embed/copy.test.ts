@@ -11,7 +11,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-test("a folder as on the hub is copied whole, in place of what was there, each file with its hash", async () => {
+test("a folder laid out as on the hub is copied completely and replaces the earlier copy; each file's hash is shown", async () => {
   const target = join(folder, "target");
   mkdirSync(target);
   writeFileSync(join(target, "stale"), "");
@@ -24,7 +24,7 @@ test("a folder as on the hub is copied whole, in place of what was there, each f
   expect(lines.every((line) => /^copied .*, sha256 [0-9a-f]{64}$/.test(line))).toBe(true);
 });
 
-test("a flat folder is understood, its graph's data included", async () => {
+test("a flat folder is copied to the layout of the hub, with the data of its graph", async () => {
   const flat = join(folder, "flat");
   mkdirSync(flat);
   const files = ["tokenizer.json", "tokenizer_config.json", "config.json", "model.onnx", "model.onnx_data"];
@@ -35,19 +35,19 @@ test("a flat folder is understood, its graph's data included", async () => {
   expect(readFileSync(join(target, "onnx/model.onnx_data"), "utf8")).toBe("model.onnx_data");
 });
 
-test("what a folder lacks is named", async () => {
+test("a folder that lacks a file is refused, and the file is named", async () => {
   const lacking = join(folder, "lacking");
   cpSync(FIXTURE, lacking, { recursive: true });
   rmSync(join(lacking, "config.json"));
   const error = await refusal(copyModel(lacking, join(folder, "target"), () => {}));
-  expect([error.code, error.detail]).toEqual(["model_missing", "there is no config.json"]);
+  expect([error.code, error.detail]).toEqual(["model_missing", "config.json is missing"]);
   rmSync(join(lacking, "onnx"), { recursive: true });
   expect((await refusal(copyModel(lacking, join(folder, "target"), () => {}))).detail).toContain(
     "onnx/model",
   );
 });
 
-test("a file with another hash than its manifest says is refused", async () => {
+test("a file whose hash differs from its manifest is refused", async () => {
   const wrong = join(folder, "wrong");
   cpSync(FIXTURE, wrong, { recursive: true });
   const bytes = readFileSync(join(wrong, "config.json")).byteLength;

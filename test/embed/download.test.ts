@@ -23,17 +23,17 @@ function sha256(text: string): string {
 
 type Answer = (url: string, headers: Headers) => Response | Promise<Response>;
 
-/** Counts how often somebody asked how much time has passed. */
+/** Counts how often the code under test reads the clock. */
 class CountingClock extends FakeClock {
-  asked = 0;
+  reads = 0;
 
   override monotonicMs(): number {
-    this.asked++;
+    this.reads++;
     return super.monotonicMs();
   }
 }
 
-/** @param answers one a request, in order; the last one for all that follow. */
+/** @param answers one per request, in order; the last one also for all later requests. */
 function transferOf(...answers: Answer[]) {
   const clock = new CountingClock();
   const lines: string[] = [];
@@ -68,7 +68,7 @@ const partOf = (text: string, from: number) => (): Response =>
   });
 
 describe("a file", () => {
-  test("is whole at its place, without its parts, and its hash was checked", async () => {
+  test("is complete at its place, its hash is checked, and its parts are gone", async () => {
     const { transfer, lines } = transferOf(whole("hello"));
     await getFile(transfer, download({ bytes: 5, sha256: sha256("hello") }));
     expect(readFileSync(join(folder, "file"), "utf8")).toBe("hello");
@@ -79,14 +79,14 @@ describe("a file", () => {
     expect(lines).toEqual(["file: 5 bytes, hash checked"]);
   });
 
-  test("that is there already is not fetched again", async () => {
+  test("that is already there is not downloaded again", async () => {
     writeFileSync(join(folder, "file"), "hello");
     const { transfer, sent, lines } = transferOf(whole("other"));
     await getFile(transfer, download({ sha256: sha256("hello") }));
-    expect([sent, lines]).toEqual([[], ["file: there already"]]);
+    expect([sent, lines]).toEqual([[], ["file: already there"]]);
   });
 
-  test("goes on where it broke off, a second later", async () => {
+  test("continues where the connection broke, a second later", async () => {
     const { transfer, clock, sent, lines } = transferOf(whole("hel"), partOf("hello", 3));
     const getting = getFile(transfer, download({ bytes: 5 }));
     await until(() => lines.length === 1);
@@ -98,7 +98,7 @@ describe("a file", () => {
     expect(readFileSync(join(folder, "file"), "utf8")).toBe("hello");
   });
 
-  test("is begun anew where the server has another one by now", async () => {
+  test("starts again if the server has another file by now", async () => {
     writeFileSync(join(folder, "file.part"), "old");
     writeFileSync(join(folder, "file.part.etag"), '"0"');
     const { transfer, sent } = transferOf(whole("hello"));
@@ -112,21 +112,21 @@ describe("a file", () => {
     expect([error.code, existsSync(join(folder, "file"))]).toEqual(["model_invalid", false]);
   });
 
-  test("that goes on at another byte than was asked for is refused", async () => {
+  test("that continues at another byte than was requested is refused", async () => {
     writeFileSync(join(folder, "file.part"), "hel");
     writeFileSync(join(folder, "file.part.etag"), '"1"');
     const { transfer } = transferOf(partOf("hello", 2));
     expect((await refusal(getFile(transfer, download({ bytes: 5 })))).code).toBe("model_invalid");
   });
 
-  test("that may be absent is no failure, and one that may not is missing by name", async () => {
+  test("may be absent if it is optional, and is reported as missing otherwise", async () => {
     const absent = (): Response => new Response("no", { status: 404 });
     await getFile(transferOf(absent).transfer, download({ optional: true }));
     const error = await refusal(getFile(transferOf(absent).transfer, download()));
-    expect([error.code, error.detail]).toEqual(["model_missing", "the server answered 404"]);
+    expect([error.code, error.detail]).toEqual(["model_missing", "the server responded 404"]);
   });
 
-  test("is given up after six tries in a row that brought nothing", async () => {
+  test("is given up after six tries in a row that brought no byte", async () => {
     const { transfer, clock, sent, lines } = transferOf(() => new Response("busy", { status: 503 }));
     const getting = refusal(getFile(transfer, download()));
     for (let n = 1; n < 6; n++) {
@@ -137,31 +137,31 @@ describe("a file", () => {
     expect([(await getting).code, sent.length]).toEqual(["embedder_unavailable", 6]);
   });
 
-  test("shows every two seconds how much of it has come", async () => {
+  test("shows its progress every two seconds", async () => {
     const { promise, resolve } = Promise.withResolvers<ReadableStreamDefaultController<Uint8Array>>();
     const body = new ReadableStream<Uint8Array>({ start: resolve });
     const { transfer, clock, lines } = transferOf(() => new Response(body));
     const getting = getFile(transfer, download({ bytes: 3_000_000 }));
     const stream = await promise;
     const send = async (): Promise<void> => {
-      const asked = clock.asked + 1;
+      const reads = clock.reads + 1;
       stream.enqueue(new Uint8Array(1_000_000));
-      // It asks once a chunk, after it has written it.
-      await until(() => clock.asked === asked);
+      // The download reads the clock once per chunk, after it has written the chunk.
+      await until(() => clock.reads === reads);
     };
-    await until(() => clock.asked === 1);
+    await until(() => clock.reads === 1);
     await send();
     await clock.advance(2000);
     await send();
     await send();
     stream.close();
     await getting;
-    expect(lines).toEqual(["file: 2.0 of 3.0 MB", "file: 3000000 bytes, no hash known to check against"]);
+    expect(lines).toEqual(["file: 2.0 of 3.0 MB", "file: 3000000 bytes, no hash is known to check it"]);
   });
 });
 
 describe("a request", () => {
-  test("follows redirects, and takes the hash that the hub says on one of them", async () => {
+  test("follows redirects, and takes the hash that the hub sends with one of them", async () => {
     const hash = "a".repeat(64);
     const { transfer, sent } = transferOf(
       () => new Response(null, { status: 302, headers: { location: "/cdn", "x-linked-etag": `"${hash}"` } }),
@@ -173,7 +173,7 @@ describe("a request", () => {
     expect(sent.map(([url]) => url)).toEqual([URL_OF_FILE, "http://hub/cdn"]);
   });
 
-  test("does not follow redirects for ever", async () => {
+  test("follows at most eight redirects", async () => {
     const { transfer, sent } = transferOf(
       () => new Response(null, { status: 302, headers: { location: URL_OF_FILE } }),
     );
@@ -181,11 +181,11 @@ describe("a request", () => {
     expect(sent.length).toBe(8);
   });
 
-  test("waits 30 s for an answer to begin, and leaves no timer behind", async () => {
+  test("waits 30 s for the headers of a response, and leaves no timer behind", async () => {
     const { transfer, clock } = transferOf(() => new Promise<Response>(() => {}));
     const waiting = refusal(request(transfer, URL_OF_FILE, {}));
     await clock.advance(30_000);
-    expect((await waiting).detail).toBe("no answer within 30000 ms");
+    expect((await waiting).detail).toBe("no response within 30 s");
     const prompt = transferOf(whole("hello"));
     await request(prompt.transfer, URL_OF_FILE, {});
     expect([clock.pending, prompt.clock.pending]).toEqual([0, 0]);

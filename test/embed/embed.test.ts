@@ -37,8 +37,8 @@ function options(given: Partial<ChooseOptions>): ChooseOptions {
   };
 }
 
-describe("auto, for a database that has not decided", () => {
-  test("takes a model in --models-dir before anything else", async () => {
+describe("auto, for a database without a record", () => {
+  test("prefers a model in --models-dir", async () => {
     using endpoint = new EmbeddingsEndpoint();
     endpoint.models = ["text-embedding-bge-m3@f16"];
     const chosen = await chooseEmbedder(options({ modelsDir, endpoint: at(endpoint.baseUrl) }));
@@ -47,7 +47,7 @@ describe("auto, for a database that has not decided", () => {
     expect([chosen.record, chosen.advice]).toEqual([{ kind: "local", name: LOCAL_NAME, dim: 1024 }, null]);
   });
 
-  test("takes an endpoint's embedding model next and learns its dimension", async () => {
+  test("takes an endpoint's embedding model next, and learns its dimension", async () => {
     using endpoint = new EmbeddingsEndpoint();
     endpoint.models = ["qwen3-8b", "nomic-embed-text", "text-embedding-bge-m3@f16"];
     const chosen = await chooseEmbedder(options({ endpoint: at(endpoint.baseUrl) }));
@@ -60,14 +60,14 @@ describe("auto, for a database that has not decided", () => {
     expect((await chooseEmbedder(named)).record.name).toBe("qwen3-8b");
   });
 
-  test("takes no other model of an endpoint than the one that was named", async () => {
+  test("takes only the model of an endpoint that the user named", async () => {
     using endpoint = new EmbeddingsEndpoint();
     endpoint.models = ["nomic-embed-text", "text-embedding-bge-m3@f16"];
     const named = options({ endpoint: at(endpoint.baseUrl), embeddingModel: "mine" });
     expect((await chooseEmbedder(named)).record.kind).toBe("hashing");
   });
 
-  test("takes hashing where there is neither, and says that it is lexical", async () => {
+  test("takes hashing if there is neither, and says that it is lexical", async () => {
     using endpoint = new EmbeddingsEndpoint();
     for (const models of [["qwen3-8b"], new Response("<html>"), new Response("no", { status: 500 })]) {
       endpoint.models = models;
@@ -80,7 +80,7 @@ describe("auto, for a database that has not decided", () => {
     }
   });
 
-  test("waits a second for an endpoint's list of models, and no longer", async () => {
+  test("waits a second at most for an endpoint's list of models", async () => {
     const arrived = Promise.withResolvers<void>();
     using silent = Bun.serve({
       port: 0,
@@ -100,7 +100,7 @@ describe("auto, for a database that has not decided", () => {
     silent.stop(true);
   });
 
-  test("does not take an endpoint whose vectors no frame can carry", async () => {
+  test("does not take an endpoint whose vectors are too long for a frame", async () => {
     using endpoint = new EmbeddingsEndpoint();
     endpoint.models = ["text-embedding-3-large"];
     endpoint.answer = () => vectors([Array.from({ length: 3072 }, () => 1)]);
@@ -110,8 +110,8 @@ describe("auto, for a database that has not decided", () => {
   });
 });
 
-describe("auto, for a database that has decided", () => {
-  test("keeps an endpoint that is away, never hashing, and works when it comes back", async () => {
+describe("auto, for a database with a record", () => {
+  test("keeps an endpoint that is away, and works when it comes back", async () => {
     using endpoint = new EmbeddingsEndpoint();
     let away = true;
     const gate = (async (...given: Parameters<typeof fetch>) => {
@@ -128,13 +128,13 @@ describe("auto, for a database that has decided", () => {
     expect((await embedder.embed(["a"])).length).toBe(3);
   });
 
-  test("keeps an endpoint even where the address was taken away or a local model has come", async () => {
+  test("keeps an endpoint even if its address is gone or a local model was installed", async () => {
     const chosen = await chooseEmbedder(options({ recorded: RECORDED, modelsDir }));
     expect(chosen.record).toEqual(RECORDED);
     expect((await refusal(chosen.embedder.embed(["a"]))).code).toBe("embedder_unavailable");
   });
 
-  test("keeps a local model whose folder is gone, and works when it is back", async () => {
+  test("keeps a local model whose folder is missing, and works when it is back", async () => {
     const dir = join(folder, "moved");
     cpSync(FIXTURE, join(dir, "tiny-xlmr"), { recursive: true });
     renameSync(join(dir, "tiny-xlmr"), join(dir, ".away"));
@@ -154,7 +154,7 @@ describe("auto, for a database that has decided", () => {
     expect((await embedder.embed(["a"])).length).toBe(1024);
   });
 
-  test("keeps hashing, and points out a real one where there is one", async () => {
+  test("keeps hashing, and points out a semantic embedder if there is one", async () => {
     const recorded = { kind: "hashing", name: HASHING_NAME, dim: 1024 } as const;
     using endpoint = new EmbeddingsEndpoint();
     endpoint.models = ["bge-m3"];
@@ -167,7 +167,7 @@ describe("auto, for a database that has decided", () => {
 });
 
 describe("an explicit --embedder", () => {
-  test("switches whatever was recorded, and says so", async () => {
+  test("replaces whatever was recorded, and says so", async () => {
     const recorded = { kind: "hashing", name: HASHING_NAME, dim: 1024 } as const;
     const chosen = await chooseEmbedder(options({ choice: "local", recorded, modelsDir }));
     expect(chosen.record.name).toBe(LOCAL_NAME);
@@ -180,7 +180,7 @@ describe("an explicit --embedder", () => {
     );
   });
 
-  test("local without a model, or with another name, is refused by name", async () => {
+  test("local is refused if the model is missing, and the error names it", async () => {
     const error = await refusal(chooseEmbedder(options({ choice: "local" })));
     expect([error.code, error.message.includes(emptyDir)]).toEqual(["model_missing", true]);
     const named = await refusal(
@@ -189,14 +189,14 @@ describe("an explicit --embedder", () => {
     expect([named.code, named.message.includes("bge-m3")]).toEqual(["model_missing", true]);
   });
 
-  test("remote without an endpoint is a usage error; with one that is away it waits", async () => {
+  test("remote is a usage error without an endpoint, and waits for one that is away", async () => {
     expect((await refusal(chooseEmbedder(options({ choice: "remote" })))).code).toBe("usage");
     const away = await chooseEmbedder(options({ choice: "remote", endpoint: at("http://127.0.0.1:1/v1") }));
     expect(away.record).toEqual({ kind: "remote", name: "text-embedding-bge-m3@f16", dim: 0 });
     expect((await refusal(away.embedder.embed(["a"]))).code).toBe("embedder_unavailable");
   });
 
-  test("remote with vectors that no frame can carry says so, and every call is refused by name", async () => {
+  test("remote logs vectors that are too long for a frame, and refuses every call", async () => {
     using endpoint = new EmbeddingsEndpoint();
     endpoint.answer = () => vectors([Array.from({ length: 2048 }, () => 1)]);
     const said: string[] = [];

@@ -1,9 +1,9 @@
-/** What the tests of the embedders share. */
+/** Shared by the tests of the embedders. */
 import { join } from "node:path";
 import type { Embedder } from "../../src/embed/embedder.ts";
 import { GatewayError } from "../../src/errors.ts";
 
-/** Longer than anything takes, even on a machine whose cores are all busy. */
+/** Longer than any test takes, even on a machine whose cores are all busy. */
 export const PATIENCE_MS = 60_000;
 export const WORKER = new URL("../../src/embed/embed.worker.ts", import.meta.url);
 export const FIXTURE = join(import.meta.dir, "../fixtures/tiny-xlmr");

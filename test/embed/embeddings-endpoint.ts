@@ -1,4 +1,4 @@
-/** An endpoint for embeddings whose answers a test decides. */
+/** An endpoint for embeddings; the test decides what it returns. */
 
 export interface Asked {
   readonly model: string;

@@ -8,7 +8,7 @@ import { described, PATIENCE_MS, row, WORKER } from "./embedders.ts";
 setDefaultTimeout(PATIENCE_MS);
 
 describe("the hashing embedder in its worker", () => {
-  test("gives what the pure function gives, zeros where there is nothing", async () => {
+  test("returns the vectors of the pure function, and zeros for a text without features", async () => {
     await using embedder = openHashing(WORKER);
     const texts = ["Olá, mundo", "", "?!", "second 👍"];
     const rows = await embedder.embed(texts);
@@ -26,7 +26,7 @@ describe("the hashing embedder in its worker", () => {
     });
   });
 
-  test("answers many calls at once, each with its own rows", async () => {
+  test("returns to each of many concurrent calls its own rows", async () => {
     await using embedder = openHashing(WORKER);
     const texts = Array.from({ length: 200 }, (_, at) => `message number ${at}`);
     const together = await embedder.embed(texts);
@@ -41,7 +41,7 @@ describe("the hashing embedder in its worker", () => {
     async () => {
       await using embedder = openHashing(WORKER);
       await embedder.embed(["a"]);
-      // The fields of stat behind the name in brackets; nice is the 19th of all.
+      // Fields of stat after the name in brackets; nice is the 19th field.
       const nices = readdirSync("/proc/self/task").map((task) =>
         Number(readFileSync(`/proc/self/task/${task}/stat`, "utf8").split(") ")[1]?.split(" ")[16]),
       );
@@ -50,7 +50,7 @@ describe("the hashing embedder in its worker", () => {
     },
   );
 
-  test("gives no rows for no texts", async () => {
+  test("returns no rows for no texts", async () => {
     await using embedder = openHashing(WORKER);
     expect((await embedder.embed([])).length).toBe(0);
   });

@@ -22,7 +22,7 @@ const GOLDEN_TEXTS = [
 ];
 
 describe("the hashing embedder", () => {
-  test("gives for its golden texts the very bytes it always gave", () => {
+  test("returns for its golden texts the same bytes as ever", () => {
     const hasher = new Bun.CryptoHasher("sha256");
     for (const text of GOLDEN_TEXTS) hasher.update(embed(text));
     expect([HASHING_NAME, hasher.digest("hex")]).toEqual([
@@ -31,7 +31,7 @@ describe("the hashing embedder", () => {
     ]);
   });
 
-  test("gives a vector of length 1 for any text with a letter, and leaves its neighbours alone", () => {
+  test("writes a vector of length 1 for any text with a letter, and no float beside it", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary", maxLength: 200 }), fc.nat(9), (text, before) => {
         const target = new Float32Array(HASHING_DIM + 10).fill(7);
@@ -45,7 +45,7 @@ describe("the hashing embedder", () => {
     );
   });
 
-  test("is a pure function: what was embedded before does not matter", () => {
+  test("is a pure function: earlier texts do not change a vector", () => {
     fc.assert(
       fc.property(fc.string({ unit: "binary" }), fc.string({ unit: "binary" }), (text, other) => {
         const first = embed(text);
@@ -55,7 +55,7 @@ describe("the hashing embedder", () => {
     );
   });
 
-  test("has no vector for a text without letters, digits and emoji", () => {
+  test("returns no vector for a text without letters, digits and emoji", () => {
     for (const text of ["", "   \n\t", "?!… —", "\u200b", "()[]{}", "\ud800"]) {
       const target = new Float32Array(HASHING_DIM).fill(7);
       expect(hashingEmbed(text, target, 0)).toBe(false);
@@ -67,7 +67,7 @@ describe("the hashing embedder", () => {
     expect(() => hashingEmbed("a", new Float32Array(HASHING_DIM), 1)).toThrow(RangeError);
   });
 
-  test("holds case, width, composition, punctuation and white space for the same", () => {
+  test("ignores case, width, composition, punctuation and white space", () => {
     const same = [
       "São João, 2 vezes!",
       "  SÃO   JOÃO: 2 VEZES",
@@ -77,13 +77,13 @@ describe("the hashing embedder", () => {
     for (const text of same) expect(cosine(same[0] as string, text)).toBeCloseTo(1, 6);
   });
 
-  test("holds a word without its accents for nearly the same, not for the same", () => {
+  test("puts a word without its accents very near, but not at the same place", () => {
     const near = cosine("Não consigo ver a fatura do cartão", "Nao consigo ver a fatura do cartao");
     expect(near).toBeGreaterThan(0.9);
     expect(near).toBeLessThan(0.9999);
   });
 
-  test("finds a paraphrase that shares words nearer than an unrelated sentence", () => {
+  test("puts a paraphrase that shares words nearer than an unrelated sentence", () => {
     const questions = [
       [
         "I am still waiting on my card?",
@@ -102,7 +102,7 @@ describe("the hashing embedder", () => {
     expect(Math.abs(cosine("Cadê o boleto?", "Quero pagar minha fatura"))).toBeLessThan(0.25);
   });
 
-  test("sees emoji and other scripts", () => {
+  test("works on emoji and other scripts", () => {
     expect(cosine("👍", "👍👍")).toBeGreaterThan(0.99);
     expect(cosine("👍", "😡")).toBeLessThan(0.5);
     expect(cosine("привет мир", "Привет, мир!")).toBeCloseTo(1, 6);

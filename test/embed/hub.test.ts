@@ -9,7 +9,7 @@ import { refusal } from "./embedders.ts";
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 const REQUIRED = ["tokenizer.json", "tokenizer_config.json", "config.json"];
 
-/** A hub that has these files, each with its path as its content. */
+/** Downloads from a hub with these files, each with its path as its content. */
 async function download(
   files: readonly string[],
   { name = "acme/tiny", hasApi = true }: { name?: string; hasApi?: boolean } = {},
@@ -41,7 +41,7 @@ async function download(
   }
 }
 
-test("a model's files come from one revision: what every model has, and one graph with its data", async () => {
+test("the files of a model come from one revision: those that every model has, and one graph with its data", async () => {
   const files = [
     ...REQUIRED,
     "onnx/model_quantized.onnx",
@@ -56,21 +56,21 @@ test("a model's files come from one revision: what every model has, and one grap
   );
 });
 
-test("the whole graph is taken where there is none in int8", async () => {
+test("the fp32 graph is taken if there is none in int8", async () => {
   expect((await download([...REQUIRED, "onnx/model.onnx"])).got).toContain("onnx/model.onnx");
 });
 
-test("a mirror that lists nothing is asked for each file by its name", async () => {
+test("each file is requested by its name from a mirror that lists nothing", async () => {
   const { source, got } = await download([...REQUIRED, "onnx/model_quantized.onnx"], { hasApi: false });
   expect([source, got.length]).toEqual(["http://hub/acme/tiny@main", 4]);
 });
 
-test("a known name is that of its repository", async () => {
+test("a known name stands for its repository", async () => {
   const { paths } = await download([...REQUIRED, "onnx/model.onnx"], { name: "bge-m3" });
   expect(paths[0]).toBe("/api/models/Xenova/bge-m3/revision/main");
 });
 
-test("an unknown name and a repository without a graph are missing by name", async () => {
+test("an unknown name and a repository without a graph are refused, and named", async () => {
   const unknown = await refusal(download([], { name: "no-such-model" }));
   expect([unknown.code, unknown.hint?.includes("bge-m3")]).toEqual(["model_missing", true]);
   const graphless = await refusal(download(REQUIRED));

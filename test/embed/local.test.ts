@@ -12,20 +12,20 @@ const folder = mkdtempSync(join(tmpdir(), "gateway-embed-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe("a local model", () => {
-  test("gives the vectors of Python's onnxruntime and tokenizers, alone and in padded batches", async () => {
+  test("returns the vectors of Python's onnxruntime and tokenizers, alone and in padded batches", async () => {
     const reference: { texts: string[]; batches: number[][] } = await Bun.file(
       join(FIXTURE, "reference.json"),
     ).json();
     const vectors = new Float32Array(await Bun.file(join(FIXTURE, "reference.f32")).arrayBuffer());
     let at = 0;
     for (const batch of reference.batches) {
-      // Opened anew for each: int8 rounds by the batch, and a text that came before would not be embedded again.
+      // A new embedder per batch: int8 rounds by the batch, and a text of an earlier batch would not be embedded again.
       await using embedder = await openModel(FIXTURE, WORKER);
       const rows = await embedder.embed(batch.map((index) => reference.texts[index] as string));
       batch.forEach((index, position) => {
         const cosine = dot(row(embedder, rows, position), vectors.subarray(1024 * at, 1024 * (at + 1)));
         const text = (reference.texts[index] as string).slice(0, 40);
-        // More than four of very different lengths are not padded to one, as Python's are, and int8 rounds otherwise.
+        // More than four texts of very different lengths are not padded to one length as in Python, so int8 rounds differently.
         const least = batch.length > 4 ? 0.999 : 0.9999;
         expect({ batch, text, near: cosine >= least ? `≥ ${least}` : cosine }).toEqual({
           batch,
@@ -38,14 +38,14 @@ describe("a local model", () => {
     expect(at * 1024).toBe(vectors.length);
   });
 
-  test("is named with its precision and pooling", async () => {
+  test("has its precision and pooling in its name", async () => {
     await using embedder = await openModel(FIXTURE, WORKER);
     const expected = { kind: "local", name: LOCAL_NAME, dim: 1024, modelId: modelId(LOCAL_NAME) } as const;
     expect(described(embedder)).toEqual(expected);
     expect(embedder.recomputed).toBe(false);
   });
 
-  test("gives rows of length 1, zeros for white space, and keeps the order of the texts", async () => {
+  test("returns rows of length 1, zeros for white space, in the order of the texts", async () => {
     await using embedder = await openModel(FIXTURE, WORKER);
     const texts = ["a rather long text that stands before shorter ones", "", "x", " \n ", "meu cartão"];
     const rows = await embedder.embed(texts);
@@ -58,7 +58,7 @@ describe("a local model", () => {
     }
   });
 
-  test("cuts a text where its manifest says and keeps the closing token, which its name then tells", async () => {
+  test("cuts a text at the limit of its manifest, keeps the closing token, and has the limit in its name", async () => {
     const short = join(folder, "short");
     cpSync(FIXTURE, short, { recursive: true });
     const manifest = {
@@ -80,7 +80,7 @@ describe("a local model", () => {
     expect(await embedder.embed(["My card"])).not.toEqual(whole);
   });
 
-  test("puts the manifest's prefix before every text, and its name tells", async () => {
+  test("puts the manifest's prefix before every text, and has it in its name", async () => {
     const prefixed = join(folder, "prefixed");
     cpSync(FIXTURE, prefixed, { recursive: true });
     const manifest = {
@@ -101,7 +101,7 @@ describe("a local model", () => {
     expect(await embedder.embed(["My card"])).toEqual(await plain.embed(["query: My card"]));
   });
 
-  test("leaves the process free to end, with its runtime loaded", async () => {
+  test("lets the process end while its runtime is loaded", async () => {
     const code = `
       const { openModel } = await import(${JSON.stringify(join(import.meta.dir, "../../src/embed/embed.ts"))});
       const embedder = await openModel(${JSON.stringify(FIXTURE)}, ${JSON.stringify(WORKER.href)});
@@ -111,7 +111,7 @@ describe("a local model", () => {
     expect([output, errors, await child.exited]).toEqual(["1024\n", "", 0]);
   });
 
-  test("takes a batch that needs several runs, and texts longer than it can read", async () => {
+  test("accepts a batch that needs several runs, and texts that are too long", async () => {
     await using embedder = await openModel(FIXTURE, WORKER);
     const long = "Quero aumentar o limite do cartão. ".repeat(240);
     const texts = Array.from({ length: 40 }, (_, at) => (at % 2 === 0 ? long : `texto ${at}`));
@@ -120,22 +120,22 @@ describe("a local model", () => {
     expect(dot(row(embedder, rows, 0), row(embedder, rows, 38))).toBeGreaterThan(0.99);
   });
 
-  test("two can be open at once, and one is gone after its end", async () => {
+  test("can be open twice, and closing one leaves the other open", async () => {
     await using first = await openModel(FIXTURE, WORKER);
     const second = await openModel(FIXTURE, WORKER);
     await second[Symbol.asyncDispose]();
     expect((await first.embed(["a"])).length).toBe(1024);
   });
 
-  test("gives the same vector again for a text of a moment ago", async () => {
+  test("returns the same vector for a text of a moment ago", async () => {
     await using embedder = await openModel(FIXTURE, WORKER);
     const first = await embedder.embed(["Quero cancelar meu plano"]);
     const again = await embedder.embed(["oi", "Quero cancelar meu plano", "bom dia a todos"]);
-    // To the last bit: int8 would round it by its batch.
+    // To the last bit: embedded again, int8 would round by the new batch.
     expect(row(embedder, again, 1)).toEqual(first);
   });
 
-  test("that is broken is refused by name", async () => {
+  test("is refused by name if it is broken", async () => {
     const broken = join(folder, "broken");
     cpSync(FIXTURE, broken, { recursive: true });
     writeFileSync(join(broken, "onnx", "model_quantized.onnx"), "this is no graph");

@@ -20,7 +20,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(modelsDir, { recursive: true, force: true }));
 
-/** A folder with the files of a model and nothing in them. */
+/** A folder with the files of a model, empty unless given. */
 function bareModel(name: string, files: Record<string, unknown> = {}): string {
   const folder = join(modelsDir, name);
   mkdirSync(join(folder, "onnx"), { recursive: true });
@@ -55,7 +55,7 @@ function refusalOf(read: () => unknown): GatewayError {
 }
 
 describe("finding", () => {
-  test("takes bge-m3 before others, and of others the first by name", () => {
+  test("prefers bge-m3, then the first model by name", () => {
     expect([findModel(modelsDir, null), findModel(join(modelsDir, "none"), null)]).toEqual([null, null]);
     for (const name of ["zeta", "alpha"]) bareModel(name);
     expect(findModel(modelsDir, null)).toBe(join(modelsDir, "alpha"));
@@ -63,13 +63,13 @@ describe("finding", () => {
     expect(findModel(modelsDir, null)).toBe(join(modelsDir, "bge-m3"));
   });
 
-  test("takes the named model and no other, by its repository, too", () => {
+  test("takes only the model that is named, by its name or its repository", () => {
     bareModel("alpha");
     expect(findModel(modelsDir, "beta")).toBeNull();
     expect(findModel(modelsDir, "acme/alpha")).toBe(join(modelsDir, "alpha"));
   });
 
-  test("passes over hidden folders, files, and folders that are not whole", () => {
+  test("ignores hidden folders, files, and folders that are not complete", () => {
     bareModel(".alpha.partial");
     bareModel("broken", { "tokenizer.json": null });
     writeFileSync(join(modelsDir, "notes.txt"), "");
@@ -81,7 +81,7 @@ describe("finding", () => {
 });
 
 describe("describing", () => {
-  test("names everything that changes a vector", () => {
+  test("gives a full name with everything that changes a vector", () => {
     const names: [folder: string, fullName: string][] = [
       [bareModel("plain"), "plain@fp32+mean"],
       [bareModel("int8", { "onnx/model_quantized.onnx": "" }), "int8@int8+mean"],
@@ -96,7 +96,7 @@ describe("describing", () => {
     expect(names.map(([folder]) => describeModel(folder).fullName)).toEqual(names.map(([, name]) => name));
   });
 
-  test("cuts at 512 tokens, or where the model itself ends, or where the manifest says", () => {
+  test("limits a text to 512 tokens, or the model's own limit, or the manifest's", () => {
     const limits = { "tokenizer_config.json": { model_max_length: 256 } };
     expect(describeModel(bareModel("plain")).maxTokens).toBe(512);
     expect(describeModel(bareModel("short", limits)).maxTokens).toBe(256);
@@ -106,7 +106,7 @@ describe("describing", () => {
     expect(describeModel(bareModel("both", both)).maxTokens).toBe(256);
   });
 
-  test("knows where a model's own table of positions ends", () => {
+  test("reads the model's own limit from its table of positions", () => {
     const of = (config: object): number => ownMaxTokens(bareModel("m", { "config.json": config }));
     expect(of({})).toBe(8192);
     expect(of({ max_position_embeddings: 512, model_type: "bert" })).toBe(512);
@@ -115,7 +115,7 @@ describe("describing", () => {
     expect(of({ max_position_embeddings: 1 })).toBe(8);
   });
 
-  test("reads pooling from the model's files, else knows it by name, else takes mean", () => {
+  test("reads pooling from the model's files, else judges by the name, else takes mean", () => {
     const said = (modes: object): string => bareModel("said", { "1_Pooling/config.json": modes });
     expect(poolingOf(said({ pooling_mode_cls_token: true }), "all-MiniLM-L6-v2")).toBe("cls");
     expect(poolingOf(said({ pooling_mode_mean_tokens: true }), "bge-m3")).toBe("mean");
@@ -130,9 +130,9 @@ describe("describing", () => {
     ]);
   });
 
-  test("refuses what is not whole, is no manifest, or contradicts it", () => {
+  test("refuses a folder that is not complete, has a bad manifest, or contradicts it", () => {
     const faults: [folder: string, code: string, detail: RegExp][] = [
-      [join(modelsDir, "none"), "model_missing", /there is no tokenizer.json/],
+      [join(modelsDir, "none"), "model_missing", /tokenizer.json is missing/],
       [bareModel("a", { "gateway-model.json": "{" }), "model_invalid", /JSON/],
       [bareModel("b", { "gateway-model.json": { ...MANIFEST, dim: 0 } }), "model_invalid", /dim/],
       [
@@ -145,7 +145,7 @@ describe("describing", () => {
           "gateway-model.json": { ...MANIFEST, files: [{ path: "config.json", bytes: 9, sha256: "" }] },
         }),
         "model_invalid",
-        /config.json has 2 bytes, its manifest says 9/,
+        /config.json has 2 bytes, but the manifest says 9/,
       ],
     ];
     for (const [folder, code, detail] of faults) {
@@ -155,7 +155,7 @@ describe("describing", () => {
     }
   });
 
-  test("takes a folder without a manifest, which then is not an installed one", () => {
+  test("accepts a folder without a manifest, but not as an installed model", () => {
     const copied = join(modelsDir, "copied");
     cpSync(FIXTURE, copied, { recursive: true });
     expect(describeModel(copied).fullName).toBe("copied@int8+cls");

@@ -23,7 +23,7 @@ describe("the nearest examples", () => {
     return nearest.map((one) => one?.label ?? null);
   };
 
-  test("come with the vectors, for the texts that want them, of hashing", async () => {
+  test("come with the vectors of hashing, for the texts that want them", async () => {
     await using embedder = openHashing(WORKER);
     expect(await ask(embedder)).toEqual([null, null, null, null]);
     expect((await set(embedder))?.threshold).toBeGreaterThanOrEqual(0.95);
@@ -32,7 +32,7 @@ describe("the nearest examples", () => {
     expect(await ask(embedder)).toEqual([null, null, null, null]);
   });
 
-  test("come with the vectors of a local model, and are its own", async () => {
+  test("come with the vectors of a local model, and belong to that embedder only", async () => {
     await using embedder = await openModel(FIXTURE, WORKER);
     await using other = await openModel(FIXTURE, WORKER);
     await set(embedder);
@@ -51,7 +51,7 @@ describe("the nearest examples", () => {
     expect((await ask(remote)).slice(0, 3)).toEqual([...labels, null]);
   });
 
-  test("examples that were set last count, however long those before take to learn", async () => {
+  test("are among the examples that were set last, however long earlier ones take to learn", async () => {
     await using embedder = openHashing(WORKER);
     const many = Array.from({ length: 3000 }, (_, at) => `a text number ${at}`);
     const slow = (await embedder.embed(many)).slice() as Float32Array<ArrayBuffer>;

@@ -3,9 +3,9 @@ import { poolRows } from "../../src/embed/pooling.ts";
 import { GatewayError } from "../../src/errors.ts";
 
 const described = (pooling: "cls" | "mean") => ({ fullName: `m@fp32+${pooling}`, pooling });
-/** Two texts, of one token and of two; the first is padded. */
+/** Two texts, of one token and of two tokens; the first is padded. */
 const BATCH = [[1], [1, 2]];
-// biome-ignore format: a row a token.
+// biome-ignore format: one row per text.
 const TOKENS = new Float32Array([
   3, 4, /* padding: */ 100, 100,
   1, 0, 0, 1,
@@ -13,17 +13,17 @@ const TOKENS = new Float32Array([
 const OUTPUT = { data: TOKENS, dims: [2, 2, 2] };
 const SQRT_HALF = Math.fround(Math.SQRT1_2);
 
-test("cls takes the first token of each text", () => {
+test("cls pooling takes the first token of each text", () => {
   expect(poolRows(described("cls"), BATCH, OUTPUT)).toEqual(new Float32Array([0.6, 0.8, 1, 0]));
 });
 
-test("mean takes all tokens of a text and none of its padding", () => {
+test("mean pooling takes all tokens of a text and none of its padding", () => {
   expect(poolRows(described("mean"), BATCH, OUTPUT)).toEqual(
     new Float32Array([0.6, 0.8, SQRT_HALF, SQRT_HALF]),
   );
 });
 
-test("a graph that pools itself is taken at its word", () => {
+test("the output of a graph that pools itself is only normalised", () => {
   const output = { data: new Float32Array([3, 4, 0, 2]), dims: [2, 2] };
   expect(poolRows(described("mean"), BATCH, output)).toEqual(new Float32Array([0.6, 0.8, 0, 1]));
 });

@@ -15,12 +15,12 @@ import { join } from "node:path";
 import { type Clock, systemClock } from "../../src/clock.ts";
 import { openModel, pullModel } from "../../src/embed/embed.ts";
 import type { ModelManifest } from "../../src/embed/models.ts";
-import { PARAPHRASE_QUESTIONS } from "../../src/embed/paraphrases.ts";
+import { PARAPHRASES } from "../../src/embed/paraphrases.ts";
 import { FIXTURE, PATIENCE_MS, refusal, WORKER } from "./embedders.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** Nobody waits between two tries. */
+/** Does not wait between two tries. */
 const IMPATIENT: Clock = { ...systemClock, sleep: () => Promise.resolve() };
 const FILES = [
   "config.json",
@@ -52,15 +52,15 @@ function gitSha1(bytes: Uint8Array): string {
   return new Bun.CryptoHasher("sha1").update(`blob ${bytes.byteLength}\0`).update(bytes).digest("hex");
 }
 
-/** As much of the hub as a pull uses: its API, redirects to another place for large files, ranges. */
+/** The parts of the hub that a pull uses: its API, redirects for large files, and ranges. */
 class Hub implements Disposable {
   readonly requests: { path: string; range: string | null; status: number }[] = [];
   readonly files = new Map<string, Buffer<ArrayBuffer>>(FILES.map((path) => [path, content(path)]));
-  /** Bytes of the graph that are sent before the connection is cut, one entry a request; then all. */
+  /** One entry per request: bytes of the graph that are sent before the connection is cut. Later requests get all. */
   readonly cuts: number[] = [];
   hasApi = true;
-  saysLinkedEtag = true;
-  /** What the API and the redirect claim of the graph. */
+  sendsLinkedEtag = true;
+  /** The hash of the graph that the API and the redirect send. */
   graphSha256 = sha256(content(GRAPH));
   graphEtag = '"graph-1"';
   graphUrl = "/cdn/graph";
@@ -90,7 +90,7 @@ class Hub implements Disposable {
     const linked = { "x-linked-etag": `"${this.graphSha256}"` };
     return new Response(null, {
       status: 302,
-      headers: { location: this.graphUrl, ...(this.saysLinkedEtag ? linked : {}) },
+      headers: { location: this.graphUrl, ...(this.sendsLinkedEtag ? linked : {}) },
     });
   }
 
@@ -157,7 +157,7 @@ function visible(): string[] {
 }
 
 describe("pull-model from a hub", () => {
-  test("installs a model that can be opened, with a manifest of what it is", async () => {
+  test("installs a model that can be opened, with a manifest", async () => {
     using hub = new Hub();
     const { lines, installed } = await pull({ hfEndpoint: `${hub.endpoint}/` });
     expect(installed).toBe(join(modelsDir, "tiny"));
@@ -180,7 +180,7 @@ describe("pull-model from a hub", () => {
     expect(readdirSync(modelsDir)).toEqual(["tiny"]);
   });
 
-  test("goes on where a connection broke, as often as it breaks", async () => {
+  test("continues where a connection broke, however often it breaks", async () => {
     using hub = new Hub();
     const bytes = content(GRAPH).byteLength;
     hub.cuts.push(50_000, 1, 70_000);
@@ -194,11 +194,11 @@ describe("pull-model from a hub", () => {
     expect(readFileSync(join(modelsDir, "tiny", GRAPH)).byteLength).toBe(bytes);
   });
 
-  test("goes on after a socket that was closed in the middle of what it had promised", async () => {
+  test("continues after a socket that closed before its content-length", async () => {
     using hub = new Hub();
     const bytes = content(GRAPH);
     let connections = 0;
-    // By hand, because no server framework lets go of a connection as rudely as a network does.
+    // A raw socket, because no server framework drops a connection as abruptly as a network does.
     using cdn = Bun.listen({
       hostname: "127.0.0.1",
       port: 0,
@@ -225,11 +225,11 @@ describe("pull-model from a hub", () => {
     hub.graphUrl = `http://127.0.0.1:${cdn.port}/graph`;
     const { lines } = await pull({ hfEndpoint: hub.endpoint });
     expect(connections).toBe(4);
-    expect(lines.filter((line) => line.includes("going on at"))).toHaveLength(3);
+    expect(lines.filter((line) => line.includes("continuing at"))).toHaveLength(3);
     expect(visible()).toEqual(["tiny"]);
   });
 
-  test("goes on with what an earlier call left, and asks for nothing it has", async () => {
+  test("continues what an earlier call left, and requests no file that is complete", async () => {
     using hub = new Hub();
     hub.cuts.push(100_000, 0, 0, 0, 0, 0, 0, 0);
     const error = await refusal(pull({ hfEndpoint: hub.endpoint }));
@@ -245,7 +245,7 @@ describe("pull-model from a hub", () => {
     expect(hub.requests.some(({ path }) => path.endsWith("tokenizer.json"))).toBe(false);
   });
 
-  test("begins anew where the file changed in between", async () => {
+  test("starts again if the file changed since", async () => {
     using hub = new Hub();
     hub.cuts.push(100_000, 0, 0, 0, 0, 0, 0, 0);
     await refusal(pull({ hfEndpoint: hub.endpoint }));
@@ -256,7 +256,7 @@ describe("pull-model from a hub", () => {
     expect(hub.graphRequests()).toEqual([["bytes=100000-", 200]]);
   });
 
-  test("refuses and removes what arrives with another sha256", async () => {
+  test("refuses and removes a file with another sha256", async () => {
     using hub = new Hub();
     hub.graphSha256 = "0".repeat(64);
     const error = await refusal(pull({ hfEndpoint: hub.endpoint }));
@@ -264,14 +264,14 @@ describe("pull-model from a hub", () => {
     expect(existsSync(join(modelsDir, ".tiny.partial", GRAPH))).toBe(false);
   });
 
-  test("refuses a small file whose git hash is another", async () => {
+  test("refuses a small file with another git hash", async () => {
     using hub = new Hub();
     const wrong = { hfEndpoint: hub.endpoint, fetch: tamper(hub, "config.json") };
     expect((await refusal(pull(wrong))).code).toBe("model_invalid");
     expect(visible()).toEqual([]);
   });
 
-  test("works with a mirror that has no API, by the hash on the redirect", async () => {
+  test("checks files from a mirror without an API by the hash in the redirect", async () => {
     using hub = new Hub();
     hub.hasApi = false;
     const { lines } = await pull({ hfEndpoint: hub.endpoint });
@@ -279,15 +279,15 @@ describe("pull-model from a hub", () => {
     expect(visible()).toEqual(["tiny"]);
   });
 
-  test("of a mirror that says no hash, reports that nothing could be checked", async () => {
+  test("says that nothing was checked if the mirror sends no hash", async () => {
     using hub = new Hub();
     hub.hasApi = false;
-    hub.saysLinkedEtag = false;
+    hub.sendsLinkedEtag = false;
     const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect(lines.find((line) => line.startsWith(`${GRAPH}:`))).toEndWith("no hash known to check against");
+    expect(lines.find((line) => line.startsWith(`${GRAPH}:`))).toEndWith("no hash is known to check it");
   });
 
-  test("says which file a repository lacks", async () => {
+  test("names the file that a repository lacks", async () => {
     using hub = new Hub();
     hub.files.delete(GRAPH);
     const listed = await refusal(pull({ hfEndpoint: hub.endpoint }));
@@ -297,20 +297,20 @@ describe("pull-model from a hub", () => {
     expect([asked.code, asked.message.includes("404")]).toEqual(["model_missing", true]);
   });
 
-  test("without network says so at once and names --from", async () => {
+  test("fails at once without a network, and names --from", async () => {
     const error = await refusal(pull({ hfEndpoint: "http://127.0.0.1:1" }));
     expect([error.code, error.hint?.includes("--from DIR")]).toEqual(["embedder_unavailable", true]);
   });
 
-  test("leaves an installed model as it is", async () => {
+  test("leaves an installed model unchanged", async () => {
     using hub = new Hub();
     await pull({ hfEndpoint: hub.endpoint });
     hub.requests.length = 0;
     const { lines } = await pull({ hfEndpoint: hub.endpoint });
-    expect([hub.requests.length, lines[0]?.includes("there already")]).toEqual([0, true]);
+    expect([hub.requests.length, lines[0]?.includes("installed already")]).toEqual([0, true]);
   });
 
-  test("replaces an installed model that is not whole", async () => {
+  test("replaces an installed model that is not complete", async () => {
     using hub = new Hub();
     const { installed } = await pull({ hfEndpoint: hub.endpoint });
     truncateSync(join(installed, GRAPH), 10);
@@ -318,7 +318,7 @@ describe("pull-model from a hub", () => {
     expect(sha256(readFileSync(join(installed, GRAPH)))).toBe(sha256(content(GRAPH)));
   });
 
-  test("refuses names that are no names, and names it does not know", async () => {
+  test("refuses malformed names and unknown names", async () => {
     for (const name of ["", "../x", "a/b/c", "a b", ".hidden", "https://x"]) {
       expect((await refusal(pull({ name }))).code).toBe("usage");
     }
@@ -346,23 +346,23 @@ describe("pull-model --from a folder", () => {
     expect(readdirSync(modelsDir)).toEqual(["bge-m3"]);
   });
 
-  test("understands a folder without subfolders and without a word on pooling", async () => {
+  test("installs from a flat folder that does not say how to pool", async () => {
     const flat = join(folder, "flat");
     for (const path of FILES)
       if (path !== "1_Pooling/config.json")
         cpSync(join(FIXTURE, path), join(flat, path.replace("onnx/", "")));
     const { lines, installed } = await pull({ name: "some-model", from: flat });
     expect(existsSync(join(installed, GRAPH))).toBe(true);
-    expect(lines.some((line) => line.includes("pooling of some-model is not said"))).toBe(true);
+    expect(lines.some((line) => line.includes("the files of some-model do not say how to pool"))).toBe(true);
     expect(lines.some((line) => line.includes("some-model@int8+mean"))).toBe(true);
   });
 
-  test("refuses a folder that lacks something, by name, and one whose manifest it contradicts", async () => {
+  test("refuses a folder that lacks a file, and one that contradicts its manifest", async () => {
     const lacking = join(folder, "lacking");
     cpSync(FIXTURE, lacking, { recursive: true });
     rmSync(join(lacking, "tokenizer.json"));
     const error = await refusal(pull({ name: "x", from: lacking }));
-    expect([error.code, error.detail]).toEqual(["model_missing", "there is no tokenizer.json"]);
+    expect([error.code, error.detail]).toEqual(["model_missing", "tokenizer.json is missing"]);
     const { installed } = await pull({ name: "y", from: FIXTURE });
     const bytes = content("config.json");
     writeFileSync(join(installed, "config.json"), bytes.toString().replace("1024", "1025"));
@@ -370,15 +370,15 @@ describe("pull-model --from a folder", () => {
     expect(visible()).toEqual(["y"]);
   });
 
-  test("does not install a model to which an unrelated sentence is nearer than a paraphrase", async () => {
-    const questions = PARAPHRASE_QUESTIONS.map((question) => ({
-      ...question,
-      paraphrase: question.unrelated,
-      unrelated: question.paraphrase,
+  test("does not install a model that puts an unrelated sentence nearer than a paraphrase", async () => {
+    const paraphrases = PARAPHRASES.map((one) => ({
+      ...one,
+      paraphrase: one.unrelated,
+      unrelated: one.paraphrase,
     }));
-    const error = await refusal(pull({ name: "bad", from: FIXTURE, questions }));
+    const error = await refusal(pull({ name: "bad", from: FIXTURE, paraphrases }));
     expect([error.code, error.detail.includes("unrelated"), visible()]).toEqual(["model_invalid", true, []]);
-    // Nothing hidden stays either: it is whole and of no use.
+    // Nothing hidden stays either.
     expect(readdirSync(modelsDir)).toEqual([]);
   });
 

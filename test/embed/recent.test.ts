@@ -13,7 +13,7 @@ describe("texts that were embedded a moment ago", () => {
   };
   const dim = () => 2;
 
-  test("are not embedded again, and every row stands where its text does", async () => {
+  test("are not embedded again, and each row stands at the place of its text", async () => {
     const recent = new RecentVectors();
     const { asked, embed } = counting();
     for (const texts of [["a", "bb"], ["bb", "ccc", "ccc", "a"], [], ["ccc"]]) {
@@ -24,7 +24,7 @@ describe("texts that were embedded a moment ago", () => {
     expect(recent.hits).toBe(3);
   });
 
-  test("are bounded in number and length, and the least recently used go first", async () => {
+  test("are bounded in number and length, and the least recently used are dropped first", async () => {
     const recent = new RecentVectors();
     const { asked, embed } = counting();
     const texts = Array.from({ length: 4096 }, (_, at) => `text ${at}`);
@@ -36,7 +36,7 @@ describe("texts that were embedded a moment ago", () => {
     expect(asked).toEqual(["text 1", "x".repeat(513)]);
   });
 
-  test("are not kept where embedding failed", async () => {
+  test("are not kept if embedding fails", async () => {
     const recent = new RecentVectors();
     const failing = recent.fill(["a"], dim, () => Promise.reject(new Error("away")));
     expect(await failing.catch((error: Error) => error.message)).toBe("away");

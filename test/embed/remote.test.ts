@@ -13,7 +13,7 @@ function noWorker(): never {
   throw new Error("no example is set, so no worker is needed");
 }
 
-/** Time stands still for it unless `clock` is moved. */
+/** Time stands still for the embedder unless the test moves `clock`. */
 function remote(
   { baseUrl }: EmbeddingsEndpoint,
   { dim = 3, ...given }: Partial<EndpointOptions> & { dim?: number } = {},
@@ -23,7 +23,7 @@ function remote(
 }
 
 describe("an embedder at an endpoint", () => {
-  test("asks for floats, at most 64 texts at a time, and gives rows of length 1 in the order of the texts", async () => {
+  test("sends at most 64 texts per request, asks for floats, and returns rows of length 1 in the order of the texts", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint);
     endpoint.answer = ({ input }) => vectors(input.map((text) => [Number(text.slice(1)), 0, 4]));
@@ -37,7 +37,7 @@ describe("an embedder at an endpoint", () => {
     expect(row(embedder, rows, 149)[0]).toBeCloseTo(149 / Math.hypot(149, 4), 6);
   });
 
-  test("puts vectors that come in another order where their index says", async () => {
+  test("puts vectors in the order of their indices", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint);
     endpoint.answer = () => ({
@@ -49,7 +49,7 @@ describe("an embedder at an endpoint", () => {
     expect([...(await embedder.embed(["a", "b"]))]).toEqual([1, 0, 0, 0, 1, 0]);
   });
 
-  test("does not send empty texts and gives zeros for them", async () => {
+  test("sends no empty texts and returns zeros for them", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint);
     endpoint.answer = ({ input }) => vectors(input.map(() => [0, 1, 0]));
@@ -71,7 +71,7 @@ describe("an embedder at an endpoint", () => {
     "HTML that claims to be JSON": () =>
       new Response("<html>", { headers: { "content-type": "application/json" } }),
     "an empty body": () => new Response("", { headers: { "content-type": "application/json" } }),
-    "an error as a success": () => ({ error: { message: "no such model" } }),
+    "an error with a success status": () => ({ error: { message: "no such model" } }),
     "400": () => Response.json({ error: { message: "input too long" } }, { status: 400 }),
   };
   for (const [fault, answer] of Object.entries(invalid)) {
@@ -82,7 +82,7 @@ describe("an embedder at an endpoint", () => {
       const error = await refusal(embedder.embed(["a", "b"]));
       expect(error.code).toBe("embedder_invalid");
       expect(error.message).toContain("bge-m3 at http://127.0.0.1");
-      // One question, no retry: the pipeline decides about that.
+      // One request: the pipeline decides about retries.
       expect(endpoint.asked.length).toBe(1);
     });
   }
@@ -92,8 +92,8 @@ describe("an embedder at an endpoint", () => {
     "503": () => new Response("loading", { status: 503 }),
     "401": () => Response.json({ error: { message: "bad key" } }, { status: 401 }),
     "404": () => Response.json({ error: { message: "model not loaded" } }, { status: 404 }),
-    "an answer that does not come": () => new Promise<Response>(() => {}),
-    "an answer that stops half way": () =>
+    "a reply that does not come": () => new Promise<Response>(() => {}),
+    "a reply that stops half way": () =>
       new Response(
         new ReadableStream({
           start: (controller) => controller.enqueue(new TextEncoder().encode('{"data":[')),
@@ -114,18 +114,18 @@ describe("an embedder at an endpoint", () => {
       };
       const failing = refusal(embedder.embed(["a", "b"]));
       await arrived.promise;
-      if (fault.includes("answer")) await clock.advance(30_000);
+      if (fault.includes("reply")) await clock.advance(30_000);
       const { code, detail } = await failing;
-      expect([code, fault.includes("answer") ? detail : ""]).toEqual([
+      expect([code, fault.includes("reply") ? detail : ""]).toEqual([
         "embedder_unavailable",
-        fault.includes("answer") ? "no reply within 30 s" : "",
+        fault.includes("reply") ? "no reply within 30 s" : "",
       ]);
       endpoint.answer = works;
       expect((await embedder.embed(["a", "b"])).length).toBe(6);
     });
   }
 
-  test("keeps what Retry-After says, up to an hour", async () => {
+  test("passes Retry-After on, up to an hour", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint);
     const waits: (number | null)[] = [];
@@ -138,7 +138,7 @@ describe("an embedder at an endpoint", () => {
     expect(waits).toEqual([7000, 3_600_000, null]);
   });
 
-  test("without an endpoint is unavailable, and names the option", async () => {
+  test("is unavailable without an endpoint, and names the option", async () => {
     await using embedder = new RemoteEmbedder({ endpoint: null, name: "bge-m3", dim: 3, worker: noWorker });
     const error = await refusal(embedder.embed(["a"]));
     expect([error.code, error.object, error.hint]).toEqual([
@@ -149,7 +149,7 @@ describe("an embedder at an endpoint", () => {
     expect([...(await embedder.embed([" "]))]).toEqual([0, 0, 0]);
   });
 
-  test("learns the dimension from a probe, within a second", async () => {
+  test("learns the dimension from a probe, which takes a second at most", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint, { dim: 0 });
     expect([await embedder.probe(() => {}), embedder.dim]).toEqual([null, 3]);
@@ -168,7 +168,7 @@ describe("an embedder at an endpoint", () => {
     expect(warned[0]).toMatch(/^warn .*no reply within 1 s.*frames wait for it$/);
   });
 
-  test("refuses vectors longer than a frame can carry by name", async () => {
+  test("refuses vectors that are too long for a frame, and tells their length", async () => {
     using endpoint = new EmbeddingsEndpoint();
     await using embedder = remote(endpoint, { dim: 0 });
     endpoint.answer = () => vectors([Array.from({ length: 1536 }, () => 1)]);
@@ -177,7 +177,7 @@ describe("an embedder at an endpoint", () => {
     expect(error.detail).toContain("1536");
   });
 
-  test("sends the key only where there is one, and shows no secret in an error", async () => {
+  test("sends the key only if there is one, and shows no secret in an error", async () => {
     using endpoint = new EmbeddingsEndpoint();
     const keys: (string | null)[] = [];
     endpoint.answer = (_, request) => {

@@ -7,7 +7,7 @@ import { PATIENCE_MS, refusal } from "./embedders.ts";
 
 setDefaultTimeout(PATIENCE_MS);
 
-/** Answers the second of two requests first, fails a text "fail", and ends at "end". */
+/** A Worker that replies to the second of two requests first, fails at the text "fail", and ends at "end". */
 const SCRIPT = `
 let held = null;
 self.onmessage = ({ data }) => {
@@ -35,9 +35,9 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const texts = (text: string) => ({ kind: "hash", texts: [text], asked: null }) as const;
+const texts = (text: string) => ({ kind: "hash", texts: [text], comparison: null }) as const;
 
-test("replies reach whoever asked for them, in whatever order they come", async () => {
+test("each reply reaches its request, in whatever order replies arrive", async () => {
   const worker = new EmbedWorker(script);
   const folders = ["one", "two"];
   const replies = await Promise.all(
@@ -46,13 +46,13 @@ test("replies reach whoever asked for them, in whatever order they come", async 
   expect(replies.map((reply) => (reply.kind === "loaded" ? reply.name : ""))).toEqual(folders);
 });
 
-test("a failure in the Worker is the error that it was there", async () => {
+test("a failure in the Worker becomes the same error on the main thread", async () => {
   const worker = new EmbedWorker(script);
   const error = await refusal(worker.ask(texts("fail")));
   expect([error.code, error.object, error.detail]).toEqual(["embedder_invalid", "a", "b"]);
 });
 
-test("a Worker that has ended fails who waits and who comes later, and asks for a restart", async () => {
+test("all requests fail once a Worker has ended, and the error asks for a restart", async () => {
   const worker = new EmbedWorker(script);
   const waiting = refusal(worker.ask({ kind: "load", model: 1, folder: "held" }));
   const errors = await Promise.all([waiting, refusal(worker.ask(texts("end")))]);
@@ -62,7 +62,7 @@ test("a Worker that has ended fails who waits and who comes later, and asks for 
   }
 });
 
-test("a file has one Worker in a process, and numbers that nobody else has", () => {
+test("a file has one Worker per process, which gives unique numbers", () => {
   const worker = workerOf(script);
   expect(workerOf(new URL(`file://${script}`).pathname)).toBe(worker);
   expect(new Set([worker.nextNumber(), worker.nextNumber(), worker.nextNumber()]).size).toBe(3);
@@ -74,5 +74,5 @@ test("an embedder without examples starts no Worker", async () => {
   });
   expect(await examples.set({ dim: 1, labels: [], rows: new Float32Array(0) })).toBeNull();
   expect(await examples.nearest(new Float32Array(2), [true, true])).toEqual([null, null]);
-  expect(examples.asked([true])).toBeNull();
+  expect(examples.comparison([true])).toBeNull();
 });

@@ -1,14 +1,14 @@
 import { describe, expect, test } from "bun:test";
-import { modernised, repairUnigram, suffixOf } from "../../src/embed/tokenizer.ts";
+import { repairUnigram, suffixOf, withPrefixSpace } from "../../src/embed/tokenizer.ts";
 
-describe("a tokenizer.json of today", () => {
-  test("says add_prefix_space again, wherever a Metaspace stands", () => {
+describe("a recent tokenizer.json", () => {
+  test("gets add_prefix_space in each Metaspace", () => {
     const metaspace = (scheme?: string) => ({ type: "Metaspace", ...(scheme && { prepend_scheme: scheme }) });
     const json = {
       pre_tokenizer: { pretokenizers: [metaspace("always"), metaspace("never")] },
       decoder: metaspace(),
     };
-    expect(modernised(json)).toEqual({
+    expect(withPrefixSpace(json)).toEqual({
       pre_tokenizer: {
         pretokenizers: [
           { ...metaspace("always"), add_prefix_space: true },
@@ -19,11 +19,11 @@ describe("a tokenizer.json of today", () => {
     });
   });
 
-  test("keeps what it says itself, and its vocabulary as it is", () => {
+  test("keeps an add_prefix_space of its own, and its vocabulary", () => {
     const vocab = { type: "Metaspace" };
     const json = { a: { type: "Metaspace", add_prefix_space: false }, model: { vocab } };
-    expect(modernised(json)).toEqual(json);
-    expect((modernised(json) as typeof json).model.vocab).toBe(vocab);
+    expect(withPrefixSpace(json)).toEqual(json);
+    expect((withPrefixSpace(json) as typeof json).model.vocab).toBe(vocab);
   });
 });
 
@@ -32,7 +32,7 @@ interface Node {
   readonly children: Map<string, Node>;
 }
 
-/** A Unigram model as the package has it: a trie by code points. */
+/** A Unigram model like the package's: its trie is by code points. */
 function unigramOf(pieces: Record<string, number>) {
   const node = (): Node => ({ isLeaf: false, children: new Map() });
   const root = node();
@@ -58,12 +58,12 @@ function unigramOf(pieces: Record<string, number>) {
 }
 
 describe("the search for pieces", () => {
-  test("finds those of the highest total score, not the longest first", () => {
+  test("finds those with the highest total score, not the longest first", () => {
     const tokenize = unigramOf({ a: -1, b: -1, c: -1, ab: -1.5, abc: -9, bc: -5 });
     expect(tokenize("abc")).toEqual(["ab", "c"]);
   });
 
-  test("takes the first found of two that are as good", () => {
+  test("takes the first found of two with the same score", () => {
     const tokenize = unigramOf({ a: -1, b: -1, c: -1, ab: -1, bc: -1 });
     expect(tokenize("abc")).toEqual(["a", "bc"]);
   });
@@ -73,20 +73,20 @@ describe("the search for pieces", () => {
     expect(tokenize("a👍👍a👍")).toEqual(["a", "👍👍", "a", "👍"]);
   });
 
-  test("takes an unknown character as a piece of its own", () => {
+  test("makes an unknown character a piece of its own", () => {
     const tokenize = unigramOf({ a: -1, ab: -3 });
     expect(tokenize("a?😡a")).toEqual(["a", "?", "😡", "a"]);
     expect(tokenize("")).toEqual([]);
   });
 
-  test("is left alone in models of other kinds", () => {
+  test("does not change models of other kinds", () => {
     const wordPiece = { tokenize: (): string[] => ["own"] };
     repairUnigram(wordPiece);
     expect(wordPiece.tokenize()).toEqual(["own"]);
   });
 });
 
-test("the special tokens behind a text are what two texts end with in common", () => {
+test("the special tokens after a text are the common end of two texts", () => {
   const tokenize = (text: string): number[] => [0, ...text.split("").map((char) => char.charCodeAt(0)), 1, 2];
   expect(suffixOf(tokenize)).toEqual([1, 2]);
   expect(suffixOf((text) => [text.length])).toEqual([]);
