@@ -23,7 +23,7 @@ export class FakeClock implements Clock {
   #nowMs = 0;
   #timers: FakeTimer[] = [];
   #order = 0;
-  /** How often the clock was called for something to be done later. */
+  /** How often the code under test called the clock. */
   #calls = 0;
 
   /** @param startUs what {@link nowUs} says before the first advance. */
@@ -32,11 +32,13 @@ export class FakeClock implements Clock {
   }
 
   nowUs(): number {
+    this.#calls += 1;
     return this.#startUs + Math.round(this.#nowMs * 1000);
   }
 
   /** Milliseconds that were advanced so far. */
   monotonicMs(): number {
+    this.#calls += 1;
     return this.#nowMs;
   }
 
