@@ -1,8 +1,14 @@
 /** Remembers the vectors of recent texts, because greetings, confirmations and messages of bots come again and again. */
 
-/** Texts that are remembered: 16 MiB at 1,024 floats each. */
+/**
+ * Texts that are remembered: 16 MiB at 1,024 floats each.
+ * @bound recent texts whose vectors are remembered | embedded again
+ */
 const TEXTS_MAX = 4096;
-/** Longer texts seldom come twice and are not remembered. */
+/**
+ * Longer texts seldom come twice and are not remembered.
+ * @bound a text whose vector is remembered | embedded again
+ */
 const TEXT_CHARS_MAX = 512;
 const NOTHING = new Float32Array(0);
 

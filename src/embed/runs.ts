@@ -1,11 +1,15 @@
 /** Plans which texts go through the graph together, and cuts texts that are too long. */
 import type { ModelDescription } from "./models.ts";
 
-/** Tokens of one run, padding included. Bounds its memory and, for int8, how much one long text changes the others. */
+/**
+ * Tokens of one run, padding included. Bounds its memory and, for int8, how much one long text changes the others.
+ * @bound padded tokens in one run of a local model | another run
+ */
 const RUN_TOKENS_MAX = 2048;
 /**
  * A text longer than the shortest of a run by this factor starts the next run, if the run has RUN_TEXTS_MIN texts.
  * Without it, two thirds of a batch of 32 messages of banking77 would be padding; it doubles the speed.
+ * @bound how many times longer than its shortest text a text of one run may be | another run
  */
 const RUN_STRETCH_MAX = 1.5;
 const RUN_TEXTS_MIN = 4;

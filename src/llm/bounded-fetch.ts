@@ -1,7 +1,11 @@
 /** A fetch that bounds the body of a response. The SDK would read all of it. */
 
-/** Bytes that are read of one reply. The longest replies of thinking models are far shorter. */
+/**
+ * Bytes that are read of one reply. The longest replies of thinking models are far shorter.
+ * @bound a reply of the model | the question fails
+ */
 const REPLY_BYTES_MAX = 1024 * 1024;
+/** @bound a streamed reply of the model | the stream fails */
 const STREAM_BYTES_MAX = 8 * 1024 * 1024;
 
 export class TooLargeError extends Error {}

@@ -2,9 +2,11 @@
 
 const FAILURES_MAX = 3;
 const OPEN_MS_MIN = 5000;
+/** @bound the time for which the breaker stays open | then one trial */
 const OPEN_MS_MAX = 60_000;
 /** Bounds on a Retry-After. */
 const RETRY_AFTER_MS_MIN = 100;
+/** @bound a Retry-After of the model's endpoint | followed up to here */
 const RETRY_AFTER_MS_MAX = 3_600_000;
 
 /**

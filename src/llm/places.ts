@@ -1,8 +1,14 @@
 /** Limits how many calls run at once, and how many wait for their turn. */
 
-/** Calls that run at once. Local servers handle 1 to 4 at a time. */
+/**
+ * Calls that run at once. Local servers handle 1 to 4 at a time.
+ * @bound calls of the model at once (`--llm-budget` bounds them per day) | they queue
+ */
 const CALLS_AT_ONCE = 2;
-/** Callers that wait for their turn; further ones are refused. */
+/**
+ * Callers that wait for their turn; further ones are refused.
+ * @bound calls of the model that queue | refused, and asked later
+ */
 const QUEUE_MAX = 64;
 
 /** CALLS_AT_ONCE callers have a place; the next QUEUE_MAX wait in order of arrival; further ones are refused. */
