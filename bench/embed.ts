@@ -1,7 +1,7 @@
 /**
- * Embedders: the hashing function alone and through its Worker, and a local model (the tests' small one, or FOLDER)
- * on real messages. With PYTHON, an interpreter that has onnxruntime and tokenizers, the baseline is Python with
- * the same model file, batch and threads. And the longest stall of the main thread meanwhile.
+ * Measures embedders: the hashing function alone and through its Worker, and a local model (the small one of the tests, or
+ * FOLDER) on real messages, with the longest stall of the main thread meanwhile. If PYTHON names an interpreter with
+ * onnxruntime and tokenizers, the baseline is Python with the same model file, batch and threads.
  *
  *     bun bench/embed.ts [--json] [--model FOLDER] [--python PYTHON]
  */
@@ -19,10 +19,10 @@ const MESSAGE = "Não consigo ver a fatura do meu cartão, pode me ajudar hoje?"
 const LONG = MESSAGE.concat(" ").repeat(140).slice(0, 8192);
 const ROOT = join(import.meta.dir, "..");
 const ROUNDS = 5;
-/** Messages of a round; every round has others, since what came a moment ago is not embedded again. */
+/** Messages per round. Each round has other messages, because recent texts are not embedded again. */
 const MESSAGES = 1024;
 
-/** Best of seven: the least disturbed by what else runs. */
+/** The best of seven rounds, which other programs disturbed least. */
 function bestUs(calls: number, call: (index: number) => void): number {
   let best = Number.POSITIVE_INFINITY;
   for (let round = 0; round < 7; round++) {
@@ -36,7 +36,7 @@ function bestUs(calls: number, call: (index: number) => void): number {
 interface Speed {
   /** The median of the rounds. */
   readonly perSecond: number;
-  /** Longest time in which this thread answered nobody. */
+  /** The longest time in which this thread ran no timer. */
   readonly stallMs: number;
 }
 
@@ -58,7 +58,7 @@ async function speedOf(embedder: Embedder, rounds: readonly (readonly string[])[
     const startedMs = performance.now();
     const calls: Promise<Float32Array>[] = [];
     for (let from = 0; from < texts.length; from += embedder.maxBatch) {
-      // Two batches ahead, as the pipeline does.
+      // Keeps two batches under way, as the pipeline does.
       if (calls.length >= 2) await calls[calls.length - 2];
       calls.push(embedder.embed(texts.slice(from, from + embedder.maxBatch)));
     }
@@ -69,13 +69,13 @@ async function speedOf(embedder: Embedder, rounds: readonly (readonly string[])[
   return { perSecond: median(speeds), stallMs };
 }
 
-/** Messages of banking77 as they come, without repetition. */
+/** Messages of banking77 without repetition. */
 function realMessages(): string[][] {
   const lines = readFileSync(join(ROOT, "test", "fixtures", "banking77.csv"), "utf8")
     .split("\n")
     .slice(1);
   const texts = lines.map((line) => line.slice(0, line.lastIndexOf(","))).filter((text) => text !== "");
-  // Labels stand together in the file: a stride mixes lengths and topics.
+  // The file is sorted by label. A stride mixes lengths and topics.
   const mixed = Array.from({ length: ROUNDS * MESSAGES }, (_, at) => `${texts[(at * 7919) % texts.length]} `);
   const distinct = mixed.map((text, at) => (mixed.indexOf(text) === at ? text : `${text}${at}`));
   return Array.from({ length: ROUNDS }, (_, round) =>
@@ -83,7 +83,7 @@ function realMessages(): string[][] {
   );
 }
 
-/** Texts a second in Python, the median of the same rounds; null where nobody named an interpreter. */
+/** Texts per second in Python, the median of the same rounds; null if no interpreter is named. */
 async function python(
   interpreter: string | undefined,
   folder: string,
@@ -99,9 +99,9 @@ async function python(
     const threads = String(availableParallelism());
     const command = [interpreter, script, folder, path, String(batch), threads];
     const child = Bun.spawn(command, { stdout: "pipe", stderr: "inherit" });
-    const said = await new Response(child.stdout).text();
+    const output = await new Response(child.stdout).text();
     if ((await child.exited) !== 0) throw new Error(`embed: ${interpreter} could not embed`);
-    return Number(said);
+    return Number(output);
   } finally {
     rmSync(temporary, { recursive: true, force: true });
   }

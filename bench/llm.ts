@@ -1,10 +1,10 @@
 /**
- * What a faulty language model costs everybody else: acknowledgement and ack-to-frame, beside a run without any model, in
- * alternating runs. Half of the events bring their type and have no message: they have nothing to ask and must not wait at all. The
- * other half are messages: of their ack-to-frame, what is beyond --frame-wait counts. And 10,000 events with the
- * endpoint away from the start, beside the same without one.
+ * Measures what a faulty language model costs other events: the time to the acknowledgement, and from there to the frame.
+ * Runs with a faulty endpoint alternate with runs without a model. Half of the events bring their type and have no message,
+ * so they need no model and must not wait at all. The other half are messages; for them, only the time beyond --frame-wait
+ * counts. A second part measures 10,000 events with the endpoint away from the start against the same without a model.
  *
- * BENCH_MODES=storm,hang picks faults, BENCH_RUNS and BENCH_SECONDS shorten it.
+ * BENCH_MODES=storm,hang picks faults; BENCH_RUNS and BENCH_SECONDS shorten the run.
  */
 import { closeSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -37,7 +37,7 @@ const ALL: readonly Mode[] = [
 ];
 const MODES = process.env.BENCH_MODES === undefined ? ALL : (process.env.BENCH_MODES.split(",") as Mode[]);
 
-/** Sees when the frame of each event became visible, in ms, by the seq of the event. */
+/** Records when the frame of each event became visible, in ms, by the seq of the event. */
 class Observer {
   readonly visibleMs = new Map<number, number>();
   readonly #descriptor: number;
@@ -175,7 +175,7 @@ async function faults(): Promise<void> {
   for (const mode of MODES) {
     const without: Figures[] = [];
     const within: Figures[] = [];
-    // Alternating: the machine is not the same from minute to minute.
+    // Alternating, because the machine changes from minute to minute.
     for (let turn = 0; turn < RUNS; turn++) {
       without.push(await run(null));
       const endpoint = await endpointIn(mode);
@@ -195,7 +195,7 @@ async function faults(): Promise<void> {
   }
 }
 
-/** Events a second from the first request until all 10,000 frames are visible. */
+/** Events per second, from the request until all 10,000 frames are visible. */
 async function throughput(llm: readonly string[]): Promise<number> {
   const folder = makeFolder();
   await using gateway = await startGateway(folder, [
@@ -231,7 +231,7 @@ async function throughput(llm: readonly string[]): Promise<number> {
 async function awayFromTheStart(): Promise<void> {
   const off: number[] = [];
   const away: number[] = [];
-  // Nobody listens on a port that was just given back.
+  // Nothing listens on a port that was just closed.
   const probe = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response() });
   const { port } = probe;
   await probe.stop(true);

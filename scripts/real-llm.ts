@@ -1,16 +1,16 @@
 /**
- * Runs a real language model through the compiled gateway, as a user would: events of several kinds in Portuguese and
- * English, one that tries to give orders, one without a message, a few turns of chat; and prints what came out of it.
+ * Runs a real language model behind the compiled gateway, as a user would, and prints the results: events of several kinds
+ * in Portuguese and English, one that tries to give orders, two without a message, and a few turns of chat.
  *
  *     bun scripts/build.ts && bun scripts/real-llm.ts BASE_URL [OPTIONS OF THE GATEWAY]
  *
- * With `--embedder remote` the same endpoint gives the vectors. What came out of it is in docs/MODELS.md: whether an
- * answer is a good one is for the reader to judge. Exit code 1 where an event got no frame or no valid answer at all.
+ * With `--embedder remote` the same endpoint embeds the texts. docs/MODELS.md has the results of earlier runs; the reader
+ * must judge whether an answer is good. The exit code is 1 if an event got no frame, or no valid answer.
  */
 import { rmSync } from "node:fs";
 import { makeFolder, type Running, startGateway } from "../bench/support/gateway-process.ts";
 
-/** How long the endpoint may take to be found; it may have to load a model first. */
+/** How long the search for a model may take. The endpoint may have to load it first. */
 const FIND_MS_MAX = 30_000;
 const ANSWER_MS_MAX = 120_000;
 
@@ -44,7 +44,7 @@ const EVENTS: readonly object[] = [
       },
     ],
   },
-  // Its shape is known by now: nobody is asked.
+  // The gateway knows this shape by now, so it does not ask the model.
   {
     ref: "refs/heads/next",
     before: "59b20b8d5c6ff8d09518216e87bc9d4dd6b4b5f1",
@@ -62,7 +62,7 @@ const EVENTS: readonly object[] = [
   },
 ];
 
-/** Learned before the chat, so that it has intents and slots to choose from. */
+/** Sent before the chat, so that it has intents and slots to choose from. */
 const LEARNED: readonly object[] = [2017, 2019, 2021].flatMap((year) => [
   { type: "CarInsuranceRequest", car: { model: "Gol", year } },
   { type: "PlanCancellation", plan: "premium", reason: `moved in ${year}` },
@@ -93,7 +93,7 @@ async function request(gateway: Running, path: string, body: object): Promise<Re
   });
 }
 
-/** @throws where there is no model within FIND_MS_MAX. */
+/** @throws Error if no model is found within FIND_MS_MAX. */
 async function findModel(gateway: Running): Promise<void> {
   const untilMs = performance.now() + FIND_MS_MAX;
   for (;;) {
@@ -108,7 +108,7 @@ async function findModel(gateway: Running): Promise<void> {
   }
 }
 
-/** @returns whether the model said something of it that could be used. */
+/** @returns whether the event has a type or an intent now. */
 async function ask(gateway: Running, event: object): Promise<boolean> {
   const startedMs = performance.now();
   const response = await request(gateway, "/ingest?wait=enriched", event);
@@ -116,15 +116,15 @@ async function ask(gateway: Running, event: object): Promise<boolean> {
   if (!response.ok) throw new Error(`real-llm: ingest: ${response.status} ${await response.text()}`);
   const { event_type, enrichment } = (await response.json()) as Enriched;
   const text = "message" in event ? (event.message as string) : JSON.stringify(event);
-  const said = enrichment === null ? "nothing" : JSON.stringify(enrichment);
+  const shown = enrichment === null ? "nothing" : JSON.stringify(enrichment);
   print(
-    `${String(tookMs).padStart(6)} ms  ${event_type.padEnd(24)} ${text.slice(0, 80)}\n           ${said}`,
+    `${String(tookMs).padStart(6)} ms  ${event_type.padEnd(24)} ${text.slice(0, 80)}\n           ${shown}`,
   );
   const { type = null, intent = null } = enrichment?.provenance ?? {};
   return type !== null || intent !== null;
 }
 
-/** @returns whether every turn was answered. */
+/** @returns whether every turn got a reply. */
 async function chat(gateway: Running): Promise<boolean> {
   let answered = true;
   let session: string | null = null;
@@ -169,7 +169,7 @@ async function main(): Promise<number> {
     await findModel(gateway);
     let answered = 0;
     for (const event of EVENTS) if (await ask(gateway, event)) answered++;
-    print(`${answered} of ${EVENTS.length} events got an answer that could be used`);
+    print(`${answered} of ${EVENTS.length} events got a valid answer`);
     for (const event of LEARNED) await request(gateway, "/ingest?wait=enriched", event);
     const chatted = await chat(gateway);
     await printMetrics(gateway);

@@ -1,11 +1,11 @@
 /**
- * Runs a real embedding model through the local embedder, as a user would get it: installs it with
- * `pull-model --from`, asks it about paraphrases in Portuguese and English, and, where the folder holds
- * reference.f32 (test/fixtures/minilm_onnx.py makes it), holds its vectors against Python's.
+ * Runs a real embedding model through the local embedder, as a user would: installs it with `pull-model --from` and tries
+ * it on paraphrases in Portuguese and English. If the folder holds reference.f32, made by test/fixtures/minilm_onnx.py, it
+ * also compares the vectors with Python's.
  *
  *     bun scripts/real-model.ts FOLDER [NAME]
  *
- * What came out of it is in docs/MODELS.md. Exit code 1 where a check fails.
+ * docs/MODELS.md has the results of earlier runs. The exit code is 1 if a check fails.
  */
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ import { openHashing, openModel, pullModel } from "../src/embed/embed.ts";
 import type { Embedder } from "../src/embed/embedder.ts";
 import { workerUrl } from "../src/native/worker-url.ts";
 
-const QUESTIONS: readonly (readonly [text: string, paraphrase: string, unrelated: string])[] = [
+const PARAPHRASES: readonly (readonly [text: string, paraphrase: string, unrelated: string])[] = [
   [
     "Where is my new card?",
     "The debit card you posted has not been delivered",
@@ -31,24 +31,28 @@ function dot(a: Float32Array, b: Float32Array): number {
   return a.reduce((sum, value, at) => sum + value * (b[at] as number), 0);
 }
 
-async function ask(embedder: Embedder): Promise<number> {
+/** @returns how many paraphrases are nearer than the unrelated sentence. */
+async function tryParaphrases(embedder: Embedder): Promise<number> {
   let right = 0;
-  for (const question of QUESTIONS) {
-    const rows = await embedder.embed(question);
+  for (const sentences of PARAPHRASES) {
+    const rows = await embedder.embed(sentences);
     const [text, paraphrase, unrelated] = [0, 1, 2].map((at) =>
       rows.subarray(at * embedder.dim, (at + 1) * embedder.dim),
     ) as [Float32Array, Float32Array, Float32Array];
     const [near, far] = [dot(text, paraphrase), dot(text, unrelated)];
     if (near > far) right += 1;
-    print(`  ${near.toFixed(3)} ${near > far ? ">" : "<"} ${far.toFixed(3)}  ${question.join(" | ")}`);
+    print(`  ${near.toFixed(3)} ${near > far ? ">" : "<"} ${far.toFixed(3)}  ${sentences.join(" | ")}`);
   }
   return right;
 }
 
-/** Larger batches are cut by length here and not in Python, and int8 rounds by the batch: by 0.01 for the MiniLM. */
+/**
+ * Larger batches are not compared: they are split by length here and not in Python, and int8 rounds by the batch, for the
+ * MiniLM by up to 0.01.
+ */
 const COMPARED_MAX = 4;
 
-/** The least cosine with Python's vectors, or null where there are none. */
+/** The smallest cosine with Python's vectors; null if there are none. */
 async function leastCosine(model: string, url: URL, folder: string): Promise<number | null> {
   const path = join(folder, "reference.json");
   if (!existsSync(path)) return null;
@@ -62,7 +66,7 @@ async function leastCosine(model: string, url: URL, folder: string): Promise<num
       from += batch.length * dim;
       continue;
     }
-    // Opened anew for each: int8 rounds by the batch, and a text that came before would not be embedded again.
+    // A new embedder per batch: int8 rounds by the batch, and a text of an earlier batch would not be embedded again.
     await using embedder = await openModel(model, url);
     const rows = await embedder.embed(batch.map((index) => texts[index] as string));
     for (let at = 0; at < batch.length; at++) {
@@ -114,15 +118,15 @@ async function main(): Promise<number> {
     print(
       `${embedder.name}: ${embedder.dim} dimensions, installed and open in ${Math.round(performance.now() - startedMs)} ms`,
     );
-    const right = await ask(embedder);
-    print(`${right} of ${QUESTIONS.length} paraphrases nearer`);
+    const right = await tryParaphrases(embedder);
+    print(`${right} of ${PARAPHRASES.length} paraphrases are nearer`);
     await using hashing = openHashing(url);
-    print(`for comparison, ${hashing.name}: ${await ask(hashing)} of ${QUESTIONS.length}`);
+    print(`for comparison, ${hashing.name}: ${await tryParaphrases(hashing)} of ${PARAPHRASES.length}`);
     const least = await leastCosine(model, url, from);
     print(
       least === null
-        ? "no reference vectors in the folder"
-        : `least cosine with Python's vectors ${least.toFixed(6)}`,
+        ? "the folder holds no reference vectors"
+        : `smallest cosine with Python's vectors: ${least.toFixed(6)}`,
     );
     print(`${Math.round(await messagesPerSecond(embedder))} messages/s`);
     return least === null || least >= 0.9999 ? 0 : 1;
