@@ -1,9 +1,9 @@
 /**
- * From the acknowledgement to the frame that a reader can see, at 1,000 events a second; and from exec to
- * ready for ingest, with a ring to adopt and without.
+ * Measures the time from an acknowledgement until a reader can see the frame, at 1,000 events a second; and the time from
+ * exec until the gateway takes events, with a ring to adopt and without.
  *
- * The observer looks at the ring's head every OBSERVE_MS by a timer, so that it leaves the processor to the gateway; a figure may
- * be that much too large, never too small.
+ * The observer reads the ring's head every OBSERVE_MS by a timer, and leaves the processor to the gateway between. A figure
+ * may be too large by that much, never too small.
  */
 import { closeSync, readSync, rmSync } from "node:fs";
 import { makeFolder, openRing, type Running, startGateway } from "./support/gateway-process.ts";
@@ -13,7 +13,7 @@ const SECONDS = Number(process.env.BENCH_SECONDS ?? 8);
 const RATE = 1000;
 const OBSERVE_MS = 1;
 
-/** Sees when frame n became visible: element n − 1, in ms. */
+/** Notes when each frame became visible, in ms: frame n in element n − 1. */
 class Observer {
   readonly visibleMs: number[] = [];
   readonly #descriptor: number;
@@ -38,7 +38,7 @@ class Observer {
   }
 }
 
-/** @returns seq. */
+/** Sends event `n`. @returns its seq */
 async function post(gateway: Running, n: number): Promise<number> {
   const response = await fetch(`http://127.0.0.1:${gateway.port}/ingest`, {
     method: "POST",
@@ -90,7 +90,7 @@ async function ready(): Promise<void> {
   for (let run = 0; run < 5; run++) {
     for (const times of [fresh, adopted]) {
       const gateway = await startGateway(folder);
-      // Ready is what answered the first event. The first start unpacks the libraries into the temporary folder.
+      // A gateway is ready when it has taken an event. The first start unpacks the libraries, so it does not count.
       await post(gateway, run);
       if (run > 0) times.push(performance.now() - gateway.startedMs);
       closeSync(await openRing(gateway.ringPath));

@@ -1,4 +1,7 @@
-/** The longest answer to another request while a 60 MiB array comes in; the baseline is the same without the array. */
+/**
+ * Measures how long another request waits at most for its response while a 60 MiB array comes in. The baseline is the
+ * same without the array.
+ */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { makeFolder, startGateway } from "./support/gateway-process.ts";

@@ -1,29 +1,24 @@
 /**
- * The physics of a frame: how an event moves in its conversation (kinetics), and which way its embedding
- * points (spin). Pure memory and arithmetic; the clock comes with the events.
+ * The physics of a frame: how an event moves in its conversation (kinetics), and which way its vector points (spin). Only
+ * memory and arithmetic: the time comes with the events.
  */
 import { conversationHash, SEMANTIC_DIM_MAX } from "./frame.ts";
 
 // ---------------------------------------------------------------------------------------------- kinetics
 
+/** @bound conversations whose motion is remembered | the least recently seen is forgotten, and its next event counts as its first */
 const CONVERSATIONS_MAX = 100_000;
-/**
- * Timestamps remembered of one conversation: where it has more within the minute, velocity saturates at this
- * number.
- */
+/** @bound timestamps remembered of one conversation | its velocity stays at this number */
 const TIMES_PER_CONVERSATION_MAX = 1024;
-/**
- * Timestamps remembered in all, 32 MB; beyond, whole conversations are forgotten, the least recently seen
- * first.
- */
+/** @bound timestamps remembered in all (32 MB) | whole conversations are forgotten, the least recently seen first */
 const TIMES_MAX = 4_194_304;
 const VELOCITY_WINDOW_US = 60_000_000;
 const DELTA_SECONDS_MIN = 0.001;
 
-/** How an event moves in its conversation; fields of the frame by their names. */
+/** How an event moves in its conversation, in fields of the frame. */
 export interface Motion {
   /**
-   * ln(max(dt, 0.001)), dt in seconds by the events' own clocks; 0 with `first` and without a conversation.
+   * ln(max(dt, 0.001)), with dt in seconds by the events' own clocks; 0 if `first` or without a conversation.
    */
   readonly delta_time: number;
   /**
@@ -31,9 +26,9 @@ export interface Motion {
    * conversation.
    */
   readonly velocity: number;
-  /** 1 where it was received before the conversation's previous event was decided, else 0. */
+  /** 1 if it was received before the conversation's previous event was decided, else 0. */
   readonly interrupt: number;
-  /** Flag bit 5; false without a conversation, which has no first event. */
+  /** Flag bit 5: the conversation's first event. False without a conversation. */
   readonly first: boolean;
   /** 0n without a conversation. */
   readonly conversation_hash: bigint;
@@ -42,14 +37,14 @@ export interface Motion {
 interface Conversation {
   readonly id: string;
   readonly hash: bigint;
-  /** Neighbours in the order in which conversations were last seen. */
+  /** Its neighbours in the order in which conversations were last seen. */
   older: Conversation | null;
   newer: Conversation | null;
-  /** Of the event before the next one, in order of receipt. */
+  /** The timestamp of its newest event by order of receipt. */
   previousUs: number;
-  /** When that one was decided; infinite while it is not. */
+  /** When that event was decided; infinite until then. */
   decidedUs: number;
-  /** Timestamps in order of receipt; those before `start` are forgotten. */
+  /** Timestamps in order of receipt. Those before index `start` are forgotten. */
   times: number[];
   start: number;
 }
@@ -63,15 +58,15 @@ const NO_CONVERSATION: Motion = {
 };
 
 /**
- * The motion of events within their conversations. Remembers at most `conversationsMax` conversations
- * (default 100,000) and 4,194,304 timestamps in all, 1,024 of one conversation; the least recently seen
- * conversation is forgotten first, and its next event counts as its first.
+ * Computes the motion of events within their conversations. Remembers at most `conversationsMax` conversations (default
+ * 100,000) and 4,194,304 timestamps in all, 1,024 of one conversation. It forgets the least recently seen conversation
+ * first; the next event of a forgotten conversation counts as its first.
  */
 export class Kinetics {
   readonly #conversationsMax: number;
   readonly #timesMax: number;
   readonly #conversations = new Map<string, Conversation>();
-  // The order is a list of its own: the first entry of a Map is behind all that were deleted before it.
+  // A linked list has the order. Finding a Map's first entry takes longer the more entries were deleted before it.
   #oldest: Conversation | null = null;
   #newest: Conversation | null = null;
   #times = 0;
@@ -81,14 +76,14 @@ export class Kinetics {
     this.#timesMax = o.timesMax ?? TIMES_MAX;
   }
 
-  /** Conversations remembered. */
+  /** The number of conversations that are remembered. */
   get size(): number {
     return this.#conversations.size;
   }
 
   /**
-   * Takes the next event, in order of receipt. An event whose own clock runs backwards has the shortest
-   * delta_time, and its velocity counts what is remembered of the 60 s before it.
+   * Takes the next event, in order of receipt. If its own clock is behind the previous event's, it has the shortest
+   * delta_time, and its velocity counts the remembered events of the 60 s before it.
    * @param o.timestampUs the event's own clock, or its receipt
    */
   observe(o: { conversationId: string | null; timestampUs: number; receivedUs: number }): Motion {
@@ -113,13 +108,13 @@ export class Kinetics {
     return motion;
   }
 
-  /** The newest event of the conversation was decided. */
+  /** Notes when the newest event of a conversation was decided. */
   decided(conversationId: string, decidedUs: number): void {
     const conversation = this.#conversations.get(conversationId);
     if (conversation !== undefined) conversation.decidedUs = decidedUs;
   }
 
-  /** Takes decided events again, after a restart, ascending; what was observed before stays. */
+  /** Takes decided events again after a restart, in ascending order, in addition to what was observed before. */
   restore(
     rows: readonly {
       readonly conversationId: string;
@@ -133,7 +128,7 @@ export class Kinetics {
     }
   }
 
-  /** Adds a timestamp and counts those of the window that ends with it. */
+  /** Adds a timestamp. @returns how many there are in the window that ends with it */
   #count(conversation: Conversation, timestampUs: number): number {
     const { times } = conversation;
     const fromUs = timestampUs - VELOCITY_WINDOW_US;
@@ -208,9 +203,9 @@ const SPIN_SEED = 0x50485953;
 let spinSigns: Float64Array | null = null;
 
 /**
- * Signs of the projection, +1 or −1, interleaved: the four rows' sign of float 0, of float 1, … Drawn row by
- * row (w, x, y, z), float by float, from Marsaglia's xorshift32 (shifts 13, 17, 5; J. Stat. Softw. 8(14),
- * 2003) that starts with SPIN_SEED; each draw is taken after the step, and its highest bit set means −1.
+ * Draws the signs of the projection, +1 or −1, and interleaves them: the four rows' signs of float 0, then of float 1, …
+ * They are drawn row by row (w, x, y, z), float by float, from Marsaglia's xorshift32 (shifts 13, 17, 5; J. Stat. Softw. 8(14),
+ * 2003), which starts with SPIN_SEED. A draw is the state after a step; if its highest bit is set, the sign is −1.
  */
 function drawSigns(): Float64Array {
   const signs = new Float64Array(SPIN_ROWS * SEMANTIC_DIM_MAX);
@@ -227,10 +222,10 @@ function drawSigns(): Float64Array {
 }
 
 /**
- * The orientation of an embedding: four sums of its floats with fixed random signs (a Rademacher projection),
- * scaled to length 1. Near embeddings have near spins. Summed in float64, float by float.
+ * Computes the orientation of a vector: four sums of its floats with fixed random signs (a Rademacher projection), scaled to
+ * length 1. Near vectors have near spins. The sums are float64, float by float.
  * @param vector at most SEMANTIC_DIM_MAX finite floats; missing ones count as zero
- * @returns a unit quaternion (w, x, y, z); identity (1, 0, 0, 0) for null and where all four sums are zero
+ * @returns a unit quaternion (w, x, y, z); the identity (1, 0, 0, 0) for null, or if all four sums are zero
  */
 export function spin(vector: Float32Array | null): [number, number, number, number] {
   if (vector === null) return [1, 0, 0, 0];

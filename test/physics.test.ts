@@ -16,7 +16,7 @@ describe("kinetics", () => {
     expect(kinetics.size).toBe(0);
   });
 
-  test("the first event of a conversation says so, with the conversation's hash", () => {
+  test("the first event of a conversation is marked as such and has the conversation's hash", () => {
     const digest = createHash("sha256").update("conversa é", "utf8").digest();
     expect(at(new Kinetics({}), 1, "conversa é")).toEqual({
       delta_time: 0,
@@ -27,7 +27,7 @@ describe("kinetics", () => {
     });
   });
 
-  test("delta_time is the logarithm of the seconds since the conversation's previous event, at least a millisecond", () => {
+  test("delta_time is the logarithm of the seconds since the conversation's previous event, at least of a millisecond", () => {
     const kinetics = new Kinetics({});
     at(kinetics, 100);
     at(kinetics, 104, "another");
@@ -37,7 +37,7 @@ describe("kinetics", () => {
     expect(at(kinetics, 91).delta_time).toBe(0);
   });
 
-  test("velocity counts the events of the minute that ends with this one", () => {
+  test("velocity counts the events of the minute that ends with the event", () => {
     const seed = Date.now() % 2 ** 31;
     console.log(`      seed ${seed}`);
     fc.assert(
@@ -56,7 +56,7 @@ describe("kinetics", () => {
     );
   });
 
-  test("one event with a clock far ahead does not spoil the velocity of the others", () => {
+  test("an event whose clock is far ahead does not change the velocity of later events", () => {
     const kinetics = new Kinetics({});
     at(kinetics, 100);
     at(kinetics, 1e9);
@@ -64,14 +64,14 @@ describe("kinetics", () => {
     expect(at(kinetics, 102).velocity).toBe(2);
   });
 
-  test("velocity saturates at 1,024", () => {
+  test("velocity stays at 1,024 if more events come", () => {
     const kinetics = new Kinetics({});
     let velocity = 0;
     for (let n = 0; n < 3000; n++) velocity = at(kinetics, 100 + n / 1000).velocity;
     expect(velocity).toBe(1024);
   });
 
-  test("interrupt: received before the previous one was decided", () => {
+  test("interrupt is 1 if the event was received before the previous one was decided", () => {
     const kinetics = new Kinetics({});
     const event = (receivedUs: number) =>
       kinetics.observe({ conversationId: "c", timestampUs: 0, receivedUs }).interrupt;
@@ -94,7 +94,7 @@ describe("kinetics", () => {
     expect(at(kinetics, 6, "b").first).toBe(true);
   });
 
-  test("whoever is remembered is who was seen last, over any run of events", () => {
+  test("after any run of events, the conversations seen last are remembered", () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 0, max: 9 }), { maxLength: 100 }), (names) => {
         const kinetics = new Kinetics({ conversationsMax: 4 });
@@ -108,7 +108,7 @@ describe("kinetics", () => {
     );
   });
 
-  test("remembered timestamps are bounded in all", () => {
+  test("the number of remembered timestamps is bounded", () => {
     const kinetics = new Kinetics({ timesMax: 10 });
     for (let n = 0; n < 8; n++) at(kinetics, n, "a");
     for (let n = 0; n < 2; n++) at(kinetics, n, "b");
@@ -118,7 +118,7 @@ describe("kinetics", () => {
     expect(at(kinetics, 4, "b").velocity).toBe(4);
   });
 
-  test("after a restore it goes on as if it had never stopped", () => {
+  test("after a restore, motion is as if the process had never stopped", () => {
     const event = fc.record({ conversationId: fc.constantFrom("a", "b", "c"), gapUs: fc.nat(40 * SECOND) });
     fc.assert(
       fc.property(fc.array(event, { maxLength: 60 }), fc.nat(60), (events, cut) => {
@@ -145,7 +145,7 @@ describe("spin", () => {
   const GOLDEN = [-0.27774118651507484, -0.9212621689015178, 0.07022134248050863, -0.2630680758364744];
   const GOLDEN_SHORT = [-0.21673028727316543, -0.5302974993048744, -0.7147488139718786, -0.4011816019401697];
 
-  test("is what it has always been", () => {
+  test("of a known vector is the same as in every version", () => {
     const vector = Float32Array.from({ length: 1024 }, (_, index) =>
       Math.fround(((index * 37) % 101) / 101 - 0.5),
     );
@@ -153,13 +153,13 @@ describe("spin", () => {
     expect(spin(vector.subarray(0, 5)) as number[]).toEqual(GOLDEN_SHORT);
   });
 
-  test("is the identity where there is nothing to turn by", () => {
+  test("is the identity for null and for vectors without a direction", () => {
     expect(spin(null)).toEqual([1, 0, 0, 0]);
     expect(spin(new Float32Array(1024))).toEqual([1, 0, 0, 0]);
     expect(spin(new Float32Array(0))).toEqual([1, 0, 0, 0]);
   });
 
-  test("is a unit quaternion of the embedding's direction alone", () => {
+  test("is a unit quaternion that depends on the vector's direction only", () => {
     fc.assert(
       fc.property(
         fc.float32Array({ minLength: 8, maxLength: 64, noNaN: true, min: -1, max: 1 }),

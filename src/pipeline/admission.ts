@@ -1,4 +1,4 @@
-/** Whether an event can be taken now: the disk, the backlog, and the end. */
+/** Decides whether an event can be taken now: not while draining, with too little disk, or with too long a backlog. */
 import type { Journal } from "../journal/journal.ts";
 import type { Refusal } from "./snapshot.ts";
 
@@ -7,7 +7,7 @@ const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting d
 export interface AdmissionOptions {
   readonly journal: Pick<Journal, "backlog">;
   readonly maxBacklogEvents: number;
-  /** Free bytes where the journal lives, and the least that ingest needs. */
+  /** Gives the free bytes on the journal's disk, and how many ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
 }
 
@@ -20,7 +20,7 @@ export class Admission {
     this.#o = options;
   }
 
-  /** Nothing is taken from here on. */
+  /** Refuses everything from now on. */
   drain(): void {
     this.#draining = true;
   }
@@ -29,11 +29,12 @@ export class Admission {
     return this.#draining;
   }
 
-  /** Only a checkpoint lets rows leave the journal: it is due before the backlog would refuse events. */
+  /** Whether a checkpoint is due. Only a checkpoint lets rows leave the journal, so it is due before events are refused. */
   get checkpointDue(): boolean {
     return this.#o.journal.backlog().events > this.#o.maxBacklogEvents / 2;
   }
 
+  /** Notes whether the disk has enough room. */
   lookAtDisk(): void {
     const { freeBytes, neededBytes } = this.#o.freeDiskBytes();
     const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
@@ -41,7 +42,7 @@ export class Admission {
     this.#disk = freeBytes < neededBytes ? { code: "disk_full", detail, retryAfterSeconds: 5 } : null;
   }
 
-  /** Why an event cannot be taken now; null: it can. Costs nothing. */
+  /** Returns why an event cannot be taken now; null if it can. Costs next to nothing. */
   refusal(): Refusal | null {
     if (this.#draining) return DRAINING;
     if (this.#disk !== null) return this.#disk;

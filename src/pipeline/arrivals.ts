@@ -1,7 +1,7 @@
-/** How busy ingest is, and how long framing makes way for it. */
+/** Measures how busy ingest is, and decides how long framing makes way for it. */
 import type { Clock } from "../clock.ts";
 
-/** From this rate on, framing yields to ingest: up to YIELD_MS_MAX after a batch, nothing at YIELD_BACKLOG_EVENTS. */
+/** From this rate on, framing pauses after each batch: for YIELD_MS_MAX, less with a backlog, not at all from YIELD_BACKLOG_EVENTS on. */
 const BURST_EVENTS_PER_SECOND = 3000;
 const YIELD_MS_MAX = 100;
 const YIELD_BACKLOG_EVENTS = 500_000;
@@ -9,7 +9,7 @@ const WINDOW_MS = 100;
 
 export class Arrivals {
   readonly #clock: Clock;
-  /** Events since the window began, and the rate of the window before. */
+  /** Events since the window began at `sinceMs`, and the rate in the window before. */
   #events = 0;
   #sinceMs = 0;
   #perSecond = 0;
@@ -22,14 +22,14 @@ export class Arrivals {
     this.#events += events;
   }
 
+  /** Whether ingest was in a burst when the rate was last measured. */
   get bursting(): boolean {
     return this.#perSecond >= BURST_EVENTS_PER_SECOND;
   }
 
   /**
-   * How long framing should pause after a batch. In a burst the acknowledgement comes first: the journal takes the burst,
-   * frames follow. The larger the backlog, the less framing yields, so that a lasting load finds its balance far below
-   * the bound that refuses events.
+   * Returns how long framing should pause after a batch. In a burst the journal takes the events first, and frames follow. The
+   * larger the backlog, the shorter the pause, so that a lasting load balances far below the bound that refuses events.
    */
   pauseMs(unframedEvents: number): number {
     const nowMs = this.#clock.monotonicMs();

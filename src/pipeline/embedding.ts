@@ -1,6 +1,6 @@
 /**
- * Embedding with patience: an embedder that is away, slow or lying delays frames for a while and then costs them
- * their vectors, but never an event.
+ * Embeds events, with patience. An embedder that is away, slow or wrong delays frames for a while. Then frames go out
+ * without vectors. It never costs an event.
  */
 
 import type { Clock } from "../clock.ts";
@@ -12,28 +12,29 @@ import type { Nearest } from "../nearest/nearest.ts";
 import type { PartState } from "./snapshot.ts";
 import type { Embedded, EventVector } from "./work.ts";
 
-/** How long frames wait for an embedder that fails before they go out without a vector. */
+/** @bound how long frames wait for an embedder that fails | they go out without a vector */
 const PATIENCE_MS = 30_000;
 const RETRY_MS_MIN = 100;
+/** @bound the pause between two attempts to embed (it begins at 100 ms and doubles) | the next attempt */
 const RETRY_MS_MAX = 5_000;
-/** What is embedded of one event at most. */
+/** @bound the part of a text that is embedded | the rest is cut off */
 const TEXT_CHARS_MAX = 8192;
 
-/** The vector of event `index` of a batch, as a view of its rows; null: none. */
+/** The vector of event `index` of a batch, as a view of the batch; null if the event has none. */
 export function vectorOf(embedded: Embedded | null, index: number): EventVector | null {
   if (embedded?.present[index] !== true) return null;
   const { embedder, dim, rows } = embedded;
   return { embedder, row: rows.subarray(index * dim, (index + 1) * dim) };
 }
 
-/** Of one text: its vector, and what is nearest to it. */
-interface Answer {
+/** The vector of one text, and the label of the examples nearest to it. */
+interface EmbeddedText {
   readonly row: Float32Array;
   readonly nearest: Nearest | null;
 }
 
 export interface PatientEmbedderOptions {
-  /** What is embedded of an event: its message, else the string leaves of its body. */
+  /** Gives the text of an event that is embedded: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly clock: Clock;
   readonly log: Log;
@@ -61,7 +62,7 @@ export class PatientEmbedder {
     return this.#embedder.name;
   }
 
-  /** Events that one batch should have at most. */
+  /** The number of events that one batch should have at most. */
   get maxBatch(): number {
     return Math.max(1, Math.min(this.#embedder.maxBatch, 256));
   }
@@ -70,7 +71,7 @@ export class PatientEmbedder {
     return this.#state;
   }
 
-  /** A drain has begun: a failing embedder is not waited for any more. */
+  /** Called when a drain begins: from then on frames do not wait for an embedder that fails. */
   hurry(): void {
     this.#hasty = true;
   }
@@ -80,11 +81,11 @@ export class PatientEmbedder {
     await this.#embedder[Symbol.asyncDispose]();
   }
 
-  /** The vectors of these events; null where their frames go out without. Never rejects. */
+  /** Resolves to the vectors of these events; to null if their frames are to go out without. Never rejects. */
   async embed(events: readonly JournalEvent[]): Promise<Embedded | null> {
     if (this.#embedder.kind === "off") return null;
     const texts = events.map((event) => textToEmbed(this.#o.textOf(event.message, event.body)));
-    // Who said what it is, and what nobody said, needs no example.
+    // An event with an intent of its sender, or without a message, needs no label of an example.
     const wants = events.map(({ message, fields }) => message !== null && fields?.intent === undefined);
     const asked = texts.filter((text) => text !== "");
     const wanted = wants.filter((_, index) => texts[index] !== "");
@@ -93,9 +94,9 @@ export class PatientEmbedder {
       const givenUp = this.#givenUp();
       if (givenUp && this.#o.clock.monotonicMs() < this.#nextTryMs) return null;
       try {
-        const answers = await this.#ask(asked, wanted);
+        const results = await this.#ask(asked, wanted);
         this.#works();
-        return this.#spread(answers, texts);
+        return this.#spread(results, texts);
       } catch (error) {
         this.#fails(error);
         if (givenUp) return null;
@@ -111,10 +112,10 @@ export class PatientEmbedder {
   }
 
   /**
-   * One answer a text, null for a text that the embedder refuses while it takes others of the same batch.
-   * @throws what the embedder threw, where it took none.
+   * Returns one result for each text; null for a text that the embedder refuses while it takes others of the same batch.
+   * @throws what the embedder threw, if it took none of them.
    */
-  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(Answer | null)[]> {
+  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(EmbeddedText | null)[]> {
     const startedMs = this.#o.clock.monotonicMs();
     try {
       const { rows, nearest } = await this.#embedder.embedNearest(texts, wanted);
@@ -136,16 +137,16 @@ export class PatientEmbedder {
     texts: readonly string[],
     wanted: readonly boolean[],
     refusal: unknown,
-  ): Promise<(Answer | null)[]> {
+  ): Promise<(EmbeddedText | null)[]> {
     const middle = texts.length >> 1;
     const halves = [texts.slice(0, middle), texts.slice(middle)];
     const wantedHalves = [wanted.slice(0, middle), wanted.slice(middle)];
-    const answers = [];
+    const results = [];
     for (const [index, half] of halves.entries())
-      answers.push(await this.#ask(half, wantedHalves[index] ?? []).catch(() => null));
-    if (answers.every((answer) => answer === null)) throw refusal;
-    return answers.flatMap((answer, index) => {
-      if (answer !== null) return answer;
+      results.push(await this.#ask(half, wantedHalves[index] ?? []).catch(() => null));
+    if (results.every((result) => result === null)) throw refusal;
+    return results.flatMap((result, index) => {
+      if (result !== null) return result;
       const refused = halves[index] ?? [];
       this.counters.embed_refused_texts_total += refused.length;
       return refused.map(() => null);
@@ -169,24 +170,24 @@ export class PatientEmbedder {
     this.#state = { state: "degraded", detail: `failing for ${forS} s: ${messageOf(error)}` };
   }
 
-  /** Puts the rows of the texts where their events stand. A row of zeros has no direction: that is no vector. */
-  #spread(answers: readonly (Answer | null)[], texts: readonly string[]): Embedded {
+  /** Puts each row at the place of its event. A row of zeros has no direction, so it counts as no vector. */
+  #spread(results: readonly (EmbeddedText | null)[], texts: readonly string[]): Embedded {
     const { dim } = this.#embedder;
     const rows = new Float32Array(texts.length * dim);
     const nearest = new Array<Nearest | null>(texts.length).fill(null);
     let next = 0;
     const present = texts.map((text, index) => {
-      const answer = text === "" ? null : (answers[next++] ?? null);
-      if (answer === null || answer.row.every((value) => value === 0)) return false;
-      rows.set(answer.row, index * dim);
-      nearest[index] = answer.nearest;
+      const result = text === "" ? null : (results[next++] ?? null);
+      if (result === null || result.row.every((value) => value === 0)) return false;
+      rows.set(result.row, index * dim);
+      nearest[index] = result.nearest;
       return true;
     });
     return { embedder: this.#embedder, dim, rows, present, nearest };
   }
 }
 
-/** The part of a text that is embedded: its first 8,192 characters, never half of one. */
+/** Returns the part of a text that is embedded: its first 8,192 UTF-16 units, without half a character at the end. */
 export function textToEmbed(text: string): string {
   return text.length <= TEXT_CHARS_MAX ? text : text.slice(0, TEXT_CHARS_MAX).toWellFormed();
 }

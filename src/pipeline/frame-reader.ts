@@ -1,6 +1,6 @@
 /**
- * Decided frames from wherever they are kept: the ring, memory, the journal, DuckDB. For whoever publishes, refills or
- * asks for them. Part of the pipeline.
+ * Reads decided frames from wherever they are: the ring, memory, the journal or DuckDB. The publisher, the store feed, the
+ * refill of a new ring and /api/frames use it.
  */
 import type { Ring } from "../../collider.ts";
 import type { Clock } from "../clock.ts";
@@ -13,19 +13,22 @@ import type { RecentFrames } from "./recent.ts";
 import type { FramesRun, RawFrames } from "./snapshot.ts";
 import type { Entry } from "./work.ts";
 
-/** Frames that /api/frames copies from ring or journal before other work has its turn: under 1 ms from the ring. */
+/**
+ * From the ring, so many take less than 1 ms.
+ * @bound frames that /api/frames copies from ring, memory or journal in one turn | other work runs first
+ */
 const READ_SLICE_FRAMES = 128;
 const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 
 export interface DecidedFramesOptions {
   readonly journal: Pick<Journal, "framesFrom" | "eventsAt">;
-  /** Computes again what the journal does not keep. */
+  /** Computes the vectors that the journal does not keep. */
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly ring: () => Pick<Ring, "capacity" | "read"> | null;
   readonly recent: Pick<RecentFrames, "entries" | "next">;
   readonly clock: Clock;
-  /** @throws GatewayError store_unavailable where it is not open in time */
+  /** @throws GatewayError store_unavailable if the store does not open in time */
   readonly openedStore: () => Promise<Pick<Store, "cursors" | "frames">>;
 }
 
@@ -36,7 +39,7 @@ export class DecidedFrames {
     this.#o = options;
   }
 
-  /** A contiguous run of decided frames from `start`, at most `limit`, from memory or else the journal. */
+  /** Returns at most `limit` neighbouring frames from `start` on, from memory, else the journal; [] if neither has `start`. */
   async #keptFrom(start: number, limit: number): Promise<Entry[]> {
     const { entries } = this.#o.recent;
     const first = entries[0]?.frameId;
@@ -46,9 +49,9 @@ export class DecidedFrames {
   }
 
   /**
-   * A contiguous run of decided frames from `start`, at most `limit`: from memory, else the journal, else DuckDB.
-   * Empty where they are gone for good.
-   * @throws GatewayError store_unavailable where only DuckDB can have them and is not open yet.
+   * Returns at most `limit` neighbouring frames from `start` on, from memory, else the journal, else DuckDB; [] if no place
+   * has frame `start` any more.
+   * @throws GatewayError store_unavailable if only DuckDB can have them and it is not open yet.
    */
   async entriesFrom(start: number, limit: number): Promise<Entry[]> {
     const kept = await this.#keptFrom(start, limit);
@@ -63,7 +66,7 @@ export class DecidedFrames {
     });
   }
 
-  /** The run of rows from the first on; vectors that the journal does not keep are computed again. */
+  /** Returns the first rows without a gap between them. Computes the vectors that the journal does not keep. */
   async #entriesOf(rows: readonly StoredFrame[]): Promise<Entry[]> {
     const { journal, hashing, textOf } = this.#o;
     const start = rows[0]?.frameId ?? 0;
@@ -88,7 +91,7 @@ export class DecidedFrames {
     });
   }
 
-  /** Raw frames as in the ring, from memory, the journal or DuckDB; see {@link entriesFrom}. */
+  /** Like {@link entriesFrom}, as bytes of the ring. */
   async rawFrom(start: number, limit: number): Promise<RawFrames> {
     return this.#raw(await this.entriesFrom(start, limit));
   }
@@ -102,7 +105,7 @@ export class DecidedFrames {
     return { bytes, count: entries.length };
   }
 
-  /** Frames that DuckDB holds from exactly `start`; none where it does not have that one. */
+  /** Returns frames from DuckDB that begin with `start`; none if DuckDB does not have that one. */
   async #storedFrom(start: number, limit: number): Promise<RawFrames> {
     const store = await this.#o.openedStore();
     if (start > store.cursors.frameId) return NO_FRAMES;
@@ -111,15 +114,15 @@ export class DecidedFrames {
     return count > 0 && decodeFrame(raw).frame_id === start ? { bytes: raw, count } : NO_FRAMES;
   }
 
-  /** Of the ring; `sequence` of a frame that is in none is that of its first lap. */
+  /** The ring's capacity. Without a ring, `sequence` becomes that of the first lap. */
   #capacity(): number {
     return this.#o.ring()?.capacity ?? Number.MAX_SAFE_INTEGER;
   }
 
   /**
-   * Frames in order for /api/frames: a contiguous run of at most `limit` after frame `after`
-   * (null: from the oldest that is kept). Other work has its turn between the slices it is read in.
-   * @throws GatewayError store_unavailable where only DuckDB can have them and is not open.
+   * Returns at most `limit` neighbouring frames after frame `after`, in order, for /api/frames. If older ones are not kept any
+   * more, or `after` is null, it begins with the oldest that is. Other work runs between the slices.
+   * @throws GatewayError store_unavailable if only DuckDB can have them and it is not open.
    */
   async run(after: number | null, limit: number): Promise<FramesRun> {
     const start = (after ?? 0) + 1;
@@ -138,7 +141,7 @@ export class DecidedFrames {
     return { chunks, count };
   }
 
-  /** Raw frames from exactly `start`, at most `limit`: a slice from ring, memory or journal, or what DuckDB has of them. */
+  /** Returns raw frames that begin with `start`: one slice from ring, memory or journal, else at most `limit` from DuckDB. */
   async #runFrom(start: number, limit: number): Promise<RawFrames> {
     const slice = Math.min(limit, READ_SLICE_FRAMES);
     const inRing = this.#o.ring()?.read(start, slice) ?? null;
@@ -147,8 +150,8 @@ export class DecidedFrames {
     return kept.length > 0 ? this.#raw(kept) : this.#storedFrom(start, limit);
   }
 
+  /** Returns the oldest frames that are kept from `start` on. A temporary folder at its bound has dropped older ones. */
   async #oldestAfter(start: number, limit: number): Promise<RawFrames> {
-    // Older ones are gone, as in a temporary folder at its bound: the oldest that are kept.
     const store = await this.#o.openedStore();
     const { bytes, count } = await store.frames(start - 1, limit, this.#capacity());
     if (count > 0) return { bytes: new Uint8Array(bytes), count };

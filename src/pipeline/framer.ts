@@ -1,6 +1,6 @@
 /**
- * Framing: embeds events ahead, in order of receipt, and decides each frame as soon as nothing has to be waited for. Its
- * only output is `commit`: what happens to a frame whose row has committed is not its concern.
+ * Turns events into frames: embeds events ahead, in order of receipt, and decides each frame as soon as it need not wait any
+ * more. It ends with the commit of a frame's row; the ring and the store are the concern of other parts.
  */
 import type { Brain } from "../brain/brain.ts";
 import { GatewayError, messageOf } from "../errors.ts";
@@ -15,9 +15,9 @@ import type { Questions } from "./questions.ts";
 import type { PartState } from "./snapshot.ts";
 import type { Draft, Embedded, Item } from "./work.ts";
 
-/** Batches that are embedded ahead of the one that is being decided. */
+/** Batches that are embedded at once, the one to be decided next included. */
 const BATCHES_AHEAD = 2;
-/** Conversations are rebuilt at start from so many of the newest frames. */
+/** @bound frames of the journal from which a start restores the motion of conversations | older ones are not looked at */
 const RESTORE_FRAMES_MAX = 200_000;
 const RESTORE_STEP_FRAMES = 2000;
 const RETRY_MS_MIN = 50;
@@ -31,16 +31,16 @@ export interface FramerOptions extends Omit<FrameMakerOptions, "journalId"> {
   readonly brain: Pick<Brain, "known">;
   readonly questions: Pick<Questions, "admit" | "framed" | "gone" | "holds">;
   readonly labels: Pick<Labels, "noteModel">;
-  /** Commits the rows of frames and gives the first frame_id. @throws what the journal's `decide` does */
+  /** Commits the rows of frames. @returns the first frame_id @throws what the journal's `decide` does */
   readonly commit: (drafts: readonly Draft[]) => Promise<number>;
-  /** Called when their rows have committed. */
+  /** Called when the rows have committed. */
   readonly onCommitted: (firstFrameId: number, drafts: readonly Draft[]) => void;
   readonly log: Log;
 }
 
 interface Batch {
   readonly events: readonly JournalEvent[];
-  /** undefined: not yet. */
+  /** The vectors; null: none; undefined: not known yet. */
   embedded: Embedded | null | undefined;
 }
 
@@ -49,10 +49,10 @@ export class Framer {
   readonly #frameOptions: FrameMakerOptions;
   readonly #intake: Intake;
   readonly #arrivals: Arrivals;
-  /** The journal, as far as frames can be written to it. */
+  /** Whether rows of frames can be written to the journal. */
   state: PartState = { state: "ok", detail: "" };
   readonly counters = { frames_total: 0, frames_without_vector_total: 0 };
-  /** Events that are being embedded, and those whose rows are being committed. */
+  /** The numbers of events that are being embedded, and of those whose rows are being committed. */
   #embedding = 0;
   #deciding = 0;
   #wake: (() => void) | null = null;
@@ -66,7 +66,7 @@ export class Framer {
     this.#arrivals = new Arrivals(options.clock);
   }
 
-  /** Events that are received and have no frame. */
+  /** The number of events that are received and have no frame. */
   get unframed(): number {
     return this.#intake.waiting + this.#embedding + this.#o.questions.holds.held + this.#deciding;
   }
@@ -82,24 +82,24 @@ export class Framer {
     this.wake();
   }
 
-  /** Something may be ready that was not. */
+  /** Looks again for something to do. */
   wake(): void {
     this.#wake?.();
     this.#wake = null;
   }
 
-  /** A drain has begun: framing makes way for nothing any more. */
+  /** Called when a drain begins: from then on framing does not pause for ingest. */
   hurry(): void {
     this.#hasty = true;
   }
 
-  /** What is not framed stays in the journal. */
+  /** Stops after the batch under way. Events without a frame stay in the journal. */
   stop(): void {
     this.#stopped = true;
     this.wake();
   }
 
-  /** The motion of conversations, from the newest frames that the journal still has. */
+  /** Restores the motion of conversations from the newest frames that the journal still has. */
   async restore(): Promise<void> {
     const { journal, kinetics, clock } = this.#o;
     let after = Math.max(0, journal.nextFrameId() - 1 - RESTORE_FRAMES_MAX);
@@ -112,7 +112,7 @@ export class Framer {
     }
   }
 
-  /** Embeds ahead, and decides in order of receipt what does not wait for the language model. Until {@link stop}. */
+  /** Embeds ahead, and decides in order of receipt what does not wait for the language model, until {@link stop}. */
   async run(embedder: PatientEmbedder): Promise<void> {
     const ahead: Batch[] = [];
     while (!this.#stopped) {
@@ -148,7 +148,7 @@ export class Framer {
     }
   }
 
-  /** Takes what is known of each event, and asks for the rest. */
+  /** Collects what is known of each event, and passes it to the questions, which ask for the rest. */
   #understand(events: readonly JournalEvent[], embedded: Embedded | null): void {
     if (embedded !== null) this.#o.labels.noteModel(embedded);
     events.forEach((event, index) => {
@@ -163,7 +163,7 @@ export class Framer {
     if (pauseMs > 0 && !this.#hasty) await this.#o.clock.sleep(pauseMs);
   }
 
-  /** Makes frames and commits them. Retries for as long as the journal cannot write. */
+  /** Makes frames and commits them. Tries until the journal can write. */
   async #decide(items: readonly Item[]): Promise<void> {
     const { commit, onCommitted, questions, clock } = this.#o;
     let decided = items;
@@ -179,7 +179,7 @@ export class Framer {
         return;
       } catch (error) {
         if (isEventsGone(error)) {
-          // A temporary journal dropped them at its bound: their frames have nothing to stand for any more.
+          // A temporary journal dropped these events at its bound, so they get no frames.
           const gone = new Set(error.seqs);
           for (const seq of error.seqs) questions.gone(seq);
           decided = decided.filter(({ event }) => !gone.has(event.seq));
@@ -202,7 +202,7 @@ export class Framer {
   }
 }
 
-/** By shape: the journal's class is a value of another room. */
+/** Tells it by its shape, because the journal's class is a value of another room. */
 function isEventsGone(error: unknown): error is EventsGone {
   return error instanceof GatewayError && "seqs" in error;
 }

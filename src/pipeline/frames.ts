@@ -1,4 +1,4 @@
-/** How a frame is made of an event, its vector and the motion of its conversation. */
+/** Makes the frame of an event from its vector, what is known of it, and the motion of its conversation. */
 
 import type { Understanding } from "../brain/brain.ts";
 import type { Clock } from "../clock.ts";
@@ -23,14 +23,14 @@ export interface FrameMakerOptions {
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly journalId: number;
-  /** Whether frames carry a checksum: where readers on this machine need one. */
+  /** Whether frames carry a checksum: they do if readers on this machine need one. */
   readonly checksums: boolean;
   readonly clock: Clock;
-  /** Learns from an event, and says how much of its type's fields it fills. */
+  /** Learns from an event, and returns the share of its type's fields that it fills. */
   readonly schemas: Pick<Schemas, "observe">;
 }
 
-/** Makes the frame of an event. Conversations and schemas move on: call it once an event, in their order. */
+/** Makes the frame of an event. Call it once for each event, in order: conversations and schemas move on with it. */
 export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMakerOptions): Draft {
   const { understanding } = known;
   const { type, intent, sentiment, confidence } = understanding;
@@ -97,10 +97,10 @@ function provenanceOf(
   return JSON.stringify({ type: typeFrom, intent: intentFrom, sentiment: sentimentFrom, embedder });
 }
 
-/** What a row says is known of its event. */
+/** Reads from a row what is known of its event. */
 export function understandingOf({ physics, eventType, intent, provenance }: DecidedFrame): Understanding {
   const { flags, sentiment, confidence } = decodePhysics(physics);
-  // The JSON is this program's own.
+  // This program wrote the JSON.
   const from = JSON.parse(provenance) as Partial<
     Record<"type" | "intent" | "sentiment", Understanding["typeFrom"]>
   >;
@@ -115,7 +115,7 @@ export function understandingOf({ physics, eventType, intent, provenance }: Deci
   };
 }
 
-/** Says anew what a row said: how the event moved stays, what is known of it changes. */
+/** Returns the row of an update: another understanding, the same motion and vector. */
 export function withUnderstanding(
   row: DecidedFrame,
   understanding: Understanding,
@@ -139,7 +139,7 @@ export function withUnderstanding(
   return { ...row, decidedUs, physics, eventType: type, intent, provenance };
 }
 
-/** Says anew what a row said, with a vector of another embedder. */
+/** Returns the row of an update: a vector of another embedder, everything else the same. */
 export function withVector(
   row: DecidedFrame,
   { embedder, row: vector }: EventVector,
@@ -157,7 +157,7 @@ export function withVector(
   return { ...row, decidedUs: o.clock.nowUs(), physics, vector, provenance };
 }
 
-/** What is said of an event by its frame; unknown values are null. */
+/** Returns what a row says of its event, for a response; unknown values are null. */
 export function enrichmentOf(frameId: number, decided: DecidedFrame): Enrichment {
   const physics = decodePhysics(decided.physics);
   return {
@@ -171,8 +171,8 @@ export function enrichmentOf(frameId: number, decided: DecidedFrame): Enrichment
 }
 
 /**
- * The vectors that travel to the store with these frames: those of the model `recomputed`, which the journal does not
- * keep. Null where there are none of it: the store finds all others in the journal.
+ * Returns the vectors that travel to the store with these frames, 1,024 floats for each frame. Null if no frame has a vector of the
+ * model `recomputed`, whose vectors the journal does not keep: the store reads all others from the journal.
  */
 export function vectorsToOffer(entries: readonly Entry[], recomputed: number): Float32Array | null {
   const travels = ({ physics, vector }: Entry): boolean => vector !== null && modelOf(physics) === recomputed;

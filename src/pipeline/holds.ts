@@ -1,45 +1,48 @@
 /**
- * Events that wait for the language model before their frame, and those of the same conversation behind them: frames
- * of a conversation keep its order, and nobody else is held up.
+ * Holds events back whose frames wait for the language model, and later events of the same conversation behind them. So the
+ * frames of a conversation keep its order, and no other conversation waits.
  */
 import type { Known } from "../brain/brain.ts";
 import type { Clock } from "../clock.ts";
 import type { Item } from "./work.ts";
 
-/** Frames that wait for the model at once; with more, an event does not wait at all. */
+/** @bound frames that wait for the model at once, each for `--frame-wait` | further frames go out at once, and their questions are asked later */
 export const WAITING_FRAMES_MAX = 64;
-/** Events that wait, or stand behind one that does; beyond, nothing waits any more. */
+/** @bound events that wait for the model, or behind one that does | none of them waits any longer */
 const HELD_EVENTS_MAX = 1024;
+/** @bound bodies of events that wait for the model, or behind one that does | none of them waits any longer */
 const HELD_BYTES_MAX = 16 * 1024 * 1024;
 
-/** Frames whose time is up within so much of each other go out together, in one commit. */
+/** Frames whose waits end within this time of each other go out together, in one commit. */
 const GROUP_MS = 20;
-/** The same for those whose answers come so close together, unless other frames are made before. */
+/** Frames whose replies come within this time of each other go out together, unless other frames are made before. */
 const READY_MS = 5;
 
-interface Entry {
+interface Held {
   item: Item;
-  /** It waits for its answer; else it only stands behind others. */
+  /** It waits for the model. If false, it only stands behind others. */
   waits: boolean;
   readonly untilMs: number;
+  /** The key of its line. */
   readonly line: string | number;
 }
 
 export interface HoldsOptions {
   readonly frameWaitMs: number;
   readonly clock: Clock;
-  /** Something can be taken. */
+  /** Called when there is something to take. */
   readonly onReady: () => void;
-  /** A frame's time was up before an answer came. */
+  /** Called when a frame's wait has ended without a reply. */
   readonly onVain: () => void;
 }
 
 export class Holds {
   readonly #o: HoldsOptions;
-  readonly #lines = new Map<string | number, Entry[]>();
-  readonly #bySeq = new Map<number, Entry>();
-  /** Those that wait, or did, in the order in which their time is up: all wait equally long. */
-  #clock: Entry[] = [];
+  /** By conversation, in order of receipt. An event without a conversation has a line of its own. */
+  readonly #lines = new Map<string | number, Held[]>();
+  readonly #bySeq = new Map<number, Held>();
+  /** Events that wait, or did, in the order in which their waits end: all wait equally long. */
+  #deadlines: Held[] = [];
   #timer: Disposable | null = null;
   #ready: Item[] = [];
   #announcing: Disposable | null = null;
@@ -50,34 +53,36 @@ export class Holds {
     this.#o = options;
   }
 
-  /** Frames that wait for the model. */
+  /** The number of frames that wait for the model. */
   get frames(): number {
     return this.#frames;
   }
 
-  /** Events that cannot be decided yet, and those that can and were not taken. */
+  /** The number of events that cannot be decided yet, plus those that can and were not taken. */
   get held(): number {
     return this.#bySeq.size + this.#ready.length;
   }
 
-  /** Takes events in order of receipt, and holds one back where it waits or its conversation does. */
+  /**
+   * Takes an event; call it in order of receipt. Holds it back if it waits for the model or if its conversation does.
+   */
   admit(item: Item, waits: boolean): void {
-    // An event without a conversation stands in a line of its own.
     const key = item.event.conversationId ?? item.event.seq;
     const line = this.#lines.get(key);
     if (line === undefined && !waits) {
       this.#ready.push(item);
       return;
     }
-    // Only the event's own vector: a view would keep those of its whole batch in memory.
+    // A copy of the event's own vector: a view would keep the vectors of the whole batch in memory.
     const vector = item.vector === null ? null : { ...item.vector, row: item.vector.row.slice() };
     const untilMs = this.#o.clock.monotonicMs() + this.#o.frameWaitMs;
-    const entry: Entry = { item: { ...item, vector }, waits, untilMs, line: key };
+    const entry: Held = { item: { ...item, vector }, waits, untilMs, line: key };
     if (waits) {
       this.#frames++;
-      // Those that were answered need no clock; a few are not worth the trouble.
-      if (this.#clock.length >= 4 * WAITING_FRAMES_MAX) this.#clock = this.#clock.filter((one) => one.waits);
-      this.#clock.push(entry);
+      // Events that wait no longer need no deadline. They are removed when there are many.
+      if (this.#deadlines.length >= 4 * WAITING_FRAMES_MAX)
+        this.#deadlines = this.#deadlines.filter((one) => one.waits);
+      this.#deadlines.push(entry);
       this.#timer ??= this.#o.clock.after(this.#o.frameWaitMs, () => this.#tick());
     }
     if (line === undefined) this.#lines.set(key, [entry]);
@@ -87,7 +92,7 @@ export class Holds {
     if (this.#bySeq.size > HELD_EVENTS_MAX || this.#heldBytes > HELD_BYTES_MAX) this.releaseAll();
   }
 
-  /** What is known of an event now. False: it is not held any more, so that its frame is made without. */
+  /** Releases an event with what is known of it now. @returns false if it is not held any more: its frame does without. */
   answered(seq: number, known: Known): boolean {
     const entry = this.#bySeq.get(seq);
     if (entry === undefined) return false;
@@ -96,7 +101,7 @@ export class Holds {
     return true;
   }
 
-  /** Its question has failed: it waits no longer. */
+  /** Releases an event whose question has failed. */
   release(seq: number): void {
     const entry = this.#bySeq.get(seq);
     if (entry !== undefined) this.#release(entry);
@@ -106,24 +111,24 @@ export class Holds {
     for (const entry of [...this.#bySeq.values()]) this.#release(entry);
   }
 
-  /** Releases whose time is up, or is so within GROUP_MS. */
+  /** Releases the events whose waits have ended, or end within GROUP_MS. */
   #tick(): void {
     this.#timer = null;
     const upMs = this.#o.clock.monotonicMs() + Math.min(GROUP_MS, this.#o.frameWaitMs / 4);
-    let up = this.#clock.findIndex(({ waits, untilMs }) => waits && untilMs > upMs);
-    if (up < 0) up = this.#clock.length;
-    for (const entry of this.#clock.splice(0, up)) {
+    let up = this.#deadlines.findIndex(({ waits, untilMs }) => waits && untilMs > upMs);
+    if (up < 0) up = this.#deadlines.length;
+    for (const entry of this.#deadlines.splice(0, up)) {
       if (!entry.waits) continue;
       this.#o.onVain();
       this.#release(entry);
     }
-    const [next] = this.#clock;
+    const [next] = this.#deadlines;
     if (next === undefined) return;
     const leftMs = Math.max(0, next.untilMs - this.#o.clock.monotonicMs());
     this.#timer = this.#o.clock.after(leftMs, () => this.#tick());
   }
 
-  #release(entry: Entry): void {
+  #release(entry: Held): void {
     if (entry.waits) {
       entry.waits = false;
       this.#frames--;
@@ -144,7 +149,7 @@ export class Holds {
     });
   }
 
-  /** Those that can be decided now, each conversation's in order. */
+  /** Hands out the events that can be decided now, those of each conversation in order. */
   take(): Item[] {
     const ready = this.#ready;
     this.#ready = [];

@@ -1,11 +1,12 @@
 /**
- * What is to be framed, in order of receipt: committed events from memory, and from the journal where memory was too
- * small or the process is new.
+ * Hands out the events to be framed, in order of receipt: from memory, or from the journal if memory was too small or the
+ * process is new.
  */
 import type { Journal, JournalEvent } from "../journal/journal.ts";
 
-/** Events that wait in memory for their frame; beyond, they are read from the journal again. */
+/** @bound events in memory that wait for their frame | they are read from the journal again */
 const EVENTS_MAX = 4096;
+/** @bound bodies of events in memory that wait for their frame | they are read from the journal again */
 const BYTES_MAX = 16 * 1024 * 1024;
 const READ_EVENTS = 256;
 
@@ -13,21 +14,21 @@ export class Intake {
   readonly #journal: Pick<Journal, "headSeq" | "unframedAfter">;
   #events: JournalEvent[] = [];
   #bytes = 0;
-  /** All events up to this seq are framed, in the intake or handed out. */
+  /** Every event up to this seq is in memory here, handed out or framed. */
   #taken = 0;
 
   constructor(journal: Pick<Journal, "headSeq" | "unframedAfter">) {
     this.#journal = journal;
   }
 
-  /** Events that are committed and not handed out. */
+  /** The number of events that are committed and not handed out. */
   get waiting(): number {
     return Math.max(0, this.#journal.headSeq() - this.#taken) + this.#events.length;
   }
 
   /** Takes events that have just committed, as far as there is room. */
   take(events: readonly JournalEvent[]): void {
-    // A gap means that earlier events are still only in the journal: these are read from there too, in order.
+    // After a gap, earlier events are only in the journal. Those after it are read from there, too, in order.
     for (const event of events) {
       const full = this.#events.length >= EVENTS_MAX || this.#bytes >= BYTES_MAX;
       if (full || event.seq !== this.#taken + 1) return;
@@ -41,7 +42,7 @@ export class Intake {
     this.#taken = event.seq;
   }
 
-  /** Hands out the next events, at most `limit`; none where all have been. */
+  /** Hands out the next events, at most `limit`; none if there are no more. */
   next(limit: number): JournalEvent[] {
     if (this.#events.length === 0) this.#read();
     const events = this.#events.splice(0, limit);
@@ -49,6 +50,7 @@ export class Intake {
     return events;
   }
 
+  /** Fills the memory from the journal. */
   #read(): void {
     const headSeq = this.#journal.headSeq();
     if (this.#taken >= headSeq) return;

@@ -1,10 +1,11 @@
-/** The labels behind the ids in frames: kept in the journal, shown beside the ring before a frame uses them. */
+/** The labels behind the ids in frames: the journal keeps them, and a file beside the ring shows them before a frame uses them. */
 import type { Ring } from "../../collider.ts";
 import { labelId, UNKNOWN_EVENT } from "../frame.ts";
 import type { Journal, Label } from "../journal/journal.ts";
 import type { RingLabels } from "../ring/contract.ts";
 import type { Embedded, Entry } from "./work.ts";
 
+/** @bound labels of a kind | ids without a label */
 const LABELS_PER_KIND_MAX = 10_000;
 
 type RingWithLabels = Pick<Ring, "setLabels">;
@@ -24,6 +25,7 @@ export class Labels {
     }
   }
 
+  /** Notes the model of these vectors before its first frame. */
   noteModel({ embedder, dim }: Pick<Embedded, "embedder" | "dim">): void {
     if (this.#models.has(embedder.modelId)) return;
     this.#models.set(embedder.modelId, { name: embedder.name, dim });
@@ -31,7 +33,7 @@ export class Labels {
     this.#shownBeside = null;
   }
 
-  /** Call before these frames are published: a label stands in the file before the first frame that uses it. */
+  /** Shows the labels of these frames. Call it before they are published. */
   show(entries: readonly Entry[], ring: RingWithLabels): void {
     const fresh: Label[] = [];
     for (const { eventType, intent } of entries) {
@@ -47,11 +49,11 @@ export class Labels {
     this.#shownBeside = ring;
   }
 
-  /** The labels shown so far, and those of `entries`, which may not have been shown yet. */
+  /** Returns the labels shown so far, and those of `entries`, which may not have been shown yet. */
   all(entries: readonly Entry[]): RingLabels {
     const intents = new Map(this.#intents);
     const types = new Map(this.#types);
-    // Many frames share few labels: an id, which is a hash, is made once a label.
+    // Many frames share few labels, so each id, which is a hash, is computed once.
     for (const label of new Set(entries.map(({ intent }) => intent))) {
       if (label !== null) note([], "intent", intents, label);
     }
@@ -66,7 +68,7 @@ export class Labels {
   }
 }
 
-/** Beyond the bound an id has no label; its frames are whole all the same. */
+/** Notes a label, unless it is known or the bound is reached. A frame is complete without its label, too. */
 function note(fresh: Label[], kind: "type" | "intent", known: Map<number, string>, label: string): void {
   const id = labelId(label);
   if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;

@@ -1,4 +1,4 @@
-/** What the pipeline is wired to. */
+/** What the pipeline needs from its surroundings. */
 import type { Ring } from "../../collider.ts";
 import type { Brain } from "../brain/brain.ts";
 import type { Clock } from "../clock.ts";
@@ -16,12 +16,12 @@ export interface PipelineOptions {
   readonly journal: Journal;
   readonly kinetics: Kinetics;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
-  /** Whether frames carry a checksum: where a reader on this machine may need one. */
+  /** Whether frames carry a checksum: they do if a reader on this machine may need one. */
   readonly checksums: boolean;
   readonly schemas: Pick<Schemas, "observe" | "counters" | "gauges" | "drift">;
-  /** What is embedded of an event: its message, else the string leaves of its body. */
+  /** Gives the text of an event that is embedded: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
-  /** Embeds by the hashing embedder, whichever embedder is in use: old frames may be its. */
+  /** The hashing embedder, whichever one is in use: old frames may have its vectors, which the journal does not keep. */
   readonly hashing: Embedder;
   readonly openStore: () => Promise<Store>;
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
@@ -29,16 +29,16 @@ export interface PipelineOptions {
   readonly brain: Brain;
   /** How long a frame waits for the language model. */
   readonly frameWaitMs: number;
-  /** Older events are to have vectors of the embedder in use. */
+  /** Whether older events get vectors of the embedder in use. */
   readonly reembed: boolean;
-  /** What parts count that the pipeline does not know, for the Snapshot. */
+  /** Counters and gauges of parts outside the pipeline, for the Snapshot. */
   readonly otherMetrics: () => Pick<Snapshot, "counters" | "gauges">;
   readonly maxBacklogEvents: number;
-  /** Free bytes where the journal lives, and the least that ingest needs. */
+  /** Gives the free bytes on the journal's disk, and how many ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
   readonly clock: Clock;
   readonly log: Log;
-  /** A failure after which the gateway must not go on. */
+  /** Called with a failure after which the gateway must not go on. */
   readonly fatal: (error: GatewayError) => void;
   readonly watch?: Watch | null;
 }

@@ -1,12 +1,11 @@
 /**
- * Moves events from the journal to the embedder, the ring and the store, and owns the Snapshot. This file keeps only the
+ * Moves events from the journal to the embedder, the ring and the store, and takes the Snapshot. This file keeps only the
  * order of things; each part has a file of its own.
  *
- * One direction: committed event → vector → `frames` row → ring → DuckDB. Whatever is lost from memory
- * is read again from the journal (or, once a CHECKPOINT holds it, from DuckDB), so every queue
- * here may be bounded and dropped. The crash protocol (docs/ARCHITECTURE.md): a frame is published only after its
- * `frames` row is committed, and rows leave the journal only below a completed CHECKPOINT and
- * below the ring's head.
+ * Data moves one way: committed event → vector → `frames` row → ring → DuckDB. Whatever is lost from memory is read again
+ * from the journal (or from DuckDB, once a CHECKPOINT holds it), so every queue here may be bounded and dropped. The crash
+ * protocol (docs/ARCHITECTURE.md): a frame is published only after its `frames` row has committed, and rows leave the
+ * journal only below a completed CHECKPOINT and below the ring's head.
  */
 
 import type { Embedder } from "../embed/embedder.ts";
@@ -34,7 +33,7 @@ import type { Draft } from "./work.ts";
 
 const HEARTBEAT_MS = 500;
 const DISK_LOOK_MS = 1000;
-/** How long a drain may go on framing what was received; the rest stays in the journal. */
+/** @bound a drain | what is not framed, shown and stored by then stays in the journal */
 const DRAIN_MS_MAX = 10_000;
 const DRAIN_LOOK_MS = 5;
 
@@ -106,7 +105,7 @@ export class Pipeline {
     journal.onCommitted = ({ events }) => this.#received(events);
   }
 
-  /** Starts everything that works behind the acknowledgement. Returns at once. */
+  /** Starts everything behind the acknowledgement. Returns at once. */
   start(): void {
     const { clock } = this.#o;
     this.#feed.open();
@@ -136,15 +135,14 @@ export class Pipeline {
     if (this.#admission.checkpointDue) this.#feed.checkpoint();
   }
 
-  // ------------------------------------------------------------------------- the way of an event
-
-  /** Events have committed: they are acknowledged. */
+  /** Takes events that have just committed; they are acknowledged after this. */
   #received(events: readonly JournalEvent[]): void {
     this.#o.watch?.committed(events);
     this.#framer.take(events);
     if (!this.#framer.bursting) this.#feed.tellHead();
   }
 
+  /** Frames events until the end. */
   async #frame(): Promise<void> {
     await this.#framer.restore();
     const embedder = await this.#openEmbedder();
@@ -175,12 +173,12 @@ export class Pipeline {
     void this.#reembed.run();
   }
 
-  /** Decides frames once and for ever: their ids and contents stand when this resolves, and nobody sees them before. */
+  /** Decides frames once and for ever: nobody sees a frame before its row has committed. */
   #commit(drafts: readonly Draft[]): Promise<number> {
     return this.#o.journal.decide(drafts.map(({ decided }) => decided));
   }
 
-  /** The rows of these frames have committed: ring and store may have them. */
+  /** Passes on frames whose rows have committed. */
   #committed(firstFrameId: number, drafts: readonly Draft[]): void {
     this.#recent.add(firstFrameId, drafts);
     this.#o.watch?.decided(firstFrameId, drafts);
@@ -188,9 +186,7 @@ export class Pipeline {
     void this.#feed.feed();
   }
 
-  // ------------------------------------------------------------------------------------ questions
-
-  /** Why an ingest cannot be taken now; null: it can. Costs nothing. */
+  /** Returns why an event cannot be taken now; null if it can. Costs next to nothing. */
   admission(): Refusal | null {
     return this.#admission.refusal();
   }
@@ -204,22 +200,22 @@ export class Pipeline {
     return this.#feed.store;
   }
 
-  /** Frames in order for /api/frames; see {@link DecidedFrames.run}. */
+  /** Returns frames in order for /api/frames; see {@link DecidedFrames.run}. */
   frames(after: number | null, limit: number): Promise<FramesRun> {
     return this.#frames.run(after, limit);
   }
 
-  /** The frame_id that is decided next: every frame below it is decided, and its row committed. */
+  /** The next frame_id: the rows of all frames below it have committed. */
   nextFrameId(): number {
     return this.#recent.next;
   }
 
-  /** The labels of all decided frames: what stands beside the ring, and of frames that are still on their way there. */
+  /** The labels of all decided frames, those on their way to the ring included. */
   labels(): RingLabels {
     return this.#labels.all(this.#recent.entries);
   }
 
-  /** The brain's last word on event `seq`, or what is known within `timeoutMs`; null where that is nothing. */
+  /** Resolves to what is known of event `seq` when no update is expected soon, at the latest after `timeoutMs`; null if nothing is. */
   async enrichedWithin(seq: number, timeoutMs: number): Promise<Enrichment | null> {
     const known = this.#updates.known(seq);
     if (known !== null && !this.#questions.expects(seq)) return known;
@@ -243,9 +239,7 @@ export class Pipeline {
     });
   }
 
-  // ------------------------------------------------------------------------------------------ end
-
-  /** Readiness goes red and ingest is refused from here on. */
+  /** From now on readiness is red and ingest is refused. */
   beginDrain(): void {
     this.#admission.drain();
     this.#framer.hurry();
@@ -254,7 +248,7 @@ export class Pipeline {
     this.#reembed?.stop();
   }
 
-  /** Waits, for at most 10 s, until everything received is framed, shown and given to the store. */
+  /** Waits until everything received is framed, published and offered to the store, at most 10 s. */
   async settle(): Promise<void> {
     const { clock } = this.#o;
     this.beginDrain();
@@ -266,13 +260,13 @@ export class Pipeline {
     }
   }
 
-  /** Whether everything received is framed, shown and given to the store, as far as these are there at all. */
+  /** Whether everything received is framed, published and offered, as far as embedder, ring and store are open. */
   get #idle(): boolean {
     const framed = this.#framer.unframed === 0 || this.#embedder === null;
     return framed && this.#publisher.idle && this.#feed.idle;
   }
 
-  /** Closes store, ring and embedder; what was not framed stays in the journal. */
+  /** Settles, then closes store, ring and embedder. Events without a frame stay in the journal. */
   async close(): Promise<void> {
     await this.settle();
     this.#framer.stop();

@@ -1,4 +1,4 @@
-/** Takes what a completed CHECKPOINT holds, and the ring has shown, out of the journal in small steps. */
+/** Removes rows from the journal, in small steps, once a completed CHECKPOINT holds them and the ring has shown their frames. */
 import type { Clock } from "../clock.ts";
 import { messageOf } from "../errors.ts";
 import type { Journal, JournalCursors } from "../journal/journal.ts";
@@ -11,7 +11,7 @@ const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
 
 export interface PrunerOptions {
   readonly journal: Pick<Journal, "prune" | "pruneAnswers" | "pruneDedup">;
-  /** The newest frame_id that the ring has shown; 0 where there is no ring. */
+  /** The newest frame_id that the ring shows; 0 without a ring. */
   readonly published: () => number;
   readonly clock: Clock;
   readonly log: Log;
@@ -28,7 +28,7 @@ export class Pruner {
     this.#o = options;
   }
 
-  /** Prunes up to these cursors, which a completed CHECKPOINT of this process holds. */
+  /** Prunes up to these cursors. A CHECKPOINT that this process completed must hold everything up to them. */
   async prune(checkpointed: JournalCursors): Promise<void> {
     this.#checkpointed = checkpointed;
     if (this.#pruning) return;
@@ -52,7 +52,7 @@ export class Pruner {
     }
   }
 
-  /** Until a step has removed nothing. */
+  /** Repeats a step, with pauses for other work, until it has removed nothing. */
   async #inSteps(step: () => number): Promise<void> {
     while (!this.#stopped && step() > 0) await this.#o.clock.sleep(PAUSE_MS);
   }

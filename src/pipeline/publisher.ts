@@ -1,6 +1,6 @@
 /**
- * Keeps the ring open and shows every decided frame in it, in order. A ring that is lost, or that cannot go on without a
- * gap, is replaced; frames wait in the journal meanwhile.
+ * Keeps the ring open and publishes every decided frame in it, in order. Replaces a ring whose file was removed, or that
+ * cannot go on without a gap. Frames wait in the journal meanwhile.
  */
 import type { Ring } from "../../collider.ts";
 import type { Clock } from "../clock.ts";
@@ -37,7 +37,7 @@ export class Publisher {
     this.#o = options;
   }
 
-  /** The ring while there is one. */
+  /** The ring; null while it is being opened. */
   get ring(): Ring | null {
     return this.#ring;
   }
@@ -47,7 +47,7 @@ export class Publisher {
     return this.#ring === null || this.#ring.head() >= this.#o.recent.next;
   }
 
-  /** Opens the ring, however often it has to be tried. */
+  /** Opens the ring. Tries until it succeeds. */
   async open(): Promise<void> {
     const { openRing, frames, clock, log } = this.#o;
     for (let waitMs = OPEN_RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, OPEN_RETRY_MS_MAX)) {
@@ -68,7 +68,7 @@ export class Publisher {
     }
   }
 
-  /** Publishes everything decided that the ring does not have yet, in slices between other work. */
+  /** Publishes every decided frame that the ring does not show yet, in slices between other work. */
   async publish(): Promise<void> {
     if (this.#publishing) return;
     this.#publishing = true;
@@ -78,7 +78,7 @@ export class Publisher {
         if (ring.head() >= recent.next) return;
         const entries = await frames.entriesFrom(ring.head(), SLICE_FRAMES);
         if (ring !== this.#ring) continue;
-        if (entries.length === 0) return this.#replace("the next frame was dropped at the bound");
+        if (entries.length === 0) return this.#replace("the journal dropped the next frame at its bound");
         labels.show(entries, ring);
         ring.publishBatch(entries);
         this.counters.published_frames_total += entries.length;
@@ -94,7 +94,7 @@ export class Publisher {
     }
   }
 
-  /** Says to readers that the writer lives. Call it at least once a second. */
+  /** Shows readers that the writer is alive. Call it at least once a second. */
   beat(): void {
     if (this.#ring?.heartbeat() === "superseded") this.#replace("the file was removed or replaced");
   }
@@ -110,7 +110,7 @@ export class Publisher {
     void this.open();
   }
 
-  /** Nothing more is published; what the ring shows can still be read. */
+  /** Publishes nothing more. The ring stays readable until {@link close}. */
   stop(): void {
     this.#stopped = true;
   }

@@ -1,6 +1,6 @@
 /**
- * Questions for the language model: of events whose frames wait for it first, then of those whose frames went out
- * without, the newest first. What is not asked in time is forgotten and counted.
+ * Asks the language model what only it can add to an event. Events whose frames wait come first, then events whose frames
+ * went out without a reply, the newest first. Questions beyond a bound are forgotten and counted.
  */
 import type { Brain, Known, Understanding } from "../brain/brain.ts";
 import type { Clock } from "../clock.ts";
@@ -13,21 +13,21 @@ import { Holds, WAITING_FRAMES_MAX } from "./holds.ts";
 import type { Updates } from "./updates.ts";
 import type { Item } from "./work.ts";
 
-/** Questions on their way at once: as many as the client has places. */
+/** Questions under way at once: as many as the client takes. */
 const ASKING_MAX = 2;
-/** Events that are asked about later; their numbers are all that is held of them. */
-const LATE_MAX = 10_000;
-const LATE_SLACK = 1000;
-/** How often one event is asked about, before the fault is taken to be its own. */
+/** @bound events that are asked about later (only their numbers are kept) | the oldest are forgotten, and counted */
+const LATE_EVENTS_MAX = 10_000;
+const LATE_SLACK_EVENTS = 1000;
+/** @bound questions about one event | it is forgotten, and counted */
 const ATTEMPTS_MAX = 3;
-/** After so many frames in a row that waited in vain, none waits until an answer has come in time. */
-const VAIN_MAX = 5;
-/** Frames that are looked through at a start for what was not answered. */
+/** @bound frames in a row that waited for the model in vain | no frame waits until a reply comes in time */
+const VAIN_FRAMES_MAX = 5;
+/** @bound frames that a start searches for open questions | older ones stay as they are */
 const RESTORE_FRAMES_MAX = 20_000;
 const RESTORE_STEP_FRAMES = 1000;
-/** Another has the model's places. */
+/** The pause after a refusal because others use the model. */
 const BUSY_MS = 200;
-/** Not the event's fault, nor an attempt. */
+/** Reasons of a refusal that are not the event's fault: such a question does not count as an attempt. */
 const NOT_ASKED: ReadonlySet<string> = new Set([
   "away",
   "open",
@@ -45,19 +45,19 @@ export interface QuestionsOptions {
   readonly frameWaitMs: number;
   readonly clock: Clock;
   readonly log: Log;
-  /** An event that was held back can be decided. */
+  /** Called when an event that was held back can be decided. */
   readonly onReady: () => void;
 }
 
-/** A question whose frame waits, or waited, for it. */
+/** A question whose frame waits for the reply, or did. */
 interface Job {
   readonly item: Item;
   running: boolean;
-  /** Its frame was decided before the answer came. */
+  /** The frame was decided before the reply came. */
   framed: boolean;
-  /** It came after the wait and before the frame. */
+  /** What the reply added, if it came after the wait and before the frame. */
   understanding: Understanding | null;
-  /** It failed for good. */
+  /** The question failed for good. */
   failed: boolean;
 }
 
@@ -65,13 +65,13 @@ export class Questions {
   readonly holds: Holds;
   readonly counters = { late_answers_total: 0, llm_forgotten_total: 0, frame_waits_in_vain_total: 0 };
   readonly #o: QuestionsOptions;
-  /** By seq: questions of frames that are not decided, or that are being asked. */
+  /** By seq: questions whose frames are not decided, or that are under way. */
   readonly #jobs = new Map<number, Job>();
   #fresh: Job[] = [];
-  /** Oldest first. */
+  /** The seq of each event to ask about after its frame, the oldest first. */
   #late: number[] = [];
   readonly #attempts = new Map<number, number>();
-  /** On its way, or about to be asked. */
+  /** The seq of each event whose question is under way, or still to be asked. */
   readonly #expected = new Set<number>();
   #asking = 0;
   #vain = 0;
@@ -91,11 +91,12 @@ export class Questions {
     options.brain.llm.onChange = () => this.#changed();
   }
 
+  /** The number of events to ask about after their frames. */
   get late(): number {
     return this.#late.length;
   }
 
-  /** Takes an event whose vector is known: what is open is asked, and its frame waits where that makes sense. */
+  /** Takes an event whose vector is known. Asks what is open, and lets the frame wait if a reply may come in time. */
   admit(item: Item): void {
     const waits = item.known.question !== null && this.#mayWait();
     if (waits) {
@@ -108,18 +109,18 @@ export class Questions {
   }
 
   #mayWait(): boolean {
-    if (this.#stopped || this.#o.frameWaitMs === 0 || this.#vain >= VAIN_MAX) return false;
+    if (this.#stopped || this.#o.frameWaitMs === 0 || this.#vain >= VAIN_FRAMES_MAX) return false;
     return this.holds.frames < WAITING_FRAMES_MAX && this.#o.brain.llm.usable;
   }
 
   /**
-   * The frame of an event is decided. Who waits for more is told at once, unless a further word on it is expected soon.
+   * Notes that the frame of an event is decided. Resolves those who wait for more, unless an update may come soon.
    */
   framed(item: Item): void {
     if (!this.#askOn(item)) this.#o.updates.tell(item.event.seq);
   }
 
-  /** @returns whether a further word on an event that has its frame is expected soon. */
+  /** Goes on with the question of a framed event. @returns whether an update may come soon. */
   #askOn({ event, known }: Item): boolean {
     const job = this.#jobs.get(event.seq);
     if (job !== undefined && !job.running) this.#jobs.delete(event.seq);
@@ -128,7 +129,7 @@ export class Questions {
       job.framed = true;
     } else if (job?.understanding != null) {
       const { understanding } = job;
-      void this.#guarded(event.seq, this.#answer(event.seq, understanding));
+      void this.#guarded(event.seq, this.#update(event.seq, understanding));
     } else {
       if (job !== undefined) this.#fresh = this.#fresh.filter((other) => other !== job);
       this.#askLater(event.seq);
@@ -138,24 +139,24 @@ export class Questions {
     return this.expects(event.seq);
   }
 
-  /** A temporary journal has dropped the event before its frame. */
+  /** Notes that a temporary journal dropped the event before its frame. */
   gone(seq: number): void {
     this.#jobs.delete(seq);
     this.#o.updates.tell(seq);
   }
 
-  /** Whether a further word on an event that has its frame may come soon. */
+  /** Whether an update of an event that has its frame may come soon. */
   expects(seq: number): boolean {
     return this.#expected.has(seq) && this.#o.brain.llm.usable && !this.#stopped;
   }
 
   #askLater(seq: number): void {
     this.#late.push(seq);
-    if (this.#late.length < LATE_MAX + LATE_SLACK) return;
-    for (const forgotten of this.#late.splice(0, LATE_SLACK)) this.#forget(forgotten);
+    if (this.#late.length < LATE_EVENTS_MAX + LATE_SLACK_EVENTS) return;
+    for (const forgotten of this.#late.splice(0, LATE_SLACK_EVENTS)) this.#forget(forgotten);
   }
 
-  /** Nobody will ask about it any more. */
+  /** Gives the question up, and counts it. */
   #forget(seq: number): void {
     this.counters.llm_forgotten_total++;
     this.#done(seq);
@@ -172,13 +173,13 @@ export class Questions {
     this.#pump();
   }
 
-  /** Nobody answers now: whoever waits for more than a frame is told what there is. */
+  /** The model cannot be asked now: resolves those who wait for its reply with what is known. */
   #settleWaiters(): void {
     const { updates } = this.#o;
     for (const seq of updates.waitedFor()) if (this.#expected.has(seq)) updates.tell(seq);
   }
 
-  /** A failure of ours, as of DuckDB while it is opened again: asked about later. */
+  /** Asks later if the work fails for a reason of ours, for example while DuckDB opens again. */
   #guarded(seq: number, work: Promise<void>): Promise<void> {
     return work.catch((error: unknown) => {
       this.#o.log("warn", `brain: event ${seq}: ${messageOf(error)}`);
@@ -202,8 +203,7 @@ export class Questions {
     }
   }
 
-  // ------------------------------------------------------------------------------ while a frame waits
-
+  /** Asks about an event whose frame waits. */
   async #askFresh(job: Job): Promise<void> {
     const { event } = job.item;
     job.running = true;
@@ -216,7 +216,7 @@ export class Questions {
         return;
       }
       this.#jobs.delete(event.seq);
-      return this.#answer(event.seq, asked.value);
+      return this.#update(event.seq, asked.value);
     }
     job.failed = !this.#again(event.seq, asked);
     if (job.framed) {
@@ -230,7 +230,7 @@ export class Questions {
     return this.#pause(asked);
   }
 
-  /** An answer that comes in time is reason to wait for the next ones, too. */
+  /** Asks. A reply that comes within the frame wait lets the next frames wait again. */
   async #ask(event: Parameters<Brain["ask"]>[0], known: Known): ReturnType<Brain["ask"]> {
     if (known.question === null) return { ok: true, value: known.understanding };
     const { brain, clock, frameWaitMs } = this.#o;
@@ -240,7 +240,7 @@ export class Questions {
     return asked;
   }
 
-  /** Whether it is asked again after this refusal. */
+  /** Whether to ask again after this refusal. */
   #again(seq: number, { reason, retryable }: LlmRefusal): boolean {
     if (!retryable) return false;
     if (NOT_ASKED.has(reason)) return true;
@@ -253,21 +253,20 @@ export class Questions {
     if (reason === "busy") await this.#o.clock.sleep(BUSY_MS);
   }
 
-  // ---------------------------------------------------------------------------------- after the frame
-
+  /** Asks about an event that has its frame. */
   async #askLate(seq: number): Promise<void> {
     const latest = await this.#o.updates.latest(seq);
     if (latest === null) return this.#forget(seq);
     const known = this.#o.brain.completed(latest, understandingOf(latest.row));
     const asked = await this.#ask(latest, known);
-    if (asked.ok) return this.#answer(seq, asked.value);
+    if (asked.ok) return this.#update(seq, asked.value);
     if (this.#again(seq, asked)) this.#askLater(seq);
     else this.#forget(seq);
     return this.#pause(asked);
   }
 
-  /** Only what the model, or what was learned from it, says is new; the rest stays as it was last said. */
-  #answer(seq: number, understanding: Understanding): Promise<void> {
+  /** Writes an update: what the model added is new, the rest stays as in the newest row. */
+  #update(seq: number, understanding: Understanding): Promise<void> {
     const { updates, clock } = this.#o;
     return updates.alone(async () => {
       const latest = await updates.latest(seq);
@@ -278,9 +277,7 @@ export class Questions {
     });
   }
 
-  // ------------------------------------------------------------------------------------ start and end
-
-  /** Asks about events of before this start whose frames say less than the model could, as far as they are still here. */
+  /** Finds the events of earlier runs with an open question, as far as the journal still has them, and asks about them. */
   async restore(): Promise<void> {
     const { journal, brain, clock } = this.#o;
     if (brain.llm.state.name === "off") return;
@@ -294,14 +291,14 @@ export class Questions {
       newest.push(...journal.unanswered(Math.max(1, to - RESTORE_STEP_FRAMES), to));
       await clock.nextTurn();
     }
-    this.counters.llm_forgotten_total += Math.max(0, newest.length - LATE_MAX);
-    const restored = newest.slice(0, LATE_MAX).reverse();
+    this.counters.llm_forgotten_total += Math.max(0, newest.length - LATE_EVENTS_MAX);
+    const restored = newest.slice(0, LATE_EVENTS_MAX).reverse();
     for (const seq of restored) this.#expected.add(seq);
     this.#late.unshift(...restored);
     this.#pump();
   }
 
-  /** A drain has begun: no frame waits any more, and nothing new is asked. */
+  /** Called when a drain begins: no frame waits any more, and no further question is asked. */
   hurry(): void {
     this.#stopped = true;
     this.holds.releaseAll();

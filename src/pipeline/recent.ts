@@ -1,15 +1,15 @@
 /**
- * The newest decided frames, in memory: ascending without gaps, up to the newest. The ring and the store take them from
- * here; what is dropped here is read from the journal again.
+ * Keeps the newest decided frames in memory, without gaps, for the ring and the store. Frames that it drops are read from
+ * the journal again.
  */
 import type { Draft, Entry } from "./work.ts";
 
-/** Decided frames with their vectors (4 KB each) kept for the ring and the store. */
+/** @bound decided frames in memory (4 KB each, with their vectors) | they are read from the journal again */
 const RECENT_FRAMES_MAX = 8192;
 
 export interface RecentFramesOptions {
   readonly nextFrameId: number;
-  /** Below this frame_id, the ring has every frame and the store has been offered every frame. */
+  /** The ring shows every frame below this frame_id, and every one was offered to the store. */
   readonly takenBelow: () => number;
 }
 
@@ -27,12 +27,12 @@ export class RecentFrames {
     return this.#entries;
   }
 
-  /** The frame_id after the newest frame whose row is known to be committed. */
+  /** The next frame_id: the rows of all frames below it have committed. */
   get next(): number {
     return this.#next;
   }
 
-  /** Takes frames whose rows have committed; `firstFrameId` is the one after those before. */
+  /** Takes frames whose rows have committed. `firstFrameId` must be {@link next}. */
   add(firstFrameId: number, drafts: readonly Draft[]): void {
     this.#next = firstFrameId + drafts.length;
     drafts.forEach(({ decided, vector }, index) => {
@@ -42,7 +42,7 @@ export class RecentFrames {
     this.forget();
   }
 
-  /** Drops what ring and store have, and the oldest beyond the bound. */
+  /** Drops the frames that ring and store have, and the oldest beyond the bound. */
   forget(): void {
     const { length } = this.#entries;
     const taken = this.#o.takenBelow() - (this.#entries[0]?.frameId ?? 0);

@@ -1,6 +1,6 @@
 /**
  * --reembed: gives older events vectors of the embedder in use, as updates, in the background. It goes through DuckDB from
- * the first event to the newest of its start, and a later start goes on where it was.
+ * the first event to the newest one of its start. A later start goes on where this one stopped.
  */
 import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
@@ -13,7 +13,7 @@ import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
 import type { Latest, Updates } from "./updates.ts";
 
-/** Texts in one call: few, so that a new event waits for little in the embedder's queue. */
+/** Texts in one call. They are few, so that a new event waits only briefly in the embedder's queue. */
 const BATCH_EVENTS = 8;
 const PAUSE_MS = 5;
 const BUSY_MS = 50;
@@ -29,9 +29,9 @@ export interface ReembedOptions {
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly clock: Clock;
-  /** Called before vectors are written: the embedder knows its dimension by then. */
+  /** Called before vectors are written; the embedder knows its dimension by then. */
   readonly onVectors: () => void;
-  /** New events have the embedder first. */
+  /** Whether new events need the embedder: they come first. */
   readonly busy: () => boolean;
   readonly log: Log;
 }
@@ -39,7 +39,7 @@ export interface ReembedOptions {
 export class Reembed {
   readonly #o: ReembedOptions;
   readonly #toSeq: number;
-  /** The newest frame of the start: from then on, frames have the vectors of this embedder. */
+  /** The newest frame at the start. Later frames have the vectors of this embedder. */
   readonly #toFrameId: number;
   #doneSeq: number;
   #keptSeq: number;
@@ -66,7 +66,7 @@ export class Reembed {
     };
   }
 
-  /** What is not done goes on at the next start. */
+  /** Stops after the batch under way. The rest follows at the next start. */
   stop(): void {
     this.#stopped = true;
   }
@@ -93,7 +93,7 @@ export class Reembed {
     log("info", `reembed: done, ${this.#written} events have vectors of ${embedder.name} now`);
   }
 
-  /** DuckDB is there and has what the journal had at the start. */
+  /** Whether DuckDB is open and has what the journal had at the start, and no new event needs the embedder. */
   #mayGoOn(): boolean {
     const cursors = this.#o.store()?.cursors;
     if (cursors === undefined || this.#o.busy()) return false;
@@ -114,7 +114,7 @@ export class Reembed {
       for (const { message, payload, physics, ...rest } of reply.rows) {
         const body = new TextEncoder().encode(payload);
         const text = textToEmbed(this.#o.textOf(message, body));
-        // What DuckDB does not hold yet is newer, and may have been done before a restart.
+        // An update that DuckDB does not hold yet is newer. A run before this one may have written it.
         const newer = journal.answerOf(rest.seq);
         const row: DecidedFrame = newer ?? { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
         if (text !== "" && !this.#isDone(newer)) old.push({ latest: { row, message, body }, text });
@@ -131,14 +131,14 @@ export class Reembed {
       return reply.reachedSeq;
     });
     this.detail = "";
-    // What is done twice after a kill is seen to be done.
+    // After a kill, events since the last note are looked at again and found to be done.
     if (this.#doneSeq < this.#toSeq && this.#doneSeq - this.#keptSeq < KEEP_EVERY_EVENTS)
       return clock.sleep(PAUSE_MS);
     this.#keptSeq = this.#doneSeq;
     journal.setMeta(META_KEY, JSON.stringify({ model: embedder.modelId, doneSeq: this.#doneSeq }));
   }
 
-  /** One row a text; null for a text that the embedder refuses while others pass. */
+  /** Returns one row for each text; null for a text that the embedder refuses while it takes others. */
   async #embed(texts: readonly string[]): Promise<(Float32Array | null)[]> {
     const { embedder } = this.#o;
     if (texts.length === 0) return [];

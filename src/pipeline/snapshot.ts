@@ -6,7 +6,7 @@ import type { Draft } from "./work.ts";
 
 export interface PartState {
   readonly state: "ok" | "starting" | "degraded" | "down" | "off";
-  /** What, since when, what to do; empty where all is well. */
+  /** What is wrong, since when, and what to do; empty if nothing is wrong. */
   readonly detail: string;
 }
 
@@ -25,11 +25,11 @@ export interface Snapshot {
   readonly drift: readonly Drift[];
 }
 
-/** Is told what happens, to show it. Must return at once: it stands on the path of every event. */
+/** Hears what happens, to show it. Its methods must return at once: they are on the path of every event. */
 export interface Watch {
   committed(events: readonly JournalEvent[]): void;
   decided(firstFrameId: number, drafts: readonly Draft[]): void;
-  /** Later words on an event. */
+  /** An update of event `seq` has committed. */
   answered(
     seq: number,
     answer: {
@@ -40,7 +40,7 @@ export interface Watch {
   ): void;
 }
 
-/** What the brain said of one event; unknown values are null. */
+/** What is known of one event; unknown values are null. */
 export interface Enrichment {
   readonly frame_id: number;
   readonly event_type: string;
@@ -56,13 +56,13 @@ export interface Refusal {
   readonly retryAfterSeconds: number;
 }
 
-/** A contiguous run of raw frames: count × FRAME_BYTES. */
+/** Neighbouring raw frames: `count` × FRAME_BYTES. */
 export interface RawFrames {
   readonly bytes: Uint8Array;
   readonly count: number;
 }
 
-/** A contiguous run in pieces of whole frames, in order. */
+/** Neighbouring raw frames in chunks of whole frames, in order. */
 export interface FramesRun {
   readonly chunks: readonly Uint8Array[];
   readonly count: number;

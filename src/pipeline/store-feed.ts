@@ -1,6 +1,6 @@
 /**
- * Opens the store, tells it what the journal has, and offers it the decided frames, in order. What a failed store had not
- * committed is offered again.
+ * Opens the store, tells it what the journal has, and offers it the decided frames in order. Offers frames again that a failed
+ * store had not committed.
  */
 import type { Clock } from "../clock.ts";
 import { GatewayError, messageOf } from "../errors.ts";
@@ -12,13 +12,14 @@ import { vectorsToOffer } from "./frames.ts";
 import type { RecentFrames } from "./recent.ts";
 import type { PartState } from "./snapshot.ts";
 
-/** Frames offered to the store and not yet committed by it. */
+/** @bound frames offered to the store that it has not committed | further frames wait */
 const OFFERED_FRAMES_MAX = 8192;
 const OFFER_FRAMES_MAX = 1024;
 const RETRY_MS = 500;
+/** @bound a read waits for DuckDB to open | 503 */
 const OPEN_WAIT_MS = 2000;
 const OPEN_LOOK_MS = 10;
-/** How long the end waits for DuckDB to have opened; a log that takes longer to replay is replayed again at the next start. */
+/** @bound the end waits for DuckDB to finish opening | it is not waited for; the next start replays its log again */
 const OPENING_MS_MAX = 2000;
 
 export interface StoreFeedOptions {
@@ -29,9 +30,9 @@ export interface StoreFeedOptions {
   /** The model whose vectors the journal does not keep: they travel with the frames. */
   readonly recomputedModelId: number;
   readonly onOpen: () => void;
-  /** A CHECKPOINT has completed that holds everything up to these cursors. */
+  /** Called when a CHECKPOINT has completed. It holds everything up to these cursors. */
   readonly onCheckpoint: (cursors: JournalCursors) => void;
-  /** It cannot be opened. */
+  /** Called if the store cannot be opened. */
   readonly onFatal: (error: unknown) => void;
   readonly clock: Clock;
   readonly log: Log;
@@ -43,7 +44,7 @@ export class StoreFeed {
   readonly counters = { store_failures_total: 0 };
   #store: Store | null = null;
   #opening: Promise<void> = Promise.resolve();
-  /** The newest frame_id that was offered. */
+  /** See {@link offered}. */
   #offered = 0;
   #feeding = false;
   #checkpointAsked = false;
@@ -108,7 +109,7 @@ export class StoreFeed {
     };
   }
 
-  /** The store, which may take a moment to be open. @throws GatewayError store_unavailable where it takes longer */
+  /** Waits a moment for the store to open. @throws GatewayError store_unavailable if it does not open in time */
   async opened(): Promise<Store> {
     const { clock } = this.#o;
     const untilMs = clock.monotonicMs() + OPEN_WAIT_MS;
@@ -129,7 +130,7 @@ export class StoreFeed {
     this.#store?.head(this.#o.journal.headSeq());
   }
 
-  /** Asks for a checkpoint, unless one was asked for that has not completed. */
+  /** Asks for a checkpoint, unless an earlier one is still under way. */
   checkpoint(): void {
     if (this.#store === null || this.#checkpointAsked) return;
     this.#checkpointAsked = true;
@@ -139,7 +140,7 @@ export class StoreFeed {
     });
   }
 
-  /** Offers decided frames to the store in order, at most OFFERED_FRAMES_MAX on their way. */
+  /** Offers all decided frames to the store, in order, as far as the bound allows. */
   async feed(): Promise<void> {
     if (this.#feeding) return;
     this.#feeding = true;
@@ -168,22 +169,22 @@ export class StoreFeed {
     }
   }
 
-  /** Frames that a temporary journal dropped at its bound are passed over. */
+  /** Passes over frames from `start` on that a temporary journal dropped at its bound. */
   #passOver(start: number): void {
     const { journal, recent } = this.#o;
     const kept = journal.framesFrom(start, 1)[0]?.frameId ?? recent.next;
     this.#offered = Math.min(kept, recent.entries[0]?.frameId ?? recent.next) - 1;
   }
 
-  /** Nothing more is offered. */
+  /** Offers nothing more. */
   stop(): void {
     this.#stopped = true;
   }
 
-  /** Closes the store, which commits what it was given. */
+  /** Closes the store, which first commits what it was offered. */
   async close(): Promise<void> {
     this.stop();
-    // DuckDB may still be opening, and would make files where they have just been removed.
+    // DuckDB may still be opening. It would make files in a folder that is removed after this.
     await Promise.race([this.#opening, this.#o.clock.sleep(OPENING_MS_MAX)]);
     await this.#store?.[Symbol.asyncDispose]();
   }

@@ -1,4 +1,4 @@
-/** Collects what the parts of the pipeline say of themselves into one Snapshot. */
+/** Collects the state, counters and gauges of the pipeline's parts into one Snapshot. */
 import type { LlmState } from "../llm/contract.ts";
 import type { PatientEmbedder } from "./embedding.ts";
 import type { Framer } from "./framer.ts";
@@ -26,9 +26,9 @@ export interface Parts extends FromOptions {
   readonly pruner: Pruner;
   readonly questions: Questions;
   readonly updates: Updates;
-  /** null while it is being chosen. */
+  /** null while the embedder is being chosen. */
   readonly embedder: PatientEmbedder | null;
-  /** null where older events keep their vectors. */
+  /** null without --reembed. */
   readonly reembed: Reembed | null;
 }
 

@@ -1,6 +1,6 @@
 /**
- * What is said of an event after its frame: read what was said last, say it anew, and tell who waits for it. One at a
- * time, so that nobody answers upon a word that is no longer the last.
+ * Writes updates: reads the newest row on an event, writes the next one, and resolves those who wait for it. Only one
+ * runs at a time, so that each builds on the newest row.
  */
 import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
@@ -16,7 +16,7 @@ import type { Enrichment } from "./snapshot.ts";
 const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 5000;
 
-/** The newest words on an event, with what it is about. */
+/** The newest row on an event (its newest update, else its frame) with the texts of the event. */
 export interface Latest {
   readonly row: DecidedFrame;
   readonly message: string | null;
@@ -28,7 +28,7 @@ export interface UpdatesOptions {
   readonly store: () => Pick<Store, "decided" | "updates" | "event"> | null;
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
-  /** Told each answer when it is committed. */
+  /** Called with each update when it has committed. */
   readonly onWritten: (row: DecidedFrame) => void;
   readonly clock: Clock;
   readonly log: Log;
@@ -45,12 +45,12 @@ export class Updates {
     this.#o = options;
   }
 
-  /** A write that cannot succeed is given up. */
+  /** From now on, a write that fails is given up. */
   stop(): void {
     this.#stopped = true;
   }
 
-  /** Runs `work` when all before it has ended. */
+  /** Runs `work` after everything that was passed before has ended. */
   alone<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#turn.then(work);
     this.#turn = turn.catch(() => undefined);
@@ -58,7 +58,7 @@ export class Updates {
   }
 
   /**
-   * What was last said of event `seq`, from the journal or, where it has left, from DuckDB; null where it is gone.
+   * Returns the newest row on event `seq`: from the journal, else from DuckDB; null if neither has the event.
    * @throws GatewayError store_unavailable, overloaded
    */
   async latest(seq: number): Promise<Latest | null> {
@@ -72,11 +72,14 @@ export class Updates {
     if (stored === undefined) return null;
     const { message, payload, physics, ...rest } = stored;
     const held = { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
-    // An answer that DuckDB does not have yet is the newer one.
+    // An update that DuckDB does not have yet is newer.
     return { row: journal.answerOf(seq) ?? held, message, body: new TextEncoder().encode(payload) };
   }
 
-  /** Stores answers, for as long as it takes; each carries its vector, since its event may be gone when DuckDB takes it. */
+  /**
+   * Commits updates, however often that has to be tried. Each carries its vector, because its event may have left the
+   * journal when DuckDB reads the update.
+   */
   async write(updates: readonly { latest: Latest; row: DecidedFrame }[]): Promise<void> {
     const rows: DecidedFrame[] = [];
     for (const { latest, row } of updates) rows.push(await this.#withVector(row, latest));
@@ -86,7 +89,7 @@ export class Updates {
         break;
       } catch (error) {
         if (this.#stopped) return;
-        this.#o.log("warn", `answers wait: ${messageOf(error)}`);
+        this.#o.log("warn", `updates wait: ${messageOf(error)}`);
         await this.#o.clock.sleep(waitMs);
       }
     }
@@ -101,9 +104,7 @@ export class Updates {
     return { ...row, vector: await hashing.embed([textToEmbed(textOf(message, body))]) };
   }
 
-  // -------------------------------------------------------------------------------------- waiting for it
-
-  /** What is known of event `seq`, by its newest answer or its frame; null where it has no frame, or has left. */
+  /** Returns what its newest update or its frame says of event `seq`; null if it has no frame, or has left the journal. */
   known(seq: number): Enrichment | null {
     const { journal } = this.#o;
     const frame = journal.frameOf(seq);
@@ -111,7 +112,7 @@ export class Updates {
     return enrichmentOf(frame.frameId, journal.answerOf(seq) ?? frame);
   }
 
-  /** Of an event that has left the journal, as a repeat asks for. */
+  /** Like {@link known}, for an event that has left the journal: a repeated delivery may ask for it. */
   async stored(seq: number): Promise<Enrichment | null> {
     const { json } = (await this.#o.store()?.event(seq, 0)) ?? { json: null };
     if (json === null) return null;
@@ -122,7 +123,7 @@ export class Updates {
     return event.enrichment === null ? null : { event_type: event.event_type, ...event.enrichment };
   }
 
-  /** Waits for `tell`; null after `timeoutMs`, with what is known by then. */
+  /** Resolves at {@link tell}, at the latest after `timeoutMs`, to what is known by then; null if that is nothing. */
   wait(seq: number, timeoutMs: number): Promise<Enrichment | null> {
     return new Promise((resolve) => {
       const waiters = this.#waiters.get(seq) ?? new Set();
@@ -138,7 +139,7 @@ export class Updates {
     });
   }
 
-  /** Nothing more is expected on event `seq`: what is known is the last word. */
+  /** Resolves those who wait for event `seq`: no update will come soon. */
   tell(seq: number): void {
     const waiters = this.#waiters.get(seq);
     if (waiters === undefined) return;
@@ -146,7 +147,7 @@ export class Updates {
     for (const settle of [...waiters]) settle(known);
   }
 
-  /** The events on which somebody waits for a word. */
+  /** The events that somebody waits for. */
   waitedFor(): number[] {
     return [...this.#waiters.keys()];
   }

@@ -8,11 +8,11 @@ import type { Nearest } from "../nearest/nearest.ts";
 export interface Embedded {
   readonly embedder: Embedder;
   readonly dim: number;
-  /** events × dim floats; zeros where an event has no vector. */
+  /** events × dim floats; zeros for an event without a vector. */
   readonly rows: Float32Array;
-  /** Whether the event has a vector. */
+  /** For each event, whether it has a vector. */
   readonly present: readonly boolean[];
-  /** The nearest labelled examples; null where it was not asked (no message, or an intent given), or there are none. */
+  /** For each event, the label of the nearest examples; null if it was not asked for (no message, or an intent is given) or there are no examples. */
   readonly nearest: readonly (Nearest | null)[];
 }
 
@@ -23,11 +23,11 @@ export interface EventVector {
   readonly row: Float32Array;
 }
 
-/** A frame whose row is committed: id and content are decided for ever. */
+/** A frame whose row has committed: its id and its content are decided for ever. */
 export interface Entry {
   readonly frameId: number;
   readonly physics: Uint8Array;
-  /** Leading floats of `semantic`; null where there is none. */
+  /** The leading floats of `semantic`; null: no vector. */
   readonly vector: Float32Array | null;
   readonly eventType: string | null;
   readonly intent: string | null;

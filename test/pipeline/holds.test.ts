@@ -1,4 +1,4 @@
-/** Who waits for the model and who does not: the order of a conversation, and the bounds. */
+/** Which events wait for the model and which do not: the order of a conversation, and the bounds. */
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import type { Known, Understanding } from "../../src/brain/brain.ts";
@@ -33,7 +33,7 @@ function waiting(frameWaitMs = 60_000) {
 
 const seqs = (items: readonly Item[]): number[] => items.map(({ event }) => event.seq);
 
-test("frames of a conversation keep its order whatever is answered when, and nobody is lost or made twice", () => {
+test("frames keep the order of their conversation whenever replies come, and each event is taken once", () => {
   const step = fc.oneof(
     {
       weight: 5,
@@ -74,7 +74,7 @@ test("frames of a conversation keep its order whatever is answered when, and nob
   );
 });
 
-test("an event that waits does not hold up other conversations, nor events without one", () => {
+test("an event that waits holds back neither other conversations nor events without one", () => {
   const { held } = waiting();
   held.admit(item(1, "a"), true);
   held.admit(item(2, "a"), false);
@@ -87,7 +87,7 @@ test("an event that waits does not hold up other conversations, nor events witho
   expect(seqs(held.take())).toEqual([1, 2]);
 });
 
-test("when its time is up a frame waits no longer; an answer that comes while it stands behind others is taken all the same", async () => {
+test("a frame waits no longer than its time, and a reply that comes while it stands behind others still counts", async () => {
   const { held, told, clock } = waiting(30);
   held.admit(item(1, "a"), true);
   await clock.advance(20);
@@ -103,7 +103,7 @@ test("when its time is up a frame waits no longer; an answer that comes while it
   expect(told).toEqual({ ready: 1, vain: 1 });
 });
 
-test("what is held is bounded in events and in bytes: beyond, nothing waits", () => {
+test("beyond the bound in events or in bytes no event waits any longer", () => {
   for (const [count, bodyBytes] of [
     [1024, 2],
     [15, 1024 * 1024],

@@ -35,7 +35,7 @@ describe("labels", () => {
     return { labels: new Labels(journal as unknown as Journal), kept, shown, ring };
   }
 
-  test("of frames that are not published yet are told, and still go into the file before their frames", () => {
+  test("of frames that are not published yet are listed, and go into the file before their frames", () => {
     const { labels, kept, shown, ring } = around();
     const frames = [
       entry("Order", "Cancel"),
@@ -61,7 +61,7 @@ describe("watch", () => {
   const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
   afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-  test("who watches is told of events, of their frames, and of what the model says after the frame", async () => {
+  test("a watch hears of events, of their frames, and of updates after the frame", async () => {
     await using stub = await LlmStub.start();
     const nowUs = (): number => Date.now() * 1000;
     const log = (): void => {};

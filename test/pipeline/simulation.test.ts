@@ -3,7 +3,7 @@
  *
  *   SIM_SEEDS=100000 bun test ./test/pipeline/simulation.test.ts    more seeds
  *   SIM_SEED=17 …                                                    one seed, with every step and log line
- *   SIM_STRICT=1 …                                                   also what the product is known to get wrong
+ *   SIM_STRICT=1 …                                                   also the known faults of the product
  */
 import { expect, test } from "bun:test";
 import { Pipeline } from "../../src/pipeline/pipeline.ts";
@@ -44,7 +44,7 @@ if (onlySeed !== null) {
           total[name] = (total[name] ?? 0) + count;
       }
       console.log(`seeds 1 to ${seeds}: ${JSON.stringify(total)}`);
-      // The runs go through everything that they are to go through.
+      // Each kind of thing happens often enough.
       expect(Object.entries(total).filter(([, count]) => count < seeds / 20)).toEqual([]);
     },
     TIMEOUT_MS,

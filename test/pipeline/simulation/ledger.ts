@@ -1,6 +1,6 @@
 /**
- * Remembers what happened, over all restarts, and throws a Violation as soon as a promise of DESIGN.md is broken. It knows
- * nothing of the pipeline's insides: it sees what is committed, published, stored, pruned and told.
+ * Remembers what happened over all restarts, and throws a Violation as soon as a promise of DESIGN.md is broken. It sees what
+ * is committed, published, stored, pruned and returned, and nothing of the pipeline's insides.
  */
 import {
   decodePhysics,
@@ -37,7 +37,7 @@ export interface Content {
   readonly provenance: string;
 }
 
-/** Framing groups commits and makes way for ingest: so much later than promised a frame may be. */
+/** A frame may be late by this much, because framing groups commits and pauses for ingest. */
 const SLACK_MS = 200;
 /** The longest pause between two attempts to write to a journal that fails. */
 const JOURNAL_RETRY_MS = 2000;
@@ -137,7 +137,7 @@ export class Ledger {
     this.#checkContent(`frame ${frameId}`, content, message ?? new TextDecoder().decode(body));
   }
 
-  /** A vector and what a model said are those of this event and no other. */
+  /** The vector and the model's reply belong to this event and no other. */
   #checkContent(what: string, content: Content, text: string): void {
     const { physics, vector, provenance, intent, eventType } = content;
     const { event_seq, flags, semantic_dim } = decodePhysics(physics);
@@ -198,7 +198,7 @@ export class Ledger {
     return this.#verifiedFrames;
   }
 
-  /** Somebody shows, holds or returns a frame: it is the one that was decided. */
+  /** A frame that is shown, stored or returned is the one that was decided. */
   checkFrame(where: string, frameId: number, shown: Pick<Content, "physics" | "vector">): void {
     const content = this.frames[frameId - 1];
     if (content === undefined)
@@ -261,7 +261,7 @@ export class Ledger {
 
   // -------------------------------------------------------------------------------------------- end
 
-  /** What the pipeline says is known of an event is what was decided of it, or updated since. */
+  /** What the pipeline returns of an event was decided, or updated since. */
   checkEnrichment(seq: number, said: { frame_id: number; event_type: string; intent: string | null }): void {
     const frameId = this.frameOf.get(seq);
     if (frameId !== said.frame_id)

@@ -37,10 +37,10 @@ export interface Weather {
   ring: "ok" | "no space";
 }
 
-/** What outlives a process. */
+/** Everything that outlives a process. */
 export interface World {
   readonly Pipeline: typeof Pipeline;
-  /** Breaks and checks also what the product is known to get wrong. */
+  /** Also provokes and checks the known faults of the product. */
   readonly strict: boolean;
   readonly trace: (line: string) => void;
   readonly folder: string;
@@ -55,7 +55,7 @@ export interface World {
   lives: number;
   /** The newest frame that a ring has shown. */
   published: number;
-  /** Since when the disk is full, or was last; null: never. */
+  /** When the disk last became full or empty; null: never. */
   diskFullSinceUs: number | null;
 }
 
@@ -66,7 +66,7 @@ export interface LifeOptions {
   readonly reembed: boolean;
 }
 
-/** Ends what a process does after its end. */
+/** Thrown at whatever still runs after the end of its process. */
 class ProcessEnded extends Error {}
 
 export class Life {
@@ -76,18 +76,19 @@ export class Life {
   readonly journal: Journal;
   readonly reader: JournalReader;
   readonly llm: LlmDouble;
-  /** What ended it, other than the simulation. */
+  /** The first promise that was found broken, or the first error of the pipeline. */
   failure: unknown = null;
+  /** Frames that were decided before it started. */
   readonly framesAtStart: number;
-  /** Calls until it crashes; null: it is not about to. */
+  /** After so many calls at {@link point} it crashes; null: it does not. */
   crashIn: number | null = null;
   #dead = false;
   readonly #world: World;
   readonly #number: number;
   readonly #real: Journal;
-  /** Open rings, and up to which frame each was looked at. */
+  /** Open rings, and the head of each when its frames were last checked. */
   readonly #rings = new Map<Ring, number>();
-  /** Rejects at the end, for what would wait for ever and hold a file. */
+  /** Rejects at a crash, so that nothing waits for ever and holds a file. */
   readonly #death = Promise.withResolvers<never>();
 
   constructor(world: World, options: LifeOptions) {
@@ -163,14 +164,14 @@ export class Life {
     if (!this.#dead) this.failure ??= error;
   }
 
-  /** The process may die here, as everywhere. */
+  /** A place where the process may crash. */
   point(): void {
     if (this.crashIn === null || this.#dead) return;
     this.crashIn -= 1;
     if (this.crashIn <= 0) this.crash();
   }
 
-  /** Notes a violation that is found where an exception would be caught by the pipeline. */
+  /** Runs a check inside a call of the pipeline, which would catch what the check throws. */
   #checked(check: () => void): void {
     if (this.#dead) return;
     try {
@@ -182,7 +183,7 @@ export class Life {
 
   // ------------------------------------------------------------------------------------------ journal
 
-  /** Rows that committed when nobody was told any more. */
+  /** Reads the rows that committed just before the last crash, unseen. */
   #readUnseen(): void {
     const { ledger } = this.#world;
     const rows = this.reader.events(ledger.events.size, Number.MAX_SAFE_INTEGER);
@@ -203,7 +204,7 @@ export class Life {
     };
   }
 
-  /** The journal as the pipeline sees it: it fails with the weather, and the ledger is told of each commit. */
+  /** The journal as the pipeline sees it: it fails with the weather, and the ledger notes each commit. */
   #watchedJournal(): Journal {
     const { ledger, weather } = this.#world;
     const real = this.#real;
@@ -264,7 +265,7 @@ export class Life {
       real.setMeta(key, value);
     };
     own.addLabels = (labels: Parameters<Journal["addLabels"]>[0]) => {
-      // Known to be wrong: a label that cannot be written once is never written, and framing ends where it is a model's.
+      // Known fault: a label whose first write fails is never written, and if it is a model's, framing ends.
       if (this.#world.strict && !this.#dead && fails()) throw full("addLabels");
       real.addLabels(labels);
     };
@@ -290,7 +291,7 @@ export class Life {
     return removed;
   }
 
-  /** Nothing has left the journal that DuckDB's newest checkpoint does not hold, or that no ring has shown. */
+  /** Whatever has left the journal is in DuckDB's newest checkpoint, and a ring has shown its frames. */
   checkPruned(): void {
     this.#checked(() => {
       const pruned = this.#real.pruned();
@@ -399,7 +400,7 @@ export class Life {
       this.#world.ledger.checkFrame("the ring", frameId, shown);
   }
 
-  /** Somebody removes the ring's file under the writer. */
+  /** Removes the ring's file under the writer. */
   removeRing(): void {
     rmSync(this.path("ring"), { force: true });
   }
@@ -419,7 +420,7 @@ export class Life {
       throw error;
     });
     if (this.#dead) return never();
-    // The face of a Worker that is not there.
+    // The double has the methods of Store that the pipeline calls.
     return store as unknown as Store;
   }
 
@@ -433,7 +434,7 @@ export class Life {
     return new RemoteEmbedder(embedder, around, () => this.#world.weather.embedder);
   }
 
-  /** The brain hears of an event when its vector is known: from here on only the language model can hold its frame back. */
+  /** The pipeline passes an event to the brain when its vector is known. From then on only the language model can delay its frame. */
   #watchBrain(brain: Brain): void {
     const known = brain.known.bind(brain);
     brain.known = (event, nearest) => {
@@ -454,7 +455,7 @@ export class Life {
     }
   }
 
-  /** What must hold at any instant. */
+  /** Checks what must hold at any instant. */
   check(): void {
     if (this.failure === null && !this.#dead) {
       const { ledger } = this.#world;
@@ -468,7 +469,7 @@ export class Life {
         for (const [ring, head] of this.#rings) {
           if (ring.head() === head) continue;
           this.#checkRing(ring);
-          // Known to be wrong: frames that were decided while there was no ring come into it without their labels.
+          // Known fault: frames that were decided while there was no ring are refilled without their labels.
           if (this.#world.strict && this.pipeline.snapshot().gauges.ring_head_frame_id === ring.head())
             for (let frameId = ring.tail(); frameId < ring.head(); frameId++) this.#checkLabels(frameId);
           this.#rings.set(ring, ring.head());
@@ -480,7 +481,7 @@ export class Life {
 
   // ---------------------------------------------------------------------------------------------- end
 
-  /** SIGKILL: what is in the files at this instant is all that is left. */
+  /** SIGKILL: only what the files hold at this instant is left. */
   crash(): void {
     if (this.#dead) return;
     this.#dead = true;
@@ -514,10 +515,10 @@ export class Life {
     this.#leaveFiles();
   }
 
-  /** Gives back what a dead process held. */
+  /** Releases files, memory and connections of a dead process. */
   async bury(): Promise<void> {
     this.#dead = true;
-    // What still ran at its end runs out, without an effect.
+    // Whatever still runs comes to its end, without an effect.
     for (let turns = 0; turns < 8; turns++) await new Promise((resolve) => setImmediate(resolve));
     for (const ring of this.#rings.keys()) ring.close("closed");
     this.#rings.clear();
@@ -528,7 +529,7 @@ export class Life {
   }
 }
 
-/** Of a process that is no more. */
+/** A promise of a dead process. */
 function never<T>(): Promise<T> {
   return new Promise(() => {});
 }

@@ -1,6 +1,6 @@
 /**
- * An embedder and a language model without a network: what they say of a text is a function of the text, and when and
- * whether they say it depends on the weather.
+ * An embedder and a language model without a network. Their reply is a function of the text; the weather decides when it
+ * comes, and whether it does.
  */
 import type { Clock } from "../../../src/clock.ts";
 import type { EmbeddedTexts, Embedder } from "../../../src/embed/embedder.ts";
@@ -59,7 +59,7 @@ function embedderError(
   return new GatewayError(retryAfterMs === undefined ? what : { ...what, retryAfterMs });
 }
 
-/** The hashing embedder of this world: at once, always, and nobody keeps its vectors. */
+/** The hashing embedder of this world. It replies at once, and the journal does not keep its vectors. */
 export const hashing: Embedder = {
   kind: "hashing",
   name: HASHING,
@@ -118,7 +118,7 @@ export class RemoteEmbedder implements Embedder {
   }
 
   async embed(texts: readonly string[]): Promise<Float32Array> {
-    // Known to be wrong: --reembed does not get past several texts in a row that are all refused.
+    // Known fault: --reembed never gets past a batch of several texts that are all refused.
     const lenient = !this.#strict && texts.length > 1 && texts.every((text) => text.includes(POISON));
     await this.#answer(lenient ? [] : texts);
     return packed(this.name, texts);

@@ -118,8 +118,8 @@ export const PLANTED: Readonly<Record<string, readonly Fault[]>> = {
   "gives the vectors of a batch to the wrong events": [
     {
       file: "embedding.ts",
-      find: "rows.set(answer.row, index * dim);",
-      replaceWith: "rows.set(answer.row, (texts.length - 1 - index) * dim);",
+      find: "rows.set(result.row, index * dim);",
+      replaceWith: "rows.set(result.row, (texts.length - 1 - index) * dim);",
     },
   ],
   "publishes frames whose labels do not stand beside the ring": [

@@ -24,13 +24,13 @@ const FINAL_MS_MAX = 180_000;
 
 export interface SimulationOptions {
   readonly Pipeline: typeof Pipeline;
-  /** Breaks and checks also what the product is known to get wrong. */
+  /** Also provokes and checks the known faults of the product. */
   readonly strict?: boolean;
   /** Takes each step, and each line of the log. */
   readonly trace?: (line: string) => void;
 }
 
-/** What a run has seen, for the test that shows that it sees enough. */
+/** What happened in a run. The test checks that the runs together see enough of everything. */
 export interface Report {
   events: number;
   frames: number;
@@ -43,7 +43,7 @@ export interface Report {
   framesWithoutVector: number;
 }
 
-/** Where files live in memory, if there is such a place. */
+/** A folder in memory, if the machine has one. */
 const ROOT = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 
 class Simulation {
@@ -101,7 +101,6 @@ class Simulation {
   async #restart(): Promise<void> {
     await this.#life.bury();
     this.#life = this.#start();
-    // What commits without anybody being told is found at once.
     this.#life.check();
   }
 
@@ -173,7 +172,7 @@ class Simulation {
       this.#event(),
     );
     const appended = life.append(events);
-    // Sometimes nobody waits for the acknowledgement before the next thing happens.
+    // Sometimes the next step does not wait for the acknowledgement.
     if (this.#dice.chance(0.3)) return;
     let settled = false;
     void appended.then(() => {
@@ -196,7 +195,7 @@ class Simulation {
     };
   }
 
-  /** Refused exactly if the backlog is at its bound or the disk is full, as far as that could be known. */
+  /** An event is refused if and only if the backlog is at its bound or the disk is full, as far as the pipeline can know. */
   #checkAdmission(): void {
     const { maxBacklogEvents, weather, diskFullSinceUs } = this.#world;
     const refusal = this.#life.pipeline.admission();
@@ -323,7 +322,7 @@ class Simulation {
     this.#life.check();
     const lag = this.#lag();
     await this.#stop();
-    // An update that comes while the store closes stays in the journal until the next start.
+    // An update that commits while the store closes stays in the journal until the next start.
     if (storeFile.cursors.frameId < ledger.frames.length)
       throw new Violation(`the end has lost frames: ${lag}`);
     for (const seq of ledger.acknowledged) {
@@ -350,7 +349,7 @@ class Simulation {
       const { message, body } = storeFile.events[seq - 1] as KnownEvent;
       const text = message ?? new TextDecoder().decode(body);
       if (text.includes(BLANK) || text.includes(POISON)) continue;
-      // Known to be wrong: --reembed may pass over what was embedded again before, by another embedder.
+      // Known fault: --reembed may pass over events that another embedder has embedded again before.
       if (!strict && ledger.reembedded.has(seq)) continue;
       const { embedder } = JSON.parse(storeFile.newest(seq)?.provenance ?? "{}");
       if (embedder !== name)
@@ -375,7 +374,7 @@ class Simulation {
   }
 }
 
-/** A journal as it is made: copied for each run, which is faster than making it. */
+/** An empty journal. Copying it for each run is faster than making one. */
 let template: string | null = null;
 
 /**
