@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,7 +79,9 @@ class _Server(ThreadingHTTPServer):
     def close_connections(self) -> None:
         """Those that are kept alive, too: a gateway that has gone answers on none."""
         for one in list(self.open):
-            one.shutdown(2)
+            # Its handler's thread may have closed it meanwhile.
+            with contextlib.suppress(OSError):
+                one.shutdown(2)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is no event."""
