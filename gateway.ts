@@ -79,7 +79,7 @@ function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayErr
       const adopt = journal.sameBoot && dbPath !== null;
       const { journalId } = journal;
       const nextFrameId = journal.nextFrameId();
-      return openRing({ path, capacity, mode, journalId, nextFrameId, adopt, nowUs, log }, newest);
+      return openRing({ path, capacity, mode, journalId, nextFrameId, adopt, log }, newest);
     },
     openEmbedder: async () => {
       const embedder = await openEmbedder(config, journal, log);
@@ -209,7 +209,7 @@ async function main(): Promise<number> {
       return Number(process.exitCode ?? 0);
     }
     case "ring":
-      return runRingCommand(command, nowUs);
+      return runRingCommand(command);
     case "pull-model":
       await pullModel({
         name: command.model,

@@ -61,7 +61,6 @@ async function makeRing(path: string, capacity: number): Promise<Ring> {
       journalId: 1,
       nextFrameId: 1,
       adopt: false,
-      nowUs: () => Date.now() * 1000,
       log: () => {},
     },
     async () => ({ bytes: new Uint8Array(0), count: 0 }),

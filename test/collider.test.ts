@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   closeSync,
@@ -25,6 +25,7 @@ import { freemem, tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { openRing, type Ring, RingLock, ringFits } from "../collider.ts";
+import { systemClock } from "../src/clock.ts";
 import { GatewayError } from "../src/errors.ts";
 import type { RingFrame, RingOptions } from "../src/ring/contract.ts";
 
@@ -145,6 +146,8 @@ function keeps(oldest: number, newest: number) {
 
 const keepsNothing = keeps(Number.POSITIVE_INFINITY, 0);
 
+setDefaultTimeout(60_000);
+
 let folder: string;
 let path: string;
 const rings: Ring[] = [];
@@ -169,7 +172,7 @@ async function open(o: Partial<RingOptions> = {}, newest = keepsNothing): Promis
     journalId: JOURNAL_ID,
     nextFrameId: 1,
     adopt: false,
-    nowUs: () => 1_700_000_000_000_000,
+    clock: { ...systemClock, nowUs: () => 1_700_000_000_000_000 },
     log: (level: string, message: string) => void logged.push(`${level} ${message}`),
     ...o,
   };
@@ -473,7 +476,7 @@ describe("what a writer costs", () => {
     const program = `
       import { openRing } from ${JSON.stringify(join(import.meta.dir, "..", "collider.ts"))};
       const ring = await openRing({ path: ${JSON.stringify(path)}, capacity: ${capacity}, mode: 0o600, journalId: 1, nextFrameId: 1,
-        adopt: false, nowUs: () => 0, log: () => {} }, async () => ({ bytes: new Uint8Array(0), count: 0 }));
+        adopt: false, log: () => {} }, async () => ({ bytes: new Uint8Array(0), count: 0 }));
       const physics = new Uint8Array(112);
       const vector = new Float32Array(1024);
       ${body}`;
@@ -825,48 +828,10 @@ describe("room", () => {
   });
 });
 
-describe("the lock", () => {
-  test("refuses a second writer by name and pid, and ends with the first", async () => {
-    const first = RingLock.acquire(path);
-    const error = await refusal(() => RingLock.acquire(path));
-    expect(error.code).toBe("locked");
-    expect(error.message).toContain(path);
-    expect(error.message).toContain(`pid ${process.pid}`);
-    expect(statSync(`${path}.lock`).mode & 0o7777).toBe(0o600);
-    first[Symbol.dispose]();
-    first[Symbol.dispose]();
-    expect(existsSync(`${path}.lock`)).toBe(true);
-    RingLock.acquire(path)[Symbol.dispose]();
-  });
-
-  test("is freed by SIGKILL of its holder, and not kept by the holder's children", async () => {
-    const holder = `
-      import { RingLock } from ${JSON.stringify(join(import.meta.dir, "..", "collider.ts"))};
-      RingLock.acquire(process.argv[1]);
-      Bun.spawn(["sleep", "5"], { stdin: "ignore", stdout: "ignore", stderr: "ignore" });
-      console.log("held");
-      setInterval(() => {}, 1000);`;
-    const child = Bun.spawn([process.execPath, "-e", holder, path], { stdout: "pipe" });
-    const reader = child.stdout.getReader();
-    expect(new TextDecoder().decode((await reader.read()).value)).toContain("held");
-    const error = await refusal(() => RingLock.acquire(path));
-    expect([error.code, error.message.includes(`pid ${child.pid}`)]).toEqual(["locked", true]);
-    child.kill("SIGKILL");
-    await child.exited;
-    RingLock.acquire(path)[Symbol.dispose]();
-  });
-
-  test("does not follow a symbolic link", async () => {
-    symlinkSync(join(folder, "victim"), `${path}.lock`);
-    expect((await refusal(() => RingLock.acquire(path))).message).toContain("is a symbolic link");
-    expect(existsSync(join(folder, "victim"))).toBe(false);
-  });
-});
-
 describe("a running ring", () => {
   test("refreshes its heartbeat while its path leads to it", async () => {
     let now = 5_000_000;
-    const ring = await open({ nowUs: () => now });
+    const ring = await open({ clock: { ...systemClock, nowUs: () => now } });
     now = 6_000_000.7;
     expect(ring.heartbeat()).toBe("ok");
     expect(headerOf(path).heartbeatUs).toBe(6_000_000);

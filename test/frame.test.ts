@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -19,6 +19,8 @@ import {
   type Physics,
   wholeSequence,
 } from "../src/frame.ts";
+
+setDefaultTimeout(60_000);
 
 const GOLDEN = join(import.meta.dir, "golden");
 const bytes = new Uint8Array(readFileSync(join(GOLDEN, "frames.bin")));

@@ -1,5 +1,7 @@
 /** What the ring's writer needs from its surroundings, and the frames and labels that it returns. */
+import type { Clock } from "../clock.ts";
 import type { Log } from "../log.ts";
+import type { Mapping } from "../native/libc.ts";
 
 export interface RingOptions {
   readonly path: string;
@@ -15,7 +17,8 @@ export interface RingOptions {
   readonly nextFrameId: number;
   /** Whether a file at the path may be gone on with: only where it was written in this boot. */
   readonly adopt: boolean;
-  readonly nowUs: () => number;
+  /** For the heartbeat, and for letting other work in between. */
+  readonly clock?: Clock;
   readonly log: Log;
 }
 
@@ -40,4 +43,18 @@ export interface RingLabels {
   readonly intents: Readonly<Record<string, string>>;
   readonly types: Readonly<Record<string, string>>;
   readonly models: Readonly<Record<string, { readonly name: string; readonly dim: number }>>;
+}
+
+/** A ring file that is mapped, at its path, and marked as written by this process. */
+export interface MappedRing {
+  readonly fd: number;
+  readonly mapping: Mapping;
+  /** Frames. */
+  readonly capacity: number;
+  readonly head: number;
+  readonly tail: number;
+  /** Frames that were copied in. */
+  readonly refilled: number;
+  /** The file was there before this process. */
+  readonly adopted: boolean;
 }

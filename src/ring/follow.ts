@@ -2,6 +2,7 @@
  * Following a ring for as long as one likes: over restarts of the gateway, a removed or replaced file, and
  * a writer that was faster, each of which is told. The rules are those of docs/FRAME.md, and of follow() in consumer.py.
  */
+import type { Clock } from "../clock.ts";
 import { FRAME_BYTES, OFFSET, RING_STATE } from "../frame.ts";
 import { type CopiedFrames, RingReader, RingUnreadable } from "./reader.ts";
 
@@ -26,8 +27,7 @@ export type RingEventKind =
   | "damaged";
 
 export interface FollowOptions {
-  /** Unix µs. */
-  readonly nowUs: () => number;
+  readonly clock: Clock;
   readonly tell: (kind: RingEventKind, message: string) => void;
   /** Ends it where it waits. */
   readonly stop: AbortSignal;
@@ -59,7 +59,7 @@ export class RingFollower implements Disposable {
     this.#journal = reader.journalId();
     this.#epoch = reader.epoch();
     this.#state = reader.state();
-    this.#stalled = reader.stalled(options.nowUs());
+    this.#stalled = reader.stalled(options.clock.nowUs());
   }
 
   /**
@@ -72,7 +72,7 @@ export class RingFollower implements Disposable {
       const copied = this.take();
       this.#observe();
       if (copied !== null) return copied;
-      if (this.#current === this.#reading) await Bun.sleep(pauseMs);
+      if (this.#current === this.#reading) await this.#o.clock.sleep(pauseMs);
       // Nobody writes to the old file any more: it is left when it has been read to its end.
       else if (this.#reading.head() === head) this.#moveOn();
     }
@@ -133,7 +133,7 @@ export class RingFollower implements Disposable {
       this.#epoch = epoch;
       this.#o.tell("restarted", `the gateway has restarted (epoch ${epoch}); frame ids go on`);
     }
-    const nowMs = performance.now();
+    const nowMs = this.#o.clock.monotonicMs();
     if (nowMs < this.#lookAtMs && this.#current.state() !== RING_STATE.superseded) return;
     this.#lookAtMs = nowMs + LOOK_EVERY_MS;
     this.#replaceWhereNeeded(nowMs);
@@ -159,13 +159,13 @@ export class RingFollower implements Disposable {
     this.#current = successor;
     this.#epoch = successor.epoch();
     this.#state = successor.state();
-    this.#stalled = successor.stalled(this.#o.nowUs());
+    this.#stalled = successor.stalled(this.#o.clock.nowUs());
     const what = `capacity ${successor.capacity}, epoch ${this.#epoch}`;
     this.#o.tell("replaced", `another ring is at ${successor.path} (${what}); going on there`);
   }
 
   #reportState(): void {
-    const nowUs = this.#o.nowUs();
+    const nowUs = this.#o.clock.nowUs();
     const state = this.#current.state();
     if (state !== this.#state) {
       this.#state = state;

@@ -2,7 +2,7 @@
  * A ring as a reader has it, by the rules of docs/FRAME.md: opened and mapped read-only, without a lock, whether a
  * gateway writes it or none runs. What is copied out of it was whole before and after the copy.
  */
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { GatewayError, messageOf } from "../errors.ts";
 import {
   FRAME_BYTES,
@@ -19,12 +19,11 @@ import {
   wholeSequence,
 } from "../frame.ts";
 import { Mapping, O_CLOEXEC } from "../native/libc.ts";
+import { u64Is } from "./words.ts";
 
-const TWO_32 = 2 ** 32;
 const FRAME_WORDS = FRAME_BYTES / 4;
 const ATTEMPTS = 64;
 const STALLED_AFTER_US = 5_000_000;
-const LABELS_BYTES_MAX = 64 * 1024 * 1024;
 
 /** A refusal that says what to do; `missing` tells that there is no file (yet). */
 export class RingUnreadable extends GatewayError {
@@ -299,11 +298,6 @@ function inOrder(): void {
   Atomics.add(OWN, 0, 0);
 }
 
-/** Whether the unsigned 64-bit number of two words is `value`, which is at most 2⁵³. */
-function u64Is(words: Int32Array, word: number, value: number): boolean {
-  return words[word] === (value | 0) && words[word + 1] === (Math.floor(value / TWO_32) | 0);
-}
-
 function unopened(path: string, error: unknown): RingUnreadable {
   const code = (error as { code?: string } | null)?.code;
   if (code === "ENOENT") {
@@ -345,72 +339,4 @@ function checkedCapacity(path: string, fd: number): number {
     throw new RingUnreadable(path, detail, "restart the gateway");
   }
   return capacity;
-}
-
-// ------------------------------------------------------------------------------------------------ labels
-
-/** The texts of ids, from the file beside the ring: read where an id is unknown and the file has changed. */
-export class LabelsBeside {
-  readonly #path: string;
-  readonly #intents = new Map<number, string>();
-  readonly #types = new Map<number, string>();
-  readonly #models = new Map<number, { name: string; dim: number | null }>();
-  #seen = "";
-
-  constructor(ringPath: string) {
-    this.#path = `${ringPath}.json`;
-  }
-
-  intent(id: number): string | null {
-    return id < 0 ? null : this.#find(this.#intents, id);
-  }
-
-  /** null where the label is not known, or the event has no type. */
-  type(id: number): string | null {
-    return id < 0 ? null : this.#find(this.#types, id);
-  }
-
-  model(id: number): { name: string; dim: number | null } | null {
-    return this.#find(this.#models, id);
-  }
-
-  #find<Text>(known: ReadonlyMap<number, Text>, id: number): Text | null {
-    const text = known.get(id);
-    if (text !== undefined || !this.#refresh()) return text ?? null;
-    return known.get(id) ?? null;
-  }
-
-  /** Labels are a convenience: a file that cannot be read or understood leaves frames without them. */
-  #refresh(): boolean {
-    try {
-      const stat = statSync(this.#path, { bigint: true });
-      const seen = `${stat.dev} ${stat.ino} ${stat.mtimeNs} ${stat.size}`;
-      if (seen === this.#seen || !stat.isFile() || stat.size > LABELS_BYTES_MAX) return false;
-      const content: unknown = JSON.parse(readFileSync(this.#path, "utf8"));
-      this.#seen = seen;
-      const text = (value: unknown): string | null => (typeof value === "string" ? value : null);
-      take(this.#intents, content, "intents", text);
-      take(this.#types, content, "types", text);
-      take(this.#models, content, "models", (value) => {
-        const { name, dim } = Object(value) as { name?: unknown; dim?: unknown };
-        return typeof name === "string" ? { name, dim: typeof dim === "number" ? dim : null } : null;
-      });
-      return true;
-    } catch {
-      return false;
-    }
-  }
-}
-
-function take<Value>(
-  into: Map<number, Value>,
-  content: unknown,
-  section: string,
-  parse: (value: unknown) => Value | null,
-): void {
-  const entries = Object(Object(content)[section]) as Record<string, unknown>;
-  for (const [key, value] of Object.entries(entries)) {
-    const parsed = parse(value);
-    if (parsed !== null && /^\d{1,10}$/.test(key)) into.set(Number(key), parsed);
-  }
 }

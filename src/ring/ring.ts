@@ -2,6 +2,7 @@
  * `ring stat`, `ring tail` and `ring verify`: what a person or a script sees of a ring. They read it like any other
  * reader does, take no lock, and can be run beside a gateway or without one.
  */
+import { type Clock, systemClock } from "../clock.ts";
 import {
   FLAG,
   FRAME_BYTES,
@@ -13,7 +14,8 @@ import {
   UNKNOWN_EVENT,
 } from "../frame.ts";
 import { RingFollower } from "./follow.ts";
-import { type CopiedFrames, LabelsBeside, RingReader } from "./reader.ts";
+import { LabelsBeside } from "./labels.ts";
+import { type CopiedFrames, RingReader } from "./reader.ts";
 import { DAMAGE, type DamageKind, type RingReport, verifyRing } from "./verify.ts";
 
 const SLICE_FRAMES = 1024;
@@ -35,8 +37,7 @@ export interface RingToolSurroundings {
   readonly write: (text: string) => Promise<void>;
   /** A line for people, to stderr. */
   readonly say: (line: string) => void;
-  /** Unix µs. */
-  readonly nowUs: () => number;
+  readonly clock?: Clock;
   /** Ends a tail. */
   readonly stop: AbortSignal;
 }
@@ -55,7 +56,7 @@ export async function ringTool(command: RingCommand, around: RingToolSurrounding
       await around.write(command.json ? `${JSON.stringify(report)}\n` : verifyText(report));
       return Object.keys(report.problems).length === 0 ? 0 : 1;
     }
-    const stat = ringStat(opened, around.nowUs());
+    const stat = ringStat(opened, (around.clock ?? systemClock).nowUs());
     await around.write(command.json ? `${JSON.stringify(stat)}\n` : statText(stat));
     return 0;
   } catch (error) {
@@ -214,7 +215,7 @@ async function tail(reader: RingReader, command: RingCommand, around: RingToolSu
   const { low, high } = reader.range();
   const first = Math.max(low, high - command.count);
   using follower = new RingFollower(reader, first, {
-    nowUs: around.nowUs,
+    clock: around.clock ?? systemClock,
     stop: around.stop,
     tell: (kind, message) => around.say(`ring: ${kind}: ${message}`),
   });

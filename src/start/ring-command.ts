@@ -2,7 +2,7 @@
 import { type RingCommand, ringTool } from "../ring/ring.ts";
 
 /** Ends with the command's exit code. The first SIGINT or SIGTERM stops the command, a second one ends the process. */
-export function runRingCommand(command: RingCommand, nowUs: () => number): Promise<number> {
+export function runRingCommand(command: RingCommand): Promise<number> {
   const stop = new AbortController();
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     process.on(signal, () => {
@@ -18,7 +18,6 @@ export function runRingCommand(command: RingCommand, nowUs: () => number): Promi
         process.stdout.write(text, (error) => (error ? failed(error) : written()));
       }),
     say: (line) => process.stderr.write(`${line}\n`),
-    nowUs,
     stop: stop.signal,
   });
 }

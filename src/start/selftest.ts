@@ -73,7 +73,6 @@ async function testRing(folder: string): Promise<string> {
       journalId: 1,
       nextFrameId: 1,
       adopt: false,
-      nowUs: () => Date.now() * 1000,
       log: () => {},
     },
     async () => ({ bytes: new Uint8Array(0), count: 0 }),

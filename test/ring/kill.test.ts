@@ -165,7 +165,6 @@ describe("a reader that dies or stands still", () => {
         journalId: JOURNAL_ID,
         nextFrameId: 1,
         adopt: false,
-        nowUs: () => Date.now() * 1000,
         log: () => {},
       },
       async () => ({ bytes: new Uint8Array(0), count: 0 }),

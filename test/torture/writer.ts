@@ -117,7 +117,6 @@ async function write(o: WriterOptions): Promise<void> {
       journalId: JOURNAL_ID,
       nextFrameId: o.nextFrameId,
       adopt: o.adopt,
-      nowUs: () => Date.now() * 1000,
       log: () => {},
     },
     async () => ({ bytes: new Uint8Array(0), count: 0 }),

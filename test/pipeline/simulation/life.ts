@@ -6,6 +6,7 @@ import { copyFileSync, existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { openRing, type Ring } from "../../../collider.ts";
 import { Brain } from "../../../src/brain/brain.ts";
+import { systemClock } from "../../../src/clock.ts";
 import type { Embedder } from "../../../src/embed/embedder.ts";
 import { GatewayError } from "../../../src/errors.ts";
 import type { ParsedEvent } from "../../../src/event/event.ts";
@@ -323,7 +324,7 @@ export class Life {
       {
         ...{ path: this.path("ring"), capacity, mode: 0o600, journalId: this.#real.journalId },
         ...{ nextFrameId: this.#real.nextFrameId(), adopt: this.#real.sameBoot, log: () => {} },
-        nowUs: () => this.clock.nowUs(),
+        clock: { ...systemClock, nowUs: () => this.clock.nowUs() },
       },
       (from, limit) => Promise.race([newest(from, limit), this.#death.promise]),
     ).catch((error: unknown) => (this.#dead ? never<Ring>() : Promise.reject(error)));

@@ -1,0 +1,119 @@
+/** What is at a ring's path before this process writes there, and what stands beside it. */
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readSync,
+  type Stats,
+  unlinkSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { GatewayError, messageOf } from "../errors.ts";
+import { HEADER_BYTES, HEADER_OFFSET, MAGIC, RING_VERSION } from "../frame.ts";
+import { Mapping, O_CLOEXEC } from "../native/libc.ts";
+import { asFailure, errorCode, ringFailed } from "./failures.ts";
+import { markState } from "./header.ts";
+
+/** A ring file of ours that is at the path; what it says of itself, not yet believed. */
+export interface FoundRing {
+  readonly fd: number;
+  readonly stat: Stats;
+  readonly version: number;
+  readonly frameBytes: number;
+  readonly capacity: number;
+  readonly head: number;
+  readonly tail: number;
+  readonly epoch: number;
+}
+
+/**
+ * Opens what is at the path, and changes nothing. The caller closes `fd`.
+ * @returns null where there is nothing
+ * @throws GatewayError `ring_failed` for anything that is not a ring file of this user
+ */
+export function openFound(path: string): FoundRing | null {
+  const refuse = (detail: string, cause?: unknown): GatewayError =>
+    ringFailed(
+      "open",
+      path,
+      `${detail}; it is left untouched`,
+      "remove it, or pass another --ring-path",
+      cause,
+    );
+  let fd: number;
+  try {
+    const link = lstatSync(path);
+    if (link.isSymbolicLink()) throw refuse("is a symbolic link");
+    if (!link.isFile()) throw refuse("is not a regular file");
+    const { O_RDWR, O_NOFOLLOW, O_NONBLOCK } = constants;
+    fd = openSync(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  } catch (error) {
+    if (errorCode(error) === "ENOENT") return null;
+    throw error instanceof GatewayError ? error : refuse(messageOf(error), error);
+  }
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw refuse("is not a regular file");
+    const user = process.geteuid?.();
+    // Its owner could truncate it under our mapping, which nobody survives.
+    if (user !== undefined && stat.uid !== user) throw refuse(`belongs to user ${stat.uid}`);
+    const header = new DataView(new ArrayBuffer(HEADER_BYTES));
+    const got = readSync(fd, new Uint8Array(header.buffer), 0, HEADER_BYTES, 0);
+    if (got < HEADER_BYTES || header.getBigUint64(HEADER_OFFSET.magic, true) !== MAGIC) {
+      throw refuse("is not a ring file");
+    }
+    return {
+      fd,
+      stat,
+      version: header.getUint32(HEADER_OFFSET.version, true),
+      frameBytes: header.getUint32(HEADER_OFFSET.frame_size, true),
+      capacity: Number(header.getBigUint64(HEADER_OFFSET.capacity, true)),
+      head: Number(header.getBigUint64(HEADER_OFFSET.head, true)),
+      tail: Number(header.getBigUint64(HEADER_OFFSET.tail, true)),
+      epoch: header.getUint32(HEADER_OFFSET.epoch, true),
+    };
+  } catch (error) {
+    closeSync(fd);
+    throw asFailure("open", path, error);
+  }
+}
+
+/** Marks a ring that is being replaced and wakes whoever sleeps on it. The file itself stays. */
+export function supersede({ fd, version }: FoundRing): void {
+  // Another version's header is not ours to write: its readers see that the inode changed.
+  if (version !== RING_VERSION) return;
+  const mapping = new Mapping(fd, HEADER_BYTES);
+  markState(mapping, "superseded");
+  mapping.unmap();
+}
+
+export function bytesOnDisk(found: FoundRing | null): number {
+  return found === null ? 0 : found.stat.blocks * 512;
+}
+
+/**
+ * Where a file is made that will take the place of `path`. In a folder that everybody may write into, such as /dev/shm,
+ * nobody else can have taken a name that cannot be guessed.
+ */
+export function asidePath(path: string): string {
+  return `${path}.new.${process.pid}.${randomBytes(8).toString("hex")}`;
+}
+
+/** Files that writers which died left beside the ring. Whoever holds the lock may remove them. */
+export function removeLeftovers(path: string): void {
+  const folder = dirname(path);
+  const name = basename(path);
+  for (const entry of readdirSync(folder)) {
+    if (!entry.startsWith(name) || !/^(\.json)?\.new\.\d+(\.[0-9a-f]+)?$/.test(entry.slice(name.length)))
+      continue;
+    try {
+      unlinkSync(join(folder, entry));
+    } catch {
+      // Another user's, in a folder where only owners remove: it is in nobody's way.
+    }
+  }
+}
