@@ -10,6 +10,8 @@ import { bunPath, elapsed, fail, ROOT, run } from "./steps.ts";
 export interface Tool {
   readonly name: string;
   readonly command: readonly string[];
+  /** Prints the tool's output even if it passed. */
+  readonly show?: boolean;
 }
 
 const bin = (name: string): string => join("node_modules", ".bin", name);
@@ -23,6 +25,7 @@ export const TOOLS: readonly Tool[] = [
   { name: "ruff", command: [python("ruff"), "check", "."] },
   { name: "ruff format", command: [python("ruff"), "format", "--check", "."] },
   { name: "mypy", command: [python("mypy")] },
+  { name: "sizes", command: [bunPath(), "scripts/sizes.ts"], show: true },
   { name: "generate --check", command: [bunPath(), "scripts/generate.ts", "--check"] },
 ];
 
@@ -33,7 +36,7 @@ async function check(): Promise<number> {
     const result = await run(tool.command);
     if (result.code !== 0) failed++;
     console.log(`${result.code === 0 ? "ok    " : "FAILED"} ${tool.name} (${elapsed(started)})`);
-    if (result.code !== 0) console.log(result.output);
+    if (result.code !== 0 || tool.show === true) console.log(result.output.trimEnd());
   }
   console.log(`${TOOLS.length - failed} passed, ${failed} failed`);
   return failed;
