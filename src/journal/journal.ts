@@ -323,11 +323,6 @@ export class Journal implements Disposable {
     return this.#pruning.keys(max);
   }
 
-  /** An old name of `pruneKeys` until the pipeline uses the new one. The journal knows the window. */
-  pruneDedup(_olderThanUs: number, max?: number): number {
-    return this.pruneKeys(max);
-  }
-
   /** How many times in a row the store began to open and did not report that it had succeeded. */
   openAttempts(): number {
     return this.#settings.openAttempts();

@@ -6,11 +6,9 @@ import type { Log } from "../log.ts";
 
 const STEP_EVENTS = 500;
 const PAUSE_MS = 5;
-/** A repeat of a key is known for so long. */
-const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
 
 export interface PrunerOptions {
-  readonly journal: Pick<Journal, "prune" | "pruneAnswers" | "pruneDedup">;
+  readonly journal: Pick<Journal, "prune" | "pruneAnswers" | "pruneKeys">;
   /** The newest frame_id that the ring shows; 0 without a ring. */
   readonly published: () => number;
   readonly clock: Clock;
@@ -33,7 +31,7 @@ export class Pruner {
     this.#checkpointed = checkpointed;
     if (this.#pruning) return;
     this.#pruning = true;
-    const { journal, published, clock, log } = this.#o;
+    const { journal, published, log } = this.#o;
     try {
       await this.#inSteps(() => {
         const { seq, frameId, answerId } = this.#checkpointed;
@@ -43,8 +41,7 @@ export class Pruner {
         return removed;
       });
       await this.#inSteps(() => journal.pruneAnswers(this.#checkpointed.answerId, STEP_EVENTS));
-      const before = clock.nowUs() - DEDUP_WINDOW_US;
-      await this.#inSteps(() => journal.pruneDedup(before, STEP_EVENTS));
+      await this.#inSteps(() => journal.pruneKeys(STEP_EVENTS));
     } catch (error) {
       log("warn", `journal: prune: ${messageOf(error)}; trying again after the next checkpoint`);
     } finally {
