@@ -1,0 +1,71 @@
+/** The order in which events are handed out, and where they come from. */
+import { expect, test } from "bun:test";
+import type { JournalEvent } from "../../src/journal/journal.ts";
+import { Intake } from "../../src/pipeline/intake.ts";
+import { eventOf } from "./fixtures.ts";
+
+/** A journal with events 1 to `head`, of which `framed` have their frames. */
+function around(head: number, framed: readonly number[] = []) {
+  const journal = {
+    head,
+    reads: 0,
+    headSeq: () => journal.head,
+    unframedAfter: (seq: number, limit: number): JournalEvent[] => {
+      journal.reads += 1;
+      const seqs = Array.from({ length: journal.head - seq }, (_, index) => seq + 1 + index);
+      return seqs
+        .filter((one) => !framed.includes(one))
+        .slice(0, limit)
+        .map((one) => eventOf(one));
+    },
+  };
+  return { journal, intake: new Intake(journal) };
+}
+
+const seqs = (events: readonly JournalEvent[]): number[] => events.map(({ seq }) => seq);
+
+test("events that have just committed are handed out from memory", () => {
+  const { journal, intake } = around(0);
+  journal.head = 3;
+  intake.take([eventOf(1), eventOf(2), eventOf(3)]);
+  expect(intake.waiting).toBe(3);
+  expect(seqs(intake.next(2))).toEqual([1, 2]);
+  expect(seqs(intake.next(2))).toEqual([3]);
+  expect(seqs(intake.next(2))).toEqual([]);
+  expect([journal.reads, intake.waiting]).toEqual([0, 0]);
+});
+
+test("a new process reads from the journal what has no frame, and skips what has", () => {
+  const { intake } = around(5, [1, 3]);
+  expect(seqs(intake.next(2))).toEqual([2, 4]);
+  expect(seqs(intake.next(9))).toEqual([5]);
+  expect([seqs(intake.next(9)), intake.waiting]).toEqual([[], 0]);
+});
+
+test("after a gap, events are read from the journal, in order, and none twice", () => {
+  const { journal, intake } = around(2);
+  journal.head = 4;
+  intake.take([eventOf(3), eventOf(4)]);
+  expect(intake.waiting).toBe(4);
+  expect(seqs(intake.next(9))).toEqual([1, 2, 3, 4]);
+  journal.head = 5;
+  intake.take([eventOf(5)]);
+  expect(seqs(intake.next(9))).toEqual([5]);
+});
+
+test("beyond 4,096 events or 16 MiB in memory, the rest is read from the journal", () => {
+  const many = around(0);
+  many.journal.head = 5000;
+  many.intake.take(Array.from({ length: 5000 }, (_, index) => eventOf(index + 1)));
+  expect(many.intake.next(9999)).toHaveLength(4096);
+  expect(many.intake.waiting).toBe(904);
+  expect(seqs(many.intake.next(1))).toEqual([4097]);
+
+  const large = around(0);
+  large.journal.head = 20;
+  const body = new Uint8Array(1024 * 1024);
+  large.intake.take(Array.from({ length: 20 }, (_, index) => eventOf(index + 1, { body })));
+  expect(large.intake.next(99)).toHaveLength(16);
+  large.journal.head = 21;
+  expect(seqs(large.intake.next(99)).at(0)).toBe(17);
+});
