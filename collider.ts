@@ -1,10 +1,10 @@
 /**
- * The ring in shared memory. src/ring/file.ts gets the file ready (lock, adopt, create); this is what writes
- * into it.
+ * The writer of the ring in shared memory. `src/ring/file.ts` prepares the file: it adopts the one at the path or creates
+ * another.
  *
- * The ring is only ever an output: whatever is in it is in the journal or in DuckDB too, so a file that does
- * not fit is replaced and never repaired beyond the one frame that was being written. The format is
- * src/frame.ts; the rules of start and of replacement are those of docs/FRAME.md.
+ * The ring is only an output: all of its frames are in the journal or in DuckDB, too. So a file that does not fit is
+ * replaced. The only repair is to clear the frame that was being written when its writer died. `src/frame.ts` has the
+ * format, docs/FRAME.md the rules for start and replacement.
  */
 
 import { closeSync, fstatSync, lstatSync } from "node:fs";
@@ -17,20 +17,23 @@ import { RingHeader } from "./src/ring/header.ts";
 import { writeLabels } from "./src/ring/labels.ts";
 import { FrameWriter } from "./src/ring/slots.ts";
 
-// The rest of what a writer needs before it has a ring.
+// A writer needs these before it opens the ring.
 export { RingLock } from "./src/ring/lock.ts";
 export { ringFits } from "./src/ring/space.ts";
 
-/** Frames that {@link Ring.publishBatch} makes visible at once: 15 µs of writing. */
+/**
+ * Writing them takes 15 µs.
+ * @bound frames of a batch that become readable at once, at most a quarter of the ring | the rest follows in the next step
+ */
 const BATCH_FRAMES_MAX = 64;
 
 /**
- * Opens the ring for its only writer, who holds its {@link RingLock}: adopts the file at the path where it
- * fits, else builds a new one aside, refills it and renames it in. Never blocks the event loop for more than
- * a few milliseconds.
+ * Opens the ring for its only writer, who holds its {@link RingLock}: adopts the file at the path if it
+ * fits; otherwise builds a new one beside it, refills that with the newest frames and renames it to the path. Never blocks
+ * the event loop for more than a few milliseconds.
  *
  * @throws GatewayError `ring_failed` for a path that is not ours (the file there is left untouched),
- *   `ring_no_space` where the ring cannot fit; nothing half-made is left behind
+ *   `ring_no_space` if the ring does not fit; no unfinished file is left behind
  */
 export async function openRing(o: RingOptions, newest: NewestFrames): Promise<Ring> {
   return new Ring(o, await prepareRingFile(o, newest));
@@ -42,9 +45,9 @@ export class Ring {
   /** Frames. */
   readonly capacity: number;
   readonly mappedBytes: number;
-  /** Frames that were copied in when it was made. */
+  /** Frames that were copied into the ring when it was created. */
   readonly refilled: number;
-  /** The file was there before this process. */
+  /** Whether the file existed before this process. */
   readonly adopted: boolean;
 
   readonly #fd: number;
@@ -55,7 +58,7 @@ export class Ring {
   readonly #inode: bigint;
   readonly #header: RingHeader;
   readonly #writer: FrameWriter;
-  /** Frames that become visible together at most. */
+  /** The most frames that become readable together. */
   readonly #batchFrames: number;
   #closed = false;
 
@@ -75,7 +78,7 @@ export class Ring {
     this.#inode = ino;
     this.#header = new RingHeader(mapping, file);
     this.#writer = new FrameWriter(mapping, capacity, file.head);
-    // A batch withdraws as many old frames before its own can be read: of a small ring never more than a quarter.
+    // A batch withdraws as many old frames as it has before its own can be read. In a small ring that is at most a quarter.
     this.#batchFrames = Math.max(1, Math.min(BATCH_FRAMES_MAX, capacity >> 2));
   }
 
@@ -95,28 +98,29 @@ export class Ring {
   }
 
   /**
-   * Writes frame `frameId`, which must be {@link head}, and makes it visible. Allocates nothing but the views
-   * of the next WINDOW_SLOTS slots, once in so many frames.
+   * Writes frame `frameId`, which must be {@link head}, and makes it readable. Allocates nothing, except
+   * the views of the next window of slots every 4,096 frames.
    *
    * The order of the stores, here and in {@link publishBatch}: tail, odd sequence, frame, even sequence, head.
    *
-   * Why no reader takes a wrong frame (x86-64). Stores become visible in the order they are made, loads are
-   * made in order, and neither JavaScriptCore nor the processor moves anything across an `Atomics.store`. So
-   * whoever sees any byte of the new frame sees tail beyond the slot's former frame and the odd sequence,
-   * when it looks at them after its copy; whoever sees the even sequence sees all of the frame; whoever sees
-   * head sees that sequence. A writer killed between any two of these stores leaves one odd slot at most, and
-   * that one, like whatever else of a batch already stands whole, is at or beyond head: nobody reads there, and
-   * the next writer publishes those frames again. The load of `waiters` comes after the store of head, and a
+   * Why no reader accepts a wrong frame (x86-64). Stores become visible in the order in which they are made, loads are made
+   * in order, and neither JavaScriptCore nor the processor moves anything across an `Atomics.store`. Hence:
+   * - A reader that has copied any byte of the new frame, and then looks at tail and sequence, finds tail beyond the slot's
+   *   former frame and the sequence odd.
+   * - A reader that sees the even sequence sees all of the frame.
+   * - A reader that sees head sees that sequence.
+   * A writer that is killed between two of these stores leaves at most one odd slot. That slot, and the frames of a batch
+   * that are already whole, are at or beyond head, so nobody reads them, and the next writer publishes those frames again. The load of `waiters` comes after the store of head, and a
    * reader's sleep is refused by the kernel once head has changed: one of the two sees the other, so no wake-up
    * is lost.
    *
-   * On arm64 the plain stores of the frame may become visible before the odd sequence that precedes them,
-   * since a store-release holds back only what comes before it, and a reader's plain loads may be made in any
-   * order: there the frame's `checksum` decides ({@link frameChecksum}, docs/decisions/0006).
+   * On arm64 the plain stores of the frame may become visible before the odd sequence that precedes them, because a
+   * store-release only holds back what comes before it. A reader's plain loads may be made in any order. There the frame's
+   * `checksum` decides ({@link frameChecksum}, docs/decisions/0006).
    *
    * @param physics PHYSICS_BYTES, at any alignment
    * @param vector the leading floats of `semantic`, at most SEMANTIC_DIM_MAX, each finite; null: none. The
-   *   rest becomes zero
+   *   other floats become zero
    */
   publish(frameId: number, physics: Uint8Array, vector: Float32Array | null): void {
     const header = this.#header;
@@ -128,10 +132,10 @@ export class Ring {
 
   /**
    * {@link publish} for neighbouring frames, the first of them {@link head}: tail, head and the look at
-   * `waiters` once for BATCH_FRAMES_MAX frames, so that the header's line, which every reader polls, changes
-   * hands once instead of once a frame. Readers see a batch when its last frame is whole.
+   * `waiters` once for BATCH_FRAMES_MAX frames, so that the header's cache line, which every reader polls,
+   * moves between processors once instead of once a frame. Readers see a batch when its last frame is whole.
    *
-   * Where a frame is refused, none of them has been written.
+   * If one frame is refused, no frame is written.
    */
   publishBatch(frames: readonly RingFrame[]): void {
     const header = this.#header;
@@ -158,9 +162,9 @@ export class Ring {
   }
 
   /**
-   * Copies raw frames from the ring, in order, wherever it wraps.
+   * Copies raw frames from the ring, in order, also across its end.
    * @returns n × FRAME_BYTES from frame `fromFrameId`, n at most `limit` and no further than the newest; null
-   *   where `fromFrameId` is not in [tail, head)
+   *   if `fromFrameId` is not in [tail, head)
    */
   read(fromFrameId: number, limit: number): Uint8Array<ArrayBuffer> | null {
     this.#open();
@@ -179,9 +183,9 @@ export class Ring {
   }
 
   /**
-   * Says to readers that the writer lives; to be called at least once a second.
-   * @returns "superseded" where the path does not lead to this file any more: it is then marked so, its
-   *   readers are woken, and the caller closes it and opens a new ring
+   * Tells readers that the writer is alive. Call it at least once a second.
+   * @returns "superseded" if the path no longer leads to this file. The file is then marked so, its readers are woken, and
+   *   the caller closes it and opens a new ring.
    */
   heartbeat(): "ok" | "superseded" {
     this.#open();
@@ -191,7 +195,7 @@ export class Ring {
       const { dev, ino } = lstatSync(this.path, { bigint: true });
       ours = dev === this.#device && ino === this.#inode;
     } catch {
-      // Gone, or out of reach, which is the same to a reader that comes now.
+      // Removed or out of reach. Both are the same to a reader that opens the path now.
     }
     if (ours) return "ok";
     this.#header.setState("superseded");
@@ -199,7 +203,7 @@ export class Ring {
   }
 
   /**
-   * Replaces `<path>.json`. A label must stand there before the first frame that uses it.
+   * Replaces `<path>.json`. A label must be in it before the first frame with its id is published.
    * @throws GatewayError `ring_failed`
    */
   setLabels(labels: RingLabels): void {
@@ -208,7 +212,7 @@ export class Ring {
   }
 
   /**
-   * Says why it ends, wakes the readers and unmaps. The file stays. Any later use throws; closing again does
+   * Writes the final state, wakes the readers and unmaps the file, which stays. Any later use throws; a second call does
    * nothing.
    */
   close(state: "closed" | "superseded"): void {

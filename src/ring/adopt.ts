@@ -1,4 +1,4 @@
-/** Going on with the file that is at the path. */
+/** Adopting the file that is at the path. */
 import { closeSync, fchmodSync } from "node:fs";
 import { systemClock } from "../clock.ts";
 import { FRAME_BYTES, OFFSET, RING_VERSION, ringBytes, wholeSequence } from "../frame.ts";
@@ -10,8 +10,7 @@ import { FRAME_ID_WORD, FRAME_WORDS, forEachWindow, type SlotWindow } from "./sl
 import { readU64 } from "./words.ts";
 
 /**
- * Goes on with the file at the path, or returns null, with `found` still open and nothing in the file
- * changed.
+ * Adopts the file at the path. If it does not fit, returns null, leaves `found` open and changes nothing in the file.
  */
 export async function adoptFile(o: RingOptions, found: FoundRing): Promise<MappedRing | null> {
   const { clock = systemClock } = o;
@@ -40,7 +39,7 @@ export async function adoptFile(o: RingOptions, found: FoundRing): Promise<Mappe
   return null;
 }
 
-/** Why a file cannot be gone on with, by its header alone; null where it can. */
+/** Why a file cannot be adopted, judged by its header alone; null if it can. */
 function unfit(
   o: RingOptions,
   { stat, version, frameBytes, capacity, head, tail }: FoundRing,
@@ -56,10 +55,10 @@ function unfit(
     return `its head is ${head} and its tail ${tail}`;
   }
   if (head > o.nextFrameId) return `its head ${head} is beyond the journal's next frame ${o.nextFrameId}`;
-  // Every frame in it would be overwritten at once: a refill is quicker.
+  // Publishing what is missing would overwrite every frame in it: a refill is quicker.
   if (o.nextFrameId - head > capacity) return `it ends at frame ${head - 1}, more than a lap ago`;
-  // An empty ring does not say whose it was, unless nothing was ever in it.
-  if (tail === head && head !== 1) return "it holds no frame that says whose it is";
+  // A frame names the journal that the ring belongs to. Without a frame it is unknown, unless there never was one.
+  if (tail === head && head !== 1) return "it has no frame that names its journal";
   return null;
 }
 
@@ -91,9 +90,9 @@ async function damage(
 }
 
 /**
- * An odd sequence marks a frame whose writing was cut off. Its number is the head's, and its slot's former
- * frame was below tail before the slot went odd; so nobody may read it, and zero says so to everybody until
- * it is published again.
+ * An odd sequence marks a frame whose writing was cut off. Its id is the head, and the slot's former
+ * frame fell below tail before the sequence became odd. So nobody may read the slot, and a sequence of 0 says so until the
+ * frame is published again.
  */
 function clearOddSlots({ first, end, words }: SlotWindow): void {
   for (let at = 0; at < (end - first) * FRAME_WORDS; at += FRAME_WORDS) {

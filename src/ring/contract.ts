@@ -6,26 +6,26 @@ import type { Mapping } from "../native/libc.ts";
 export interface RingOptions {
   readonly path: string;
   /**
-   * Frames, at least 1; null: RING_CAPACITY_DEFAULT, or what fits half of the free space where that does not
-   * fit.
+   * Frames, at least 1. null: RING_CAPACITY_DEFAULT or, if that does not fit, as many as fit into half of the free
+   * space.
    */
   readonly capacity: number | null;
   /** Permission bits of the file, as 0o600. */
   readonly mode: number;
   readonly journalId: number;
-  /** The journal's next frame_id: what is older is refilled, what is newer will be published. */
+  /** The journal's next frame_id: older frames are refilled, newer ones will be published. */
   readonly nextFrameId: number;
-  /** Whether a file at the path may be gone on with: only where it was written in this boot. */
+  /** Whether a file at the path may be adopted: only if it was written since the machine booted. */
   readonly adopt: boolean;
-  /** For the heartbeat, and for letting other work in between. */
+  /** For the heartbeat, and for letting other work run in between. */
   readonly clock?: Clock;
   readonly log: Log;
 }
 
 /**
  * A contiguous run of raw frames for the refill: `count` × FRAME_BYTES, the first one `fromFrameId`, with any
- * `sequence`. Count 0 where that frame is kept nowhere any more. It rejects where it cannot know yet (DuckDB
- * is not open): openRing then rejects too, and leaves nothing behind.
+ * `sequence`. Count 0 if that frame is no longer kept anywhere. It rejects if it cannot know yet (DuckDB
+ * is not open); then openRing rejects, too, and leaves nothing behind.
  */
 export type NewestFrames = (
   fromFrameId: number,
@@ -53,8 +53,8 @@ export interface MappedRing {
   readonly capacity: number;
   readonly head: number;
   readonly tail: number;
-  /** Frames that were copied in. */
+  /** Frames that were copied into it when it was created. */
   readonly refilled: number;
-  /** The file was there before this process. */
+  /** Whether the file existed before this process. */
   readonly adopted: boolean;
 }

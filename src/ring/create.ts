@@ -14,8 +14,8 @@ import { highWord } from "./words.ts";
 const REFILL_FRAMES = 256;
 
 /**
- * Builds a new file aside and renames it in. At the default capacity it yields to others that took the space
- * meanwhile.
+ * Builds a new file beside the path and renames it to the path. At the default capacity it takes less if other programs
+ * took the space meanwhile.
  */
 export async function createFile(o: RingOptions, newest: NewestFrames): Promise<MappedRing> {
   const aside = asidePath(o.path);
@@ -48,8 +48,8 @@ export async function createFile(o: RingOptions, newest: NewestFrames): Promise<
 }
 
 /**
- * Finishes the header, marks the file that is replaced and renames the new one over it: readers of the old
- * find it there.
+ * Finishes the header, marks the file that is replaced, and renames the new one over it, so that readers of the old file
+ * find the new one at the path.
  */
 function takePlace(o: RingOptions, aside: string, { mapping, capacity, head, tail }: MappedRing): void {
   const old = openFound(o.path);
@@ -70,8 +70,8 @@ interface Refilled {
 }
 
 /**
- * Copies the newest frames before `nextFrameId` into an empty ring, ascending. What is kept nowhere any more
- * is left out, and tail stands behind it.
+ * Copies the newest frames before `nextFrameId` into an empty ring, ascending. Frames that are no longer kept anywhere are
+ * left out, and tail is the first frame after them.
  */
 async function refill(
   mapping: Mapping,
@@ -86,8 +86,7 @@ async function refill(
     const { bytes, count } = await newest(head, Math.min(REFILL_FRAMES, nextFrameId - head));
     if (count === 0) {
       const next = await oldestAfter(head, nextFrameId, newest);
-      // With frames before it, the gap is for the publisher to fill or to stumble over: none is skipped in
-      // silence.
+      // After frames that were found, a gap is the publisher's to fill or to fail on: no frame is skipped silently.
       if (next === null && head > tail) break;
       head = tail = next ?? nextFrameId;
       continue;
@@ -111,7 +110,7 @@ async function refill(
   return { head, tail, refilled: head - tail };
 }
 
-/** The oldest frame after `missing` that is still kept; what is newer than a kept frame is kept, too. */
+/** The oldest frame after `missing` that is still kept; every frame newer than a kept one is kept, too. */
 async function oldestAfter(
   missing: number,
   nextFrameId: number,

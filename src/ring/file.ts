@@ -1,9 +1,9 @@
 /**
- * The ring's file before there is a {@link Ring}: the file that is at the path is adopted where it fits, else a new one
+ * Prepares the ring's file before there is a {@link Ring}: the file at the path is adopted if it fits; otherwise a new one
  * takes its place.
  *
- * A file under a live mapping is never truncated, and no page is touched that does not exist: either would
- * end a process by SIGBUS.
+ * A file under a live mapping is never truncated, and no missing page is touched: either would end a
+ * process by SIGBUS.
  */
 import { closeSync } from "node:fs";
 import { adoptFile } from "./adopt.ts";
@@ -12,7 +12,7 @@ import { createFile } from "./create.ts";
 import { asFailure } from "./failures.ts";
 import { openFound, removeLeftovers } from "./found.ts";
 
-/** What {@link openRing} does but for the Ring itself; same errors. The caller owns `fd` and `mapping`. */
+/** Does all of {@link openRing} except making the Ring; same errors. The caller owns `fd` and `mapping`. */
 export async function prepareRingFile(o: RingOptions, newest: NewestFrames): Promise<MappedRing> {
   try {
     removeLeftovers(o.path);

@@ -1,6 +1,6 @@
 /**
- * Following a ring for as long as one likes: over restarts of the gateway, a removed or replaced file, and
- * a writer that was faster, each of which is told. The rules are those of docs/FRAME.md, and of follow() in consumer.py.
+ * Follows a ring for any length of time: over restarts of the gateway, a removed or replaced file, and losses to a faster
+ * writer. It reports each of these. The rules are those of docs/FRAME.md, and of follow() in consumer.py.
  */
 import type { Clock } from "../clock.ts";
 import { FRAME_BYTES, OFFSET, RING_STATE } from "../frame.ts";
@@ -8,11 +8,11 @@ import { type CopiedFrames, RingReader, RingUnreadable } from "./reader.ts";
 
 /** Frames copied at once: 270 KB. */
 const BATCH_FRAMES = 64;
-/** How often path, heartbeat and state are looked at. */
+/** How often path, heartbeat and state are checked. */
 const LOOK_EVERY_MS = 250;
-/** A gateway puts its ring back within a second where its file is replaced by something else. */
+/** A gateway puts its ring back within a second if something else replaces its file. */
 const STRANGER_PATIENCE_MS = 5000;
-/** A mapping that may not be written cannot ask to be woken, so it polls. */
+/** A reader without write access cannot ask to be woken, so it polls. */
 const POLL_MS_MIN = 1;
 const POLL_MS_MAX = 16;
 
@@ -29,14 +29,14 @@ export type RingEventKind =
 export interface FollowOptions {
   readonly clock: Clock;
   readonly tell: (kind: RingEventKind, message: string) => void;
-  /** Ends it where it waits. */
+  /** Ends the follower, also while it waits. */
   readonly stop: AbortSignal;
 }
 
-/** Reads on from one frame of a ring, wherever that ring goes. Owns the readers that it opens, and the given one. */
+/** Reads on from one frame, in this file and in those that replace it. Owns the readers that it opens, and the given one. */
 export class RingFollower implements Disposable {
   readonly #o: FollowOptions;
-  /** The file that is read, to its end, although another may have taken its place already. */
+  /** The file that is read now. It is read to its end even if another has taken its place. */
   #reading: RingReader;
   /** The file at the path. */
   #current: RingReader;
@@ -63,8 +63,8 @@ export class RingFollower implements Disposable {
   }
 
   /**
-   * The next frames, as soon as there are any; null once it was stopped.
-   * @throws RingUnreadable where something else than a ring has taken the path for more than 5 s
+   * The next frames, as soon as there are any; null after a stop.
+   * @throws RingUnreadable if something other than a ring has been at the path for more than 5 s
    */
   async next(): Promise<CopiedFrames | null> {
     for (let pauseMs = POLL_MS_MIN; !this.#o.stop.aborted; pauseMs = Math.min(2 * pauseMs, POLL_MS_MAX)) {
@@ -73,13 +73,13 @@ export class RingFollower implements Disposable {
       this.#observe();
       if (copied !== null) return copied;
       if (this.#current === this.#reading) await this.#o.clock.sleep(pauseMs);
-      // Nobody writes to the old file any more: it is left when it has been read to its end.
+      // Nobody writes to the old file any more. It is left once it has been read to its end.
       else if (this.#reading.head() === head) this.#moveOn();
     }
     return null;
   }
 
-  /** What there is from the wanted frame on, without waiting; null where that is nothing. */
+  /** The frames from the wanted one on that are there now; null if there are none. Does not wait. */
   take(): CopiedFrames | null {
     if (!this.#placed && !this.#place()) return null;
     const copied = this.#reading.copyFrom(this.#next, BATCH_FRAMES);
@@ -92,10 +92,10 @@ export class RingFollower implements Disposable {
     return copied;
   }
 
-  /** Says why the frames before `first` are not handed out. */
+  /** Reports why the frames before `first` are not returned. */
   #tellGap(first: number): void {
     const count = `${first - this.#next} frames before ${first}`;
-    // What is overwritten falls below tail before it is touched.
+    // A frame falls below tail before it is overwritten.
     if (this.#reading.tail() > this.#next)
       this.#o.tell("lost", `${count} were overwritten before they could be read`);
     else this.#o.tell("damaged", `${count} are not whole; see ring verify`);
@@ -107,13 +107,13 @@ export class RingFollower implements Disposable {
     this.#placed = false;
   }
 
-  /** Finds where to go on in a new file; false while it has no frame that says whose it is. */
+  /** Finds the frame to go on with in a new file; false while no frame in it names its journal. */
   #place(): boolean {
     const found = this.#reading.journalId();
     if (found === null) return false;
     const { low, high } = this.#reading.range();
     if (this.#journal === null) {
-      // No frame was seen yet, so all of this file is new, unless a later one was asked for.
+      // No frame was seen yet, so all of this file is new, unless a later frame is wanted.
       if (this.#next < low || this.#next > high) this.#next = low;
     } else if (this.#journal !== found) {
       this.#o.tell(
@@ -126,7 +126,7 @@ export class RingFollower implements Disposable {
     return true;
   }
 
-  /** Notices restart, replacement, shut-down and stall. */
+  /** Notices and reports restart, replacement, shutdown and stall. */
   #observe(): void {
     const epoch = this.#current.epoch();
     if (epoch !== this.#epoch) {
@@ -143,7 +143,7 @@ export class RingFollower implements Disposable {
   #replaceWhereNeeded(nowMs: number): void {
     const at = this.#current.atPath();
     if (at === "this") this.#strangerSinceMs = null;
-    // Where it was removed the gateway makes a new one within a second, and this one is still whole.
+    // If the file was removed, the gateway makes a new one within a second, and this one is still whole.
     if (at !== "another") return;
     let successor: RingReader;
     try {

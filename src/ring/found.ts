@@ -1,4 +1,4 @@
-/** What is at a ring's path before this process writes there, and what stands beside it. */
+/** The file at a ring's path before this process writes there, and the files beside it. */
 import { randomBytes } from "node:crypto";
 import {
   closeSync,
@@ -18,7 +18,7 @@ import { Mapping, O_CLOEXEC } from "../native/libc.ts";
 import { asFailure, errorCode, ringFailed } from "./failures.ts";
 import { markState } from "./header.ts";
 
-/** A ring file of ours that is at the path; what it says of itself, not yet believed. */
+/** A ring file of this user at the path, with the fields of its header, which are not checked yet. */
 export interface FoundRing {
   readonly fd: number;
   readonly stat: Stats;
@@ -32,7 +32,7 @@ export interface FoundRing {
 
 /**
  * Opens what is at the path, and changes nothing. The caller closes `fd`.
- * @returns null where there is nothing
+ * @returns null if there is nothing
  * @throws GatewayError `ring_failed` for anything that is not a ring file of this user
  */
 export function openFound(path: string): FoundRing | null {
@@ -59,7 +59,7 @@ export function openFound(path: string): FoundRing | null {
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw refuse("is not a regular file");
     const user = process.geteuid?.();
-    // Its owner could truncate it under our mapping, which nobody survives.
+    // Its owner could truncate it under our mapping, which would end this process.
     if (user !== undefined && stat.uid !== user) throw refuse(`belongs to user ${stat.uid}`);
     const header = new DataView(new ArrayBuffer(HEADER_BYTES));
     const got = readSync(fd, new Uint8Array(header.buffer), 0, HEADER_BYTES, 0);
@@ -82,9 +82,9 @@ export function openFound(path: string): FoundRing | null {
   }
 }
 
-/** Marks a ring that is being replaced and wakes whoever sleeps on it. The file itself stays. */
+/** Marks a ring as replaced and wakes the readers that sleep on it. The file itself stays. */
 export function supersede({ fd, version }: FoundRing): void {
-  // Another version's header is not ours to write: its readers see that the inode changed.
+  // This version does not know another version's header. Readers notice the new inode.
   if (version !== RING_VERSION) return;
   const mapping = new Mapping(fd, HEADER_BYTES);
   markState(mapping, "superseded");
@@ -96,14 +96,14 @@ export function bytesOnDisk(found: FoundRing | null): number {
 }
 
 /**
- * Where a file is made that will take the place of `path`. In a folder that everybody may write into, such as /dev/shm,
- * nobody else can have taken a name that cannot be guessed.
+ * The path at which a file is built that will replace `path`. It cannot be guessed, so in a folder that everybody may
+ * write to, such as /dev/shm, nobody can have taken it.
  */
 export function asidePath(path: string): string {
   return `${path}.new.${process.pid}.${randomBytes(8).toString("hex")}`;
 }
 
-/** Files that writers which died left beside the ring. Whoever holds the lock may remove them. */
+/** Removes files that dead writers left beside the ring. The caller holds the lock. */
 export function removeLeftovers(path: string): void {
   const folder = dirname(path);
   const name = basename(path);
@@ -113,7 +113,7 @@ export function removeLeftovers(path: string): void {
     try {
       unlinkSync(join(folder, entry));
     } catch {
-      // Another user's, in a folder where only owners remove: it is in nobody's way.
+      // Another user's file, in a folder where only owners may remove: it does no harm.
     }
   }
 }

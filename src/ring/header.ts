@@ -1,4 +1,4 @@
-/** The 64 bytes before the first slot, from the writer's side: they tell readers which frames they may read. */
+/** The writer's side of the 64 bytes before the first slot, which tell readers which frames they may read. */
 import { FRAME_BYTES, HEADER_BYTES, HEADER_OFFSET, MAGIC, RING_STATE, RING_VERSION } from "../frame.ts";
 import type { Mapping } from "../native/libc.ts";
 import { nextHighWord } from "./words.ts";
@@ -21,7 +21,7 @@ export class RingHeader {
   #longs: BigInt64Array;
   #head: number;
   #tail: number;
-  /** The first head and the first tail that have another high word than the one that stands there. */
+  /** The first head and the first tail above the stored ones with another high word. */
   #headLimit: number;
   #tailLimit: number;
 
@@ -51,7 +51,7 @@ export class RingHeader {
     return Atomics.load(this.#words, WAITERS_WORD) !== 0;
   }
 
-  /** Withdraws the frames below `tail`. A lower tail than the one that stands there changes nothing. */
+  /** Withdraws the frames below `tail`. Does nothing if `tail` is not above the stored one. */
   raiseTail(tail: number): void {
     if (tail <= this.#tail) return;
     this.#tail = tail;
@@ -59,29 +59,29 @@ export class RingHeader {
     else this.#storeTailWide(tail);
   }
 
-  /** Makes every frame below `head` readable, and wakes who sleeps. */
+  /** Makes every frame below `head` readable, and wakes the readers that sleep. */
   show(head: number): void {
     const words = this.#words;
     this.#head = head;
     if (head < this.#headLimit) Atomics.store(words, HEAD_WORD, head | 0);
     else this.#storeHeadWide(head);
-    // On x86-64 nothing passes the store of head, and a plain load is enough: JavaScriptCore's `Atomics.load` is a
-    // locked instruction there, which would take the line from the readers a second time.
+    // On x86-64 nothing passes the store of head, so a plain load is enough. JavaScriptCore's `Atomics.load` is a locked
+    // instruction there, which would take the cache line from the readers a second time.
     const waiters = PLAIN_LOADS_STAY ? words[WAITERS_WORD] : Atomics.load(words, WAITERS_WORD);
     if (waiters !== 0) this.#wakeReaders();
   }
 
-  /** Says to readers that the writer lives. */
+  /** Tells readers that the writer is alive. */
   beat(nowUs: number): void {
     Atomics.store(this.#longs, HEARTBEAT_LONG, BigInt(Math.floor(nowUs)));
   }
 
-  /** Says in which state the ring is, and wakes whoever sleeps on it. */
+  /** Stores the ring's state and wakes the readers that sleep. */
   setState(state: State): void {
     storeState(this.#words, this.#mapping, state);
   }
 
-  /** Before the file is unmapped: later calls change and see memory of this process only. */
+  /** Call it before the file is unmapped: later calls only touch memory of this process. */
   release(): void {
     this.#words = new Int32Array(HEADER_BYTES / 4);
     this.#longs = new BigInt64Array(HEADER_BYTES / 8);
@@ -108,12 +108,12 @@ function storeState(words: Int32Array, mapping: Mapping, state: State): void {
   if (Atomics.exchange(words, WAITERS_WORD, 0) !== 0) mapping.wake(HEADER_OFFSET.head);
 }
 
-/** Says that a mapped ring, of which only the header need be mapped, is in this state, and wakes whoever sleeps on it. */
+/** Stores a ring's state and wakes the readers that sleep. Only the header need be mapped. */
 export function markState(mapping: Mapping, state: State): void {
   storeState(new Int32Array(mapping.view(0, HEADER_BYTES)), mapping, state);
 }
 
-/** Says that this process writes the ring, from `epoch` on. */
+/** Records that this process writes the ring, in epoch `epoch`. */
 export function claimRing(mapping: Mapping, o: { epoch: number; nowUs: number }): void {
   const buffer = mapping.view(0, HEADER_BYTES);
   const words = new Int32Array(buffer);
@@ -123,7 +123,7 @@ export function claimRing(mapping: Mapping, o: { epoch: number; nowUs: number })
   storeState(words, mapping, "running");
 }
 
-/** Makes the ring that is complete in an empty file one: claimed by this process, and its magic written last. */
+/** Writes the header of a new file whose frames are complete, claimed by this process. The magic is written last. */
 export function writeHeader(
   mapping: Mapping,
   o: { capacity: number; head: number; tail: number; epoch: number; nowUs: number },

@@ -1,4 +1,4 @@
-/** The texts of intent, type and model ids, in `<ring path>.json`: what the writer puts there and readers take. */
+/** The file `<ring path>.json`, which has the texts of intent, type and model ids: its writer and its reader. */
 import {
   closeSync,
   constants,
@@ -45,7 +45,7 @@ export function writeLabels(ringPath: string, mode: number, labels: RingLabels):
   }
 }
 
-/** The texts of ids, from the file beside the ring: read where an id is unknown and the file has changed. */
+/** The texts of ids. The file is read if an id is unknown and the file has changed. */
 export class LabelsBeside {
   readonly #path: string;
   readonly #intents = new Map<number, string>();
@@ -61,7 +61,7 @@ export class LabelsBeside {
     return id < 0 ? null : this.#find(this.#intents, id);
   }
 
-  /** null where the label is not known, or the event has no type. */
+  /** null if the label is not known, or the event has no type. */
   type(id: number): string | null {
     return id < 0 ? null : this.#find(this.#types, id);
   }

@@ -1,4 +1,4 @@
-/** Who may write: one gateway at a time. */
+/** The lock that lets one gateway at a time write a ring or a database. */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import { GatewayError, messageOf } from "../errors.ts";
 import { lockExclusive, O_CLOEXEC } from "../native/libc.ts";
@@ -15,10 +15,11 @@ export class RingLock implements Disposable {
   }
 
   /**
-   * Owns `ownedPath` (a ring, a database) by a lock on `ownedPath.lock`, which ends with the process, however it ends.
-   * @param hint what to do where another gateway owns it
-   * @throws GatewayError `locked` where another process (or another lock of this one) holds it; `ring_failed`
-   *   where the lock file cannot be opened or is no regular file
+   * Takes the lock on `ownedPath.lock`, for a ring or a database at `ownedPath`. The lock ends with the process, however
+   * that ends.
+   * @param hint what the user can do if another gateway holds it
+   * @throws GatewayError `locked` if another process (or another lock of this one) holds it; `ring_failed`
+   *   if the lock file cannot be opened or is not a regular file
    */
   static acquire(ownedPath: string, hint = "stop it, or choose another path"): RingLock {
     const path = `${ownedPath}.lock`;
@@ -33,7 +34,7 @@ export class RingLock implements Disposable {
     try {
       if (!fstatSync(fd).isFile()) throw ringFailed("lock", path, "is not a regular file");
       if (!lockExclusive(fd)) throw heldBy(ownedPath, hint, fd);
-      // The pid is for people; who holds the lock is decided by flock alone.
+      // The pid is only for people to read. flock alone decides who holds the lock.
       ftruncateSync(fd, 0);
       writeSync(fd, `${process.pid}\n`, 0);
       return new RingLock(fd);

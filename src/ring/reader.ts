@@ -1,6 +1,6 @@
 /**
- * A ring as a reader has it, by the rules of docs/FRAME.md: opened and mapped read-only, without a lock, whether a
- * gateway writes it or none runs. What is copied out of it was whole before and after the copy.
+ * The reader's side of a ring, by the rules of docs/FRAME.md: the file is opened and mapped read-only, without a lock,
+ * whether or not a gateway writes it. A copied frame was whole before and after the copy.
  */
 import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { GatewayError, messageOf } from "../errors.ts";
@@ -25,7 +25,7 @@ const FRAME_WORDS = FRAME_BYTES / 4;
 const ATTEMPTS = 64;
 const STALLED_AFTER_US = 5_000_000;
 
-/** A refusal that says what to do; `missing` tells that there is no file (yet). */
+/** A ring that cannot be read, with a hint. `missing`: there is no file (yet). */
 export class RingUnreadable extends GatewayError {
   readonly missing: boolean;
 
@@ -43,7 +43,7 @@ export interface CopiedFrames {
   readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
-/** Where the frames that may be read begin, and where they end: low ≤ frame_id < high. */
+/** The frames that may be read: low ≤ frame_id < high. */
 export interface FrameRange {
   readonly low: number;
   readonly high: number;
@@ -82,8 +82,8 @@ export class RingReader implements Disposable {
 
   /**
    * @param checksums whether {@link copyFrom} believes sequences alone, or asks for frame_id and checksum, too, as it
-   *   must where loads and stores may pass each other (docs/decisions/0006)
-   * @throws RingUnreadable where there is none, it is no ring of this version, or it may not be read
+   *   must if loads and stores may pass each other (docs/decisions/0006)
+   * @throws RingUnreadable if there is no file, it is not a ring of this version, or it may not be read
    */
   static open(path: string, checksums = process.arch !== "x64"): RingReader {
     let fd: number;
@@ -137,8 +137,8 @@ export class RingReader implements Disposable {
   }
 
   /**
-   * What may be read now: low = high where nothing may.
-   * @throws RingUnreadable where head and tail cannot be those of a ring
+   * The frames that may be read now; low = high if there are none.
+   * @throws RingUnreadable if head and tail cannot be those of a ring
    */
   range(): FrameRange {
     for (let attempt = 0; ; attempt++) {
@@ -206,7 +206,7 @@ export class RingReader implements Disposable {
 
   /**
    * Up to `count` neighbouring frames, from `first` or the oldest that is left after it.
-   * @returns count 0 where there is nothing from `first` on
+   * @returns count 0 if there is nothing from `first` on
    */
   copyFrom(first: number, count: number): CopiedFrames {
     for (let attempt = 0, skip = 0; attempt < ATTEMPTS; attempt++) {
@@ -236,7 +236,7 @@ export class RingReader implements Disposable {
     return { first, count: 0, bytes: new Uint8Array(0) };
   }
 
-  /** The newest frame that is whole; null where there is none. */
+  /** The newest frame that is whole; null if no frame is. */
   newest(): DataView | null {
     const { high } = this.range();
     const { bytes, count } = this.copyFrom(high - 1, 1);

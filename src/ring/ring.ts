@@ -1,6 +1,6 @@
 /**
- * `ring stat`, `ring tail` and `ring verify`: what a person or a script sees of a ring. They read it like any other
- * reader does, take no lock, and can be run beside a gateway or without one.
+ * `ring stat`, `ring tail` and `ring verify` show a ring to a person or a script. They read it as any reader does, take no
+ * lock, and can run beside a gateway or without one.
  */
 import { type Clock, systemClock } from "../clock.ts";
 import {
@@ -20,22 +20,22 @@ import { DAMAGE, type DamageKind, type RingReport, verifyRing } from "./verify.t
 
 const SLICE_FRAMES = 1024;
 
-/** What the command line asked for. */
+/** The command as parsed from the command line. */
 export interface RingCommand {
   readonly action: "stat" | "tail" | "verify";
   readonly path: string;
   readonly json: boolean;
-  /** tail: how many of the newest frames come first. */
+  /** tail: how many of the newest frames are printed first. */
   readonly count: number;
-  /** tail: whether it goes on with what is published. */
+  /** tail: whether it goes on with the frames that are published later. */
   readonly follow: boolean;
 }
 
 /** What surrounds the tool, so that tests own it. */
 export interface RingToolSurroundings {
-  /** To stdout; settles when it was taken, and rejects with the code EPIPE when nobody reads any more. */
+  /** Writes to stdout. Resolves when the text was written; rejects with the code EPIPE if nobody reads any more. */
   readonly write: (text: string) => Promise<void>;
-  /** A line for people, to stderr. */
+  /** Writes a line for people to stderr. */
   readonly say: (line: string) => void;
   readonly clock?: Clock;
   /** Ends a tail. */
@@ -43,8 +43,8 @@ export interface RingToolSurroundings {
 }
 
 /**
- * @returns the exit code: 0, or 1 where verify found damage
- * @throws RingUnreadable where there is no ring, it is none of ours, or it may not be read
+ * @returns the exit code: 0, or 1 if verify found damage
+ * @throws RingUnreadable if there is no ring, the file is not one, or it may not be read
  */
 export async function ringTool(command: RingCommand, around: RingToolSurroundings): Promise<number> {
   try {
@@ -60,7 +60,7 @@ export async function ringTool(command: RingCommand, around: RingToolSurrounding
     await around.write(command.json ? `${JSON.stringify(stat)}\n` : statText(stat));
     return 0;
   } catch (error) {
-    // Whoever read our output has seen enough.
+    // The program that reads our output has ended, as `head` does: no failure.
     if ((error as { code?: unknown } | null)?.code === "EPIPE") return 0;
     throw error;
   }
@@ -70,14 +70,14 @@ export async function ringTool(command: RingCommand, around: RingToolSurrounding
 
 interface ModelStat {
   readonly id: number;
-  /** null where the file of labels does not say it. */
+  /** null if the file of labels does not have it. */
   readonly name: string | null;
   readonly dim: number | null;
   /** Readable frames that carry its vectors. */
   readonly frames: number;
 }
 
-/** Names that consumer.py's stats() has, too, mean the same there. */
+/** A name that stats() of consumer.py has, too, means the same there. */
 interface RingStat {
   readonly path: string;
   readonly version: number;
@@ -86,9 +86,9 @@ interface RingStat {
   readonly bytes: number;
   readonly head: number;
   readonly tail: number;
-  /** That may be read. */
+  /** Frames that may be read. */
   readonly frames: number;
-  /** Share of the slots that hold one, 0 to 1. */
+  /** Share of the slots with a readable frame, 0 to 1. */
   readonly fill: number;
   /** How often the ring was filled to its end. */
   readonly laps: number;

@@ -10,7 +10,7 @@ import {
 import type { Mapping } from "../native/libc.ts";
 import { highWord, nextHighWord, storeU64 } from "./words.ts";
 
-/** Slots that are views at a time: 17 MB that the collector counts as heap, instead of the whole ring. */
+/** Slots that have views at the same time. The collector counts their 17 MB as heap; it would count the whole ring. */
 const WINDOW_SLOTS = 4096;
 
 export const FRAME_WORDS = FRAME_BYTES / 4;
@@ -35,7 +35,7 @@ export function openWindow(mapping: Mapping, capacity: number, slot: number): Sl
   return { first, end, words, floats: new Float32Array(buffer), bytes: new Uint8Array(buffer) };
 }
 
-/** No slots: what a ring looks at before its first frame and after its last. */
+/** A window without slots, for before the first frame and after the last. */
 export const NO_WINDOW: SlotWindow = {
   first: 0,
   end: 0,
@@ -44,7 +44,7 @@ export const NO_WINDOW: SlotWindow = {
   bytes: new Uint8Array(0),
 };
 
-/** Calls `visit` for every slot, window by window, with other work let in between. */
+/** Calls `visit` for every window of slots, and lets other work run in between. */
 export async function forEachWindow(
   mapping: Mapping,
   capacity: number,
@@ -57,7 +57,7 @@ export async function forEachWindow(
   }
 }
 
-/** Writes frames into the slots, one after the other. It neither withdraws the frames that it overwrites nor shows its own. */
+/** Writes frames into the slots, one after the other. Withdrawing old frames and showing new ones is up to the caller. */
 export class FrameWriter {
   readonly #mapping: Mapping;
   readonly #capacity: number;
@@ -65,11 +65,11 @@ export class FrameWriter {
   /** The slot of the next frame, and the sequence of that frame when it is whole. */
   #slot: number;
   #whole: number;
-  /** High word of the sequence, odd and even; −1 where the two differ. */
+  /** High word of the sequence, odd and even; −1 if the two differ. */
   #wholeHigh: number;
-  /** High word of the sequence that stands in the slot. */
+  /** High word of the sequence that is in the slot now. */
   #slotHigh = 0;
-  /** The first frame_id that has another high word than the one before, and that high word. */
+  /** The high word of the frame ids now, and the first frame_id that has another one. */
   #idLimit: number;
   #idHigh: number;
 
@@ -101,12 +101,12 @@ export class FrameWriter {
     const nextAt = slot + 1 < window.end ? at + FRAME_WORDS : 0;
 
     const whole = this.#whole;
-    // The high word is the same in all but one of 2³¹ laps; a low word is a much cheaper store.
+    // The high word changes in one of 2³¹ laps only, and storing a low word is much cheaper.
     const narrow = this.#slotHigh === this.#wholeHigh;
     if (narrow) Atomics.store(words, at, (whole - 1) | 0);
     else storeU64(words, at, whole - 1);
-    // Read a frame ahead, so that the next slot's first line comes from memory while this frame is copied: a
-    // tenth of the time on a ring that exceeds the cache.
+    // Reading this one frame ahead loads the next slot's first cache line while this frame is copied, which saves a tenth
+    // of the time on a ring that exceeds the cache.
     this.#slotHigh = words[nextAt + 1] as number;
 
     words[at + FRAME_ID_WORD] = frameId | 0;
@@ -126,7 +126,7 @@ export class FrameWriter {
     else this.#nextLap();
   }
 
-  /** Before the file is unmapped. */
+  /** Call it before the file is unmapped. */
   release(): void {
     this.#window = NO_WINDOW;
   }
@@ -145,7 +145,7 @@ export class FrameWriter {
 }
 
 /**
- * The high word of a whole sequence and of the odd one before it; −1, which no slot holds, where they differ.
+ * The high word of a whole sequence and of the odd one before it; −1, which no slot has, if they differ.
  */
 function highWordOf(whole: number): number {
   return highWord(whole - 1) === highWord(whole) ? highWord(whole) : -1;

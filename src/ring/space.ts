@@ -1,4 +1,4 @@
-/** How much a ring may take. */
+/** How much space a ring may take. */
 import { accessSync, closeSync, constants, statfsSync, unlinkSync } from "node:fs";
 import { dirname } from "node:path";
 import { FRAME_BYTES, HEADER_BYTES, RING_CAPACITY_DEFAULT, ringBytes } from "../frame.ts";
@@ -6,13 +6,12 @@ import type { RingOptions } from "./contract.ts";
 import { asFailure, noSpace } from "./failures.ts";
 import { bytesOnDisk, openFound, supersede } from "./found.ts";
 
-/** A ring that had to shrink below this is of no use to a reader. */
+/** A ring that would have to shrink below this is refused: it would be of no use to a reader. */
 const SHRUNK_CAPACITY_MIN = 16;
 
 /**
- * Finds out before anything is started whether {@link openRing} can work. Changes nothing.
- * @throws GatewayError `ring_failed` for a path that is not ours to use, `ring_no_space` where the ring
- *   cannot fit
+ * Checks whether {@link openRing} can work, before anything is started. Changes nothing.
+ * @throws GatewayError `ring_failed` for a path that is not ours to use, `ring_no_space` if the ring does not fit
  */
 export function ringFits(o: { path: string; capacity: number | null }): void {
   const found = openFound(o.path);
@@ -27,7 +26,7 @@ export function ringFits(o: { path: string; capacity: number | null }): void {
   }
 }
 
-/** The new ring's capacity. Where there is room only without the old file, that one goes now. */
+/** Returns the new ring's capacity. Removes the old file now if the new one only fits without it. */
 export function makeRoom(o: RingOptions): number {
   const old = openFound(o.path);
   try {
@@ -50,10 +49,10 @@ export function makeRoom(o: RingOptions): number {
   }
 }
 
-/** What a new ring may take: the file it replaces counts as free, since it goes. */
+/** Plans the size of a new ring. The space of the file that it replaces counts as free. */
 function planRing(o: { path: string; asked: number | null; oldBytes: number }): {
   capacity: number;
-  /** There is room only once the old file is gone. */
+  /** Whether the new ring only fits once the old file is removed. */
   retireFirst: boolean;
   roomBytes: number;
 } {

@@ -1,16 +1,16 @@
-/** Whether every frame of a ring is what docs/FRAME.md says a frame is. */
+/** Checks whether every frame of a ring is as docs/FRAME.md defines it. */
 import { FLAG, FRAME_BYTES, OFFSET, SEMANTIC_DIM_MAX } from "../frame.ts";
 import { type FrameRange, fitsChecksum, type RingReader, RingUnreadable } from "./reader.ts";
 
-/** Frames copied and looked at together: 1 MB. */
+/** Frames copied and checked together: 1 MB. */
 const SLICE_FRAMES = 256;
-/** Ids that a report names of each kind of damage. */
+/** @bound frame ids that `ring verify` names for each kind of damage | they are counted, not named */
 const NAMED_MAX = 10;
 /** Length of a unit vector in float32, summed over at most 1,024 of them. */
 const UNIT_TOLERANCE = 1e-3;
 const KNOWN_FLAGS = Object.values(FLAG).reduce((sum, bit) => sum | bit, 0);
 
-/** Kinds of damage, in the order in which they are told. */
+/** Kinds of damage, in the order in which they are reported. */
 export const DAMAGE = {
   header: "head and tail do not fit together",
   sequence: "not whole, although between tail and head",
@@ -32,17 +32,17 @@ export interface RingReport {
   readonly capacity: number;
   readonly head: number;
   readonly tail: number;
-  /** Between tail and head when it began. */
+  /** Frames between tail and head when the check began. */
   readonly frames: number;
   readonly whole: number;
   readonly damaged: number;
-  /** Overwritten before they could be looked at, which is no damage. */
+  /** Overwritten before they could be checked, which is not damage. */
   readonly skipped: number;
   readonly journal_id: number | null;
   readonly problems: Partial<Record<DamageKind, { count: number; first_ids: number[] }>>;
 }
 
-/** Looks at every frame that is readable now. Frames that come meanwhile are not looked at. */
+/** Checks every frame that is readable now, but none that is published meanwhile. */
 export function verifyRing(reader: RingReader): RingReport {
   const problems: RingReport["problems"] = {};
   const note = (kind: DamageKind, frameId: number | null): void => {
@@ -81,7 +81,7 @@ export function verifyRing(reader: RingReader): RingReport {
   return { ...about, head: high, tail: low, frames: high - low, ...counts, journal_id: journalId, problems };
 }
 
-/** Whose the newest whole frame is; null where no frame is whole. */
+/** The journal_id of the newest whole frame; null if no frame is whole. */
 function newestJournal(reader: RingReader, { low, high }: FrameRange): number | null {
   for (let frameId = high - 1; frameId >= low; frameId--) {
     const { bytes, whole } = reader.copy(frameId, frameId + 1);
@@ -107,7 +107,7 @@ function damageOf(view: DataView, at: number, frameId: number, journalId: number
   expect("frame_id", view.getBigUint64(at + OFFSET.frame_id, true) === BigInt(frameId));
   expect("not_finite", finite && otherFloatsAreFinite(view, at));
   expect("padding", padded);
-  // A length of NaN was told as not finite.
+  // A length of NaN is already reported as not finite.
   expect("norm", !present || !finite || Math.abs(length - 1) <= UNIT_TOLERANCE);
   const spin = new Float32Array(view.buffer, at + OFFSET.spin, 4);
   expect("spin", !(Math.abs(Math.hypot(...spin) - 1) > UNIT_TOLERANCE));
@@ -148,7 +148,7 @@ function otherFloatsAreFinite(view: DataView, at: number): boolean {
   );
 }
 
-/** Whether what a flag says is unknown has the value that stands for unknown, and the other way round. */
+/** Whether a value is the one for "unknown" exactly if its flag says that it is unknown. */
 function flagsFit(view: DataView, at: number, { flags, dim }: { flags: number; dim: number }): boolean {
   const has = (bit: number): boolean => (flags & bit) !== 0;
   const model = view.getUint32(at + OFFSET.model_id, true);
@@ -167,7 +167,7 @@ function valuesAreInRange(view: DataView, at: number, dim: number): boolean {
   const float = (name: (typeof SINGLE_FLOATS)[number]): number => view.getFloat32(at + OFFSET[name], true);
   const int = (name: "case_status" | "lead_status" | "actor_type"): number =>
     view.getInt32(at + OFFSET[name], true);
-  // No comparison with NaN holds: what is no number was told as not finite.
+  // No comparison with NaN holds, and NaN is already reported as not finite.
   const outside = (value: number, low: number, high: number): boolean => value < low || value > high;
   return !(
     dim > SEMANTIC_DIM_MAX ||
