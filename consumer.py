@@ -147,27 +147,28 @@ class _FrameFields:
     duration_ms: from receipt to the decision, in ms
     velocity: the conversation's events in the 60 s up to this one, itself included: messages a minute
     interrupt: 1.0 if it was received before the conversation's previous event was decided, else 0.0
-    timestamp_us: the event's own timestamp where it has one, else its receipt, Unix µs
-    conversation_hash: first 8 bytes (little endian) of SHA-256 of the conversation id, UTF-8; 0 where there
-        is none
+    timestamp_us: the event's own timestamp if it has one, else the time of its receipt, Unix µs
+    conversation_hash: first 8 bytes (little endian) of SHA-256 of the conversation id, UTF-8; 0 without a
+        conversation
     workflow_node: from the event, else −1
     case_status: 0 new, 1 open, 2 pending, 3 resolved, 4 closed; from the event, else 0
     lead_status: 0 cold, 1 warm, 2 hot, 3 converted, 4 lost; from the event, else 0
     fill_rate: share of the learned schema's fields that this event fills, 0 to 1 (0 until there are schemas)
-    actor_type: 0 system, 1 human, 2 agent, 3 tool; default: human where there is a message, else system
+    actor_type: 0 system, 1 human, 2 agent, 3 tool; from the event, else human if there is a message, else
+        system
     intent_id: first 4 bytes (little endian) of SHA-256 of the label & 0x7fffffff, else −1
-    sentiment: −1 to 1; 0 where unknown (see flags)
+    sentiment: −1 to 1; 0 if unknown (see flags)
     confidence: of the intent, 0 to 1
-    spin: unit quaternion (w, x, y, z): fixed seeded projection of the embedding; identity where there is none
+    spin: unit quaternion (w, x, y, z): a fixed seeded projection of the embedding; the identity without one
     event_seq: the event's number in journal and DuckDB: the join key
     semantic_dim: leading floats of semantic that carry the model's vector
     flags: bit 0 semantic present, 1 intent, 2 sentiment, 3 conversation, 4 refilled after a restart, 5 first
-        event of its conversation (or earlier ones forgotten)
+        event of its conversation (or the earlier ones are forgotten)
     model_id: 0 without vector, else first 4 bytes (little endian) of SHA-256 of the embedder's name,
         precision and pooling included
     type_id: like intent_id, of the event type; −1 for UnknownEvent
-    journal_id: whose event_seq this is
-    checksum: 0: none; filled for readers on weakly ordered processors, of bytes 16 to 4215
+    journal_id: the journal that event_seq is from
+    checksum: of bytes 16 to 4215, for readers on weakly ordered processors; 0: none
     """
 
     __slots__ = ()

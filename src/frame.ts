@@ -1,9 +1,9 @@
 /**
  * The ParticleFrame and the header of the ring, byte for byte (little endian).
  *
- * Everything that knows the layout is derived from the two field tables below: the offsets, the
- * encoder and decoder here, the numpy dtype in consumer.py, docs/FRAME.md and the golden file.
- * The layout is public: other programs read it, so a change is a new version of the format.
+ * The two field tables below are the only source of the layout. The offsets, the encoder and the decoder here, the numpy
+ * dtype in consumer.py, docs/FRAME.md and the golden file are derived from them. Other programs read this format, so a
+ * change of the layout is a new version of it.
  */
 
 type ScalarType = "u64" | "i64" | "u32" | "i32" | "u16" | "f32";
@@ -13,7 +13,7 @@ export interface LayoutField {
   readonly type: ScalarType;
   /** Elements of a fixed array; 1 for a scalar. */
   readonly count: number;
-  /** Where the published format puts it; checked against the sum of what stands before. */
+  /** Bytes from the start, as the format says; checked against the sum of the fields before it. */
   readonly offset: number;
   readonly meaning: string;
 }
@@ -61,7 +61,7 @@ export const HEADER_FIELDS = [
     56,
     "waiters",
     "u32",
-    "a reader sets it to 1 before it sleeps on the low word of head (futex, offset 24); the writer clears it and wakes",
+    "a reader sets it to 1 before it sleeps on the low word of head (futex, offset 24); the writer clears it and wakes all",
   ),
   field(60, "state", "u32", "1 running, 2 closed cleanly, 3 superseded by a new file at the same path"),
 ] as const;
@@ -95,12 +95,17 @@ export const FRAME_FIELDS = [
     "f32",
     "1.0 if it was received before the conversation's previous event was decided, else 0.0",
   ),
-  field(4128, "timestamp_us", "i64", "the event's own timestamp where it has one, else its receipt, Unix µs"),
+  field(
+    4128,
+    "timestamp_us",
+    "i64",
+    "the event's own timestamp if it has one, else the time of its receipt, Unix µs",
+  ),
   field(
     4136,
     "conversation_hash",
     "u64",
-    "first 8 bytes (little endian) of SHA-256 of the conversation id, UTF-8; 0 where there is none",
+    "first 8 bytes (little endian) of SHA-256 of the conversation id, UTF-8; 0 without a conversation",
   ),
   field(4144, "workflow_node", "i32", "from the event, else −1"),
   field(4148, "case_status", "i32", "0 new, 1 open, 2 pending, 3 resolved, 4 closed; from the event, else 0"),
@@ -115,7 +120,7 @@ export const FRAME_FIELDS = [
     4160,
     "actor_type",
     "i32",
-    "0 system, 1 human, 2 agent, 3 tool; default: human where there is a message, else system",
+    "0 system, 1 human, 2 agent, 3 tool; from the event, else human if there is a message, else system",
   ),
   field(
     4164,
@@ -123,13 +128,13 @@ export const FRAME_FIELDS = [
     "i32",
     "first 4 bytes (little endian) of SHA-256 of the label & 0x7fffffff, else −1",
   ),
-  field(4168, "sentiment", "f32", "−1 to 1; 0 where unknown (see flags)"),
+  field(4168, "sentiment", "f32", "−1 to 1; 0 if unknown (see flags)"),
   field(4172, "confidence", "f32", "of the intent, 0 to 1"),
   field(
     4176,
     "spin",
     "f32",
-    "unit quaternion (w, x, y, z): fixed seeded projection of the embedding; identity where there is none",
+    "unit quaternion (w, x, y, z): a fixed seeded projection of the embedding; the identity without one",
     4,
   ),
   field(4192, "event_seq", "u64", "the event's number in journal and DuckDB: the join key"),
@@ -138,7 +143,7 @@ export const FRAME_FIELDS = [
     4202,
     "flags",
     "u16",
-    "bit 0 semantic present, 1 intent, 2 sentiment, 3 conversation, 4 refilled after a restart, 5 first event of its conversation (or earlier ones forgotten)",
+    "bit 0 semantic present, 1 intent, 2 sentiment, 3 conversation, 4 refilled after a restart, 5 first event of its conversation (or the earlier ones are forgotten)",
   ),
   field(
     4204,
@@ -147,13 +152,8 @@ export const FRAME_FIELDS = [
     "0 without vector, else first 4 bytes (little endian) of SHA-256 of the embedder's name, precision and pooling included",
   ),
   field(4208, "type_id", "i32", "like intent_id, of the event type; −1 for UnknownEvent"),
-  field(4212, "journal_id", "u32", "whose event_seq this is"),
-  field(
-    4216,
-    "checksum",
-    "u64",
-    "0: none; filled for readers on weakly ordered processors, of bytes 16 to 4215",
-  ),
+  field(4212, "journal_id", "u32", "the journal that event_seq is from"),
+  field(4216, "checksum", "u64", "of bytes 16 to 4215, for readers on weakly ordered processors; 0: none"),
 ] as const;
 
 export type HeaderFieldName =
@@ -238,8 +238,8 @@ export const HEADER_OFFSET = offsetsOf<HeaderFieldName>(HEADER_FIELDS, HEADER_BY
 export const OFFSET = offsetsOf<FrameFieldName>(FRAME_FIELDS, FRAME_BYTES);
 
 /**
- * The bytes behind the embedding, `delta_time` to `checksum`: what the journal keeps of a frame
- * beside its vector, and what a frame copies in one go.
+ * The bytes behind the embedding, `delta_time` to `checksum`. The journal keeps them beside the vector, and they are copied
+ * into a frame in one go.
  */
 export const PHYSICS_OFFSET = OFFSET.delta_time;
 export const PHYSICS_BYTES = FRAME_BYTES - PHYSICS_OFFSET;
@@ -254,7 +254,7 @@ export function wholeSequence(frameId: number, capacity: number): number {
   return 2 * (Math.floor(frameId / capacity) + 1);
 }
 
-/** All of a frame but sequence, frame_id and the embedding. Units and ranges: FRAME_FIELDS. */
+/** The fields of a frame except sequence, frame_id and the embedding. FRAME_FIELDS has units and ranges. */
 export interface Physics {
   delta_time: number;
   duration_ms: number;
@@ -280,7 +280,7 @@ export interface Physics {
   checksum: bigint;
 }
 
-/** A frame as a reader sees it; `sequence` depends on the ring's capacity and is left out. */
+/** A frame without `sequence`, which depends on the ring's capacity. */
 export interface Frame extends Physics {
   frame_id: number;
   /** Length SEMANTIC_DIM_MAX; zeros past `semantic_dim`. */
@@ -291,7 +291,7 @@ const AT = (name: FrameFieldName): number => OFFSET[name] - PHYSICS_OFFSET;
 
 /**
  * Writes the PHYSICS_BYTES of a frame.
- * @throws RangeError where a float is not finite: such a frame must never reach a reader.
+ * @throws RangeError if a float is not finite: such a frame must never reach a reader.
  */
 export function encodePhysics(physics: Physics): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(PHYSICS_BYTES);
@@ -364,8 +364,8 @@ export function decodePhysics(bytes: Uint8Array): Physics {
 }
 
 /**
- * Writes one whole frame at `offsetBytes` of `target`, as it stands in a ring of `capacity` slots.
- * @param vector leading floats of `semantic` (at most SEMANTIC_DIM_MAX), or null where there is none.
+ * Writes one whole frame at `offsetBytes` of `target`, with the sequence that it has in a ring of `capacity` slots.
+ * @param vector leading floats of `semantic` (at most SEMANTIC_DIM_MAX), or null if the frame has no vector.
  */
 export function encodeFrame(
   target: Uint8Array,
@@ -397,15 +397,15 @@ function fmix32(value: number): number {
   return x ^ (x >>> 16);
 }
 
-/** Odd, so that no change of a single word goes unnoticed. Two a word of the sum: for its low and its high half. */
+/** Two factors for each word: for the low and the high half of the sum. They are odd, so that a change of one word always shows. */
 const checksumFactors = new Int32Array(2 * CHECKSUM_WORDS).map((_, index) => fmix32(index + 1) | 1);
 
 /**
- * The `checksum` of a frame: of bytes 16 to 4215, so of what is decided before the frame has an id and is the same in
- * ring, journal and DuckDB; flag bit 4 counts as 0. Over the 1,050 little-endian words w_k, with
- * u_k = w_k XOR (w_k >> 16): Σ u_k · a_k in the low and Σ u_k · b_k in the high half, each modulo 2³², where
- * a_k = fmix32(2k + 1) | 1 and b_k = fmix32(2k + 2) | 1; 1 where both are 0. A frame of two halves, the newer and the
- * older, has the checksum of neither with a probability of about 2⁻⁶⁴.
+ * The `checksum` of a frame. It covers bytes 16 to 4215: they are decided before the frame has an id, and are the same in
+ * ring, journal and DuckDB. Flag bit 4 counts as 0. It is a sum over the 1,050 little-endian words w_k, with
+ * u_k = w_k XOR (w_k >> 16): Σ u_k · a_k in the low and Σ u_k · b_k in the high half, each modulo 2³², with
+ * a_k = fmix32(2k + 1) | 1 and b_k = fmix32(2k + 2) | 1; 1 if both halves are 0. A frame that is half new and half old
+ * passes with a probability of about 2⁻⁶⁴.
  *
  * @param physics PHYSICS_BYTES, at any alignment; its own checksum does not count
  * @param vector leading floats of `semantic`, or null
@@ -435,7 +435,7 @@ export function frameChecksum(physics: Uint8Array, vector: Float32Array | null):
   return sum === 0n ? 1n : sum;
 }
 
-/** Puts the frame's checksum where its physics has it. */
+/** Computes the frame's checksum and writes it into `physics`. */
 export function fillChecksum(physics: Uint8Array, vector: Float32Array | null): void {
   const view = new DataView(physics.buffer, physics.byteOffset, PHYSICS_BYTES);
   view.setBigUint64(AT("checksum"), frameChecksum(physics, vector), true);
@@ -499,5 +499,5 @@ export function conversationHash(conversationId: string): bigint {
   return sha256(conversationId).getBigUint64(0, true);
 }
 
-/** What an event whose type nobody said is called; its type_id is −1. */
+/** The label of an event without a type; its type_id is −1. */
 export const UNKNOWN_EVENT = "UnknownEvent";
