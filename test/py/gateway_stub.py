@@ -30,6 +30,8 @@ class GatewayStub:
         self.change: Any = None
         """What is done to the body and headers of an answer with frames before it is sent."""
         self.asked: list[tuple[int, int]] = []
+        self.failures = 0
+        """How often ``fail`` was sent."""
         """(after, limit) of each request for frames."""
         self.label_requests = 0
         self.connections = 0
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         stub = self.server.stub
         parts = urlsplit(self.path)
         if stub.fail is not None:
+            stub.failures += 1
             return self.send(*stub.fail)
         if stub.token is not None and self.headers.get("authorization") != f"Bearer {stub.token}":
             problem = json.dumps({"status": 401, "detail": "the token is missing or wrong"}).encode()

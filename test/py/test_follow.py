@@ -158,7 +158,13 @@ def test_waiting_ends_by_itself_when_nobody_wakes(writer: RingWriter) -> None:
 def test_closing_from_another_thread_ends_follow(writer: RingWriter) -> None:
     writer.publish(5)
     with PhysicsConsumer(writer.path) as consumer:
-        closer = threading.Timer(0.05, consumer.close)
+
+        def close_after_the_fifth() -> None:
+            while (consumer.position or (0, 0))[1] < 5:
+                time.sleep(0.001)
+            consumer.close()
+
+        closer = threading.Thread(target=close_after_the_fifth)
         closer.start()
         assert ids(list(consumer.follow("oldest"))) == [1, 2, 3, 4, 5]
         closer.join()

@@ -145,10 +145,17 @@ def test_follow_waits_and_asks_seldom_while_nothing_comes(
     gateway.publish(2)
     assert [next(frames).frame_id, next(frames).frame_id] == [1, 2]
     gateway.asked.clear()
-    threading.Timer(0.6, gateway.publish).start()
+
+    def publish_at_the_eighth() -> None:
+        while len(gateway.asked) < 8:
+            time.sleep(0.001)
+        gateway.publish()
+
+    start = time.monotonic()
+    threading.Thread(target=publish_at_the_eighth).start()
     assert next(frames).frame_id == 3
-    # 5 ms, doubled up to 250 ms: not a busy loop.
-    assert 4 <= len(gateway.asked) <= 12
+    # The pauses begin at 5 ms and double up to 250 ms, so seven of them take 565 ms. A busy loop takes none.
+    assert time.monotonic() - start > 0.4
 
 
 def test_a_view_says_that_there_is_no_shared_memory(consumer: PhysicsConsumer) -> None:
@@ -321,7 +328,13 @@ def test_closing_from_another_thread_ends_follow_and_the_connection(
     gateway: GatewayStub, consumer: PhysicsConsumer
 ) -> None:
     gateway.fail = (503, {"retry-after": "60"}, b"")
-    closer = threading.Timer(0.05, consumer.close)
+
+    def close_after_a_refusal() -> None:
+        while gateway.failures == 0:
+            time.sleep(0.001)
+        consumer.close()
+
+    closer = threading.Thread(target=close_after_a_refusal)
     closer.start()
     assert list(consumer.follow("oldest")) == []
     closer.join()
