@@ -42,6 +42,14 @@ test("a new process reads from the journal what has no frame, and skips what has
   expect([seqs(intake.next(9)), intake.waiting]).toEqual([[], 0]);
 });
 
+test("nothing waits if the newest events of the journal have their frames", () => {
+  const { journal, intake } = around(5, [3, 4, 5]);
+  expect([seqs(intake.next(9)), intake.waiting]).toEqual([[1, 2], 3]);
+  expect([seqs(intake.next(9)), intake.waiting]).toEqual([[], 0]);
+  intake.next(9);
+  expect(journal.reads).toBe(2);
+});
+
 test("after a gap, events are read from the journal, in order, and none twice", () => {
   const { journal, intake } = around(2);
   journal.head = 4;

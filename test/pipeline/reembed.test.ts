@@ -1,0 +1,183 @@
+/** Which older events get vectors of the embedder in use, and when. */
+import { expect, test } from "bun:test";
+import type { Embedder } from "../../src/embed/embedder.ts";
+import { GatewayError } from "../../src/errors.ts";
+import { decodePhysics } from "../../src/frame.ts";
+import type { DecidedFrame, StoredAnswer } from "../../src/journal/journal.ts";
+import { Reembed } from "../../src/pipeline/reembed.ts";
+import type { DecidedRow } from "../../src/store/protocol.ts";
+import { FakeClock } from "../fake-clock.ts";
+import { draftsOf } from "./fixtures.ts";
+import { embedderOff, hashing, vectorFor } from "./simulation/models.ts";
+
+const EMBEDDER: Embedder = { ...hashing, kind: "remote", name: "new", modelId: 99, recomputed: false };
+
+/** Events 1 to `count` with hashing vectors are in the store, which `decided` reads. */
+async function around(count: number, o: { embedder?: Embedder; meta?: string } = {}) {
+  const clock = new FakeClock();
+  const texts = new Map<number, string>();
+  const rows = new Map<number, DecidedRow>();
+  for (const { decided, vector } of await draftsOf(clock, 1, count)) {
+    const { seq, physics, eventType, intent, provenance } = decided;
+    texts.set(seq, `message ${seq}`);
+    const known = { eventType, intent, provenance, vector };
+    rows.set(seq, { seq, message: `message ${seq}`, payload: "", physics: decodePhysics(physics), ...known });
+  }
+  const state = {
+    ...{
+      storeIsOpen: true,
+      storedSeq: count,
+      storedFrameId: count,
+      busy: false,
+      failures: 0,
+      refused: new Set<string>(),
+    },
+    ...{ meta: o.meta ?? null, calls: [] as number[], noted: 0 },
+  };
+  const newer = new Map<number, DecidedFrame>();
+  const written: number[] = [];
+  const embedder: Embedder = {
+    ...(o.embedder ?? EMBEDDER),
+    embed: async (batch) => {
+      state.calls.push(batch.length);
+      const error = (code: "embedder_unavailable" | "embedder_invalid"): GatewayError =>
+        new GatewayError({ code, operation: "embed", object: "x", detail: code });
+      if (state.failures-- > 0) throw error("embedder_unavailable");
+      if (batch.some((text) => state.refused.has(text))) throw error("embedder_invalid");
+      return Float32Array.from(batch.flatMap((text) => [...vectorFor("new", text)]));
+    },
+  };
+  const reembed = new Reembed({
+    journal: {
+      headSeq: () => count,
+      nextFrameId: () => count + 1,
+      meta: () => state.meta,
+      setMeta: (_key, value) => {
+        state.meta = value;
+      },
+      answerOf: (seq) => (newer.get(seq) ?? null) as StoredAnswer | null,
+    },
+    store: () =>
+      state.storeIsOpen
+        ? {
+            cursors: { seq: state.storedSeq, frameId: state.storedFrameId, answerId: 0 },
+            decided: async (query) => {
+              if ("seqs" in query) throw new Error("not asked here");
+              const found = [...rows.values()].filter(
+                ({ seq, physics }) =>
+                  seq > query.afterSeq && seq <= query.toSeq && physics.model_id !== query.notModel,
+              );
+              const page = found.slice(0, query.limit);
+              const whole = page.length === found.length;
+              return { rows: page, reachedSeq: whole ? query.toSeq : (page.at(-1)?.seq ?? 0) };
+            },
+          }
+        : null,
+    embedder,
+    updates: {
+      alone: (work) => work(),
+      write: async (updates) => {
+        for (const { row } of updates) {
+          expect(row.vector).toEqual(vectorFor("new", texts.get(row.seq) ?? ""));
+          expect([decodePhysics(row.physics).model_id, JSON.parse(row.provenance).embedder]).toEqual([
+            99,
+            "new",
+          ]);
+          newer.set(row.seq, row);
+          written.push(row.seq);
+        }
+      },
+    },
+    textOf: (message) => message ?? "",
+    spin: () => [1, 0, 0, 0],
+    clock,
+    onVectors: () => {
+      state.noted += 1;
+    },
+    busy: () => state.busy,
+    log: () => {},
+  });
+  return { clock, state, rows, newer, written, reembed };
+}
+
+const upTo = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
+
+test("every older event gets a vector, eight texts at a time, and the end is noted", async () => {
+  const { clock, state, written, reembed } = await around(20);
+  void reembed.run();
+  await clock.advance(1000);
+  expect([written, state.calls]).toEqual([upTo(20), [8, 8, 4]]);
+  expect(JSON.parse(state.meta ?? "")).toEqual({ model: 99, doneSeq: 20 });
+  expect(reembed.gauges).toEqual({
+    ...{ reembed_done_seq: 20, reembed_to_seq: 20, reembed_written_events: 20, reembed_running: 0 },
+  });
+  expect([state.noted, clock.pending]).toEqual([3, 0]);
+});
+
+test("it waits until the store has what the journal had at the start, and while new events need the embedder", async () => {
+  const { clock, state, written, reembed } = await around(3);
+  state.storeIsOpen = false;
+  void reembed.run();
+  await clock.advance(1000);
+  Object.assign(state, { storeIsOpen: true, storedSeq: 2 });
+  await clock.advance(1000);
+  Object.assign(state, { storedSeq: 3, storedFrameId: 2 });
+  await clock.advance(1000);
+  Object.assign(state, { storedFrameId: 3, busy: true });
+  await clock.advance(1000);
+  expect(written).toEqual([]);
+  state.busy = false;
+  await clock.advance(100);
+  expect(written).toEqual([1, 2, 3]);
+});
+
+test("a later start goes on where the last one stopped, but from the first event for another embedder", async () => {
+  const same = await around(5, { meta: JSON.stringify({ model: 99, doneSeq: 3 }) });
+  void same.reembed.run();
+  await same.clock.advance(100);
+  expect(same.written).toEqual([4, 5]);
+  const other = await around(5, { meta: JSON.stringify({ model: 98, doneSeq: 3 }) });
+  void other.reembed.run();
+  await other.clock.advance(100);
+  expect(other.written).toEqual([1, 2, 3, 4, 5]);
+});
+
+test("an event whose update DuckDB does not hold yet is not embedded again", async () => {
+  const { clock, newer, rows, written, reembed } = await around(3);
+  const row = rows.get(2) as DecidedRow;
+  newer.set(2, { ...(row as unknown as DecidedFrame), provenance: JSON.stringify({ embedder: "new" }) });
+  void reembed.run();
+  await clock.advance(100);
+  expect(written).toEqual([1, 3]);
+});
+
+test("a text that the embedder refuses, and one without a direction, are left as they are", async () => {
+  const { clock, state, rows, written, reembed } = await around(4);
+  state.refused.add("message 2");
+  rows.set(3, { ...(rows.get(3) as DecidedRow), message: "(blank)" });
+  void reembed.run();
+  await clock.advance(100);
+  expect([written, reembed.gauges.reembed_running]).toEqual([[1, 4], 0]);
+});
+
+test("an embedder that fails is tried again after 5 s", async () => {
+  const { clock, state, written, reembed } = await around(2);
+  state.failures = 1;
+  void reembed.run();
+  await clock.advance(4900);
+  expect([written, reembed.detail]).toEqual([[], "embed x: embedder_unavailable"]);
+  await clock.advance(200);
+  expect([written, reembed.detail]).toEqual([[1, 2], ""]);
+});
+
+test("stop ends it after the batch under way; without an embedder it ends at once", async () => {
+  const { clock, written, reembed } = await around(100);
+  void reembed.run();
+  await clock.settle();
+  reembed.stop();
+  await clock.advance(10_000);
+  expect([written.length, reembed.gauges.reembed_running, clock.pending]).toEqual([8, 1, 0]);
+  const off = await around(3, { embedder: embedderOff });
+  await off.reembed.run();
+  expect([off.written, off.reembed.gauges.reembed_running]).toEqual([[], 0]);
+});
