@@ -13,11 +13,11 @@
 
 On another machine ``PhysicsConsumer(url="http://host:9382", token=...)`` reads the same frames over HTTP.
 
-One file that needs numpy and nothing else; torch is imported when tensors are asked for. The format is
-described byte for byte in docs/FRAME.md. On the command line: ``python consumer.py --help``.
+This one file needs numpy and nothing else; it imports torch only to make tensors. docs/FRAME.md describes
+the format byte for byte. The command line: ``python consumer.py --help``.
 
-Every read is validated: a frame that the writer was changing is never returned. A reader can not delay
-the writer; one that is too slow loses the oldest frames, and is told exactly how many.
+Every read is validated: a frame that the writer is changing is never returned. A reader cannot delay the
+writer; a reader that is too slow loses the oldest frames, and learns exactly how many.
 """
 
 from __future__ import annotations
@@ -253,31 +253,43 @@ KINETICS_COLUMNS = (
 """The columns of :meth:`Frames.kinetics`."""
 
 UNKNOWN_EVENT = "UnknownEvent"
-"""What an event whose type nobody said is called; its type_id is -1."""
+"""The type of an event that was sent without one; its type_id is -1."""
 
 STALLED_AFTER_S = 5.0
-_LOOK_EVERY_S = 0.25  # at the path, the heartbeat and the epoch, while following
-_STRANGER_PATIENCE_S = 5.0  # the gateway puts its ring back within a second when its file is replaced
-_SPIN_S = 50e-6  # about what a futex wake costs: shorter waits are not worth the sleep
+_LOOK_EVERY_S = 0.25  # how often a reader checks the path, the heartbeat and the epoch
+_STRANGER_PATIENCE_S = 5.0  # if its file is replaced, the gateway puts its ring back within a second
+_SPIN_S = 50e-6  # about the cost of a futex wake: for a shorter wait, sleeping is not worth it
 _POLL_MIN_S = 50e-6
 _POLL_MAX_S = 2e-3
-_FOLLOW_BATCH = 64  # frames copied at once by follow(): 270 KB
+_FOLLOW_BATCH = 64  # follow() copies this many frames at once: 270 KB
 _ATTEMPTS = 64
+# bound: the reader's labels, from the file beside the ring or over HTTP | no new labels are read
 _LABELS_MAX_BYTES = 64 * 1024 * 1024
-_REUSED_FRAMES_MIN = 16  # smaller copies are quicker from the allocator
+_REUSED_FRAMES_MIN = 16  # the allocator is quicker for smaller copies
+# bound: the reader's buffers that are used again for copies | the oldest is forgotten
 _REUSED_BUFFERS_MAX = 8
+# bound: the reader's memory that is used again for copies | the oldest is forgotten
 _REUSED_BYTES_MAX = 64 * 1024 * 1024
-_HTTP_TIMEOUT_S = 10.0  # for each answer to begin, and to go on
-_HTTP_DEADLINE_S = 60.0  # for all of an answer
-_HTTP_PAGE_FRAMES = 1_000  # 4.2 MB an answer
+# bound: the reader waits for a response to begin, or to go on | the gateway counts as unreachable
+_HTTP_TIMEOUT_S = 10.0
+# bound: the reader waits for a whole response | the gateway counts as unreachable
+_HTTP_DEADLINE_S = 60.0
+# bound: frames that the reader asks for in one request, 4.2 MB | the rest comes with the next request
+_HTTP_PAGE_FRAMES = 1_000
+# bound: the reader's pause between two polls while frames come | it doubles up to the longest
 _HTTP_POLL_MIN_S = 5e-3
+# bound: the reader's longest pause between two polls | it polls again
 _HTTP_POLL_MAX_S = 0.25
+# bound: the reader's pause after a failed request | it doubles up to the longest
 _HTTP_RETRY_MIN_S = 0.05
+# bound: the reader's longest pause after a failed request, if the gateway asks for none | it tries again
 _HTTP_RETRY_MAX_S = 2.0
+# bound: the longest `retry-after` that the reader respects | it tries again
 _HTTP_RETRY_AFTER_MAX_S = 300.0
+# bound: the body of a refusal that the reader reads | the connection is closed, the response is an error
 _HTTP_PROBLEM_BYTES_MAX = 64 * 1024
 _HTTP_LABELS_EVERY_S = 1.0
-_HTTP_AFTER_ALL = 2**53 - 1  # the largest id that may be asked for
+_HTTP_AFTER_ALL = 2**53 - 1  # the largest id that a request may name
 _RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames"
 _STRONGLY_ORDERED = frozenset(("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86"))
 
@@ -288,17 +300,17 @@ _log = logging.getLogger("consumer")
 
 
 class ConsumerError(Exception):
-    """The ring can not be read: one line that says what, where and what to do next."""
+    """A ring or gateway cannot be read. The text is one line: what failed, where, and what to do next."""
 
 
 class RingMissingError(ConsumerError):
-    """There is no file at the ring's path (yet)."""
+    """No file exists at the ring's path (yet)."""
 
 
 class GatewayUnreachableError(ConsumerError):
-    """The gateway does not answer over HTTP, or says that it can not now: later it may.
+    """The gateway does not respond over HTTP, or responds that it cannot serve now; a later try may succeed.
 
-    ``retry_after_s``: for how long it asked to be left alone, 0 where it said nothing.
+    ``retry_after_s``: how many seconds the gateway asks to wait, 0 to 300; 0 if it names no time.
     """
 
     def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
@@ -307,7 +319,7 @@ class GatewayUnreachableError(ConsumerError):
 
 
 class MixedModelsWarning(UserWarning):
-    """A batch has vectors of more than one embedding model: distances between them mean nothing."""
+    """A batch has vectors of more than one embedding model, and distances across models mean nothing."""
 
 
 class RingEvent(NamedTuple):
@@ -316,15 +328,15 @@ class RingEvent(NamedTuple):
     ``kind`` is one of:
 
     - ``restarted``: the gateway has restarted on the same ring; frame ids go on
-    - ``replaced``: another file is at the path now, and is followed from here
-    - ``journal_changed``: the ring now has the frames of another journal, whose ids count anew
+    - ``replaced``: another file is at the path now, and the reader follows that one
+    - ``journal_changed``: the ring now has the frames of another journal, whose ids start over
     - ``closed``: the gateway was shut down
     - ``stalled``: no heartbeat for 5 s
     - ``resumed``: the heartbeat is back
-    - ``lost``: ``lost`` frames were overwritten before they could be read
-    - ``damaged``: ``lost`` frames stayed unreadable (wrong sequence, id or checksum) and were left out
-    - ``unreachable``: the gateway does not answer over HTTP, and is asked again until it does
-    - ``reachable``: it answers again
+    - ``lost``: ``lost`` frames were overwritten before the reader could read them
+    - ``damaged``: the reader left out ``lost`` frames that stayed unreadable (wrong sequence, id or checksum)
+    - ``unreachable``: the gateway does not respond over HTTP; the reader tries again until it does
+    - ``reachable``: the gateway responds again
     """
 
     kind: str
@@ -333,7 +345,7 @@ class RingEvent(NamedTuple):
 
 
 def default_path() -> str:
-    """The ring's path: ``CS_PHYSICS_PATH``, or where the gateway puts it on this system."""
+    """The ring's path: ``CS_PHYSICS_PATH`` if it is set, else the gateway's default on this system."""
     chosen = os.environ.get("CS_PHYSICS_PATH")
     if chosen:
         return chosen
@@ -343,8 +355,8 @@ def default_path() -> str:
 class Labels:
     """The texts of intent, type and model ids, from the file beside the ring.
 
-    The file is read when an id turns up that is not known yet, and only where it has changed. A reader over
-    HTTP asks the gateway instead, at most once a second.
+    An id that is not known yet makes the reader read the file again, but only if the file has changed. A
+    reader over HTTP asks the gateway instead, at most once a second.
     """
 
     def __init__(self, ring_path: str) -> None:
@@ -355,15 +367,15 @@ class Labels:
         self._seen: tuple[int, int, int] | None = None
 
     def intent(self, intent_id: int) -> str | None:
-        """The intent's label; None where the event has none, or the label is not known."""
+        """The intent's label; None if the event has no intent, or the label is not known."""
         return None if intent_id < 0 else self._find(self._intents, intent_id)
 
     def type(self, type_id: int) -> str | None:
-        """The event type's label; ``UnknownEvent`` for -1; None where the label is not known."""
+        """The event type's label; ``UnknownEvent`` for -1; None if the label is not known."""
         return UNKNOWN_EVENT if type_id < 0 else self._find(self._types, type_id)
 
     def model(self, model_id: int) -> str | None:
-        """The embedder's full name; None where there is no vector, or the name is not known."""
+        """The embedder's full name; None for 0, which means no vector, or if the name is not known."""
         return None if model_id == 0 else self._find(self._models, model_id)
 
     def _find(self, known: dict[int, str], key: int) -> str | None:
@@ -382,7 +394,7 @@ class Labels:
         return True
 
     def _changed(self) -> object:
-        """The file's content, where it is another one than was read last and can be read; else None."""
+        """The file's content if it has changed since the last read; None if it has not, or cannot be read."""
         try:
             status = self.path.stat()
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -390,16 +402,16 @@ class Labels:
                 return None
             with self.path.open("rb") as file:
                 content: object = json.loads(file.read(_LABELS_MAX_BYTES))
-            # Replaced since the stat: then the next unknown id reads it once more.
+            # If the file was replaced after the stat, the next unknown id reads it once more.
             self._seen = seen
             return content
         except (OSError, ValueError, RecursionError):
-            # Labels are a convenience: frames are read without them, too.
+            # Labels are a convenience: reading frames does not need them.
             return None
 
 
 def _texts_by_id(section: object) -> dict[int, str]:
-    """``{"ID": "label"}`` or ``{"ID": {"name": "label"}}`` with whole ids; the rest is left out."""
+    """Texts by id, from ``{"ID": "label"}`` or ``{"ID": {"name": "label"}}``; skips malformed entries."""
     texts: dict[int, str] = {}
     if isinstance(section, dict):
         for key, value in section.items():
@@ -410,7 +422,7 @@ def _texts_by_id(section: object) -> dict[int, str]:
 
 
 class Frame(_FrameFields):
-    """One frame, copied out of the ring: its fields are attributes, its labels are looked up.
+    """A copy of one frame: its fields are attributes, and properties look up its labels.
 
     Numbers are Python's int and float; ``semantic`` is (1024,) float32 and ``spin`` (4,) float32.
     ``flags`` says what is known: without ``FLAG_SENTIMENT`` a sentiment of 0 means unknown, not neutral.
@@ -434,26 +446,29 @@ class Frame(_FrameFields):
             return value if isinstance(value, np.ndarray) else value.item()
 
     def __getitem__(self, name: str) -> Any:
-        """The field as numpy has it, e.g. ``frame["sentiment"]`` is a ``np.float32``."""
+        """The field as a numpy value: ``frame["sentiment"]`` is a ``np.float32``."""
         return self._row[name]
 
     @property
     def intent_label(self) -> str | None:
-        """The intent's label; None where it is unknown."""
+        """The intent's label; None if the event has no intent, or the label is not known."""
         return None if self._labels is None else self._labels.intent(self.intent_id)
 
     @property
     def type_label(self) -> str | None:
-        """The event type's label; ``UnknownEvent`` where nobody said; None where the label is not known."""
+        """The event type's label; ``UnknownEvent`` for an event without a type; None if it is not known."""
         return None if self._labels is None else self._labels.type(self.type_id)
 
     @property
     def model_name(self) -> str | None:
-        """The embedder's full name; None where there is no vector, or the name is not known."""
+        """The embedder's full name; None if the frame has no vector, or the name is not known."""
         return None if self._labels is None else self._labels.model(self.model_id)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, like an element of ``/api/frames``, with labels: 64-bit numbers are decimal strings."""
+        """The fields and labels as JSON types, like an element of ``/api/frames``.
+
+        64-bit numbers are decimal strings, because many JSON readers round them.
+        """
         values: dict[str, Any] = {}
         for name in _JSON_FIELDS:
             value = self._row[name].tolist()
@@ -468,7 +483,7 @@ class Frame(_FrameFields):
 
 _TensorTable = dict[str, tuple[tuple[int, ...], str]]
 
-# The tensors of a batch: for each the shape of one frame's part, and the type.
+# The tensors of a batch, by name: the shape of one frame's part, and the type.
 _TENSORS: _TensorTable = {
     "semantic": ((SEMANTIC_DIM_MAX,), "<f4"),
     "kinetics": ((len(KINETICS_COLUMNS),), "<f4"),
@@ -493,12 +508,12 @@ def _torch() -> Any:
 
 @contextlib.contextmanager
 def _device_errors(device: str) -> Iterator[None]:
-    """What torch says about a device that it can not use, as one line."""
+    """Turns torch's error about a device that it cannot use into a one-line ConsumerError."""
     try:
         yield
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConsumerError(f"consumer: torch can not use the device {device!r}: {reason}") from error
+        raise ConsumerError(f"consumer: torch cannot use the device {device!r}: {reason}") from error
 
 
 _JSON_FIELDS = FRAME_DTYPE.names or ()
@@ -510,18 +525,19 @@ _WIDE_FIELDS = frozenset(
 class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
     """n frames in ascending order of ``frame_id``, without gaps: a structured array of ``FRAME_DTYPE``.
 
-    A column by its name, ``frames["sentiment"]`` or ``frames.sentiment``, is a plain array: (n,), and
-    ``semantic`` (n, 1024) float32. Only ``frames.flags`` keeps the meaning that it has on every numpy array;
-    the frames' flags are ``frames["flags"]``. One element is a :class:`Frame`, a slice is again Frames.
+    A column by its name, ``frames["sentiment"]`` or ``frames.sentiment``, is a plain array: (n,), but
+    ``semantic`` is (n, 1024) float32 and ``spin`` (n, 4) float32. The one exception is ``frames.flags``,
+    which means what it means on every numpy array; the frames' flags are ``frames["flags"]``. One element
+    is a :class:`Frame`, a slice is again Frames.
     """
 
     lost: int
-    """Frames that were overwritten before this call could read them: they would stand before the first."""
+    """How many frames just before the first one were overwritten before this call could read them."""
 
     _labels: Labels | None
 
     def __new__(cls, rows: npt.ArrayLike, *, lost: int = 0, labels: Labels | None = None) -> Frames:
-        """Frames over `rows`, which are of ``FRAME_DTYPE``; no copy."""
+        """Frames over `rows`, (n,) of ``FRAME_DTYPE``, without a copy."""
         frames: Frames = np.asarray(rows, dtype=FRAME_DTYPE).view(cls)
         frames.lost = lost
         frames._labels = labels
@@ -529,12 +545,14 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview, *, labels: Labels | None = None) -> Frames:
-        """Frames from n x 4,224 bytes, as ``/api/frames`` sends them: a copy, which may be written to.
+        """Frames from n x 4,224 bytes, as ``/api/frames`` sends them. The result is a writable copy.
 
-        :raises ConsumerError: where the length is not a whole number of frames.
+        :raises ConsumerError: if the length is not a multiple of 4,224 bytes.
         """
         if len(data) % FRAME_BYTES:
-            raise ConsumerError(f"consumer: {len(data)} bytes are no whole number of frames of {FRAME_BYTES}")
+            raise ConsumerError(
+                f"consumer: {len(data)} bytes are not a whole number of frames of {FRAME_BYTES}"
+            )
         return cls(np.frombuffer(bytearray(data), dtype=FRAME_DTYPE), labels=labels)
 
     def __array_finalize__(self, source: npt.NDArray[Any] | None) -> None:
@@ -567,7 +585,7 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
 
     @property
     def type_label(self) -> npt.NDArray[np.object_]:
-        """(n,) of str or None; ``UnknownEvent`` where nobody said the type."""
+        """(n,) of str or None; ``UnknownEvent`` for an event sent without a type."""
         return self._label_column("type_id", Labels.type)
 
     def _label_column(
@@ -583,18 +601,18 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
 
     @property
     def model_ids(self) -> tuple[int, ...]:
-        """The distinct models of the vectors here, ascending; frames without a vector (0) do not count."""
+        """The distinct model ids of the vectors, ascending; frames without a vector (0) do not count."""
         return tuple(int(one) for one in np.unique(self["model_id"]) if one)
 
     @property
     def mixed_models(self) -> bool:
-        """Whether vectors of more than one model are here: distances between them mean nothing."""
+        """Whether the vectors are of more than one model; distances across models mean nothing."""
         column = self["model_id"]
-        # Nearly every batch has one model: that is seen without sorting.
+        # Nearly every batch has one model, which this comparison sees without sorting.
         return bool((column != column[:1]).any()) and len(self.model_ids) > 1
 
     def _mixture(self) -> str | None:
-        """One line that names the models where there is more than one."""
+        """One line that names the models if there is more than one; else None."""
         if not self.mixed_models:
             return None
         look_up = self._labels.model if self._labels is not None else (lambda _: None)
@@ -612,9 +630,9 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
     def kinetics(self) -> npt.NDArray[np.float32]:
         """(n, 17) float32, the columns of ``KINETICS_COLUMNS``.
 
-        ``age_s`` is the time in seconds from the frame's ``timestamp_us`` to that of the newest frame here:
-        0 for the newest, and negative where a sender's clock is ahead. Ids above 2**24 are rounded by
-        float32: the exact ``intent_id`` is a column of its own.
+        ``age_s`` is the time in seconds from the frame's ``timestamp_us`` to that of the newest frame of this
+        batch: 0 for the newest, and negative if a sender's clock is ahead. float32 rounds ids above 2**24;
+        the column ``intent_id`` of the frames has the exact id.
         """
         table = np.empty((len(self), len(KINETICS_COLUMNS)), dtype=np.float32)
         self._fill_kinetics(table)
@@ -631,13 +649,13 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
                 table[:, index] = self[name]
 
     def tensors(self, device: str | None = None) -> dict[str, torch.Tensor]:
-        """The frames as torch tensors on `device`, the CPU where it is None. CUDA takes pinned memory.
+        """The frames as torch tensors on `device`; None means the CPU. CUDA copies go through pinned memory.
 
         ``semantic`` (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and
-        ``intent_id`` (n,) int64, ``flags`` (n,) int32. A batch of several models is a
-        :class:`MixedModelsWarning`. Without a copy: ``torch.from_dlpack(frames.semantic)``.
+        ``intent_id`` (n,) int64, ``flags`` (n,) int32. A batch with vectors of several models raises a
+        :class:`MixedModelsWarning`. For a tensor without a copy: ``torch.from_dlpack(frames.semantic)``.
 
-        :raises ConsumerError: where torch is not installed, or does not have the device.
+        :raises ConsumerError: if torch is not installed, or cannot use the device.
         """
         self._warn_of_mixture(stacklevel=2)
         return self._tensors(_TENSORS, device)
@@ -655,7 +673,7 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
             return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
     def _fill(self, columns: dict[str, npt.NDArray[Any]]) -> None:
-        """Writes the columns of tensors into arrays that are there already."""
+        """Writes the columns, by the names of the tensors, into existing arrays."""
         for name, column in columns.items():
             if name == "kinetics":
                 self._fill_kinetics(column)
@@ -708,30 +726,30 @@ _CHECKSUM_FACTORS = tuple(
 
 
 def _checksums(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """What the checksums of frames must be: (n, 4224) bytes to (n,) uint64, as docs/FRAME.md defines it."""
+    """The checksum of each frame, as docs/FRAME.md defines it: (n, 4224) bytes to (n,) uint64."""
     words = frames.view("<u4")
     sums = np.empty(len(words), dtype=np.uint64)
-    for at in range(0, len(words), 64):  # the temporaries of so many frames stay in the cache
+    for at in range(0, len(words), 64):  # the temporaries of 64 frames fit the cache
         content = words[at : at + 64, 4 : 4 + _CHECKED_WORDS]
         mixed = content >> np.uint32(16)
         mixed ^= content
-        # A frame that was refilled after a restart is the same frame.
+        # A frame that the gateway refilled after a restart keeps its checksum.
         flags = content[:, _FLAGS_WORD] & ~_REFILLED_BIT
         mixed[:, _FLAGS_WORD] = flags ^ (flags >> np.uint32(16))
         low, high = (np.einsum("ij,j->i", mixed, factors) for factors in _CHECKSUM_FACTORS)
         sums[at : at + 64] = high.astype(np.uint64) << np.uint64(32) | low
-    # 0 in a frame means that it has none.
+    # 0 in a frame means that it has no checksum.
     sums[sums == 0] = 1
     return sums
 
 
 def _intact(frames: npt.NDArray[np.uint8], low: int) -> npt.NDArray[np.bool_]:
-    """Which of the frames have the ids from `low` on, and a checksum that fits or none: (n, 4224) to (n,)."""
+    """Whether each frame has its id, counted from `low`, and a fitting checksum or none: (n,) bool."""
     rows = frames.view("<u8")
     intact: npt.NDArray[np.bool_] = rows[:, 1] == np.arange(low, low + len(rows), dtype=np.uint64)
-    told = rows[:, -1]
-    if told.any():
-        intact &= (told == 0) | (told == _checksums(frames))
+    stored = rows[:, -1]
+    if stored.any():
+        intact &= (stored == 0) | (stored == _checksums(frames))
     return intact
 
 
@@ -745,30 +763,30 @@ def _references(arrays: list[npt.NDArray[np.uint8]], index: int) -> int:
 
 
 class _Buffers:
-    """Memory for copies, used again as soon as the last array over it is gone.
+    """Memory for copies, used again as soon as nothing refers to it any more.
 
-    Fresh memory of this size comes from the kernel page by page, which costs a good part of the copy.
+    The kernel gives fresh memory of this size page by page, which takes a good part of the time of a copy.
     """
 
     def __init__(self) -> None:
         self._arrays: list[npt.NDArray[np.uint8]] = []
-        # What a buffer that only the list knows counts, whatever this interpreter adds of its own.
+        # The count of a buffer that only the list refers to, plus whatever this interpreter adds.
         self._unshared = _references([np.empty(0, dtype=np.uint8)], 0) if hasattr(sys, "getrefcount") else -1
 
     def take(self, count: int) -> npt.NDArray[np.uint8]:
         """(count, 4224) bytes that nothing else refers to."""
         if count < _REUSED_FRAMES_MIN or self._unshared < 0:
             return np.empty((count, FRAME_BYTES), dtype=np.uint8)
-        # By index: a loop over the arrays would itself refer to one.
+        # By index, because a loop over the arrays would itself refer to one.
         for index in range(len(self._arrays)):
-            # Not a much larger one, or a small batch that is kept would keep it all.
+            # A much larger one does not fit: a small batch that the caller keeps would keep all of it.
             fits = count <= len(self._arrays[index]) <= 2 * count
             if fits and _references(self._arrays, index) == self._unshared:
                 return self._arrays[index][:count]
         made = np.empty((count, FRAME_BYTES), dtype=np.uint8)
         if made.nbytes <= _REUSED_BYTES_MAX:
             self._arrays.append(made)
-            # The oldest are forgotten, not freed: who still holds one goes on holding it.
+            # The oldest are forgotten, not freed: arrays over them stay valid.
             while len(self._arrays) > _REUSED_BUFFERS_MAX or self._kept_bytes() > _REUSED_BYTES_MAX:
                 del self._arrays[0]
         return made[:]
@@ -780,7 +798,7 @@ class _Buffers:
 class _Ring:
     """One mapped ring file: its counters, and validated copies of its frames.
 
-    The mapping has no close(): it goes when the last array over it goes, so no view can dangle.
+    It has no close(): the mapping ends when the last array over it is freed, so that no view can dangle.
     """
 
     def __init__(self, path: str, descriptor: int, verify: bool) -> None:
@@ -794,17 +812,17 @@ class _Ring:
                 descriptor, HEADER_BYTES + self.capacity * FRAME_BYTES, access=mmap.ACCESS_READ
             )
         except (OSError, OverflowError, ValueError) as error:
-            raise ConsumerError(f"consumer: can not map {path}: {error}") from error
+            raise ConsumerError(f"consumer: cannot map {path}: {error}") from error
         everything = memoryview(mapping)
         header = everything[:HEADER_BYTES]
-        # Indexing a cast memoryview is one aligned load, so that a counter is never read in halves.
+        # Indexing a cast memoryview is one aligned load, so a counter is never read in halves.
         self._memory = everything
         self._u64 = everything.cast("Q")
         self._i64 = header.cast("q")
         self._u32 = header.cast("I")
         self.rows: _Rows = np.frombuffer(mapping, dtype=FRAME_DTYPE, count=self.capacity, offset=HEADER_BYTES)
         self._sequences: npt.NDArray[np.uint64] = self.rows["sequence"]
-        # The same memory as bytes: numpy copies these in one go, and a structured array field by field.
+        # The same memory as bytes, because numpy copies a structured array field by field.
         self._bytes: npt.NDArray[np.uint8] = np.frombuffer(
             mapping, dtype=np.uint8, count=self.capacity * FRAME_BYTES, offset=HEADER_BYTES
         ).reshape(self.capacity, FRAME_BYTES)
@@ -813,13 +831,13 @@ class _Ring:
 
     @classmethod
     def open(cls, path: str, verify: bool | None = None) -> _Ring:
-        """Maps the ring at `path`; `verify` says whether checksums are checked, None lets the processor say.
+        """Maps the ring at `path`. `verify`: whether to check checksums; None: on all processors but x86.
 
-        :raises RingMissingError: where there is no file.
-        :raises ConsumerError: where it is no ring of this version, or may not be read.
+        :raises RingMissingError: if no file exists there.
+        :raises ConsumerError: if the file is not a ring of this version, or may not be read.
         """
         if sys.byteorder != "little":
-            raise ConsumerError("consumer: rings are little endian, and so must the machine be that maps one")
+            raise ConsumerError("consumer: only a little-endian machine can map a ring, and this one is not")
         try:
             # O_NONBLOCK: a named pipe at the path must not make the reader hang.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -834,7 +852,7 @@ class _Ring:
                 "or start the gateway with another --ring-mode"
             ) from error
         except (OSError, ValueError) as error:
-            raise ConsumerError(f"consumer: can not open {path!r}: {_reason(error)}") from error
+            raise ConsumerError(f"consumer: cannot open {path!r}: {_reason(error)}") from error
         try:
             if verify is None:
                 verify = platform.machine().lower() not in _STRONGLY_ORDERED
@@ -873,13 +891,13 @@ class _Ring:
         return time.time() - self.heartbeat_us / 1e6
 
     def oldest(self) -> int:
-        """The oldest frame_id that may be read, given a sane header."""
+        """The frame_id of the oldest frame that is readable, given a sane header."""
         return max(self.tail, self.head - self.capacity, 0)
 
     # Reading
 
     def whole(self, low: int, high: int) -> npt.NDArray[np.bool_]:
-        """Which of the frames low to high - 1 are whole in their slots at this moment: (high - low,) bool.
+        """Whether each of the frames low to high - 1 is whole in its slot at this moment: (high - low,) bool.
 
         `high` - `low` is at most the capacity.
         """
@@ -890,7 +908,7 @@ class _Ring:
         return whole
 
     def _segments(self, low: int, high: int) -> Iterator[tuple[int, int, int, int]]:
-        """The frames low to high - 1 as runs of neighbouring slots: first, end, slot of first, lap."""
+        """The frames low to high - 1 as runs of neighbouring slots: first id, end id, first slot, lap."""
         while low < high:
             lap, slot = divmod(low, self.capacity)
             end = min(high, low + self.capacity - slot)
@@ -898,16 +916,17 @@ class _Ring:
             low = end
 
     def copy(self, low: int, high: int) -> tuple[_Rows, npt.NDArray[np.bool_]]:
-        """A copy of the frames low to high - 1, and which of them are valid in it.
+        """A copy of the frames low to high - 1, and which of its frames are valid: (high - low,) bool.
 
-        What the writer does to a frame begins with its tail and the odd sequence and ends with the even one:
-        a frame whose sequence was right before and after, and that is not below the tail, was not touched.
-        That holds where loads and stores are seen in order; elsewhere id and checksum must fit as well.
+        The writer raises the tail and stores the odd sequence before it changes a frame, and stores the even
+        sequence after. So a frame was not touched if its sequence was right before and after the copy and it
+        is not below the tail. This holds on processors that show loads and stores in order; on others id and
+        checksum must fit as well.
         """
         copied = self._buffers.take(high - low)
         lap, slot = divmod(low, self.capacity)
         if slot + high - low <= self.capacity:
-            # The usual case without the loops below: they cost as much as copying 30 frames.
+            # The usual case avoids the loops below, which take as long as copying 30 frames.
             expected = np.uint64(2 * (lap + 1))
             sequences = self._sequences[slot : slot + high - low]
             valid = sequences == expected
@@ -926,20 +945,20 @@ class _Ring:
         return np.ndarray(high - low, FRAME_DTYPE, copied), valid
 
     def intact(self, low: int, high: int) -> bool:
-        """Whether ids and checksums of the frames low to high - 1 fit where they stand."""
+        """Whether the ids and checksums of the frames low to high - 1 fit, read in place."""
         return all(
             _intact(self._bytes[slot : slot + end - start], start).all()
             for start, end, slot, _ in self._segments(low, high)
         )
 
     def copy_newest(self, count: int) -> _Rows:
-        """Copies of at most `count` newest frames, oldest first: what was overwritten meanwhile is cut off.
+        """Copies of at most `count` newest frames, oldest first, without those overwritten during the copy.
 
-        Empty where the ring is, or where a flat-out writer laps even the newest frame on every attempt.
+        Empty if the ring is, or if a writer at full speed overwrites even the newest frame on every attempt.
         """
         for attempt in range(_ATTEMPTS):
             head = self.head
-            # A count that was overwritten as a whole was too much for the pace of the writer.
+            # If the writer overwrote all of them, ask for half as many: it is too fast for this count.
             low = max(self.oldest(), head - max(count >> attempt, 1))
             if low >= head or count <= 0:
                 break
@@ -952,7 +971,7 @@ class _Ring:
         return np.empty(0, dtype=FRAME_DTYPE)
 
     def copy_latest(self) -> np.void | None:
-        """A copy of the newest frame, the quick way; None as :meth:`copy_newest` is empty."""
+        """A copy of the newest frame, the quick way; None if :meth:`copy_newest` would be empty."""
         words = self._u64
         for _ in range(_ATTEMPTS):
             frame_id = words[_HEAD_U64] - 1
@@ -963,7 +982,7 @@ class _Ring:
             sequence = 2 * (lap + 1)
             if words[at >> 3] != sequence:
                 continue
-            # A copy as bytes: numpy's copy of a structured element takes ten times as long.
+            # Copied as bytes, because numpy's copy of a structured element takes ten times as long.
             copied = bytearray(self._memory[at : at + FRAME_BYTES])
             if words[at >> 3] != sequence or words[_TAIL_U64] > frame_id:
                 continue
@@ -978,8 +997,8 @@ class _Ring:
     def copy_from(self, first: int, count: int) -> tuple[int, _Rows, int]:
         """Copies of up to `count` neighbouring frames, from `first` or the oldest that is left after it.
 
-        Returns the frame_id of the first copy, the copies, and how many of the frames between `first` and it
-        were damaged: the others were overwritten. No copies where there is nothing to read from `first` on.
+        Returns the frame_id of the first copy, the copies, and how many of the frames before it, from `first`
+        on, were damaged; the rest were overwritten. No copies if nothing can be read from `first` on.
         """
         start, wanted = first, count
         attempt = skip = damaged = 0
@@ -1000,10 +1019,10 @@ class _Ring:
                 return low + begin, rows[begin : min(end, begin + count)], damaged
             attempt += 1
             if self.oldest() > low:
-                # The writer is at our heels: begin as much further on as it came on during this attempt.
+                # The writer is overwriting these: skip as many frames as it wrote during this attempt.
                 skip = self.head - head
             elif attempt == _ATTEMPTS:
-                # Nobody writes these, and they do not get whole: what follows them must not wait for that.
+                # No writer is changing these and they stay damaged: go on behind them.
                 start = low + begin
                 damaged += begin
                 attempt = skip = 0
@@ -1011,10 +1030,10 @@ class _Ring:
         return first, np.empty(0, dtype=FRAME_DTYPE), 0
 
     def journal_id(self) -> int | None:
-        """Whose frames these are; None while there are none."""
+        """The id of the journal whose frames the ring has; None while it has none."""
         newest = self.copy_latest()
         if newest is None:
-            # The newest may be damaged: any other says the same.
+            # The newest may be damaged; every other frame has the same journal_id.
             _, rows, _ = self.copy_from(self.oldest(), 1)
             newest = rows[0] if len(rows) else None
         return None if newest is None else int(newest["journal_id"])
@@ -1022,15 +1041,16 @@ class _Ring:
     # Waiting
 
     def wait(self, head: int, timeout_s: float) -> None:
-        """Returns when the head is no longer `head`, at the latest after `timeout_s`."""
+        """Returns as soon as the head is not `head`, at the latest after `timeout_s`."""
         start = time.perf_counter()
         while time.perf_counter() - start < min(_SPIN_S, timeout_s):
             if self._u64[_HEAD_U64] != head:
                 return
         if self._bell is not None:
             self._bell.set_waiting()
-            # The kernel compares the word once more before it sleeps, behind a full barrier: a frame that was
-            # published before it saw us waiting is seen here, one published later rings.
+            # The kernel compares the word once more before it sleeps, behind a full barrier. So no frame is
+            # missed: if the writer published it before it saw `waiters`, the comparison sees the new head;
+            # if it published it later, it wakes us.
             if self._u64[_HEAD_U64] == head:
                 self._bell.sleep(head & 0xFFFFFFFF, timeout_s)
             return
@@ -1044,15 +1064,18 @@ class _Ring:
 
     @property
     def wakes(self) -> str:
-        """How this reader waits: ``futex``, or ``poll`` where it may not write or the system has no futex."""
+        """How this reader waits: ``futex``; ``poll`` if the ring is read-only or the system has no futex."""
         return "poll" if self._bell is None else "futex"
 
 
 def _check_header(path: str, descriptor: int, status: os.stat_result) -> int:
-    """The ring's capacity, when the file is a ring of ours that has room for it: so mapping it is safe."""
+    """The ring's capacity in frames.
+
+    :raises ConsumerError: if the file is not a ring of this version, or is too short to map safely.
+    """
     if not stat.S_ISREG(status.st_mode):
         raise ConsumerError(
-            f"consumer: {path} is not a regular file, so no ring; remove it or choose another path"
+            f"consumer: {path} is not a regular file, so it is not a ring; remove it or choose another path"
         )
     header = os.pread(descriptor, HEADER_BYTES, 0)
     if len(header) < HEADER_BYTES:
@@ -1062,14 +1085,14 @@ def _check_header(path: str, descriptor: int, status: os.stat_result) -> int:
         raise ConsumerError(f"consumer: {path} is no physics ring (it begins with 0x{magic:016x})")
     if version != VERSION or frame_bytes != FRAME_BYTES:
         raise ConsumerError(
-            f"consumer: {path} is a ring of version {version} with frames of {frame_bytes} bytes, this "
-            f"reader knows version {VERSION} with {FRAME_BYTES}; use the gateway's own consumer.py"
+            f"consumer: {path} is a ring of version {version} with frames of {frame_bytes} bytes, but this "
+            f"reader knows version {VERSION} with {FRAME_BYTES}; use the consumer.py of that gateway"
         )
     ring_bytes = HEADER_BYTES + capacity * FRAME_BYTES
     if capacity < 1 or status.st_size < ring_bytes:
         raise ConsumerError(
-            f"consumer: {path} has {status.st_size} bytes, its capacity of {capacity} frames takes "
-            f"{ring_bytes}: it is damaged; restart the gateway"
+            f"consumer: {path} is damaged: it has {status.st_size} bytes, but its capacity of {capacity} "
+            f"frames takes {ring_bytes}; restart the gateway"
         )
     return int(capacity)
 
@@ -1083,7 +1106,7 @@ class _Timespec(ctypes.Structure):
 
 
 class _Bell:
-    """Sleeps on the ring's head until the writer wakes us: the header page, mapped writable."""
+    """Sleeps until the writer wakes this reader: a futex on the ring's head, in the writable header page."""
 
     def __init__(self, header: mmap.mmap, number: int) -> None:
         self._waiters = ctypes.c_uint32.from_buffer(header, _at("waiters"))
@@ -1094,7 +1117,7 @@ class _Bell:
 
     @classmethod
     def over(cls, path: str, inode: tuple[int, int]) -> _Bell | None:
-        """None where this process may only read the ring, or the system is not one with futexes we know."""
+        """None if this process may only read the ring, or its system has no futex call that is known here."""
         number = _SYS_FUTEX.get(platform.machine())
         if number is None or sys.platform != "linux" or sys.maxsize < 2**32:
             return None
@@ -1105,7 +1128,7 @@ class _Bell:
         try:
             status = os.fstat(descriptor)
             if (status.st_dev, status.st_ino) != inode:
-                return None  # replaced between the two opens: noticed soon, and opened anew
+                return None  # replaced between the two opens: the reader soon notices and opens the new ring
             return cls(mmap.mmap(descriptor, HEADER_BYTES), number)
         except (OSError, ValueError, AttributeError):
             return None
@@ -1116,7 +1139,7 @@ class _Bell:
         self._waiters.value = 1
 
     def sleep(self, head_low: int, timeout_s: float) -> None:
-        """Sleeps while the low word of head is `head_low`, until woken, a signal or the time-out."""
+        """Sleeps if the low word of head is `head_low`, until a wake, a signal or the time-out."""
         whole_s = math.floor(timeout_s)
         timeout = _Timespec(whole_s, int((timeout_s - whole_s) * 1e9))
         result = self._syscall(
@@ -1129,7 +1152,7 @@ class _Bell:
             ctypes.c_int(0),
         )
         if result == -1 and ctypes.get_errno() not in (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR):
-            # A sandbox that forbids the call: without this pause the caller would spin.
+            # A sandbox may forbid the call; without this pause the caller would spin.
             time.sleep(min(_POLL_MAX_S, timeout_s))
 
 
@@ -1138,7 +1161,7 @@ def _reason(error: Exception) -> str:
 
 
 class View:
-    """The newest frames where they stand in the ring, without a copy; see :meth:`PhysicsConsumer.view`."""
+    """The newest frames in place in the ring, without a copy; see :meth:`PhysicsConsumer.view`."""
 
     def __init__(self, ring: _Ring, low: int, high: int, labels: Labels) -> None:
         self._ring = ring
@@ -1148,13 +1171,13 @@ class View:
             Frames(ring.rows[slot : slot + end - start], labels=labels)
             for start, end, slot, _ in ring._segments(low, high)
         )
-        """The frames, oldest first, as read-only arrays over the ring: two where they wrap around its end."""
+        """The frames, oldest first, as read-only arrays over the ring: two if they wrap around its end."""
 
     def __len__(self) -> int:
         return self._high - self._low
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """A column of all frames, e.g. ``view["semantic"]`` (n, 1024): a copy only where they wrap around."""
+        """A column of all frames, e.g. ``view["semantic"]`` (n, 1024); a copy only if they wrap around."""
         columns = [segment[name] for segment in self.segments]
         if len(columns) == 1:
             return columns[0]  # type: ignore[no-any-return]
@@ -1162,17 +1185,17 @@ class View:
 
     @property
     def frame_id(self) -> npt.NDArray[np.uint64]:
-        """(n,) uint64: the ids that these frames had when the view was made. A copy, so always true."""
+        """(n,) uint64: the ids of the frames when the view was made. A copy, which stays as it is."""
         return np.arange(self._low, self._high, dtype=np.uint64)
 
     def valid(self) -> bool:
-        """Whether none of the frames has been touched since the view was made.
+        """Whether the writer has touched none of the frames since the view was made.
 
-        Ask after the frames were used: True means that what was computed from them is right. False means
-        that at least the oldest of them are being overwritten, and the result must be thrown away.
+        Call it after you have used the frames. True: what you computed from them is right. False: the writer
+        is overwriting at least the oldest of them, so throw the result away.
         """
         ring = self._ring
-        # The bytes before the sequence: what was fitting and then touched shows in the sequence.
+        # Bytes first, sequence after: a frame that is touched after its bytes fitted has another sequence.
         if ring.verify and not ring.intact(self._low, self._high):
             return False
         return _every(ring.whole(self._low, self._high)) and ring.tail <= self._low
@@ -1193,7 +1216,7 @@ class View:
         return f"View({len(self)} frames from {self._low})"
 
 
-# Following: a feed hands out what one source has, and the follower keeps the place
+# Following: a feed returns the frames of one source, and the follower keeps the place
 
 
 class _Teller:
@@ -1210,35 +1233,35 @@ class _Teller:
 
 
 class _Place(NamedTuple):
-    """Where a follower is: what comes next, and how many of its frames were lost up to there."""
+    """Where a follower is: the next frame, and how many of its frames were lost before that."""
 
     journal_id: int | None
-    """None until a frame, or the gateway, has said whose frames are read."""
+    """The journal whose frames are read; None until a frame or the gateway has named it."""
     next_frame_id: int
     lost: int
 
 
 class _Blocks(NamedTuple):
-    """Which frames are a shard's: block (frame_id - 1) // size belongs to shard block mod shards."""
+    """Which frames belong to a shard: block (frame_id - 1) // size is that of shard block mod shards."""
 
     size: int
     shard: int
     shards: int
 
     def next_own(self, frame_id: int) -> int:
-        """The first frame from `frame_id` on that is the shard's."""
+        """The first frame of the shard from `frame_id` on."""
         block, _ = divmod(frame_id - 1, self.size)
         ahead = (self.shard - block) % self.shards
         return frame_id if ahead == 0 else (block + ahead) * self.size + 1
 
     def end(self, own_id: int) -> int:
-        """Where the run of the shard's frames ends that `own_id` is in: the first id that is another's."""
+        """The end of the run of the shard's frames with `own_id`: the first id of another shard."""
         if self.shards == 1:
             return own_id + 2**40
         return ((own_id - 1) // self.size + 1) * self.size + 1
 
     def own_between(self, low: int, high: int) -> int:
-        """How many of the frames low to high - 1 are the shard's."""
+        """How many of the frames low to high - 1 belong to the shard."""
         return max(self._below(high) - self._below(low), 0)
 
     def _below(self, frame_id: int) -> int:
@@ -1250,39 +1273,39 @@ _ALL_FRAMES = _Blocks(1, 0, 1)
 
 
 class _Found(NamedTuple):
-    """What a feed has from the wanted frame on: neighbouring frames of one journal, possibly none."""
+    """What a feed found from the wanted frame on: neighbouring frames of one journal, possibly none."""
 
     journal_id: int
     first: int
-    """The frame_id of the first row; without rows, the one to go on with."""
+    """The frame_id of the first row; without rows, the frame_id to go on with."""
     rows: _Rows
     damaged: int = 0
-    """How many of the frames between the wanted one and `first` are unreadable; the rest is gone."""
+    """How many of the frames from the wanted one to `first` are unreadable; the rest are overwritten."""
     anew: bool = False
     """Whether reading begins at `first`, so that no frame before it counts as lost."""
 
 
 class _Feed(Protocol):
-    """What one follower reads from: a source, and how far this follower is in it."""
+    """One follower's way through a source."""
 
     def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
-        """At most `limit` frames from `wanted` on, without waiting; None if there are none yet.
+        """At most `limit` frames from `wanted` on, without waiting; None if none exist yet.
 
-        `journal_id`: whose frames are read; None means that it is not known yet.
-        `ahead`: how many frames from `wanted` on the follower will read after another, at least `limit`.
+        `journal_id`: the journal whose frames are read; None means that it is not known yet.
+        `ahead`: how many neighbouring frames from `wanted` on the follower will read, at least `limit`.
         """
 
     def wait(self, timeout_s: float) -> None:
-        """Returns when it is worth reading again, at the latest after `timeout_s`."""
+        """Returns when new frames are likely, at the latest after `timeout_s`."""
 
 
 class _Follower:
-    """The follow loop: a shard's frames, each once and in order, from whatever feed there is.
+    """The follow loop: reads a shard's frames from a feed, each once and in order.
 
-    It keeps the place, counts what is lost, and waits.
+    It keeps the place, counts lost frames, and waits for new ones.
 
     :param on_lost: called with the number of this shard's frames that were lost, the frame_id that follows
-        them, and how many frames before that, of any shard, are damaged and not gone.
+        them, and how many frames before that one, of any shard, are damaged and not overwritten.
     :param is_closed: whether the reader was closed, which ends the waiting.
     """
 
@@ -1302,15 +1325,14 @@ class _Follower:
 
     @property
     def place(self) -> _Place:
-        """What comes after the frames that were taken."""
+        """The place after the frames that ``take`` has returned."""
         return _Place(self.journal_id, self._next, self.lost)
 
     def take(self, limit: int, until: float) -> _Rows | None:
-        """Up to `limit` neighbouring frames, all of ``journal_id``, as soon as there are any.
+        """Up to `limit` neighbouring frames, all of ``journal_id``; waits until there are any.
 
-        None: none came until `until`, in seconds of ``time.monotonic``, or the reader was closed. An empty
-        array: something has changed (frames were lost, or the journal is another), and there may be frames
-        at once.
+        None: no frame came before `until`, in seconds of ``time.monotonic``, or the reader was closed. An
+        empty array: something has changed (frames were lost, or the journal is another); call again at once.
         """
         blocks = self._blocks
         while not self._is_closed():
@@ -1350,9 +1372,9 @@ class _Follower:
 
 
 class _Source(Protocol):
-    """Where the frames of a :class:`PhysicsConsumer` come from, and what is known of that place.
+    """Where the frames of a :class:`PhysicsConsumer` come from: a ring or a gateway.
 
-    Everything but ``close`` raises a :class:`ConsumerError` once it is closed.
+    After ``close`` every other method raises a :class:`ConsumerError`.
     """
 
     name: str
@@ -1361,7 +1383,7 @@ class _Source(Protocol):
     closed: bool
 
     def latest(self) -> np.void | None:
-        """The newest frame; None if there is none."""
+        """The newest frame; None before the first."""
 
     def newest(self, count: int) -> _Rows:
         """At most `count` newest frames, oldest first, without gaps."""
@@ -1370,35 +1392,35 @@ class _Source(Protocol):
         """See :meth:`_Ring.copy_from`."""
 
     def view(self, count: int) -> View:
-        """The newest `count` frames where they stand."""
+        """The newest `count` frames, in place."""
 
     def follow(self, start: StartPosition) -> tuple[_Feed, _Place]:
-        """A feed, and the place in it that `start` means now."""
+        """A feed, and the place that `start` means in it at this moment."""
 
     def lag(self, newest_id: int | None) -> int:
-        """How many frames were published after `newest_id`; None: how many there are to read."""
+        """How many frames were published after `newest_id`; None: how many can be read."""
 
     def stalled(self) -> bool:
-        """Whether the gateway seems to stand still."""
+        """Whether the gateway seems to have stopped working."""
 
     def state(self) -> dict[str, Any]:
-        """What the gateway says of itself, by name."""
+        """The gateway's state, by name."""
 
     def counters(self) -> dict[str, int]:
-        """What this source has counted since it was made, by name."""
+        """This source's counters since it was made, by name."""
 
     def close(self) -> None:
-        """Ends what waits."""
+        """Ends every wait."""
 
 
 def _checked_start(start: StartPosition) -> StartPosition:
-    """`start`, where it is one; ids begin at 1.
+    """`start` after validation; a frame_id is raised to 1, the first id.
 
-    :raises ValueError: where it is none.
+    :raises ValueError: if `start` is not a start position.
     """
     if isinstance(start, str):
         if start not in ("latest", "oldest"):
-            raise ValueError(f'start is "latest", "oldest", a frame_id or a position, got {start!r}')
+            raise ValueError(f'start must be "latest", "oldest", a frame_id or a position, got {start!r}')
         return start
     if isinstance(start, tuple):
         return start
@@ -1411,10 +1433,10 @@ def _checked_start(start: StartPosition) -> StartPosition:
 
 
 class _RingSource:
-    """The ring at a path, whichever file that is: notices restart, replacement, shut-down and stall.
+    """The ring at a path, whichever file that is: notices restart, replacement, shutdown and stall.
 
-    :raises RingMissingError: where there is no ring.
-    :raises ConsumerError: where the file is no ring of this version, or may not be read.
+    :raises RingMissingError: if no file exists at the path.
+    :raises ConsumerError: if the file is not a ring of this version, or may not be read.
     """
 
     def __init__(self, path: str, tell: _Teller, verify: bool | None = None) -> None:
@@ -1435,7 +1457,7 @@ class _RingSource:
     # Reading
 
     def latest(self) -> np.void | None:
-        # The one read that takes so little that the call of _look would show.
+        # Written out, because this read is so short that a call of _look would be measurable.
         if self.closed:
             raise _closed(self.name)
         return self.observe().copy_latest()
@@ -1505,16 +1527,16 @@ class _RingSource:
     def __str__(self) -> str:
         return f"{self.name!r}, capacity={self.ring.capacity}, head={self.ring.head}"
 
-    # What happens to the ring
+    # Changes of the ring
 
     def _look(self) -> _Ring:
-        """The ring to read, for a method that was called by the user."""
+        """The ring to read, for the methods that users call. Raises if the reader is closed."""
         if self.closed:
             raise _closed(self.name)
         return self.observe()
 
     def observe(self) -> _Ring:
-        """The ring to read: notices restart, replacement and stall. The path is asked four times a second."""
+        """The ring to read. Notices restart, replacement and stall; checks the path four times a second."""
         ring = self.ring
         words = ring._u32
         if words[_EPOCH_U32] != self._epoch:
@@ -1535,7 +1557,7 @@ class _RingSource:
         try:
             status = Path(self.name).stat()
         except OSError:
-            return  # removed: the gateway makes a new one within a second, and this one is still whole
+            return  # removed: this mapping stays whole, and the gateway makes a new file within a second
         if (status.st_dev, status.st_ino) == ring.inode:
             self._stranger_since = None
             return
@@ -1553,7 +1575,7 @@ class _RingSource:
         self._stalled = _is_stalled(successor)
         self._state = successor.state
         self.replacements += 1
-        # A gateway whose file was removed makes another, of epoch 1, without having restarted.
+        # If its file is removed, a gateway makes another, of epoch 1, without a restart.
         if successor.epoch > self._epoch:
             self.restarts += successor.epoch - self._epoch
         elif successor.writer_pid != ring.writer_pid:
@@ -1593,10 +1615,10 @@ def _closed(name: str) -> ConsumerError:
 
 
 class _LateRing:
-    """The ring at a path that may have none yet, or something else for a while.
+    """The ring at a path that may have no file yet, or for a while a file that is not a ring.
 
-    :param optional: whether the frames come from elsewhere meanwhile. If not, a missing ring is told, and
-        something else at the path is an error.
+    :param optional: whether the frames come from elsewhere meanwhile. If not, a missing ring is reported as
+        an event, and a file that is not a ring is an error.
     """
 
     def __init__(self, path: str, tell: _Teller, *, optional: bool) -> None:
@@ -1608,9 +1630,9 @@ class _LateRing:
         self._missing = False
 
     def observe(self) -> _Ring | None:
-        """The ring to read now; None while there is none.
+        """The ring to read now; None while the path has none.
 
-        :raises ConsumerError: if it is not optional and something else is at the path.
+        :raises ConsumerError: if the ring is not optional and the file at the path is not one.
         """
         try:
             if self._source is not None:
@@ -1633,11 +1655,11 @@ class _LateRing:
         except RingMissingError as error:
             if not self._optional and not self._missing:
                 self._missing = True
-                self._tell("unreachable", f"{_without_prefix(error)}; waiting for it")
+                self._tell("unreachable", f"{_without_prefix(error)}; waiting for the ring")
             return None
         if self._missing:
             self._missing = False
-            self._tell("reachable", f"there is a ring at {self._path}")
+            self._tell("reachable", f"a ring is now at {self._path}")
         return self._source.ring
 
 
@@ -1645,13 +1667,13 @@ _NO_ROWS: _Rows = np.empty(0, dtype=FRAME_DTYPE)
 
 
 class _RingFeed:
-    """One follower's way through the files at a ring's path: each is read to its end before the next.
+    """One follower's way through the files at a ring's path: it reads each to its end before the next.
 
-    :param observe: the ring at the path now; None while there is none.
+    :param observe: returns the ring at the path now; None while the path has none.
     :param ring: the file to begin with, in which the follower's place is known; None: the first that
         `observe` returns.
-    :param sole: whether nothing but the ring says whose frames are read. If not, a ring of another journal
-        has nothing to read, nor has one that no longer has the wanted frame.
+    :param sole: whether the ring is the only source, so that it decides which journal is read. If not, the
+        feed finds nothing in a ring of another journal, nor in one that no longer has the wanted frame.
     """
 
     def __init__(
@@ -1666,11 +1688,11 @@ class _RingFeed:
         self._tell = tell
         self._sole = sole
         self._ring = ring
-        self._head = 0  # of the ring, before it was read last
+        self._head = 0  # of the ring, just before the last read
         self._is_given = ring is not None
         self._succeeds_given = False
         self.journal_id: int | None = None
-        """Whose frames the file has that is read; None while it has none."""
+        """The journal of the file that is read; None while the file has no frames."""
 
     def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
         while True:
@@ -1684,7 +1706,7 @@ class _RingFeed:
             found = self._read_from(ring, journal_id, wanted, limit)
             if found is not None or ring is current or ring.head != self._head:
                 return found
-            # Nobody writes to this file any more, and it has been read to its end.
+            # The gateway has left this file, and this feed has read it to its end.
             self._enter(current)
 
     def wait(self, timeout_s: float) -> None:
@@ -1694,7 +1716,7 @@ class _RingFeed:
             self._ring.wait(self._head, timeout_s)
 
     def expects(self, journal_id: int | None, wanted: int) -> bool:
-        """Whether a gateway that is alive will publish frame `wanted` in the ring that was read last."""
+        """Whether a live gateway will publish frame `wanted` in the ring of the last read."""
         ring = self._ring
         return (
             ring is not None
@@ -1716,7 +1738,7 @@ class _RingFeed:
             self.journal_id = ring.journal_id()
             if self.journal_id is None:
                 return None
-        # In the given ring the wanted frame_id holds, whoever's frames come to it.
+        # In the given ring the wanted frame_id counts, whichever journal its first frame is from.
         if journal_id != self.journal_id and not (journal_id is None and self._is_given):
             return self._begun(ring, self.journal_id, journal_id, wanted) if self._sole else None
         if not self._sole and wanted < ring.oldest():
@@ -1727,25 +1749,25 @@ class _RingFeed:
         return _Found(self.journal_id, first, rows, damaged)
 
     def _begun(self, ring: _Ring, journal_id: int, before: int | None, wanted: int) -> _Found:
-        """Where to go on in a ring that has frames of the journal `journal_id`."""
+        """Where to go on in a ring whose frames are those of another journal, `journal_id`."""
         oldest = ring.oldest()
         if before is not None:
             self._tell(
                 "journal_changed",
                 f"the ring now has the frames of journal {journal_id:08x} (before: {before:08x}); "
-                f"reading them from its oldest, {oldest}",
+                f"reading them from the oldest, {oldest}",
             )
         elif not self._succeeds_given or oldest <= wanted <= ring.head:
             return _Found(journal_id, wanted, _NO_ROWS)
-        # Here no frame of the ring before was seen either, so all of this one is new.
+        # The follower has seen no frame of the ring before this one either, so every frame is new to it.
         return _Found(journal_id, oldest, _NO_ROWS, anew=True)
 
 
 # Over HTTP
 
 
-class _Answer(NamedTuple):
-    """A run of frames from /api/frames, the id of the next frame to come, and whose frames they are."""
+class _Page(NamedTuple):
+    """One response of /api/frames: neighbouring frames, the id of the next new frame, and their journal."""
 
     rows: _Rows
     head: int
@@ -1753,9 +1775,9 @@ class _Answer(NamedTuple):
 
 
 class _Gateway:
-    """The gateway's HTTP interface, over one connection that is kept. It belongs to one thread.
+    """The gateway's HTTP interface, over one connection that stays open. It belongs to one thread.
 
-    :raises ConsumerError: where `url` or `token` can not be one.
+    :raises ConsumerError: if `url` is not a gateway's address, or a header cannot carry `token`.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -1766,9 +1788,9 @@ class _Gateway:
         except ValueError:
             parts, host, port = urllib.parse.urlsplit(""), None, None
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.username is not None:
-            # What stands in the address before an @ may be a secret.
+            # The part of the address before an @ may be a secret.
             shown = url if "@" not in url else "the url"
-            raise ConsumerError(f"consumer: {shown} is no gateway's address; give it as http://host:9382")
+            raise ConsumerError(f"consumer: {shown} is not a gateway's address; give it as http://host:9382")
         if token is None:
             token = os.environ.get("GATEWAY_TOKEN") or None
         if token is not None and not (token.isascii() and token.isprintable()):
@@ -1779,16 +1801,16 @@ class _Gateway:
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(host, port, timeout=_HTTP_TIMEOUT_S)
 
-    def frames(self, after: int, limit: int) -> _Answer:
+    def frames(self, after: int, limit: int) -> _Page:
         """At most `limit` neighbouring frames, from the oldest that the gateway has after the id `after`.
 
-        :raises GatewayUnreachableError: where it does not answer now.
-        :raises ConsumerError: where it refuses, or what it answers are not these frames.
+        :raises GatewayUnreachableError: if the gateway does not respond now.
+        :raises ConsumerError: if it refuses, or responds with something else than these frames.
         """
         path = f"/api/frames?after={after}&limit={limit}"
         headers, body = self._get(path, _RAW_FRAMES_TYPE, limit * FRAME_BYTES)
         if len(body) % FRAME_BYTES:
-            raise self._strange(path, f"{len(body)} bytes, no whole number of frames of {FRAME_BYTES}")
+            raise self._strange(path, f"{len(body)} bytes, not a whole number of frames of {FRAME_BYTES}")
         rows: _Rows = np.frombuffer(body, dtype=FRAME_DTYPE)
         head = self._number(path, headers, "x-frames-head")
         journal_id = self._number(path, headers, "x-journal-id")
@@ -1796,15 +1818,15 @@ class _Gateway:
             first = int(rows["frame_id"][0])
             ids = np.arange(first, first + len(rows), dtype=np.uint64)
             if first <= after or not np.array_equal(rows["frame_id"], ids):
-                raise self._strange(path, f"other frames than asked for, beginning with {first}")
+                raise self._strange(path, f"other frames than requested, beginning with {first}")
             if not _every(_intact(np.frombuffer(body, dtype=np.uint8).reshape(-1, FRAME_BYTES), first)):
                 raise self._strange(path, "frames whose checksum does not fit")
             if (rows["journal_id"] != journal_id).any():
                 raise self._strange(path, f"frames of another journal than its header's, {journal_id:08x}")
-        return _Answer(rows, head, journal_id)
+        return _Page(rows, head, journal_id)
 
     def labels(self) -> object:
-        """What the file beside the ring has."""
+        """The content of the file beside the ring, as JSON types."""
         _, body = self._get("/api/labels", "application/json", _LABELS_MAX_BYTES)
         content: object = json.loads(body)
         return content
@@ -1819,7 +1841,7 @@ class _Gateway:
         return int(value)
 
     def _strange(self, path: str, what: str) -> ConsumerError:
-        return ConsumerError(f"consumer: {self.url}{path} answers with {what}")
+        return ConsumerError(f"consumer: {self.url}{path} responds with {what}")
 
     def _get(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPMessage, bytearray]:
         reused = self._connection.sock is not None
@@ -1829,7 +1851,7 @@ class _Gateway:
             self._connection.close()
             if not (reused and isinstance(error, (ConnectionError, http.client.BadStatusLine))):
                 raise self._unreachable(error) from error
-            # The other side closes a connection that stood idle: that is no failure of the gateway's.
+            # A server may close an idle connection at any time, which does not mean that the gateway failed.
             try:
                 response, body = self._exchange(path, accept, bytes_max)
             except (OSError, http.client.HTTPException) as second:
@@ -1858,47 +1880,47 @@ class _Gateway:
                 self._connection.close()
                 raise self._strange(path, f"more than {bytes_max} bytes")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no whole answer within {_HTTP_DEADLINE_S:.0f} s")
+                raise TimeoutError(f"no whole response within {_HTTP_DEADLINE_S:.0f} s")
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
-        response.read()  # nothing more; it tells the connection that it is free for the next request
+        response.read()  # reads nothing, but frees the connection for the next request
         return response, body
 
     def _unreachable(self, error: Exception) -> GatewayUnreachableError:
         reason = _reason(error) or type(error).__name__
         return GatewayUnreachableError(
-            f"consumer: no answer from {self.url}: {_printable(reason)}; start the gateway there, or say "
-            "where it is (--url), and that it listens on that address (its --host)"
+            f"consumer: no response from {self.url}: {_printable(reason)}; start the gateway there, or give "
+            "another address (--url), and make the gateway listen on it (its --host)"
         )
 
     def _refusal(self, path: str, response: http.client.HTTPResponse, body: bytearray) -> ConsumerError:
         status = response.status
         detail = _problem_detail(body)
         if status == 401 or (status == 403 and self._has_token):
-            what = "does not know this token" if self._has_token else "asks for a token"
+            what = "rejects this token" if self._has_token else "requires a token"
             return ConsumerError(
-                f"consumer: {self.url} {what}; give the gateway's (--token, GATEWAY_TOKEN){detail}"
+                f"consumer: {self.url} {what}; give the gateway's token (--token, GATEWAY_TOKEN){detail}"
             )
         if status == 403:
             return ConsumerError(
-                f"consumer: {self.url} refuses us (403); without a token it serves programs on its own "
-                f"machine alone: start it with --token and give that here{detail}"
+                f"consumer: {self.url} refuses this machine (403); without a token it serves only its own "
+                f"machine: start it with --token and give the same token here{detail}"
             )
         if status == 429 or status >= 500:
             after = response.headers.get("retry-after", "")
             seconds = float(after) if after.isascii() and after.isdecimal() and len(after) < 10 else 0.0
             return GatewayUnreachableError(
-                f"consumer: {self.url} can not answer now ({status}); try again later{detail}",
+                f"consumer: {self.url} cannot serve now ({status}); try again later{detail}",
                 min(seconds, _HTTP_RETRY_AFTER_MAX_S),
             )
         return ConsumerError(
-            f"consumer: {self.url}{path} answers {status}; is it a gateway, and as new as this reader?"
+            f"consumer: {self.url}{path} responds with {status}; is it a gateway, and as new as this reader?"
             f"{detail}"
         )
 
 
 def _problem_detail(body: bytearray) -> str:
-    """What a problem document says, in brackets; nothing where there is none."""
+    """The detail of a problem document, in brackets; empty if `body` is not one."""
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
@@ -1908,7 +1930,7 @@ def _problem_detail(body: bytearray) -> str:
 
 
 class _RemoteLabels(Labels):
-    """Labels from ``/api/labels``, asked for at most once a second."""
+    """Labels from ``/api/labels``, requested at most once a second."""
 
     def __init__(self, url: str, fetch: Callable[[], object]) -> None:
         super().__init__(url)
@@ -1923,13 +1945,13 @@ class _RemoteLabels(Labels):
         try:
             return self._fetch()
         except (ConsumerError, ValueError, RecursionError):
-            # A dead gateway must not cost a time-out for each label.
+            # If the gateway is down, wait longer: each label must not cost a time-out.
             self._next_fetch = time.monotonic() + 10 * _HTTP_LABELS_EVERY_S
             return None
 
 
 class _Backoff:
-    """How long to wait before the gateway is asked again: longer each time, and as long as it asked for."""
+    """The pause before the next request: longer after each failure, at least as long as the gateway asks."""
 
     def __init__(self) -> None:
         self._pause_s = _HTTP_RETRY_MIN_S
@@ -1948,7 +1970,7 @@ class _Backoff:
 
 
 class _HttpSource:
-    """A gateway over HTTP: asks it, and notices when it goes and comes, and when its journal changes."""
+    """A gateway over HTTP: notices when it becomes unreachable or reachable, and when its journal changes."""
 
     def __init__(self, gateway: _Gateway, tell: _Teller) -> None:
         self.name = gateway.url
@@ -1963,41 +1985,41 @@ class _HttpSource:
 
     @classmethod
     def connect(cls, url: str, token: str | None, tell: _Teller) -> _HttpSource:
-        """The source at `url`, which has answered.
+        """The source at `url`, after a first request.
 
-        :raises GatewayUnreachableError: where nothing answers there.
-        :raises ConsumerError: where the gateway refuses, or what answers is no gateway.
+        :raises GatewayUnreachableError: if nothing responds there.
+        :raises ConsumerError: if the gateway refuses, or something else than a gateway responds.
         """
         source = cls(_Gateway(url, token), tell)
         try:
-            answer = source._gateway.frames(_HTTP_AFTER_ALL, 1)
+            page = source._gateway.frames(_HTTP_AFTER_ALL, 1)
         except ConsumerError:
             source.close()
             raise
-        source._head, source._journal_id = answer.head, answer.journal_id
+        source._head, source._journal_id = page.head, page.journal_id
         return source
 
-    def ask(self, after: int, limit: int, expected: int | None = None) -> _Answer:
-        """:meth:`_Gateway.frames`, with events.
+    def ask(self, after: int, limit: int, expected: int | None = None) -> _Page:
+        """:meth:`_Gateway.frames`, which also reports events.
 
-        `expected`: whose frames the caller expects; it counts until the gateway has said whose they are.
+        `expected`: the journal that the caller expects; it counts until the gateway has named its own.
         """
         try:
             with self._asking:
-                answer = self._gateway.frames(after, limit)
+                page = self._gateway.frames(after, limit)
         except GatewayUnreachableError as error:
             if not self.backoff.failing:
-                self._tell("unreachable", f"{_without_prefix(error)}; asking again until it answers")
+                self._tell("unreachable", f"{_without_prefix(error)}; trying again until it responds")
             raise
         finally:
             if self.closed:
                 self._close_connection()
         if self.backoff.failing:
-            self._tell("reachable", f"{self.name} answers again")
+            self._tell("reachable", f"{self.name} responds again")
         self.backoff.worked()
-        self._tell_of_journal(expected if self._journal_id is None else self._journal_id, answer.journal_id)
-        self._head, self._journal_id = answer.head, answer.journal_id
-        return answer
+        self._tell_of_journal(expected if self._journal_id is None else self._journal_id, page.journal_id)
+        self._head, self._journal_id = page.head, page.journal_id
+        return page
 
     def _tell_of_journal(self, before: int | None, now: int | None) -> None:
         if None not in (before, now) and before != now:
@@ -2032,20 +2054,20 @@ class _HttpSource:
         return int(rows["frame_id"][0]) if len(rows) else first, rows, 0
 
     def _run(self, after: int, count: int) -> _Rows:
-        """Up to `count` neighbouring frames after `after`, in as many answers as that takes."""
+        """Up to `count` neighbouring frames after `after`, in as many requests as that takes."""
         pages: list[_Rows] = []
         journal: int | None = None
         while count > 0:
-            answer = self.ask(after, min(count, _HTTP_PAGE_FRAMES))
-            if len(answer.rows) == 0 or journal not in (None, answer.journal_id):
+            page = self.ask(after, min(count, _HTTP_PAGE_FRAMES))
+            if len(page.rows) == 0 or journal not in (None, page.journal_id):
                 break
-            if pages and int(answer.rows["frame_id"][0]) != after + 1:
-                break  # the gateway gave up what comes next: a batch has no gaps
-            journal = answer.journal_id
-            pages.append(answer.rows)
-            count -= len(answer.rows)
-            after = int(answer.rows["frame_id"][-1])
-            if after + 1 >= answer.head:
+            if pages and int(page.rows["frame_id"][0]) != after + 1:
+                break  # the gateway no longer has the next frame, and a batch has no gaps
+            journal = page.journal_id
+            pages.append(page.rows)
+            count -= len(page.rows)
+            after = int(page.rows["frame_id"][-1])
+            if after + 1 >= page.head:
                 break
         if len(pages) == 1:
             return pages[0]
@@ -2053,7 +2075,7 @@ class _HttpSource:
 
     def view(self, count: int) -> View:
         raise ConsumerError(
-            f"consumer: there is no shared memory with {self.name}, so no view; use read_batch({count})"
+            f"consumer: no shared memory with {self.name}, so no view; use read_batch({count})"
         )
 
     def follow(self, start: StartPosition) -> tuple[_Feed, _Place]:
@@ -2064,7 +2086,7 @@ class _HttpSource:
         if start == "oldest":
             return _HttpFeed(self, anew=True), _Place(None, 1, 0)
         if start == "latest":
-            # What is published from now on, as far as the gateway can be asked now.
+            # The gateway's newest frame as of now; if it does not respond, as of the last response.
             with contextlib.suppress(GatewayUnreachableError):
                 self.ask(_HTTP_AFTER_ALL, 1)
             return _HttpFeed(self), _Place(self._journal_id, self._head, 0)
@@ -2080,13 +2102,13 @@ class _HttpSource:
 
     def state(self) -> dict[str, Any]:
         self._check_open()
-        answer = self.ask(_HTTP_AFTER_ALL, 1)
+        page = self.ask(_HTTP_AFTER_ALL, 1)
         return {
             "url": self.name,
             "version": VERSION,
             "frame_size": FRAME_BYTES,
-            "head": answer.head,
-            "journal_id": answer.journal_id,
+            "head": page.head,
+            "journal_id": page.journal_id,
             "wait": "http",
         }
 
@@ -2098,7 +2120,7 @@ class _HttpSource:
         self._close_connection()
 
     def _close_connection(self) -> None:
-        # Another thread may be in the middle of an answer: then it closes the connection after that.
+        # Another thread may be in the middle of a request; if so, it closes the connection after it.
         if self._asking.acquire(blocking=False):
             try:
                 self._gateway.close()
@@ -2110,10 +2132,10 @@ class _HttpSource:
 
 
 class _HttpFeed:
-    """One follower's way through a gateway's frames: page by page, asking less often while none come.
+    """One follower's way through a gateway's frames: page by page, polling less often while none come.
 
-    :param anew: whether the first frame that the gateway has is where reading begins, so that nothing before
-        it counts as lost.
+    :param anew: whether reading begins at the first frame that the gateway has, so that no frame before it
+        counts as lost.
     """
 
     def __init__(self, source: _HttpSource, *, anew: bool = False) -> None:
@@ -2121,11 +2143,11 @@ class _HttpFeed:
         self._anew = anew
         self._next_ask = -math.inf
         self._poll_s = _HTTP_POLL_MIN_S
-        self._page = _NO_ROWS
+        self._rows = _NO_ROWS
 
     @property
     def failing(self) -> bool:
-        """Whether the gateway did not answer when it was asked last."""
+        """Whether the last request failed."""
         return self._source.backoff.failing
 
     def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
@@ -2135,36 +2157,36 @@ class _HttpFeed:
         if time.monotonic() < self._next_ask:
             return None
         try:
-            answer = self._source.ask(wanted - 1, min(_HTTP_PAGE_FRAMES, ahead), journal_id)
-            if journal_id not in (None, answer.journal_id):
+            page = self._source.ask(wanted - 1, min(_HTTP_PAGE_FRAMES, ahead), journal_id)
+            if journal_id not in (None, page.journal_id):
                 return self._begun()
         except GatewayUnreachableError as error:
             self._next_ask = time.monotonic() + self._source.backoff.failed(error)
             return None
-        if len(answer.rows) == 0:
+        if len(page.rows) == 0:
             self._next_ask = time.monotonic() + self._poll_s
             self._poll_s = min(2 * self._poll_s, _HTTP_POLL_MAX_S)
-            return _Found(answer.journal_id, wanted, answer.rows) if journal_id is None else None
+            return _Found(page.journal_id, wanted, page.rows) if journal_id is None else None
         self._poll_s = _HTTP_POLL_MIN_S
-        self._page = answer.rows
+        self._rows = page.rows
         anew, self._anew = self._anew, False
-        first = int(answer.rows["frame_id"][0])
-        return _Found(answer.journal_id, first, answer.rows[:limit], anew=anew)
+        first = int(page.rows["frame_id"][0])
+        return _Found(page.journal_id, first, page.rows[:limit], anew=anew)
 
     def wait(self, timeout_s: float) -> None:
         time.sleep(max(min(self._next_ask - time.monotonic(), timeout_s), 0.0))
 
     def _in_page(self, journal_id: int | None, wanted: int, limit: int) -> _Rows:
-        """What the last answer with frames has from `wanted` on."""
-        page = self._page
-        if len(page) and int(page["journal_id"][0]) == journal_id:
-            at = wanted - int(page["frame_id"][0])
+        """The frames from `wanted` on in the last response that had frames."""
+        rows = self._rows
+        if len(rows) and int(rows["journal_id"][0]) == journal_id:
+            at = wanted - int(rows["frame_id"][0])
             if at >= 0:
-                return page[at : at + limit]
+                return rows[at : at + limit]
         return _NO_ROWS
 
     def _begun(self) -> _Found:
-        """Where the gateway's journal, which is another than the one that was read, begins."""
+        """Where to go on after the gateway's journal has changed: at its first frame."""
         oldest = self._source.ask(0, 1)
         first = int(oldest.rows["frame_id"][0]) if len(oldest.rows) else oldest.head
         return _Found(oldest.journal_id, max(first, 1), _NO_ROWS, anew=True)
@@ -2180,26 +2202,27 @@ def _without_prefix(error: ConsumerError) -> str:
 class PhysicsConsumer:
     """A reader of the gateway's ring, or, with a `url`, of the same frames over HTTP.
 
-    :param path: the ring's file; ``CS_PHYSICS_PATH`` or the system's default where it is None.
+    :param path: the ring's file; None means ``CS_PHYSICS_PATH``, or the system's default if that is not set.
     :param on_event: called with a :class:`RingEvent` for each restart, replacement, stall or loss, from
-        inside the read that noticed it. Without it they go to the logger ``consumer``: losses at level INFO,
-        the rest at WARNING.
-    :param verify_checksums: whether a frame's id and checksum must fit before it is handed out; None: on
-        processors that do not show stores in order, that is all but x86. What comes over HTTP is always
+        inside the read that notices it. Without it the events go to the logger ``consumer``: losses at level
+        INFO, the rest at WARNING.
+    :param verify_checksums: whether a frame's id and checksum must fit before the reader returns it; None
+        means on processors that do not show stores in order, that is all but x86. Frames over HTTP are always
         checked.
-    :param url: the gateway's address, such as ``http://host:9382``, instead of a ring: for another machine.
-        Everything works the same but ``view``, which needs shared memory; frames are polled for, every 5 ms
-        while they come and up to every 250 ms while none do; all that the gateway still has can be read,
-        not only what is in its ring.
-    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
-    :raises RingMissingError: where there is no ring.
-    :raises GatewayUnreachableError: where nothing answers at `url`.
-    :raises ConsumerError: where the file is no ring of this version, or may not be read; where the gateway
-        refuses the token, or what answers is no gateway.
+    :param url: the gateway's address, such as ``http://host:9382``, to read over HTTP instead of a ring.
+        Everything works the same except ``view``, which needs shared memory. The reader polls every 5 ms
+        while frames come, and up to every 250 ms while none do. It can read all frames that the gateway still
+        has, not only those in its ring.
+    :param token: the gateway's bearer token; None means ``GATEWAY_TOKEN`` of the environment.
+    :raises RingMissingError: if no file exists at `path`.
+    :raises GatewayUnreachableError: if nothing responds at `url`.
+    :raises ConsumerError: if the file is not a ring of this version, or may not be read; if the gateway
+        refuses the token, or something else than a gateway responds.
+    :raises ValueError: for both a `path` and a `url`, or a `token` without a `url`.
 
-    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, the frames that
-    ``read_since`` and ``follow`` have missed because they were overwritten; ``restarts``, starts of the
-    gateway seen since the reader was made; ``replacements``, files that took the ring's place.
+    Attributes: ``path``, the ring's file or the gateway's address; ``labels``; ``lost``, how many frames
+    ``read_since`` and ``follow`` have missed because they were overwritten or damaged; ``restarts``, how many
+    starts of the gateway the reader has seen; ``replacements``, how many files have taken the ring's place.
 
     A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
     a quarter of a second.
@@ -2217,7 +2240,7 @@ class PhysicsConsumer:
         tell = _Teller(on_event)
         if url is not None:
             if path is not None:
-                raise ValueError("a reader has a path or a url, not both")
+                raise ValueError("give a path or a url, not both")
             self._source: _Source = _HttpSource.connect(url, token, tell)
         else:
             if token is not None:
@@ -2232,18 +2255,18 @@ class PhysicsConsumer:
 
     @property
     def restarts(self) -> int:
-        """Starts of the gateway since the reader was made; 0 over HTTP, which does not show them."""
+        """Starts of the gateway since the reader was made; always 0 over HTTP, which does not show them."""
         return self._source.counters().get("restarts", 0)
 
     @property
     def replacements(self) -> int:
-        """Files that took the ring's place since the reader was made; 0 over HTTP."""
+        """Files that took the ring's place since the reader was made; always 0 over HTTP."""
         return self._source.counters().get("replacements", 0)
 
-    # Reading what is there
+    # Reading without waiting
 
     def read_latest(self) -> Frame | None:
-        """The newest frame; None while there is none."""
+        """The newest frame; None before the first."""
         row = self._source.latest()
         if row is None:
             return None
@@ -2253,10 +2276,10 @@ class PhysicsConsumer:
     def read_batch(self, n: int) -> Frames:
         """The newest `n` frames, oldest first: a validated copy, without gaps.
 
-        There are fewer where the ring has fewer, or where the oldest of them were overwritten during the
-        copy. A batch is a snapshot: nothing counts as lost.
+        It has fewer frames if the ring has fewer, or if the oldest of them were overwritten during the copy.
+        A batch is a snapshot, so nothing counts as lost.
 
-        :raises ValueError: where `n` is negative.
+        :raises ValueError: if `n` is negative.
         """
         rows = self._source.newest(_checked_count(n))
         self._handed_out(rows)
@@ -2266,11 +2289,10 @@ class PhysicsConsumer:
         """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
 
         ``lost`` of the result is the exact number of frames between `frame_id` and the first one returned:
-        they were overwritten, or stayed damaged. Where nothing is returned nothing is lost: ask again with
-        the same `frame_id`.
-        To go on, pass the last ``frame_id`` of the result; 0 asks for the oldest frame.
+        they were overwritten, or stayed damaged. To go on, pass the last ``frame_id`` of the result. If the
+        result is empty nothing is lost: pass the same `frame_id` again. 0 reads from the oldest frame.
 
-        :raises ValueError: where `n` or `frame_id` is negative.
+        :raises ValueError: if `n` or `frame_id` is negative.
         """
         if frame_id < 0:
             raise ValueError(f"frame_id must not be negative, got {frame_id}")
@@ -2281,13 +2303,14 @@ class PhysicsConsumer:
         return Frames(rows, lost=lost, labels=self.labels)
 
     def view(self, n: int) -> View:
-        """The newest `n` frames where they stand in the ring: no copy, the fastest way to compute over many.
+        """The newest `n` frames in place in the ring: no copy, the fastest way to compute over many.
 
-        The writer may overwrite them at any time, the oldest first: compute, then ask ``valid()``, and throw
-        the result away where it says False. Use it with ``with``, and copy what is to be kept. There are
-        fewer frames where the ring has fewer whole ones.
+        The writer may overwrite them at any time, the oldest first: compute, then call ``valid()``, and throw
+        the result away if it returns False. Use it with ``with``, and copy what you want to keep. It has
+        fewer frames if the ring has fewer whole ones.
 
-        :raises ValueError: where `n` is negative.
+        :raises ConsumerError: over HTTP.
+        :raises ValueError: if `n` is negative.
         """
         return self._source.view(_checked_count(n))
 
@@ -2296,16 +2319,17 @@ class PhysicsConsumer:
     def follow(self, start: StartPosition = "latest", *, timeout_s: float | None = None) -> Iterator[Frame]:
         """Yields each frame once, in order, and waits for the next one at little cost.
 
-        :param start: ``"latest"``: what is published from now on; ``"oldest"``: everything the ring still
-            has; a frame_id: that frame first; a ``position`` (journal_id, frame_id): what comes after it, or,
-            where the ring belongs to another journal, everything it has.
+        :param start: ``"latest"``: frames published from now on; ``"oldest"``: everything the ring still has;
+            a frame_id: that frame first; a ``position`` (journal_id, frame_id): the frames after it, or
+            everything the ring has if it belongs to another journal.
         :param timeout_s: ends when no frame has come for this long; None waits for ever.
-        :raises ConsumerError: where a file that is no ring has taken the ring's place for more than 5 s.
-        :raises ValueError: where `start` is none of these.
+        :raises ConsumerError: if a file that is not a ring has taken the ring's place for more than 5 s.
+        :raises ValueError: if `start` is none of these.
 
-        Restarts of the gateway and replacements of the ring are followed, and reported to ``on_event``: the
-        old ring is read to its end, then the new one from the same frame_id, or from its oldest frame where
-        it belongs to another journal. Frames that were overwritten before they could be read add to ``lost``.
+        It continues across restarts of the gateway and replacements of the ring, and reports them to
+        ``on_event``: it reads the old ring to its end, then the new one from the same frame_id, or from its
+        oldest frame if the new ring belongs to another journal. Frames that were overwritten before the
+        reader could read them add to ``lost``.
         """
         feed, place = self._source.follow(_checked_start(start))
         follower = _Follower(feed, place, _ALL_FRAMES, self._lose, lambda: self._source.closed)
@@ -2331,23 +2355,23 @@ class PhysicsConsumer:
 
     @property
     def position(self) -> tuple[int, int] | None:
-        """(journal_id, frame_id) of the newest frame handed out: save it, go on with ``follow(position)``."""
+        """(journal_id, frame_id) of the newest frame returned: save it, go on with ``follow(position)``."""
         newest = self._handed()
         return None if newest is None else newest[:2]
 
     @property
     def age_ms(self) -> float | None:
-        """How long before now the newest frame handed out has its ``timestamp_us``, in ms by our clock.
+        """The time since ``timestamp_us`` of the newest frame returned, in ms of this machine's clock.
 
-        Negative where the sender's clock is ahead of ours; None before the first frame.
+        Negative if the sender's clock is ahead; None before the first frame.
         """
         newest = self._handed()
         return None if newest is None else time.time() * 1e3 - newest[2] / 1e3
 
     def _handed(self) -> tuple[int, int, int] | None:
-        """journal_id, frame_id and timestamp_us of the newest frame handed out.
+        """journal_id, frame_id and timestamp_us of the newest frame returned.
 
-        They are looked up here and not in ``read_latest``, whose time they would be a quarter of.
+        Extracted here and not in ``read_latest``, where they would take a quarter of its time.
         """
         newest = self._newest
         if isinstance(newest, bytes):
@@ -2359,17 +2383,17 @@ class PhysicsConsumer:
 
     @property
     def lag(self) -> int:
-        """Frames published after the newest one handed out; all that the ring has where there is none yet."""
+        """Frames published after the newest one returned; before the first, all that can be read."""
         newest = self._handed()
         return self._source.lag(None if newest is None else newest[1])
 
     @property
     def stalled(self) -> bool:
-        """Whether the writer says that it runs, and has not refreshed its heartbeat for 5 s."""
+        """Whether the ring says that its gateway runs, but the heartbeat is more than 5 s old."""
         return self._source.stalled()
 
     def stats(self) -> dict[str, Any]:
-        """What the gateway says of itself, and this reader's counters; the end of a name is its unit."""
+        """The gateway's state and this reader's counters, by name; a name ends with its unit."""
         return {
             **self._source.state(),
             "lost": self.lost,
@@ -2379,7 +2403,7 @@ class PhysicsConsumer:
         }
 
     def close(self) -> None:
-        """Ends ``follow``; frames and views that were handed out stay valid. May be called twice."""
+        """Ends ``follow``. Frames and views that were returned stay valid. May be called twice."""
         self._source.close()
 
     def __enter__(self) -> PhysicsConsumer:
@@ -2397,7 +2421,7 @@ class PhysicsConsumer:
         return f"PhysicsConsumer({self._source})"
 
     def _lose(self, count: int, first: int, damaged: int = 0) -> None:
-        """Counts the `count` frames before `first`; `damaged` of them were unreadable, not overwritten."""
+        """Counts the `count` frames before `first` as lost: `damaged` unreadable, the rest overwritten."""
         self.lost += count
         if count > damaged:
             self._tell(
@@ -2415,12 +2439,12 @@ class PhysicsConsumer:
 
     def _handed_out(self, rows: _Rows) -> None:
         if len(rows):
-            # Its bytes and not a row, which would keep the whole batch from being freed.
+            # The frame's bytes and not its row, because a row would keep the whole batch in memory.
             self._newest = rows[-1:].tobytes()
 
 
 def _deadline(timeout_s: float | None) -> float:
-    """The instant in `timeout_s`, in seconds of ``time.monotonic``; infinity where it is None."""
+    """The instant `timeout_s` from now, in seconds of ``time.monotonic``; infinity for None."""
     return math.inf if timeout_s is None else time.monotonic() + timeout_s
 
 
@@ -2440,8 +2464,8 @@ def _checked_count(n: int) -> int:
 class _JoinedFeed:
     """Ring and gateway as one feed: a frame that both have comes from the ring.
 
-    The gateway is asked for what the ring has overwritten, and for everything while there is no ring of the
-    journal that is being read.
+    Frames that the ring has overwritten come from the gateway, and so do all frames while no ring of their
+    journal is at the path.
     """
 
     def __init__(self, ring: _RingFeed, http: _HttpFeed) -> None:
@@ -2455,10 +2479,10 @@ class _JoinedFeed:
         if found is not None or self._ring.expects(journal_id, wanted):
             return found
         if journal_id is None and self._http.failing and self._ring.journal_id is not None:
-            # Nobody else can say whose frames are read.
+            # The gateway cannot name the journal now, so the ring does.
             return _Found(self._ring.journal_id, wanted, _NO_ROWS)
-        # That nobody writes to the ring does not mean that no gateway runs: its new ring may be on the way
-        # here, or on another machine.
+        # A ring that no process writes to does not mean that no gateway runs: its new ring may be about to
+        # appear here, or be on another machine.
         self._awaited = self._http
         return self._http.read(journal_id, wanted, limit, ahead)
 
@@ -2467,9 +2491,9 @@ class _JoinedFeed:
 
 
 class _Stream(_Follower):
-    """One shard's frames in order: from the ring, and from the gateway what the ring does not have.
+    """One shard's frames in order: from the ring, or from the gateway if the ring does not have them.
 
-    Without a gateway overwritten frames are lost, and counted.
+    Without a gateway, overwritten frames are lost and counted.
     """
 
     def __init__(
@@ -2494,17 +2518,17 @@ class _Stream(_Follower):
 
     def _tell_of_loss(self, count: int, first: int, damaged: int) -> None:
         kind = "damaged" if damaged >= count else "lost"
-        why = "damaged in the ring" if kind == "damaged" else "gone before they could be read"
-        self._tell(kind, f"{count} frames before {first} are {why}", lost=count)
+        why = "damaged in the ring" if kind == "damaged" else "overwritten before they could be read"
+        self._tell(kind, f"{count} frames before {first} were {why}", lost=count)
 
 
 def _batches(
     stream: _Follower, batch_size: int, timeout_s: float | None, max_wait_s: float | None
 ) -> Iterator[tuple[_Rows, _Place]]:
-    """Batches of a stream's frames, each with the place after it. They are valid until the next is taken.
+    """Batches of a stream's frames, each with the place after it. A batch is valid until the next is taken.
 
-    A batch has frames of one journal. It is smaller than `batch_size` where its first frame has waited for
-    `max_wait_s`, before the first frame of another journal, and at the end.
+    A batch has frames of one journal. It is smaller than `batch_size` if its first frame has waited for
+    `max_wait_s`, if a frame of another journal follows, and at the end.
     """
     batch = np.empty(batch_size, dtype=FRAME_DTYPE)
     filled = 0
@@ -2521,7 +2545,7 @@ def _batches(
             filled = 0
         place = stream.place
         if rows is not None and len(rows) == batch_size:
-            # All in one piece, as usual: no need to collect it.
+            # The usual case: the whole batch came in one piece, so it needs no copy.
             quiet_since = now
             yield rows, place
             continue
@@ -2541,7 +2565,7 @@ def _batches(
 
 
 class _Sink:
-    """Makes tensors of batches: fresh ones, or in `buffers` sets of buffers that are used in turn."""
+    """Makes tensors of batches: fresh ones, or, if `buffers` > 0, in that many sets of buffers in turn."""
 
     def __init__(self, batch_size: int, buffers: int, device: str | None) -> None:
         torch = self._torch = _torch()
@@ -2569,7 +2593,7 @@ class _Sink:
         turn = self._turn
         self._turn = (turn + 1) % len(self._sets)
         if self._copied[turn] is not None:
-            # The copy to the device still reads the buffer until then.
+            # Until this returns, the copy to the device may still read the buffer.
             self._copied[turn].synchronize()
         tensors = {name: tensor[: len(frames)] for name, tensor in self._sets[turn].items()}
         frames._fill({name: tensor.numpy() for name, tensor in tensors.items()})
@@ -2583,14 +2607,15 @@ class _Sink:
         return moved
 
 
+# bound: workers of a DataLoader that share a `PhysicsDataset` | `ValueError`
 _WORKERS_MAX = 1024
 _STATE_VERSION = 1
 
 
 class _Dataset:
-    """All of ``PhysicsDataset`` but its base class, which would need torch.
+    """All of ``PhysicsDataset`` except its base class, which would need torch.
 
-    An ``IterableDataset`` of whole batches of the gateway's frames, without end, that can be resumed:
+    A resumable, endless ``IterableDataset`` of whole batches of the gateway's frames:
 
         dataset = PhysicsDataset(batch_size=64, start="oldest", url="http://localhost:9382")
         for batch in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2):
@@ -2599,36 +2624,38 @@ class _Dataset:
     A batch of n frames is a dict of tensors: those of :meth:`Frames.tensors`, which are ``semantic``
     (n, 1024) float32, ``kinetics`` (n, 17) float32, ``timestamp_us``, ``event_seq`` and ``intent_id`` (n,)
     int64 and ``flags`` (n,) int32; and ``frame_id`` and ``model_id`` (n,) int64. Its frames are in ascending
-    order, of one journal, and all of one shard. A batch that mixes models is a :class:`MixedModelsWarning`.
+    order, of one journal, and all of one shard. A batch that mixes models raises a
+    :class:`MixedModelsWarning`.
 
-    Shards: frames are dealt out in blocks of `batch_size` by their ids, to all workers of all ranks: each
-    frame comes exactly once, whoever began where. Ranks are those of ``torch.distributed`` where that is
-    initialised when the dataset is made (by every rank: they agree on where "latest" is), else `shard`.
+    Shards: the dataset deals frames out by their ids, in blocks of `batch_size`, to all workers of all ranks,
+    so each frame comes exactly once, wherever each of them began. If ``torch.distributed`` is initialised
+    when the dataset is made, the ranks are its ranks (every rank must make the dataset: they agree on where
+    "latest" is); else `shard` counts.
 
-    :param batch_size: frames in a batch, and in a block.
-    :param start: ``"latest"``, ``"oldest"``, a frame_id, or what ``PhysicsConsumer.position`` was: like that
-        of :meth:`PhysicsConsumer.follow`, but decided when the dataset is made, for all workers. With a
+    :param batch_size: frames in a batch, and in a block; 1 or more.
+    :param start: ``"latest"``, ``"oldest"``, a frame_id, or a saved ``PhysicsConsumer.position``, as for
+        :meth:`PhysicsConsumer.follow`, but decided once for all workers, when the dataset is made. With a
         `url`, ``"oldest"`` is the oldest frame that the gateway has, not only its ring.
-    :param path: the ring; ``CS_PHYSICS_PATH`` or the system's default where it is None.
-    :param url: the gateway's address. With it nothing is lost: what the ring has overwritten comes from
-        there, and everything where there is no ring of that gateway on this machine.
-    :param token: the gateway's bearer token; the environment's ``GATEWAY_TOKEN`` where it is None.
-    :param shard: (index, count): this process's part where there is no ``torch.distributed``.
+    :param path: the ring's file; None means ``CS_PHYSICS_PATH``, or the system's default if that is not set.
+    :param url: the gateway's address. With it nothing is lost: frames that the ring has overwritten come from
+        there, and so do all frames if no ring of that gateway is on this machine.
+    :param token: the gateway's bearer token; None means ``GATEWAY_TOKEN`` of the environment.
+    :param shard: (index, count), 0 <= index < count: this process's part without ``torch.distributed``.
     :param timeout_s: ends when no frame has come for this long; None waits for ever.
-    :param max_wait_s: a batch that is not full is handed out when its first frame has waited for this long;
+    :param max_wait_s: a batch that is not full is returned when its first frame has waited for this long;
         None: only at the end.
     :param device: where the tensors go; None leaves them on the CPU. For ``num_workers=0``.
-    :param buffers: 0: each batch has tensors of its own. n: n sets of buffers are made once, in pinned memory
-        for a CUDA device, and used in turn: a batch is valid until n more were taken. Workers of a DataLoader
-        hand their tensors to another process, and make fresh ones all the same.
+    :param buffers: 0: each batch has tensors of its own. n: the dataset makes n sets of buffers once, in
+        pinned memory for a CUDA device, and uses them in turn, so a batch is valid until n more were taken.
+        Workers of a DataLoader ignore it and make fresh tensors, because they send them to another process.
     :param on_event: called with each :class:`RingEvent`, in the process that reads; it must be picklable
-        where workers are spawned.
-    :raises RingMissingError: where there is neither a ring nor a `url`, and `start` needs one.
-    :raises ConsumerError: where ring or gateway can not be read.
-    :raises ValueError: where an argument can not be what it is.
+        if workers are spawned.
+    :raises RingMissingError: if `start` needs a ring, and there is neither a ring nor a `url`.
+    :raises ConsumerError: if neither ring nor gateway can be read, or torch is missing or lacks the device.
+    :raises ValueError: if an argument is out of its range, or two of them contradict each other.
 
-    An iteration goes on after the last batch that this object has handed out. Workers have objects of their
-    own: with ``persistent_workers=True`` they go on, others begin at the start again.
+    An iteration goes on after the last batch that this object has returned. Workers have objects of their
+    own: with ``persistent_workers=True`` they go on, without it they begin at the start again.
     """
 
     def __init__(
@@ -2670,7 +2697,7 @@ class _Dataset:
             self._rank = (int(distributed.get_rank()), int(distributed.get_world_size()))
             if shard not in (None, self._rank):
                 raise ValueError(
-                    f"shard={shard!r} is not what torch.distributed says, {self._rank!r}: leave it out"
+                    f"shard={shard!r} contradicts torch.distributed, {self._rank!r}; leave shard out"
                 )
         else:
             distributed = None
@@ -2682,14 +2709,14 @@ class _Dataset:
         else:
             self._place = _Place(None, start, 0)
         self._loaded: tuple[int, int] | None = None
-        # In shared memory: how many workers read, and what each has lost. So the main process knows.
+        # How many workers read, and how many frames each has lost: in shared memory, for the main process.
         self._workers = torch.zeros(1 + _WORKERS_MAX, dtype=torch.int64).share_memory_()
 
     def _made_gateway(self) -> _Gateway | None:
         return None if self.url is None else _Gateway(self.url, self._token)
 
     def _shard(self) -> tuple[int, int]:
-        """(index, count) of whoever asks: this process, or this worker of it."""
+        """(index, count) of this process, or of this worker of it."""
         rank, world = self._rank
         worker = _torch().utils.data.get_worker_info()
         if worker is None:
@@ -2697,13 +2724,13 @@ class _Dataset:
         return rank * worker.num_workers + worker.id, world * worker.num_workers
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of this shard: of all frames, but for those of other ranks and workers."""
+        """The batches of this shard: all frames except those of other ranks and workers."""
         worker = _torch().utils.data.get_worker_info()
         if worker is None:
             self._workers[0] = 0
         elif worker.num_workers > _WORKERS_MAX:
             raise ValueError(
-                f"a PhysicsDataset serves {_WORKERS_MAX} workers at most, not {worker.num_workers}"
+                f"a PhysicsDataset serves at most {_WORKERS_MAX} workers, not {worker.num_workers}"
             )
         else:
             self._workers[0] = worker.num_workers
@@ -2726,7 +2753,7 @@ class _Dataset:
                 if worker is not None:
                     self._workers[1 + worker] = place.lost
                 yield batch
-            # Every frame was handed out; what was lost after the last one need not be found out again.
+            # Every frame was returned; this place also counts the frames lost after the last one.
             self._place = stream.place
             if worker is not None:
                 self._workers[1 + worker] = stream.lost
@@ -2735,9 +2762,9 @@ class _Dataset:
 
     @property
     def lost(self) -> int:
-        """Frames that were gone before they could be read: exact, up to the last batch handed out.
+        """The exact number of frames that were lost before they could be read, up to the last batch returned.
 
-        In the main process of a DataLoader: of all its workers, up to the last batch each has read.
+        In the main process of a DataLoader: the sum over its workers, up to the last batch each has read.
         """
         workers = int(self._workers[0]) if self._in_main() else 0
         return int(self._workers[1 : 1 + workers].sum()) if workers else self._place.lost
@@ -2746,11 +2773,12 @@ class _Dataset:
         return _torch().utils.data.get_worker_info() is None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this shard is after the last batch handed out, in plain JSON types.
+        """Where this shard is after the last batch returned, in plain JSON types.
 
-        In a worker of a DataLoader it is the worker's (torchdata's StatefulDataLoader asks there).
+        In a worker of a DataLoader it is the worker's state (torchdata's StatefulDataLoader calls it there).
 
-        :raises ConsumerError: in the main process of a DataLoader whose workers read: it does not know.
+        :raises ConsumerError: in the main process of a DataLoader whose workers read, because only they know
+            how far they are.
         """
         if self._in_main() and int(self._workers[0]) > 0:
             raise ConsumerError(
@@ -2769,14 +2797,14 @@ class _Dataset:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there at the next iteration.
+        """The next iteration goes on after the batches that the saved state counts.
 
-        :raises ValueError: where it is the state of another batch_size, number of shards or shard, whose
-            frames are others, or no state.
+        :raises ValueError: if `state_dict` is not a state, or that of another batch_size, shard or number of
+            shards, whose frames are others.
         """
         if state_dict.get("version") != _STATE_VERSION:
             raise ValueError(
-                f"a state of version {state_dict.get('version')!r} is unknown here, which is version "
+                f"the state is of version {state_dict.get('version')!r}, this consumer.py knows version "
                 f"{_STATE_VERSION}; load it with the consumer.py that saved it"
             )
         numbers = ("next_frame_id", "batch_size", "shard", "shards", "lost")
@@ -2789,7 +2817,7 @@ class _Dataset:
         if state_dict["batch_size"] != self.batch_size:
             raise ValueError(
                 f"the state was saved with batch_size={state_dict['batch_size']}, this dataset has "
-                f"{self.batch_size}: its shards would be other frames; make the dataset with that batch_size"
+                f"{self.batch_size}: its shards have other frames; make the dataset with that batch_size"
             )
         saved = (state_dict["shard"], state_dict["shards"])
         self._check_shard(saved, self._shard())
@@ -2803,14 +2831,14 @@ class _Dataset:
         if saved != now:
             raise ValueError(
                 f"the state is that of shard {saved[0]} of {saved[1]}, this is shard {now[0]} of {now[1]}, "
-                "whose frames are others; go on with as many ranks and workers as before, or, to change "
+                "which has other frames; go on with as many ranks and workers as before, or, to change "
                 'their number, begin at start=(journal_id, the smallest "next_frame_id" of all shards - 1): '
-                "what some shards had read after it comes again"
+                "frames after it that some shards had already read come again"
             )
 
 
 def _agreed(distributed: Any, locate: Callable[[], _Place]) -> _Place:
-    """What `locate` finds; where there are several ranks, what it finds in the first of them."""
+    """The result of `locate`; if there are several ranks, its result in rank 0, in all of them."""
     if distributed is None:
         return locate()
     box: list[Any] = [None]
@@ -2819,19 +2847,19 @@ def _agreed(distributed: Any, locate: Callable[[], _Place]) -> _Place:
         try:
             box = [tuple(locate())]
         except ConsumerError as error:
-            # The others wait for an answer, and must not wait for ever.
+            # The other ranks wait for the broadcast, and must not wait for ever.
             box, failure = [str(error)], error
     distributed.broadcast_object_list(box, src=0)
     if isinstance(box[0], str):
-        raise failure or ConsumerError(f"{box[0]} (said rank 0)")
+        raise failure or ConsumerError(f"{box[0]} (on rank 0)")
     return _Place(*box[0])
 
 
 def _located(start: str, path: str, gateway: _Gateway | None) -> _Place:
-    """Where "latest" or "oldest" is at this moment."""
+    """The place that "latest" or "oldest" means at this moment."""
     missing: ConsumerError | None = None
     ring: _Ring | None = None
-    answer: _Answer | None = None
+    page: _Page | None = None
     try:
         ring = _Ring.open(path)
     except ConsumerError as error:
@@ -2840,20 +2868,20 @@ def _located(start: str, path: str, gateway: _Gateway | None) -> _Place:
         missing = error
     if gateway is not None:
         try:
-            answer = gateway.frames(0, 1) if start == "oldest" else gateway.frames(_HTTP_AFTER_ALL, 1)
+            page = gateway.frames(0, 1) if start == "oldest" else gateway.frames(_HTTP_AFTER_ALL, 1)
         except GatewayUnreachableError as error:
             if ring is None:
-                raise GatewayUnreachableError(f"{error}; nor can a ring be read: {missing}") from error
+                raise GatewayUnreachableError(f"{error}; and no ring can be read: {missing}") from error
         finally:
             gateway.close()
-    if answer is not None:
+    if page is not None:
         if start == "oldest":
-            first = int(answer.rows["frame_id"][0]) if len(answer.rows) else answer.head
-            return _Place(answer.journal_id, first, 0)
-        # A frame is decided before it is published: what the ring does not have yet is still to come.
-        published = ring is not None and ring.journal_id() == answer.journal_id
-        head = ring.head if ring is not None and published else answer.head
-        return _Place(answer.journal_id, head, 0)
+            first = int(page.rows["frame_id"][0]) if len(page.rows) else page.head
+            return _Place(page.journal_id, first, 0)
+        # The gateway counts a frame when it decides it, before the ring has it. "latest" means published.
+        published = ring is not None and ring.journal_id() == page.journal_id
+        head = ring.head if ring is not None and published else page.head
+        return _Place(page.journal_id, head, 0)
     assert ring is not None
     return _Place(ring.journal_id(), max(ring.head if start == "latest" else ring.oldest(), 1), 0)
 
@@ -2861,12 +2889,12 @@ def _located(start: str, path: str, gateway: _Gateway | None) -> _Place:
 if TYPE_CHECKING:
 
     class PhysicsDataset(_Dataset, torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg, unused-ignore]
-        """See the class that it comes from."""
+        """See :class:`_Dataset`."""
 
 else:
 
     def __getattr__(name):
-        """``PhysicsDataset`` is made when it is asked for: whoever needs no torch must not wait for it."""
+        """Makes ``PhysicsDataset`` on first use, so that importing this module does not import torch."""
         if name != "PhysicsDataset":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
@@ -2881,7 +2909,7 @@ else:
 
 
 def _printable(text: str) -> str:
-    """Labels come from whoever sent the event: a control character in one must not reach the terminal."""
+    """`text` without control characters: senders choose labels, which must not control the terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
@@ -2892,10 +2920,10 @@ def _label(text: str | None, number: int) -> str:
 
 
 def _line(frame: Frame) -> str:
-    """One frame for people to read, on one line."""
+    """One frame as one line of text for people."""
     flags = frame.flags
     moment = datetime(1970, 1, 1, tzinfo=timezone.utc)
-    # A sender's clock may say anything; the JSON output has the number itself.
+    # A sender's timestamp may be out of range; the JSON output has the number itself.
     with contextlib.suppress(OverflowError, ValueError, OSError):
         moment = datetime.fromtimestamp(frame.timestamp_us / 1e6, tz=timezone.utc).astimezone()
     sentiment = f"{frame.sentiment:+.2f}" if flags & FLAG_SENTIMENT else "?"
@@ -2905,7 +2933,7 @@ def _line(frame: Frame) -> str:
     elif flags & FLAG_FIRST:
         pace = f"dt first  {frame.velocity:g}/min"
     else:
-        # The format allows any finite logarithm, exp() does not.
+        # The format allows any finite logarithm, but exp() overflows above 709.
         pace = f"dt {math.exp(min(frame.delta_time, 700.0)):.3g}s  {frame.velocity:g}/min"
     vector = (
         " ".join(f"{value:+.3f}" for value in frame.semantic[:4]) if flags & FLAG_SEMANTIC else "no vector"
@@ -2940,7 +2968,7 @@ def _run_batch(frames: Frames, as_json: bool) -> None:
 
 
 def _run_stats(consumer: PhysicsConsumer, as_json: bool) -> None:
-    # The age is that of a frame that was read.
+    # age_ms needs a frame that was read.
     consumer.read_latest()
     stats = consumer.stats()
     if as_json:
@@ -2996,13 +3024,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stats", action="store_true", help="show the ring's header and state")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line; 64-bit fields as strings"
+        "--json", action="store_true", help="print one JSON object per line, 64-bit fields as strings"
     )
-    parser.add_argument("--path", metavar="PATH", help=f"the ring (CS_PHYSICS_PATH; now {default_path()})")
     parser.add_argument(
-        "--url", metavar="URL", help="read over HTTP from the gateway there, e.g. http://host:9382"
+        "--path", metavar="PATH", help=f"the ring's file (default: CS_PHYSICS_PATH; now {default_path()})"
     )
-    parser.add_argument("--token", metavar="TOKEN", help="the gateway's bearer token (GATEWAY_TOKEN)")
+    parser.add_argument(
+        "--url", metavar="URL", help="read over HTTP from the gateway at URL, e.g. http://host:9382"
+    )
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="the gateway's bearer token (default: GATEWAY_TOKEN)"
+    )
     parser.add_argument(
         "--from",
         dest="start",
@@ -3048,7 +3080,7 @@ def _checked(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, or 1 where the ring can not be read (usage: 2)."""
+    """The command line. Returns the exit code: 0, or 1 if frames cannot be read. Usage errors exit with 2."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     _checked(parser, arguments)
@@ -3080,7 +3112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not fail on it once more at exit.
+        # The reader of our output has closed it; keep the interpreter from failing on it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0

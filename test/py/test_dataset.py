@@ -160,7 +160,7 @@ def test_latest_is_what_the_ring_has_not_published_yet(writer: RingWriter, tmp_p
 def test_without_ring_and_gateway_it_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(RingMissingError):
         PhysicsDataset(path=tmp_path / "none")
-    with pytest.raises(GatewayUnreachableError, match="nor can a ring be read"):
+    with pytest.raises(GatewayUnreachableError, match="and no ring can be read"):
         PhysicsDataset(path=tmp_path / "none", url="http://127.0.0.1:9")
 
 

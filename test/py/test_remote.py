@@ -196,13 +196,13 @@ def closed_port() -> int:
 
 
 def test_nobody_there_is_an_error_at_once_and_says_what_to_do() -> None:
-    with pytest.raises(GatewayUnreachableError, match=r"no answer from http://127.0.0.1:\d+: .*start the"):
+    with pytest.raises(GatewayUnreachableError, match=r"no response from http://127.0.0.1:\d+: .*start the"):
         PhysicsConsumer(url=f"http://127.0.0.1:{closed_port()}")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9382", "ftp://x", "http://", "http://h:99999", "http://u:p@h"])
 def test_another_address_is_refused_without_showing_a_secret(url: str) -> None:
-    with pytest.raises(ConsumerError, match="no gateway's address") as refused:
+    with pytest.raises(ConsumerError, match="not a gateway's address") as refused:
         PhysicsConsumer(url=url)
     assert "u:p" not in str(refused.value)
 
@@ -217,9 +217,7 @@ def test_a_path_and_a_url_or_a_token_without_a_url_are_refused(gateway: GatewayS
     assert "a\nb" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("token", "expected"), [(None, "asks for a token"), ("wrong", "not know this token")]
-)
+@pytest.mark.parametrize(("token", "expected"), [(None, "requires a token"), ("wrong", "rejects this token")])
 def test_a_token_that_is_missing_or_wrong_is_an_error_at_once(
     gateway: GatewayStub, token: str | None, expected: str
 ) -> None:
@@ -357,7 +355,7 @@ def with_body(change: Callable[[bytes], bytes]) -> Change:
 
 
 LIES: dict[str, tuple[Change, str]] = {
-    "half a frame": (with_body(lambda body: body[:-1]), "no whole number of frames"),
+    "half a frame": (with_body(lambda body: body[:-1]), "not a whole number of frames"),
     "more than asked for": (with_body(lambda body: body * 2000), "more than"),
     "out of order": (with_body(lambda body: body[FRAME_BYTES:] + body[:FRAME_BYTES]), "other frames"),
     "a gap": (with_body(lambda body: body[:FRAME_BYTES] + body[2 * FRAME_BYTES :]), "other frames"),
@@ -417,7 +415,7 @@ def test_an_answer_cut_short_is_asked_for_again(
 @pytest.mark.parametrize("status", [301, 404, 400])
 def test_what_is_no_gateway_is_named(gateway: GatewayStub, consumer: PhysicsConsumer, status: int) -> None:
     gateway.fail = (status, {"location": "/"}, b"")
-    with pytest.raises(ConsumerError, match=f"answers {status}; is it a gateway"):
+    with pytest.raises(ConsumerError, match=f"responds with {status}; is it a gateway"):
         consumer.read_latest()
 
 
@@ -485,10 +483,10 @@ def test_the_command_line_reads_over_http(gateway: GatewayStub) -> None:
 
 def test_its_errors_are_one_line_and_exit_code_1(gateway: GatewayStub) -> None:
     for arguments, expected in (
-        (["--url", gateway.url], "asks for a token"),
-        (["--url", gateway.url, "--token", "wrong"], "does not know this token"),
-        (["--url", f"http://127.0.0.1:{closed_port()}"], "no answer from"),
-        (["--url", "nonsense"], "no gateway's address"),
+        (["--url", gateway.url], "requires a token"),
+        (["--url", gateway.url, "--token", "wrong"], "rejects this token"),
+        (["--url", f"http://127.0.0.1:{closed_port()}"], "no response from"),
+        (["--url", "nonsense"], "not a gateway's address"),
     ):
         result = run("--stats", *arguments)
         assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
