@@ -29,8 +29,7 @@ import { systemClock } from "../src/clock.ts";
 import { GatewayError } from "../src/errors.ts";
 import type { RingFrame, RingOptions } from "../src/ring/contract.ts";
 
-// The format is read here by the numbers of its published table, not through src/frame.ts: the two must
-// agree.
+// These tests read the format by the numbers of its published table, not through src/frame.ts: the two must agree.
 const HEADER = 64;
 const FRAME = 4224;
 const MAGIC = 0x5048595349435300n;
@@ -73,8 +72,7 @@ function headerOf(path: string): Header {
 }
 
 /**
- * The ids that a reader accepts, each with the content that `published` gives it; the claim of the whole
- * file.
+ * Checks that a reader accepts exactly the expected ids, each with the content that `published` gives it.
  */
 function readable(path: string): number[] {
   const view = viewOf(path);
@@ -123,7 +121,7 @@ function run(from: number, count: number): RingFrame[] {
   return Array.from({ length: count }, (_, index) => frame(from + index));
 }
 
-/** Frame `id` as another ring would have held it. */
+/** Frame `id` as another ring would hold it. */
 function rawFrame(id: number): Uint8Array {
   const bytes = new Uint8Array(FRAME);
   const view = new DataView(bytes.buffer);
@@ -134,7 +132,7 @@ function rawFrame(id: number): Uint8Array {
   return bytes;
 }
 
-/** A source of refill that keeps the frames from `oldest` on. */
+/** A refill source that has the frames from `oldest` on. */
 function keeps(oldest: number, newest: number) {
   return async (from: number, limit: number): Promise<{ bytes: Uint8Array; count: number }> => {
     const count = from < oldest ? 0 : Math.max(0, Math.min(limit, newest - from + 1));
@@ -226,7 +224,7 @@ describe("a new ring", () => {
     expect(leftovers()).toEqual([]);
   });
 
-  test("has the mode it was given, whatever the umask", async () => {
+  test("has the mode that was asked for, whatever the umask", async () => {
     const umask = process.umask(0o077);
     try {
       await open({ mode: 0o664 });
@@ -236,20 +234,20 @@ describe("a new ring", () => {
     expect(statSync(path).mode & 0o7777).toBe(0o664);
   });
 
-  test("begins at the journal's next frame where nothing can be refilled", async () => {
+  test("begins at the journal's next frame if nothing can be refilled", async () => {
     const ring = await open({ nextFrameId: 501 });
     expect([ring.tail(), ring.head(), ring.refilled]).toEqual([501, 501, 0]);
     publish(ring, 1);
     expect(readable(path)).toEqual([501]);
   });
 
-  test("removes what writers that died left beside it, and nothing else", async () => {
+  test("removes what dead writers left beside it, and nothing else", async () => {
     writeFileSync(`${path}.new.999999`, "half");
     writeFileSync(`${path}.json.new.999999`, "half");
     writeFileSync(`${path}.new.mine`, "kept");
     writeFileSync(`${path}2.new.1`, "kept");
     writeFileSync(`${path}.new.999999.0123456789abcdef`, "half");
-    // Not to be removed, as another user's file in a shared folder is not: it is in nobody's way.
+    // It cannot be removed, like another user's file in a shared folder, and it does no harm.
     mkdirSync(`${path}.new.1`);
     await open();
     expect(readdirSync(folder).sort()).toEqual(["ring", "ring.new.1", "ring.new.mine", "ring2.new.1"]);
@@ -285,18 +283,18 @@ describe("refill", () => {
     expect(readable(path)).toHaveLength(16);
   });
 
-  test("starts behind what is kept nowhere any more", async () => {
+  test("starts after the frames that no source has any more", async () => {
     const ring = await open({ capacity: 1000, nextFrameId: 1001 }, keeps(421, 1000));
     expect([ring.tail(), ring.head(), ring.refilled]).toEqual([421, 1001, 580]);
     expect(readable(path)).toHaveLength(580);
   });
 
-  test("leaves the newest to the publisher where they cannot be had yet", async () => {
+  test("leaves the newest frames to the publisher if the source does not have them yet", async () => {
     const ring = await open({ capacity: 1000, nextFrameId: 1001 }, keeps(1, 700));
     expect([ring.tail(), ring.head()]).toEqual([1, 701]);
   });
 
-  test("refuses a source that answers with another frame", async () => {
+  test("refuses a source that returns another frame", async () => {
     const source = keeps(1, 100);
     const work = (): Promise<Ring> => open({ nextFrameId: 101 }, (from, limit) => source(from + 1, limit));
     expect((await refusal(work)).code).toBe("ring_failed");
@@ -346,7 +344,7 @@ describe("publish", () => {
     expect(floats(0)).toEqual(new Array(1024).fill(0));
   });
 
-  test("takes physics and vectors at any place of their buffers", async () => {
+  test("takes physics and vectors at any offset of their buffers", async () => {
     const ring = await open();
     const physics = new Uint8Array(200).fill(7).subarray(3, 115);
     ring.publish(1, physics, new Float32Array(2000).fill(0.5).subarray(1, 1025));
@@ -356,7 +354,7 @@ describe("publish", () => {
     expect(view.getBigUint64(64 + 2 * 4224, true)).toBe(0n);
   });
 
-  test("goes on across the edge of a window of slots", async () => {
+  test("continues across the edge of a window of slots", async () => {
     const ring = await open({ capacity: 5000, nextFrameId: 4090 });
     publish(ring, 20);
     publish(ring, 5000);
@@ -412,21 +410,21 @@ describe("a batch", () => {
         batched.publishBatch(run(from, count));
       batched.close("closed");
       const other = readFileSync(path);
-      // But for the epoch, which counts writers.
+      // All but the epoch, which counts writers.
       for (const file of [bytes, other]) file.fill(0, 40, 44);
       expect(Buffer.compare(other, bytes)).toBe(0);
       expect(readable(path)).toHaveLength(Math.min(capacity, 700));
     },
   );
 
-  test("is seen when its last frame is whole, and what it overwrites is withdrawn before it begins", async () => {
+  test("becomes readable when its last frame is whole, and the frames that it overwrites are withdrawn before it begins", async () => {
     const ring = await open({ capacity: 64 });
     publish(ring, 64);
     const seen: [number, number][] = [];
     const watched = run(65, 16).map(({ frameId, physics, vector }) => ({
       frameId,
       physics,
-      // Read once when it is checked and once when it is written.
+      // The writer reads it once to check it and once to write it.
       get vector(): Float32Array | null {
         const { head, tail } = headerOf(path);
         seen.push([head, tail]);
@@ -455,7 +453,7 @@ describe("a batch", () => {
     expect(fewest).toBe(12);
   });
 
-  test("is refused as a whole where one of its frames is", async () => {
+  test("is refused as a whole if one of its frames is refused", async () => {
     const ring = await open({ capacity: 64 });
     publish(ring, 3);
     const before = readFileSync(path);
@@ -493,7 +491,7 @@ describe("what a writer costs", () => {
     return out + err;
   }
 
-  /** Collections after the warm-up; not a number where it never began. */
+  /** Garbage collections after the warm-up; NaN if the warm-up never ended. */
   const collections = (output: string): number => {
     const begun = output.indexOf("BEGIN");
     return begun < 0 ? Number.NaN : output.slice(begun).split("[GC<").length - 1;
@@ -517,7 +515,7 @@ describe("what a writer costs", () => {
   test("no frame makes garbage", async () => {
     const env = { BUN_JSC_logGC: "1" };
     expect(collections(await writer(1000, frames(""), env))).toBe(0);
-    // An object of two words a frame would show.
+    // An object of two words per frame would show.
     expect(collections(await writer(1000, frames("globalThis.kept = { n };"), env))).toBeGreaterThan(0);
   }, 60_000);
 
@@ -527,13 +525,13 @@ describe("what a writer costs", () => {
       const { readFileSync } = require("node:fs");
       let peakKb = 0;
       const look = () => {
-        // What is no shared memory: the ring itself is.
+        // Excludes shared memory, which the ring is.
         const status = readFileSync("/proc/self/status", "utf8");
         const ownKb = Number(/RssAnon:\\s+(\\d+)/.exec(status)[1]) + Number(/RssFile:\\s+(\\d+)/.exec(status)[1]);
         peakKb = Math.max(peakKb, ownKb);
       };
       for (let n = 0; n < 250_000; n++) {
-        // What a gateway throws away for each event: the larger the heap seems, the later it is collected.
+        // Imitates the garbage of each event. JavaScriptCore collects it later if the heap seems larger.
         ring.publish(ring.head(), physics, new Float32Array(1024));
         if (n % 5000 === 0) { look(); await Bun.sleep(0); }
       }
@@ -555,7 +553,7 @@ describe("what a writer costs", () => {
   test.skipIf(!roomy)(
     "a ring beyond 2³¹ bytes is written and read on both sides of them",
     async () => {
-      // From before the slot that contains byte 2³¹ to behind the first window of slots that begins beyond it.
+      // From before the slot that contains byte 2³¹ to after the first window of slots that begins beyond it.
       const slot = Math.floor((2 ** 31 - HEADER) / FRAME);
       const first = LARGE_SLOTS + slot - 3;
       const last = LARGE_SLOTS + 512_003;
@@ -604,7 +602,7 @@ describe("a start over an existing ring", () => {
     return headerOf(path);
   }
 
-  test("goes on with it: same file, same frames, one epoch later", async () => {
+  test("adopts it: same file, same frames, one epoch later", async () => {
     const before = await leave(40);
     const inode = inodeOf(path);
     const ring = await open({ adopt: true, nextFrameId: 43 });
@@ -616,13 +614,13 @@ describe("a start over an existing ring", () => {
     expect(readable(path)).toHaveLength(16);
   });
 
-  test("goes on with whatever capacity is there where none is asked for", async () => {
+  test("adopts any capacity if none is asked for", async () => {
     await leave(5);
     const ring = await open({ adopt: true, capacity: null, nextFrameId: 6 });
     expect([ring.adopted, ring.capacity]).toEqual([true, 16]);
   });
 
-  test("goes on with a ring that never held a frame", async () => {
+  test("adopts a ring that never held a frame", async () => {
     await leave(0);
     expect((await open({ adopt: true, nextFrameId: 3 })).adopted).toBe(true);
   });
@@ -668,7 +666,7 @@ describe("a start over an existing ring", () => {
   test.each(strangers)("replaces a ring %s and marks the old one", async (_, o, change) => {
     await leave(40);
     change();
-    // A second name keeps the replaced file within reach.
+    // A second name keeps the replaced file reachable.
     linkSync(path, `${path}-old`);
     const next = o.nextFrameId ?? 41;
     const ring = await open({ adopt: true, nextFrameId: 41, ...o }, keeps(1, next - 1));
@@ -784,7 +782,7 @@ describe("room", () => {
     },
   );
 
-  /** Takes every byte that is left, as another process might. */
+  /** Takes every free byte, as another process might. */
   function fill(name: string): void {
     const fd = openSync(join(mount, name), "w");
     try {
@@ -885,7 +883,7 @@ describe("a running ring", () => {
     expect(leftovers()).toEqual([]);
   });
 
-  // A reader as the format describes it: waiters = 1, then FUTEX_WAIT on the low word of head.
+  // A reader as the format describes it: it sets waiters to 1 and then calls FUTEX_WAIT on the low word of head.
   const sleeper = `
     import { dlopen, ptr } from "bun:ffi";
     import { Mapping } from ${JSON.stringify(join(import.meta.dir, "..", "src", "native", "libc.ts"))};

@@ -25,7 +25,7 @@ setDefaultTimeout(60_000);
 const GOLDEN = join(import.meta.dir, "golden");
 const bytes = new Uint8Array(readFileSync(join(GOLDEN, "frames.bin")));
 
-/** A frame as test/golden/frames.json has it: 64-bit numbers as decimal strings, only the leading floats. */
+/** A frame in test/golden/frames.json: 64-bit numbers as decimal strings, and only the leading floats. */
 type GoldenFrame = { readonly [name: string]: string | number | readonly number[] };
 
 const golden = JSON.parse(readFileSync(join(GOLDEN, "frames.json"), "utf8")) as {
@@ -52,7 +52,7 @@ function physicsOf(frame: GoldenFrame): Physics {
 }
 
 describe("the golden frames", () => {
-  test("have the size that the format has", () => {
+  test("have the size that the format defines", () => {
     expect(golden.frame_bytes).toBe(FRAME_BYTES);
     expect(bytes.length).toBe(golden.frames.length * FRAME_BYTES);
     expect(golden.frames.length).toBeGreaterThan(3);
@@ -64,7 +64,7 @@ describe("the golden frames", () => {
   });
 
   for (const [index, frame] of golden.frames.entries()) {
-    test(`frame ${frame.frame_id}: decodeFrame reads every field as it was meant`, () => {
+    test(`frame ${frame.frame_id}: decodeFrame reads every field`, () => {
       const decoded = decodeFrame(bytes, index * FRAME_BYTES);
       const { semantic, frame_id, ...physics } = decoded;
       expect(physics).toEqual(physicsOf(frame));
@@ -76,7 +76,7 @@ describe("the golden frames", () => {
 
     test(`frame ${frame.frame_id}: encodeFrame writes the same bytes`, () => {
       const vector = Float32Array.from(frame.semantic as readonly number[]);
-      // Of a slot that held another frame, nothing may remain.
+      // Nothing may remain of the frame that the slot held before.
       const target = new Uint8Array(FRAME_BYTES + 16).fill(0xa5);
       encodeFrame(target, 8, {
         frameId: Number(frame.frame_id),
@@ -136,7 +136,7 @@ describe("encoding", () => {
     checksum: u64,
   });
 
-  test("any physics comes back as it went in", () => {
+  test("any physics survives encoding and decoding", () => {
     fc.assert(
       fc.property(anyPhysics, fc.integer({ min: 1, max: 2 ** 50 }), (physics, frameId) => {
         const frame = new Uint8Array(FRAME_BYTES);
@@ -149,7 +149,7 @@ describe("encoding", () => {
     );
   });
 
-  test("a float that is not finite, or is none as a float32, never becomes a frame", () => {
+  test("a float that is not finite, also after rounding to float32, never becomes a frame", () => {
     const physics = physicsOf(golden.frames[0] as GoldenFrame);
     for (const value of [Number.NaN, Number.POSITIVE_INFINITY, 1e39, -1e300]) {
       for (const name of ["delta_time", "duration_ms", "velocity", "interrupt", "fill_rate"] as const) {
@@ -165,7 +165,7 @@ describe("the checksum", () => {
   const checked = golden.frames.at(-1) as GoldenFrame;
   const raw = bytes.slice(bytes.length - FRAME_BYTES);
 
-  /** By the words of docs/FRAME.md alone, in exact integers. */
+  /** Computed from the text of docs/FRAME.md alone, in exact integers. */
   function byDefinition(frame: Uint8Array): bigint {
     const mask = (1n << 32n) - 1n;
     const fmix32 = (k: bigint): bigint => {
@@ -194,17 +194,17 @@ describe("the checksum", () => {
     new Float32Array(frame.slice(16, PHYSICS_OFFSET).buffer),
   ];
 
-  test("of the golden frame that has one is what the definition says, with its own field left out", () => {
+  test("of the golden frame that has one follows the definition, which leaves out its own field", () => {
     expect(byDefinition(raw)).toBe(BigInt(checked.checksum as string));
     expect(frameChecksum(...parts(raw))).toBe(byDefinition(raw));
     const [physics] = parts(raw);
     physics.fill(0, 4216 - PHYSICS_OFFSET);
-    // Zeros past semantic_dim add nothing: the leading floats are enough.
+    // Zeros past semantic_dim add nothing, so the leading floats suffice.
     fillChecksum(physics, parts(raw)[1].subarray(0, 384));
     expect(physics).toEqual(raw.slice(PHYSICS_OFFSET));
   });
 
-  test("changes with every bit that it covers, and not with the flag of a refill", () => {
+  test("changes with every bit that it covers, and not with the refill flag", () => {
     const sums = new Set([byDefinition(raw)]);
     for (let at = 16; at < 4216; at++) {
       const frame = raw.slice();
@@ -219,7 +219,7 @@ describe("the checksum", () => {
   });
 
   test("of two halves is the checksum of neither frame, wherever they meet", () => {
-    // The worst that a test can think of: every float a small whole number, so that all low bits are 0.
+    // The hardest case for a checksum: every float is a small whole number, so all low bits are 0.
     const whole = (id: number): Uint8Array => {
       const frame = new Uint8Array(FRAME_BYTES);
       new Float32Array(frame.buffer, 16, 1050).fill(id);
@@ -234,7 +234,7 @@ describe("the checksum", () => {
     expect(sums.size).toBe(1051);
   });
 
-  test("of nothing but zeros is not the 0 that says there is none", () => {
+  test("of all zeros is not 0, because 0 means that there is no checksum", () => {
     expect(frameChecksum(new Uint8Array(PHYSICS_BYTES), null)).toBe(1n);
   });
 });
