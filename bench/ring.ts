@@ -1,8 +1,8 @@
 /**
- * The ring from both sides, each against a baseline in the same run: the complete write of a frame against the same
- * protocol in C (bench/ring.c, compiled here with cc), in turns on rings of the same size; the first lap against later
- * ones; reads in Python against numpy's own copy; and how soon a follower has a frame, against a follower in C. Prints
- * medians, in ns a frame.
+ * Measures the ring from both sides, each against a baseline in the same run: the complete write of a frame against the
+ * same protocol in C (bench/ring.c, compiled here with cc), in turns on rings of the same size; the first lap against later
+ * laps; reads in Python against numpy's own copy; and the latency of a follower against a follower in C. Prints
+ * medians, in ns per frame.
  */
 import { dlopen, ptr } from "bun:ffi";
 import { mkdtempSync, rmSync, statfsSync } from "node:fs";
@@ -23,14 +23,14 @@ function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[values.length >> 1] as number;
 }
 
-/** A folder in memory where there is one, as the ring has. */
+/** A folder in shared memory, if the system has one. */
 function makeFolder(): string {
   const wanted = 3 * ringBytes(100_000);
   try {
     const { bavail, bsize } = statfsSync("/dev/shm");
     if (bavail * bsize > wanted) return mkdtempSync("/dev/shm/bench-ring-");
   } catch {
-    // No /dev/shm on macOS.
+    // macOS has no /dev/shm.
   }
   return mkdtempSync(join(tmpdir(), "bench-ring-"));
 }
@@ -82,7 +82,7 @@ function publishOneByOne(ring: Ring, frames: number): void {
   }
 }
 
-/** Made before and used again, so that a round measures the ring and not the making of objects. */
+/** Made in advance and reused, so that a round measures the ring and not the creation of objects. */
 const batch = Array.from({ length: VECTORS }, () => ({
   frameId: 0,
   physics: physics[0] as Uint8Array,
@@ -102,7 +102,7 @@ function publishInBatches(ring: Ring, frames: number): void {
   }
 }
 
-/** ns a frame. `frames` is a multiple of VECTORS. */
+/** Returns ns per frame. `frames` must be a multiple of VECTORS. */
 function timed(write: Write, ring: Ring, frames: number): number {
   const startNs = Bun.nanoseconds();
   write(ring, frames);
@@ -127,7 +127,7 @@ function print(name: string, value: number, baseline: number | null, unit = "ns/
   }
 }
 
-/** One by one and in batches, each in turns with C. */
+/** Measures writes one by one and in batches, each in turns with C. */
 async function compareWriters(size: string, binary: string, folder: string, capacity: number): Promise<void> {
   const paths = [join(folder, `c-${size}`), join(folder, `ts-${size}`)] as const;
   const c = Bun.spawn([binary, "write", paths[0], `${capacity}`, `${ROUND_FRAMES}`, `${ROUNDS}`], {
@@ -135,7 +135,7 @@ async function compareWriters(size: string, binary: string, folder: string, capa
     stdout: "pipe",
   });
   const ring = await makeRing(paths[1], capacity);
-  // One lap, and enough for the compiler.
+  // One lap, and enough calls for the compiler.
   for (const write of [publishOneByOne, publishInBatches]) write(ring, Math.max(capacity, ROUND_FRAMES));
   const single: number[] = [];
   const batched: number[] = [];
@@ -156,7 +156,7 @@ async function compareWriters(size: string, binary: string, folder: string, capa
   print(`ring/write-batch/${size}`, median(batched), median(baselines));
 }
 
-/** The first lap of rings that are new each time, against the second and third lap of the same. */
+/** Measures the first lap of new rings against their second and third lap. */
 async function compareLaps(folder: string): Promise<void> {
   const capacity = 100_032;
   const path = join(folder, "laps");
@@ -172,7 +172,7 @@ async function compareLaps(folder: string): Promise<void> {
   print("ring/first-lap", median(first), median(later));
 }
 
-/** The clock that other programs read, too: Bun's own begin with the process. */
+/** A clock that other programs can read, too. Bun's own clocks start with the process. */
 function monotonicClock(): () => number {
   const { clock_gettime } = dlopen(process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6", {
     clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
@@ -187,7 +187,7 @@ function monotonicClock(): () => number {
 
 /**
  * Publishes FOLLOW_FRAMES at 10,000 a second, each with the time of its publication, while `command` follows.
- * @returns what it printed: the median time until it had a frame, in ns
+ * @returns the median time until the follower had a frame, in ns, as it printed it
  */
 async function followed(ring: Ring, command: readonly string[]): Promise<number> {
   const nowNs = monotonicClock();
@@ -209,7 +209,7 @@ async function followed(ring: Ring, command: readonly string[]): Promise<number>
   return medianNs;
 }
 
-/** What a reader in Python costs. Needs `.venv`. */
+/** Measures reads in Python. Needs `.venv`. */
 async function compareReaders(binary: string, folder: string): Promise<void> {
   const path = join(folder, "read");
   const ring = await makeRing(path, 100_000);

@@ -1,4 +1,4 @@
-/** Following a ring on a clock that the test moves. */
+/** Follows a ring on a clock that the test moves. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,11 +11,11 @@ import { RingReader } from "../../src/ring/reader.ts";
 
 const START_US = 1_700_000_000_000_000;
 
-/** It moves when the follower sleeps, and when the test says so. */
+/** A clock that moves when the follower sleeps, and when the test moves it. */
 class OwnClock implements Clock {
   ms = 0;
   slept: number[] = [];
-  /** What happens in the pause that ends then. */
+  /** What happens during the pause that ends at that time. */
   onSleep: (ms: number) => void = () => {};
   readonly after = systemClock.after;
   readonly every = systemClock.every;
@@ -75,7 +75,7 @@ async function nextIds(follower: RingFollower): Promise<number[] | null> {
   return copied === null ? null : Array.from({ length: copied.count }, (_, index) => copied.first + index);
 }
 
-test("pauses grow while no frame comes, and begin anew when one has come", async () => {
+test("pauses grow while no frame comes, and start again from the shortest after a frame", async () => {
   const ring = await open();
   const { follower, stop } = follow(1);
   using _ = follower;
@@ -92,7 +92,7 @@ test("pauses grow while no frame comes, and begin anew when one has come", async
   expect(clock.slept).toEqual([1, 2]);
 });
 
-test("the path is looked at four times a second", async () => {
+test("a follower checks the path four times a second", async () => {
   publish(await open(), 1);
   const { follower } = follow(1);
   using _ = follower;
@@ -106,7 +106,7 @@ test("the path is looked at four times a second", async () => {
   expect(told).toEqual(["replaced"]);
 });
 
-test("a gateway that is silent for more than 5 s is told once, and told again when it is back", async () => {
+test("a gateway that is silent for more than 5 s is reported once, and once more when it is back", async () => {
   const ring = await open();
   const { follower } = follow(1);
   using _ = follower;
@@ -120,7 +120,7 @@ test("a gateway that is silent for more than 5 s is told once, and told again wh
   expect(told).toEqual(["stalled", "resumed"]);
 });
 
-test("something else at the path is borne for 5 s and then an error", async () => {
+test("another file at the path is tolerated for 5 s and is then an error", async () => {
   await open();
   const { follower } = follow(1);
   using _ = follower;

@@ -4,7 +4,7 @@ import { MappedFile } from "./mapped-file.ts";
 
 const headAndTail = (file: MappedFile): bigint[] => [file.u64(24), file.u64(32)];
 
-test("a shown head and a raised tail stand in the header, and a lower tail changes nothing", () => {
+test("head and tail are stored in the header, and a lower tail changes nothing", () => {
   using file = new MappedFile(1);
   const header = new RingHeader(file.mapping, { head: 1, tail: 1 });
   header.show(9);
@@ -14,7 +14,7 @@ test("a shown head and a raised tail stand in the header, and a lower tail chang
   expect([header.head(), header.tail()]).toEqual([9, 5]);
 });
 
-test("head and tail carry into their high words, once each, and go on from there", () => {
+test("head and tail carry into their high words once, and continue from there", () => {
   using file = new MappedFile(1);
   const start = 2 ** 32 - 2;
   writeHeader(file.mapping, { capacity: 1, head: start, tail: start - 1, epoch: 1, nowUs: 0 });
@@ -29,7 +29,7 @@ test("head and tail carry into their high words, once each, and go on from there
   expect(headAndTail(file)).toEqual([3n * 2n ** 32n + 7n, 3n * 2n ** 32n + 6n]);
 });
 
-test("a waiting reader is seen until the next frame is shown", () => {
+test("the waiters flag is seen until the next frame is published", () => {
   using file = new MappedFile(1);
   const header = new RingHeader(file.mapping, { head: 1, tail: 1 });
   expect(header.readerWaits()).toBe(false);
@@ -41,7 +41,7 @@ test("a waiting reader is seen until the next frame is shown", () => {
   expect([header.readerWaits(), file.u32(56)]).toEqual([false, 0]);
 });
 
-test("a change of state takes the waiting readers' flag, too", () => {
+test("a change of state clears the waiters flag, too", () => {
   using file = new MappedFile(1);
   const header = new RingHeader(file.mapping, { head: 1, tail: 1 });
   for (const [state, number] of [
@@ -63,7 +63,7 @@ test("a heartbeat is whole microseconds", () => {
   expect(file.u64(48)).toBe(5_000_000n);
 });
 
-test("a released header touches the file no more", () => {
+test("a released header no longer touches the file", () => {
   using file = new MappedFile(1);
   const header = new RingHeader(file.mapping, { head: 1, tail: 1 });
   header.release();
@@ -83,7 +83,7 @@ test("a written header has every field, and this process as its writer", () => {
   expect([file.u32(40), file.u32(44), file.u64(48), file.u32(60)]).toEqual([3, process.pid, 5_000_000n, 1]);
 });
 
-test("a claimed ring keeps its frames and begins another epoch, which wraps at 2³²", () => {
+test("an adopted ring keeps its frames and gets the next epoch, which wraps at 2³²", () => {
   using file = new MappedFile(1);
   writeHeader(file.mapping, { capacity: 1, head: 7, tail: 6, epoch: 3, nowUs: 0 });
   markState(file.mapping, "closed");

@@ -1,9 +1,8 @@
 /**
- * Writers that are killed at any instant, in the middle of a frame and of a batch, with readers that live
- * through all of it; and readers that are killed or stopped, which the writer does not notice. The programs are
- * those of test/torture.
+ * Writers are killed at any instant, in the middle of a frame or of a batch, while readers live on. Readers are killed
+ * or stopped, and the writer must not notice. The programs are in test/torture.
  *
- * LONG=1 goes on until 200 kills have hit the middle of something, and stops a reader for a minute.
+ * LONG=1 runs until 200 kills have hit the middle of a frame or batch, and stops a reader for a minute.
  */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -25,13 +24,13 @@ import {
 
 const LONG = process.env.LONG === "1";
 const KILLS_MIN = LONG ? 200 : 12;
-/** Kills that have hit the middle of a frame or of a batch, which a third of them do. */
+/** The number of kills that must hit the middle of a frame or of a batch. About a third of all kills do. */
 const HITS_MIN = LONG ? 200 : 1;
 const KILLS_MAX = 20 * KILLS_MIN;
 const STOPPED_MS = LONG ? 60_000 : 3_000;
 const STATUS_MS = 10;
 const SEED = Number(process.env.TORTURE_SEED ?? Math.floor(Math.random() * 2 ** 31));
-/** A second reader beside the follower: one in C, where it can be had. */
+/** A second reader beside the follower: the one in C, if there is a compiler. */
 const SECOND: ReaderMode = CC !== null && process.arch === "x64" ? "c" : "since";
 
 let folder: string;
@@ -49,7 +48,7 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 async function until(what: string, condition: () => boolean, withinMs = 60_000): Promise<void> {
   const deadlineMs = performance.now() + withinMs;
   while (!condition()) {
-    if (performance.now() > deadlineMs) throw new Error(`waited ${withinMs} ms in vain until ${what}`);
+    if (performance.now() > deadlineMs) throw new Error(`not within ${withinMs} ms: ${what}`);
     await Bun.sleep(1);
   }
 }
@@ -88,7 +87,7 @@ describe("a writer killed at any instant", () => {
         startWriter({
           path,
           capacity,
-          // What the journal has decided beyond the head is published again, with the ids that it has.
+          // The frames that the journal decided beyond the head are published again under their ids.
           nextFrameId: head + (epoch === 0 ? 0 : batchFrames),
           adopt: epoch > 0,
           batchFrames: kills % 2 === 0 ? 1 : batchFrames,
@@ -112,14 +111,14 @@ describe("a writer killed at any instant", () => {
           expect(left.damaged).toEqual([]);
           expect(left.head).toBeGreaterThan(enough);
           expect(left.epoch).toBe(epoch + 1);
-          // One frame is being written at a time; of a batch the slots before it are whole already.
+          // Only one frame is being written at a time. In a batch, the slots before it are already whole.
           expect(left.oddSlots).toBeLessThanOrEqual(1);
           expect(left.head - left.tail).toBeGreaterThanOrEqual(capacity - batchFrames);
           expect(left.unshown + left.oddSlots).toBeLessThanOrEqual(capacity - (left.head - left.tail));
           hits.all += left.oddSlots > 0 || left.unshown > 0 ? 1 : 0;
           hits.frame += left.oddSlots;
           hits.batch += left.unshown > 0 && kills % 2 === 0 ? 1 : 0;
-          // Nobody writes now, and what is readable is read to its end.
+          // No writer runs now, so the reader reads to the end.
           for (const reader of readers) {
             await reader.until(`it has read frame ${left.head - 1}`, (said) => said.last === left.head - 1);
           }
@@ -135,7 +134,7 @@ describe("a writer killed at any instant", () => {
         console.log(
           `      ${kills} kills: ${hits.frame} in the middle of a frame${inBatch}; ${seen.join(", ")}`,
         );
-        // Told of every start that it saw, and never that it was another ring.
+        // It reports every start that it saw, and never another ring.
         expect(readers[0]?.said?.events?.replaced).toBeUndefined();
         expect(readers[0]?.said?.events?.restarted).toBeGreaterThan(0);
         expect(enoughHits()).toBe(true);
@@ -179,14 +178,14 @@ describe("a reader that dies or stands still", () => {
     }
   }
 
-  /** ns a frame. */
+  /** In ns per frame. */
   function pace(): number {
     const startNs = Bun.nanoseconds();
     publish(PACE_FRAMES);
     return (Bun.nanoseconds() - startNs) / PACE_FRAMES;
   }
 
-  /** The pace at its better quarter: what else the machine does makes runs slower, never faster. */
+  /** The pace of the fastest quarter of runs, because other work on the machine only makes runs slower. */
   const quarter = (values: readonly number[]): number =>
     [...values].sort((a, b) => a - b)[values.length >> 2] as number;
 
@@ -205,7 +204,7 @@ describe("a reader that dies or stands still", () => {
   onLinux(
     "one killed in its sleep leaves its word behind, which the writer clears, and the others go on",
     async () => {
-      // The other one polls: the word in the header is the sleeper's alone.
+      // The other reader polls, because the header has one word for one sleeper.
       await using other = await started(SECOND);
       await using sleeper = await started("follow");
       publish(10);
@@ -262,11 +261,11 @@ describe("a reader that dies or stands still", () => {
       );
       expectExact(said);
       expect(said.last).toBe(newest);
-      // Of what was published meanwhile it can have read what the ring still had.
+      // It can only have read the frames that the ring still had.
       expect(said.lost).toBeGreaterThanOrEqual(newest - headAtStop - CAPACITY);
       expectExact(await other.end());
       expect(seenDuring).toBeGreaterThan(0);
-      // Many short runs, and a bound for what else the machine does.
+      // Many short runs, with a bound that allows for other work on the machine.
       expect(quarter(during)).toBeLessThan(3 * quarter(before));
     },
     STOPPED_MS + 90_000,

@@ -24,7 +24,7 @@ test("a reader finds what the writer put beside the ring", () => {
   expect(statSync(`${file.path}.json`).mode & 0o7777).toBe(0o640);
 });
 
-test("a label that came later is found, and one that was there is kept", () => {
+test("a later label is found, and an earlier one is kept", () => {
   using file = new MappedFile(1);
   const labels = new LabelsBeside(file.path);
   writeLabels(file.path, 0o600, LABELS);
@@ -43,7 +43,7 @@ test("a file that has not changed is not read again", () => {
   };
   write("alpha");
   expect(labels.intent(5)).toBeNull();
-  // The same name, inode, size and time: nothing tells that it is another content.
+  // Name, inode, size and time are the same, so nothing shows that the content changed.
   write("gamma");
   expect([labels.intent(7), labels.intent(6)]).toEqual([null, "alpha"]);
 });

@@ -74,7 +74,7 @@ test("a lock does not follow a symbolic link", async () => {
   expect(existsSync(join(folder, "victim"))).toBe(false);
 });
 
-test("what is no regular file is no lock", () => {
+test("a lock must be a regular file", () => {
   mkdirSync(`${path}.lock`);
   const error = refusal();
   expect([error.code, error.object]).toEqual(["ring_failed", `${path}.lock`]);

@@ -13,7 +13,7 @@ export class MappedFile implements Disposable {
   readonly path = join(this.folder, "ring");
   readonly mapping: Mapping;
 
-  /** Zeros, as large as a ring of `capacity` slots. */
+  /** A file of zeros, as large as a ring of `capacity` slots. */
   constructor(capacity: number) {
     const fd = openSync(this.path, "w+");
     ftruncateSync(fd, HEADER + capacity * FRAME);
@@ -21,7 +21,7 @@ export class MappedFile implements Disposable {
     closeSync(fd);
   }
 
-  /** What the file has now. */
+  /** The current content of the file. */
   view(): DataView {
     const bytes = readFileSync(this.path);
     return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -1,4 +1,4 @@
-/** The ring's tools on rings that the collider wrote, on damaged ones, and beside a writer that never rests. */
+/** The ring commands on rings that the collider wrote, on damaged rings, and beside a writer that never pauses. */
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
@@ -99,7 +99,7 @@ function poke(
   closeSync(fd);
 }
 
-/** Where byte `offset` of frame `id` stands in a ring of 16. */
+/** The position in the file of byte `offset` of frame `id`, in a ring of 16. */
 const inFrame = (id: number, offset: number): number => HEADER + (id % 16) * FRAME + offset;
 
 interface Said {
@@ -107,7 +107,7 @@ interface Said {
   err: string[];
 }
 
-/** Runs the tool in this process; what it says is there while it runs. */
+/** Runs the command in this process. Its output can be read while it runs. */
 function run(
   action: RingCommand["action"],
   o: Partial<RingCommand> & { said?: Said; stop?: AbortSignal; write?: (text: string) => Promise<void> } = {},
@@ -154,7 +154,7 @@ async function statOf(): Promise<Record<string, unknown>> {
 }
 
 describe("stat", () => {
-  test("of a ring without frames says that there are none", async () => {
+  test("of an empty ring says that there are no frames", async () => {
     await open();
     expect(await statOf()).toEqual({
       ...{ path, version: 1, frame_size: 4224, capacity: 16, bytes: 64 + 16 * 4224, head: 1, tail: 1 },
@@ -188,7 +188,7 @@ describe("stat", () => {
     expect(said.out).toContain("model      id:9, in 12 frames\n");
   });
 
-  test("tells a writer that stands still from one that was closed, and a file that lost its path", async () => {
+  test("distinguishes a stalled writer, a closed one, and a file that is no longer at its path", async () => {
     const ring = await open({ clock: { ...systemClock, nowUs: () => NOW_US - 6_000_000 } });
     publish(ring, 1);
     expect(await statOf()).toMatchObject({ state: "running", heartbeat_age_s: 6, stalled: true });
@@ -209,7 +209,7 @@ describe("verify", () => {
     return { code: await code, report: JSON.parse(said.out) };
   };
 
-  test("finds nothing wrong with what the collider writes, over laps and with unknown values", async () => {
+  test("finds no damage in what the collider writes, across laps and with unknown values", async () => {
     const ring = await open();
     expect((await report()).code).toBe(0);
     publish(ring, 21);
@@ -264,7 +264,7 @@ describe("verify", () => {
   test.each(cases)("finds %s: %s", async (kind, _, at, value) => {
     const ring = await open();
     publish(ring, 25);
-    // All have flag bits 0 to 3 and 5 (47); 20 is the one that is damaged.
+    // All have flag bits 0 to 3 and 5 (47). Frame 20 is the damaged one.
     poke(inFrame(20, at), value);
     const { code, report: found } = await report();
     expect(code).toBe(1);
@@ -276,7 +276,7 @@ describe("verify", () => {
     expect(said.out).toMatch(new RegExp(`^${kind} +1 × [^\n]+: frame 20\n`, "m"));
   });
 
-  test("finds a frame whose checksum does not fit, and a reader that asks for it never takes that frame", async () => {
+  test("finds a frame with a wrong checksum, and a reader that verifies checksums never accepts that frame", async () => {
     const ring = await open();
     for (let id = 1; id <= 9; id++) {
       const physics = physicsOf(id);
@@ -284,7 +284,7 @@ describe("verify", () => {
       ring.publish(id, physics, UNIT);
     }
     expect((await report()).code).toBe(0);
-    // Nothing but the checksum can tell.
+    // Only the checksum shows the damage.
     poke(inFrame(7, 4128), { u64: BigInt(NOW_US) });
     expect((await report()).report.problems).toEqual({ checksum: { count: 1, first_ids: [7] } });
     using asks = RingReader.open(path, true);
@@ -292,16 +292,16 @@ describe("verify", () => {
     expect(asks.copyFrom(7, 9)).toMatchObject({ first: 8, count: 2 });
     using believes = RingReader.open(path, false);
     expect(believes.copyFrom(7, 9)).toMatchObject({ first: 7, count: 3 });
-    // A refilled frame keeps the checksum that it was decided with.
+    // A refilled frame keeps its original checksum.
     poke(inFrame(7, 4128), { u64: BigInt(NOW_US - 250_000) });
     poke(inFrame(7, 4202), { u16: 47 | FLAG.refilled });
     expect((await report()).code).toBe(0);
   });
 
-  test("finds an embedding that goes on past its dimension", async () => {
+  test("finds an embedding with values past its dimension", async () => {
     const ring = await open();
     publish(ring, 3);
-    // A small one: the length stays 1.
+    // A small value, so that the length stays 1.
     poke(inFrame(2, 16 + 4 * 1023), { f32: 1e-6 });
     expect((await report()).report.problems).toEqual({ padding: { count: 1, first_ids: [2] } });
     poke(inFrame(2, 4200), { u16: 0 });
@@ -312,7 +312,7 @@ describe("verify", () => {
     expect(Object.keys((await report()).report.problems)).toEqual(["padding", "flags"]);
   });
 
-  test("goes by the newest frame that is whole, and names the first ten ids of a kind", async () => {
+  test("relies on the newest whole frame, and names the first ten ids of each kind of damage", async () => {
     const ring = await open();
     publish(ring, 15, { journal_id: 8 });
     publish(ring, 1);
@@ -350,12 +350,12 @@ test("a frame below tail is not read, although its slot still holds it", async (
   publish(await open(), 3);
   using reader = RingReader.open(path);
   expect(reader.copy(1, 4).whole).toEqual([true, true, true]);
-  // As a writer leaves it that dies between the two stores.
+  // This is the state after a writer dies between the two stores.
   poke(32, { u64: 3n });
   expect(reader.copy(1, 4).whole).toEqual([false, false, true]);
 });
 
-/** Publishes without a rest, in another process, into a ring of 16. */
+/** Publishes without a pause, in another process, into a ring of 16. */
 async function flatOut(): Promise<AsyncDisposable> {
   const code = `
     import { openRing } from ${JSON.stringify(join(ROOT, "collider.ts"))};
@@ -367,7 +367,7 @@ async function flatOut(): Promise<AsyncDisposable> {
     const physics = Uint8Array.from(JSON.parse(process.argv[2]));
     const vector = Float32Array.of(0.6, -0.8, 0);
     console.log("publishing");
-    // Bounded, for a test that is killed before it can end its writer.
+    // Bounded, in case the test is killed before it can end its writer.
     for (const endMs = Date.now() + 60_000; Date.now() < endMs; ) {
       ring.heartbeat();
       for (let n = 0; n < 1e5; n++) ring.publish(ring.head(), physics, vector);
@@ -387,8 +387,8 @@ async function flatOut(): Promise<AsyncDisposable> {
   };
 }
 
-describe("beside a writer that never rests", () => {
-  test("what is overwritten meanwhile is skipped, and nothing is called damage", async () => {
+describe("beside a writer that never pauses", () => {
+  test("verify skips frames that are overwritten meanwhile, and reports no damage", async () => {
     await using _writer = await flatOut();
     using reader = RingReader.open(path);
     const seen = { whole: 0, skipped: 0 };
@@ -404,7 +404,7 @@ describe("beside a writer that never rests", () => {
     });
   });
 
-  test("a tail says how many it lost, to the frame", async () => {
+  test("a tail reports its exact losses", async () => {
     await using _writer = await flatOut();
     const stop = new AbortController();
     const { said, code } = run("tail", { json: true, follow: true, stop: stop.signal });
@@ -428,7 +428,7 @@ describe("beside a writer that never rests", () => {
 });
 
 describe("tail", () => {
-  test("prints the newest frames, one a line, labels made harmless", async () => {
+  test("prints the newest frames, one per line, with harmless labels", async () => {
     const ring = await open();
     ring.setLabels({ intents: { 5: "Can\ncel\u001b[31m" }, types: { 6: "Açúcar\u2028\u00a0x" }, models: {} });
     publish(ring, 11);
@@ -455,7 +455,7 @@ describe("tail", () => {
     expect([await noneCode, none.out, none.err]).toEqual([0, "", []]);
   });
 
-  test("goes on over a shut-down, a restart, a removed file and one of another journal, and says so", async () => {
+  test("continues across a shutdown, a restart, a removed file and a file of another journal, and reports each", async () => {
     let ring = await open();
     publish(ring, 3);
     const stop = new AbortController();
@@ -476,7 +476,7 @@ describe("tail", () => {
     publish(ring, 1);
     await told("restarted");
     await until("the one after the restart", () => ids().length === 4);
-    // Removed under the gateway, which makes another; what the old one still had is read first.
+    // The file is removed while the gateway runs, and the gateway makes another. The rest of the old one is read first.
     publish(ring, 1);
     rmSync(path);
     ring.close("superseded");
@@ -496,7 +496,7 @@ describe("tail", () => {
     expect(said.err.filter((line) => line.startsWith("ring: lost"))).toEqual([]);
   });
 
-  test("leaves damaged frames out and says so, and does not wait for one that never comes", async () => {
+  test("leaves out and reports damaged frames, and does not wait for a frame that never comes", async () => {
     publish(await open(), 9);
     poke(inFrame(4, 0), { u64: 1n });
     poke(inFrame(5, 0), { u64: 1n });
@@ -508,7 +508,7 @@ describe("tail", () => {
     expect(said.err).toEqual(["ring: damaged: 2 frames before 6 are not whole; see ring verify"]);
   });
 
-  test("ends quietly when nobody reads it any more, and loudly when it cannot write", async () => {
+  test("ends quietly if its output is closed, and with an error if it cannot write", async () => {
     publish(await open(), 3);
     const failing = (code: string) => async (): Promise<void> => {
       throw Object.assign(new Error(code), { code });
@@ -519,7 +519,7 @@ describe("tail", () => {
   });
 });
 
-describe("what is no ring", () => {
+describe("a file that is not a ring", () => {
   const damage: [what: string, make: () => void, says: string][] = [
     ["nothing", () => {}, "there is no ring; start the gateway"],
     ["a folder", () => mkdirSync(path), "it is no regular file"],
@@ -528,7 +528,7 @@ describe("what is no ring", () => {
     ["a pipe", () => void Bun.spawnSync(["mkfifo", path]), "it is no regular file"],
   ];
 
-  test.each(damage)("%s is one line that says so", async (_, make, says) => {
+  test.each(damage)("%s prints one line that says so", async (_, make, says) => {
     make();
     for (const action of ["stat", "tail", "verify"] as const) {
       const message = await refusal(action);
@@ -537,7 +537,7 @@ describe("what is no ring", () => {
     }
   });
 
-  test("another version, other frames, no frames or a file cut short are refused before they are mapped", async () => {
+  test("another version, another frame size, capacity 0 or a truncated file is refused before it is mapped", async () => {
     const ring = await open();
     publish(ring, 20);
     ring.close("closed");
@@ -560,7 +560,7 @@ describe("what is no ring", () => {
   });
 });
 
-test("a reader changes nothing, needs no right to write, and stays whole when its code is hot", async () => {
+test("a reader changes nothing, needs no write permission, and survives the compilation of its hot code", async () => {
   const ring = await open({ capacity: 2000 });
   publish(ring, 5000);
   ring.close("closed");
@@ -568,7 +568,7 @@ test("a reader changes nothing, needs no right to write, and stays whole when it
   const before = Bun.SHA256.hash(readFileSync(path), "hex");
   const { mtimeMs } = statSync(path);
   using reader = RingReader.open(path);
-  // A compiled store into a mapping that may only be read would end this process.
+  // A compiled store into a read-only mapping would end this process.
   for (let round = 0; round < 20; round++)
     expect(verifyRing(reader)).toMatchObject({ whole: 2000, damaged: 0 });
   let heads = 0;

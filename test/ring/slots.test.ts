@@ -24,7 +24,7 @@ test("frames go into their slots, lap after lap, and the header stays as it is",
   expect(new Uint8Array(file.view().buffer, 0, HEADER).every((byte) => byte === 0)).toBe(true);
 });
 
-test("a slot is odd until all of its frame is there", () => {
+test("a slot is odd until its frame is complete", () => {
   using file = new MappedFile(2);
   const writer = new FrameWriter(file.mapping, 2, 1);
   writer.write(1, physicsOf(1), vectorOf(1));
@@ -41,7 +41,7 @@ test("a slot is odd until all of its frame is there", () => {
   expect([file.u64(HEADER), file.u64(HEADER + FRAME)]).toEqual([4n, 2n]);
 });
 
-test("a shorter vector, and none, leave zeros behind them", () => {
+test("a shorter vector, or none, leaves zeros in the rest", () => {
   using file = new MappedFile(1);
   const writer = new FrameWriter(file.mapping, 1, 1);
   const floats = (): number[] =>
@@ -68,7 +68,7 @@ test("frame ids and sequences carry into their high words", () => {
   }
 });
 
-test("a writer goes on over the edges of its windows, and a released one can begin again", () => {
+test("a writer continues across the edges of its windows, and can start again after a release", () => {
   const capacity = 4099;
   using file = new MappedFile(capacity);
   const writer = new FrameWriter(file.mapping, capacity, 4094);
@@ -79,7 +79,7 @@ test("a writer goes on over the edges of its windows, and a released one can beg
   for (let id = 4094; id < 4104; id++) expectFrame(file, capacity, id);
 });
 
-test("windows cover every slot once, with a turn for others after each", async () => {
+test("windows cover every slot once, and other work gets a turn after each", async () => {
   const capacity = 2 * 4096 + 5;
   using file = new MappedFile(capacity);
   const calls: string[] = [];

@@ -1,9 +1,9 @@
 /**
- * A TypeScript writer flat out, four Python readers (each by another part of consumer.py's public API) and one in
- * C: no reader ever accepts a frame with a byte of another, and each one's account of what it has lost is
- * exact to the frame. What each of them does is in test/torture.
+ * A TypeScript writer at full speed, four Python readers (each uses another part of consumer.py's public API) and one in
+ * C. No reader may ever accept a frame with a byte of another frame, and each must count its losses exactly. The
+ * programs are in test/torture.
  *
- * LONG=1 goes on until 100 million frames have been accepted in all.
+ * LONG=1 runs until the readers have accepted 100 million frames.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
@@ -21,19 +21,19 @@ import {
 } from "../torture/programs.ts";
 
 const LONG = process.env.LONG === "1";
-/** Frames accepted by all readers of a ring together. */
+/** The number of frames that all readers of a ring together must accept. */
 const ACCEPTED_PER_RING = LONG ? 25_000_000 : 300_000;
 const RING_TIMEOUT_MS = LONG ? 40 * 60_000 : 100_000;
-/** Rings that are filled by batches; the others frame by frame. */
+/** Capacities of rings that are filled in batches. The others are filled frame by frame. */
 const BY_BATCHES = [64, 100_000];
 const TELL_EVERY_MS = 30_000;
 setDefaultTimeout(RING_TIMEOUT_MS);
 
 const SEED = Number(process.env.TORTURE_SEED ?? Math.floor(Math.random() * 2 ** 31));
 const PYTHON_MODES: readonly ReaderMode[] = ["since", "follow", "batch", "view"];
-/** The argument why no reader takes a torn frame is that of x86-64; elsewhere a reader needs the checksum, too. */
+/** On x86-64 the order of stores excludes torn frames. Elsewhere a reader needs the checksum, too. */
 const C_READS = CC !== null && process.arch === "x64";
-/** These read frame after frame and so know what they have lost; the others take the newest. */
+/** These readers read frame after frame, so they know their losses. The others take the newest frame. */
 const SEQUENTIAL: readonly ReaderMode[] = ["since", "follow", "c"];
 
 let folder: string;
@@ -69,14 +69,14 @@ async function untilAccepted(readers: readonly Reader[], target: number): Promis
   }
 }
 
-describe("a writer flat out and five readers", () => {
+describe("a writer at full speed and five readers", () => {
   let acceptedInAll = 0;
 
   for (const capacity of [16, 64, 1_000, 100_000]) {
-    test(`${capacity} slots: none accepts a torn frame, each knows exactly what it lost`, async () => {
+    test(`${capacity} slots: no reader accepts a torn frame, and each knows its exact losses`, async () => {
       const path = join(folder, `ring-${capacity}`);
       const startedMs = performance.now();
-      // On a ring that is lapped in microseconds a reader comes to read in the pauses alone.
+      // On a ring that is lapped within microseconds, a reader gets to read only during pauses.
       const burstSeed = capacity < 1_000 ? SEED : null;
       const batchFrames = BY_BATCHES.includes(capacity) ? 64 : 1;
       await using writer = await startWriter({ path, capacity, burstSeed, batchFrames });
@@ -124,13 +124,13 @@ describe("a writer flat out and five readers", () => {
     rmSync(path);
   });
 
-  test("they have accepted what this run asks for", () => {
+  test("the readers have accepted enough frames", () => {
     console.log(`      accepted in all: ${acceptedInAll}`);
     expect(acceptedInAll).toBeGreaterThanOrEqual(4 * ACCEPTED_PER_RING);
   });
 });
 
-/** The controls: what the tests above look for is there to be found, so their silence says something. */
+/** The controls: they prove that the tests above would find a torn frame. */
 describe("torn frames are found", () => {
   async function tornWith(
     mode: ReaderMode,
@@ -149,9 +149,8 @@ describe("torn frames are found", () => {
 
   const cTest = test.skipIf(!C_READS);
 
-  test("by Python, where the writer never goes odd", () => tornWith("since", { neverOdd: true }));
-  test("by Python, where the reader leaves out the second check", () =>
-    tornWith("since", { trusting: true }));
+  test("by Python, if the writer never marks a slot odd", () => tornWith("since", { neverOdd: true }));
+  test("by Python, if the reader leaves out the second check", () => tornWith("since", { trusting: true }));
   cTest("by C, where the writer never goes odd (needs cc, x64)", () => tornWith("c", { neverOdd: true }));
   cTest("by C, where the reader leaves out the second check (needs cc, x64)", () =>
     tornWith("c", { trusting: true }),

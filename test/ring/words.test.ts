@@ -7,7 +7,7 @@ const number = fc.oneof(
   fc.constantFrom(0, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 52 + 2 ** 31, Number.MAX_SAFE_INTEGER),
 );
 
-test("a number of two words comes back as it was stored, and is itself and no other", () => {
+test("a number of two words is read back as stored, and equals only itself", () => {
   fc.assert(
     fc.property(number, number, (value, other) => {
       const words = new Int32Array(6);
@@ -20,7 +20,7 @@ test("a number of two words comes back as it was stored, and is itself and no ot
   );
 });
 
-test("a number whose words differ in one bit is another", () => {
+test("numbers whose words differ in one bit are not equal", () => {
   const words = new Int32Array(2);
   for (let bit = 0; bit < 64; bit++) {
     storeU64(words, 0, 2 ** 40 + 7);

@@ -1,7 +1,7 @@
 /**
- * What the frames of the torture tests hold: every byte is a function of the frame's id, so that a frame which
- * was put together from two shows. reader.c and reader.py know the same function, each in its own words; all
- * three go by the numbers of docs/FRAME.md alone.
+ * The content of the frames in the torture tests. Every byte is a function of the frame's id, so a frame that mixes two
+ * frames is recognised. reader.c and reader.py implement the same function, and all three use only the numbers of
+ * docs/FRAME.md.
  */
 import { readFileSync } from "node:fs";
 
@@ -13,10 +13,10 @@ const PHYSICS_BYTES = 112;
 export const JOURNAL_ID = 0x70bed7;
 
 const TWO_32 = 2 ** 32;
-/** A prime below 2²⁴: such values and a few above are exact as float32. */
+/** A prime below 2²⁴, because float32 represents such values exactly. */
 const VALUES = 1_000_003;
 
-/** One frame's content, in buffers that are used again for the next. */
+/** The content of one frame, in buffers that the next frame reuses. */
 export class Content {
   readonly vector = new Float32Array(1024);
   readonly physics = new Uint8Array(PHYSICS_BYTES);
@@ -29,7 +29,7 @@ export class Content {
     const words = this.#words;
     const floats = this.#floats;
     this.vector.fill(value);
-    // Each float is the frame's value and its own place, so that one at another's place shows, too.
+    // Each float combines the frame's value and its own position, so a float at a wrong position is recognised, too.
     for (let k = 0; k < 4; k++) floats[k] = value + k;
     const timestampUs = id * 1000;
     words[4] = timestampUs | 0;
@@ -59,15 +59,15 @@ export interface RingLook {
   readonly head: number;
   readonly tail: number;
   readonly epoch: number;
-  /** What is wrong with the frames from tail to head; empty where each is whole, all its bytes. */
+  /** The faults of the frames from tail to head; empty if every byte of each is right. */
   readonly damaged: readonly string[];
   /** Slots whose frame was being written. */
   readonly oddSlots: number;
-  /** Frames at or beyond head that are whole: those of a batch that was cut off. */
+  /** Whole frames at or beyond head, from a batch that was cut off. */
   readonly unshown: number;
 }
 
-/** Looks at every byte of a ring that nobody writes. */
+/** Checks every byte of a ring that no process writes. */
 export function lookAt(path: string): RingLook {
   const file = readFileSync(path);
   const u64 = (at: number): number => Number(file.readBigUInt64LE(at));
@@ -83,7 +83,7 @@ export function lookAt(path: string): RingLook {
     expected.writeBigUInt64LE(BigInt(id), 8);
     expected.set(new Uint8Array(vector.buffer), SEMANTIC_AT);
     expected.set(physics, PHYSICS_AT);
-    // The checksum is the writer's: it fills it where readers need it.
+    // The writer fills the checksum only if readers need it.
     file.copy(expected, FRAME_BYTES - 8, at + FRAME_BYTES - 8, at + FRAME_BYTES);
     if (!isWhole(id)) damaged.push(`frame ${id}: sequence ${u64(at)}`);
     else if (expected.compare(file, at + 8, at + FRAME_BYTES, 8) !== 0) damaged.push(`frame ${id}: content`);

@@ -1,4 +1,4 @@
-/** Starts the writers and readers of the torture tests, hears what they say, and ends them. */
+/** Starts the writers and readers of the torture tests, reads their output, and ends them. */
 import { closeSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
 import type { WriterOptions, WriterSaid } from "./writer.ts";
@@ -9,13 +9,13 @@ export const CC = Bun.which("cc");
 
 export interface ReaderSaid {
   readonly accepted: number;
-  /** Accepted frames with a byte that is not theirs. */
+  /** Accepted frames with a wrong byte. */
   readonly torn: number;
   readonly lost: number;
-  /** The id that it began with, and the last one that it accepted. */
+  /** The first id, and the last accepted one. */
   readonly first: number;
   readonly last: number;
-  /** What the protocol or the reader's own account rule out. */
+  /** Violations of the protocol or of the reader's own counts. */
   readonly violations: number;
   readonly events?: Record<string, number>;
   readonly done: boolean;
@@ -23,7 +23,7 @@ export interface ReaderSaid {
 
 export type ReaderMode = "since" | "follow" | "batch" | "latest" | "view" | "c";
 
-/** A child process that says JSON lines, and ends when its stdin does. */
+/** A child process that prints JSON lines, and ends when its stdin closes. */
 export class Program<Said> implements AsyncDisposable {
   readonly process: Bun.Subprocess<"pipe", "pipe", "pipe">;
   readonly name: string;
@@ -55,7 +55,7 @@ export class Program<Said> implements AsyncDisposable {
     }
   }
 
-  /** Waits for something that it says. */
+  /** Waits for a certain line. */
   async until(what: string, condition: (said: Said) => boolean, withinMs = 60_000): Promise<Said> {
     const deadlineMs = performance.now() + withinMs;
     for (;;) {
@@ -72,7 +72,7 @@ export class Program<Said> implements AsyncDisposable {
     }
   }
 
-  /** Tells it to end; what it said last. */
+  /** Ends the process. @returns its last line. */
   async end(withinMs = 60_000): Promise<Said> {
     this.process.stdin.end();
     const timer = setTimeout(() => this.process.kill("SIGKILL"), withinMs);
@@ -103,7 +103,7 @@ export type Reader = Program<ReaderSaid>;
 
 const WRITER_DEFAULTS = { nextFrameId: 1, adopt: false, batchFrames: 1, burstSeed: null, neverOdd: false };
 
-/** A writer whose ring is there. */
+/** Starts a writer and waits until its ring exists. */
 export async function startWriter(
   o: Pick<WriterOptions, "path" | "capacity"> & Partial<WriterOptions>,
 ): Promise<Writer> {
@@ -119,15 +119,15 @@ export interface ReaderOptions {
   readonly mode: ReaderMode;
   /** The compiled reader.c, for mode c. */
   readonly binary?: string;
-  /** Its first frame_id; from the head where it is 0. */
+  /** The first frame_id to read; 0 starts at the head. */
   readonly first?: number;
   readonly statusMs?: number;
   readonly seed?: number;
-  /** The control: without the second check. */
+  /** The control: leaves out the second check. */
   readonly trusting?: boolean;
 }
 
-/** A reader that has attached. */
+/** Starts a reader and waits until it has attached. */
 export async function startReader(o: ReaderOptions): Promise<Reader> {
   const { path, mode, first = 0, statusMs = 100, seed = 0, trusting = false } = o;
   const command =
@@ -153,7 +153,7 @@ export function compileReader(folder: string): string {
   return binary;
 }
 
-/** The head of a ring that may be written meanwhile. */
+/** The head of a ring that a writer may be changing. */
 export function headOf(path: string): number {
   const fd = openSync(path, "r");
   const bytes = new Uint8Array(8);

@@ -1,6 +1,6 @@
 /**
- * A process that fills a ring by collider.ts, flat out, until its stdin ends. Its one argument is
- * {@link WriterOptions} as JSON; it prints {@link WriterSaid} when the ring is there and when it has ended.
+ * Fills a ring through collider.ts at full speed until stdin closes. Its one argument is {@link WriterOptions} as JSON. It
+ * prints {@link WriterSaid} when the ring exists and when it ends.
  */
 import { openSync } from "node:fs";
 import { openRing, type Ring } from "../../collider.ts";
@@ -13,9 +13,9 @@ export interface WriterOptions {
   /** The journal's next frame_id, for an adopted ring at most a lap beyond its head. */
   readonly nextFrameId: number;
   readonly adopt: boolean;
-  /** Frames that are published by one call; 1: by `publish`. */
+  /** The number of frames in one call; 1 uses `publish`. */
   readonly batchFrames: number;
-  /** Bursts of random length with pauses between them, by this seed; null: flat out without a pause. */
+  /** The seed of bursts of random length with pauses between them; null: no pauses. */
   readonly burstSeed: number | null;
   /** The control: a wrong writer, see {@link publishUnmarked}. */
   readonly neverOdd: boolean;
@@ -69,9 +69,9 @@ function publishTo(ring: Ring, batchFrames: number): Publish {
 }
 
 /**
- * What a writer must not do: it changes a slot and only then says so. The odd sequence and the raised tail
- * each tell a reader that a slot is being used again, and each alone would save a reader that looks at both, so the wrong
- * writer does without either until the frame is whole.
+ * A deliberately wrong writer: it changes a slot before it marks the slot as changing. The odd sequence and the raised tail
+ * each show a reader that a slot is reused, and either one saves a reader that checks both. So this writer sets neither
+ * until the frame is whole.
  */
 function publishUnmarked(path: string, capacity: number): Publish {
   const mapping = new Mapping(openSync(path, "r+"), HEADER_BYTES + capacity * FRAME_BYTES);
@@ -92,7 +92,7 @@ function publishUnmarked(path: string, capacity: number): Publish {
   };
 }
 
-/** Mulberry32: small, and the same everywhere. */
+/** Mulberry32: a small generator, the same on every machine. */
 function seeded(seed: number): (below: number) => number {
   let state = seed >>> 0;
   return (below) => {
