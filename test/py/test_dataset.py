@@ -431,6 +431,8 @@ dataset = PhysicsDataset(batch_size=8, start="oldest", path=path + ".none" if ra
 dataset.path = path
 print(json.dumps([batch["frame_id"].tolist() for batch in dataset]))
 print(json.dumps(dataset.state_dict()))
+# Without this, a thread of gloo can outlive the interpreter and abort the process.
+distributed.destroy_process_group()
 """
 
 
