@@ -243,7 +243,7 @@ describe("a ring file that changed between two runs", () => {
   ])("truncated %s: the reader says so, the gateway makes a new one with all frames", async (_, bytes) => {
     const args = await leaveRing(30);
     truncateSync(folder.ring, bytes);
-    await expectReaderRefuses(new RegExp(`${bytes} bytes.*damaged`));
+    await expectReaderRefuses(new RegExp(`damaged.*${bytes} bytes`));
     await using gateway = await Gateway.start(folder, { args });
     await until("there is a new ring", () => (ringHead(folder.ring)?.state ?? 0) === 1);
     await using follower = new Follower(31);
