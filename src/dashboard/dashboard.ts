@@ -92,7 +92,7 @@ export class Dashboard implements Watch, Disposable {
     this.#intake.decided(...decision);
   }
 
-  answered(seq: number, update: Update): void {
+  updated(seq: number, update: Update): void {
     this.#intake.updated(seq, update);
   }
 

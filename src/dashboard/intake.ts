@@ -16,7 +16,7 @@ const LOOK_MS_BUSY = 500;
 
 /** Frames that were decided together: the first one's id, and all of them in order. */
 export type Decision = Parameters<Watch["decided"]>;
-export type Update = Parameters<Watch["answered"]>[1];
+export type Update = Parameters<Watch["updated"]>[1];
 
 /** What came since the last look. */
 export interface Look {

@@ -1,5 +1,5 @@
 /**
- * The calls that wait for the next group commit: they append events, decide frames, or store updates (`answer`). A call
+ * The calls that wait for the next group commit: they append events, decide frames, or store updates (`update`). A call
  * holds what is to be stored, then its result or failure, and then settles the promise of its caller. Part of the
  * journal.
  */
@@ -44,7 +44,7 @@ export class AppendCall {
 }
 
 export class DecideCall {
-  readonly kind: "decide" | "answer";
+  readonly kind: "decide" | "update";
   readonly frames: readonly DecidedFrame[];
   readonly rows: number;
   /** Bytes of physics and vectors. */
@@ -56,7 +56,7 @@ export class DecideCall {
   readonly #settle = Promise.withResolvers<number>();
 
   /** @throws Error if the physics of a frame have the wrong size, which is a bug. */
-  constructor(kind: "decide" | "answer", frames: readonly DecidedFrame[]) {
+  constructor(kind: "decide" | "update", frames: readonly DecidedFrame[]) {
     let bytes = 0;
     for (const { physics, vector } of frames) {
       if (physics.byteLength !== PHYSICS_BYTES)

@@ -38,8 +38,8 @@ import type {
   JournalCursors,
   JournalEvent,
   Label,
-  StoredAnswer,
   StoredFrame,
+  StoredUpdate,
 } from "./rows.ts";
 import { Settings } from "./settings.ts";
 import { openTable, type SmallTable, type SmallTableName } from "./tables.ts";
@@ -54,8 +54,8 @@ export type {
   JournalCursors,
   JournalEvent,
   Label,
-  StoredAnswer,
   StoredFrame,
+  StoredUpdate,
 } from "./rows.ts";
 export { EventsGone, eventId } from "./rows.ts";
 export type { SmallTable } from "./tables.ts";
@@ -193,8 +193,8 @@ export class Journal implements Disposable {
    * @returns the id of the first update, after the commit. Rejects with GatewayError disk_full or journal_failed; then
    *   nothing of this call is stored.
    */
-  answer(updates: readonly DecidedFrame[]): Promise<number> {
-    return this.#add(new DecideCall("answer", updates));
+  update(updates: readonly DecidedFrame[]): Promise<number> {
+    return this.#add(new DecideCall("update", updates));
   }
 
   #add<T>(call: Call & { readonly promise: Promise<T> }): Promise<T> {
@@ -245,7 +245,7 @@ export class Journal implements Disposable {
   }
 
   /** The newest update of event `seq` that is still in the journal, or null. */
-  answerOf(seq: number): StoredAnswer | null {
+  updateOf(seq: number): StoredUpdate | null {
     return this.#transactions.reading(() => this.#logs.updateOf(seq));
   }
 
@@ -259,8 +259,8 @@ export class Journal implements Disposable {
    * could tell, and no update followed. Looks at the frames from `fromFrameId` to before `toFrameId` that are still in
    * the journal.
    */
-  unanswered(fromFrameId: number, toFrameId: number): number[] {
-    return this.#transactions.reading(() => this.#logs.unanswered(fromFrameId, toFrameId));
+  withoutUpdate(fromFrameId: number, toFrameId: number): number[] {
+    return this.#transactions.reading(() => this.#logs.withoutUpdate(fromFrameId, toFrameId));
   }
 
   /**
@@ -305,7 +305,7 @@ export class Journal implements Disposable {
    * @returns how many were removed, at most `max`.
    * @throws GatewayError disk_full, journal_failed
    */
-  pruneAnswers(answerId: number, max?: number): number {
+  pruneUpdates(answerId: number, max?: number): number {
     return this.#pruning.updates(answerId, max);
   }
 

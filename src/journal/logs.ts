@@ -15,8 +15,8 @@ import {
   frameOf,
   type JournalCursors,
   type JournalEvent,
-  type StoredAnswer,
   type StoredFrame,
+  type StoredUpdate,
   UPDATE_READ,
   updateOf,
 } from "./rows.ts";
@@ -89,7 +89,7 @@ export class Logs {
     });
   }
 
-  updateOf(seq: number): StoredAnswer | null {
+  updateOf(seq: number): StoredUpdate | null {
     const sql = `SELECT ${UPDATE_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
     const rows = this.#generations.each((generation) => generation.query(sql).all(seq));
     const [newest] = rows.sort((a, b) => (b.answer_id as number) - (a.answer_id as number));
@@ -114,7 +114,7 @@ export class Logs {
    * Events of frames that a language model could add to, newest first: the provenance of a message's intent or sentiment,
    * or of the type of an event without message, is null, and the event has no update.
    */
-  unanswered(fromFrameId: number, toFrameId: number): number[] {
+  withoutUpdate(fromFrameId: number, toFrameId: number): number[] {
     const sql = `SELECT f.frame_id, f.seq AS seq FROM {frames} f JOIN {events} e ON e.seq = f.seq
       WHERE f.frame_id >= ? AND f.frame_id < ? AND CASE WHEN e.message IS NULL
         THEN json_extract(f.provenance, '$.type') IS NULL

@@ -47,7 +47,7 @@ export interface StoredFrame extends DecidedFrame {
 }
 
 /** An update: what is known of an event after its frame. Its physics repeat the frame's, except for what has changed. */
-export interface StoredAnswer extends DecidedFrame {
+export interface StoredUpdate extends DecidedFrame {
   /** From 1; never reused. */
   readonly answerId: number;
 }
@@ -147,7 +147,7 @@ export function frameOf(row: Row): StoredFrame {
 /** The columns that {@link updateOf} reads, which are all columns of an update. */
 export const UPDATE_READ = "answer_id, seq, decided_us, physics, vector, event_type, intent, provenance";
 
-export function updateOf(row: Row): StoredAnswer {
+export function updateOf(row: Row): StoredUpdate {
   return { answerId: row.answer_id as number, ...decidedOf(row) };
 }
 

@@ -88,7 +88,7 @@ export class Writer {
   #storeOneByOne(group: readonly Call[]): Counters {
     const { transactions, keys } = this.#o;
     let counters = this.#counters;
-    const order = ["append", "decide", "answer"] as const;
+    const order = ["append", "decide", "update"] as const;
     for (const call of order.flatMap((kind) => group.filter((one) => one.kind === kind))) {
       const mark = keys.mark;
       try {
@@ -112,7 +112,7 @@ export class Writer {
     if (appends.length > 0) this.#storeEvents(appends, counters);
     if (decides.length > 0) this.#storeFrames(decides, counters);
     for (const call of calls) {
-      if (call.kind !== "answer") continue;
+      if (call.kind !== "update") continue;
       call.firstId = counters.headAnswerId + 1;
       this.#o.logs.insertUpdates(call.frames, call.firstId);
       counters.headAnswerId += call.frames.length;

@@ -93,7 +93,7 @@ export class Holds {
   }
 
   /** Releases an event with what is known of it now. @returns false if it is not held any more: its frame does without. */
-  answered(seq: number, known: Known): boolean {
+  replied(seq: number, known: Known): boolean {
     const entry = this.#bySeq.get(seq);
     if (entry === undefined) return false;
     entry.item = { ...entry.item, known };

@@ -73,7 +73,7 @@ export class Pipeline {
     this.#updates = new Updates({
       ...options,
       store: () => this.#feed.store,
-      onWritten: (row: DecidedFrame) => watch?.answered(row.seq, understandingOf(row)),
+      onWritten: (row: DecidedFrame) => watch?.updated(row.seq, understandingOf(row)),
     });
     this.#questions = new Questions({
       ...options,

@@ -8,7 +8,7 @@ const STEP_EVENTS = 500;
 const PAUSE_MS = 5;
 
 export interface PrunerOptions {
-  readonly journal: Pick<Journal, "prune" | "pruneAnswers" | "pruneKeys">;
+  readonly journal: Pick<Journal, "prune" | "pruneUpdates" | "pruneKeys">;
   /** The newest frame_id that the ring shows; 0 without a ring. */
   readonly published: () => number;
   readonly clock: Clock;
@@ -40,7 +40,7 @@ export class Pruner {
         this.counters.pruned_events_total += removed;
         return removed;
       });
-      await this.#inSteps(() => journal.pruneAnswers(this.#checkpointed.answerId, STEP_EVENTS));
+      await this.#inSteps(() => journal.pruneUpdates(this.#checkpointed.answerId, STEP_EVENTS));
       await this.#inSteps(() => journal.pruneKeys(STEP_EVENTS));
     } catch (error) {
       log("warn", `journal: prune: ${messageOf(error)}; trying again after the next checkpoint`);

@@ -40,7 +40,7 @@ const NOT_ASKED: ReadonlySet<string> = new Set([
 
 export interface QuestionsOptions {
   readonly brain: Pick<Brain, "llm" | "completed" | "ask">;
-  readonly journal: Pick<Journal, "nextFrameId" | "unanswered">;
+  readonly journal: Pick<Journal, "nextFrameId" | "withoutUpdate">;
   readonly updates: Pick<Updates, "alone" | "latest" | "write" | "tell" | "waitedFor">;
   readonly frameWaitMs: number;
   readonly clock: Clock;
@@ -210,7 +210,7 @@ export class Questions {
     const asked = await this.#ask(event, this.#o.brain.completed(event, job.item.known.understanding));
     job.running = false;
     if (asked.ok) {
-      if (this.holds.answered(event.seq, { understanding: asked.value, question: null })) return;
+      if (this.holds.replied(event.seq, { understanding: asked.value, question: null })) return;
       if (!job.framed) {
         job.understanding = asked.value;
         return;
@@ -288,7 +288,7 @@ export class Questions {
       to > Math.max(1, next - RESTORE_FRAMES_MAX) && !this.#stopped;
       to -= RESTORE_STEP_FRAMES
     ) {
-      newest.push(...journal.unanswered(Math.max(1, to - RESTORE_STEP_FRAMES), to));
+      newest.push(...journal.withoutUpdate(Math.max(1, to - RESTORE_STEP_FRAMES), to));
       await clock.nextTurn();
     }
     this.counters.llm_forgotten_total += Math.max(0, newest.length - LATE_EVENTS_MAX);

@@ -22,7 +22,7 @@ const KEEP_EVERY_EVENTS = 256;
 const META_KEY = "reembed";
 
 export interface ReembedOptions {
-  readonly journal: Pick<Journal, "headSeq" | "nextFrameId" | "meta" | "setMeta" | "answerOf">;
+  readonly journal: Pick<Journal, "headSeq" | "nextFrameId" | "meta" | "setMeta" | "updateOf">;
   readonly store: () => Pick<Store, "cursors" | "decided"> | null;
   readonly embedder: Embedder;
   readonly updates: Pick<Updates, "alone" | "write">;
@@ -115,7 +115,7 @@ export class Reembed {
         const body = new TextEncoder().encode(payload);
         const text = textToEmbed(this.#o.textOf(message, body));
         // An update that DuckDB does not hold yet is newer. A run before this one may have written it.
-        const newer = journal.answerOf(rest.seq);
+        const newer = journal.updateOf(rest.seq);
         const row: DecidedFrame = newer ?? { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
         if (text !== "" && !this.#isDone(newer)) old.push({ latest: { row, message, body }, text });
       }

@@ -30,9 +30,9 @@ export interface Watch {
   committed(events: readonly JournalEvent[]): void;
   decided(firstFrameId: number, drafts: readonly Draft[]): void;
   /** An update of event `seq` has committed. */
-  answered(
+  updated(
     seq: number,
-    answer: {
+    update: {
       readonly type: string | null;
       readonly intent: string | null;
       readonly sentiment: number | null;

@@ -24,7 +24,7 @@ export interface Latest {
 }
 
 export interface UpdatesOptions {
-  readonly journal: Pick<Journal, "eventsAt" | "answerOf" | "frameOf" | "answer" | "headAnswerId">;
+  readonly journal: Pick<Journal, "eventsAt" | "updateOf" | "frameOf" | "update" | "headAnswerId">;
   readonly store: () => Pick<Store, "decided" | "updates" | "event"> | null;
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
@@ -64,7 +64,7 @@ export class Updates {
   async latest(seq: number): Promise<Latest | null> {
     const { journal } = this.#o;
     const [event] = journal.eventsAt([seq]);
-    const row = journal.answerOf(seq) ?? journal.frameOf(seq);
+    const row = journal.updateOf(seq) ?? journal.frameOf(seq);
     if (event != null && row !== null) return { row, message: event.message, body: event.body };
     const store = this.#o.store();
     if (store === null) return null;
@@ -73,7 +73,7 @@ export class Updates {
     const { message, payload, physics, ...rest } = stored;
     const held = { ...rest, decidedUs: 0, physics: encodePhysics(physics) };
     // An update that DuckDB does not have yet is newer.
-    return { row: journal.answerOf(seq) ?? held, message, body: new TextEncoder().encode(payload) };
+    return { row: journal.updateOf(seq) ?? held, message, body: new TextEncoder().encode(payload) };
   }
 
   /**
@@ -85,7 +85,7 @@ export class Updates {
     for (const { latest, row } of updates) rows.push(await this.#withVector(row, latest));
     for (let waitMs = RETRY_MS_MIN; ; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
-        await this.#o.journal.answer(rows);
+        await this.#o.journal.update(rows);
         break;
       } catch (error) {
         if (this.#stopped) return;
@@ -109,7 +109,7 @@ export class Updates {
     const { journal } = this.#o;
     const frame = journal.frameOf(seq);
     if (frame === null) return null;
-    return enrichmentOf(frame.frameId, journal.answerOf(seq) ?? frame);
+    return enrichmentOf(frame.frameId, journal.updateOf(seq) ?? frame);
   }
 
   /** Like {@link known}, for an event that has left the journal: a repeated delivery may ask for it. */

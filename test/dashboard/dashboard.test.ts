@@ -65,7 +65,7 @@ describe("what the pipeline reports", () => {
     expect(first).toMatchObject({ frameId: 10, intent: "cancelamento", sentiment: -0.5 });
     expect(second).toMatchObject({ frameId: 11, intent: null });
     expect(third).toMatchObject({ frameId: null });
-    dashboard.answered(2, { type: "Pedido", intent: "compra", sentiment: 0.25 });
+    dashboard.updated(2, { type: "Pedido", intent: "compra", sentiment: 0.25 });
     await clock.advance(LOOK_MS);
     expect(shown().events.rows[1]).toMatchObject({ type: "Pedido", intent: "compra", frameId: 11 });
   });
@@ -89,9 +89,9 @@ describe("what the pipeline reports", () => {
     await settle();
     expect(shown().detail?.state).toBe("ready");
     intent = "compra";
-    dashboard.answered(5, { type: null, intent: "desconto", sentiment: 0.1 });
-    dashboard.answered(5, { type: null, intent: "compra", sentiment: 0.25 });
-    dashboard.answered(4, { type: null, intent: "elogio", sentiment: 1 });
+    dashboard.updated(5, { type: null, intent: "desconto", sentiment: 0.1 });
+    dashboard.updated(5, { type: null, intent: "compra", sentiment: 0.25 });
+    dashboard.updated(4, { type: null, intent: "elogio", sentiment: 1 });
     dashboard.decided(10, [draft(event(5), { vector })]);
     await clock.advance(LOOK_MS);
     await settle();

@@ -156,14 +156,14 @@ describe("updates", () => {
   test("an update comes back as it was stored, and the newest one counts", async () => {
     using journal = openAt(newPath());
     await fill(journal, 2);
-    expect(journal.answerOf(1)).toBeNull();
+    expect(journal.updateOf(1)).toBeNull();
     const first = unenriched(1, { intent: "A", provenance: '{"intent":"llm"}' });
     const vector = new Float32Array([0.25, -1]);
     const second = unenriched(1, { intent: "B", eventType: "T", vector, decidedUs: 99 });
-    expect(await journal.answer([first, unenriched(2)])).toBe(1);
-    expect(journal.answerOf(1)).toEqual({ answerId: 1, ...first });
-    expect(await journal.answer([second])).toBe(3);
-    expect(journal.answerOf(1)).toEqual({ answerId: 3, ...second });
+    expect(await journal.update([first, unenriched(2)])).toBe(1);
+    expect(journal.updateOf(1)).toEqual({ answerId: 1, ...first });
+    expect(await journal.update([second])).toBe(3);
+    expect(journal.updateOf(1)).toEqual({ answerId: 3, ...second });
     expect([journal.headAnswerId(), journal.nextFrameId(), journal.headSeq()]).toEqual([3, 3, 2]);
     // The frame stays as it was decided.
     expect(journal.frameOf(1)).toEqual({ frameId: 1, ...unenriched(1) });
@@ -174,7 +174,7 @@ describe("updates", () => {
     using journal = openAt(path);
     await fill(journal, 1);
     const [answer, frame, stored] = await Promise.all([
-      journal.answer([unenriched(2)]),
+      journal.update([unenriched(2)]),
       journal.decide([unenriched(2)]),
       journal.append([ofMessage("x")], { source: "", receivedUs: 1 }),
     ]);
@@ -186,27 +186,27 @@ describe("updates", () => {
     {
       using journal = openAt(path);
       await fill(journal, 2);
-      await journal.answer([unenriched(1), unenriched(1), unenriched(2)]);
+      await journal.update([unenriched(1), unenriched(1), unenriched(2)]);
       expect(journal.prune({ seq: 2, frameId: 2, answerId: 3 })).toBe(2);
     }
     using journal = openAt(path);
     expect(journal.headAnswerId()).toBe(3);
-    expect(journal.answerOf(1)).toBeNull();
-    expect(await journal.answer([unenriched(1)])).toBe(4);
+    expect(journal.updateOf(1)).toBeNull();
+    expect(await journal.update([unenriched(1)])).toBe(4);
   });
 
   test("an update of an event that has left is pruned by itself, but not before the store holds it", async () => {
     using journal = openAt(newPath());
     await fill(journal, 3);
     journal.prune({ seq: 2, frameId: 2, answerId: 0 });
-    await journal.answer([unenriched(1), unenriched(3), unenriched(2)]);
-    expect(journal.pruneAnswers(0)).toBe(0);
-    expect(journal.pruneAnswers(2)).toBe(1);
-    expect(journal.answerOf(1)).toBeNull();
+    await journal.update([unenriched(1), unenriched(3), unenriched(2)]);
+    expect(journal.pruneUpdates(0)).toBe(0);
+    expect(journal.pruneUpdates(2)).toBe(1);
+    expect(journal.updateOf(1)).toBeNull();
     // The update of event 3 stays, because its frame is still in the journal.
-    expect(journal.pruneAnswers(3)).toBe(1);
-    expect(journal.pruneAnswers(3)).toBe(0);
-    expect(journal.answerOf(3)).not.toBeNull();
+    expect(journal.pruneUpdates(3)).toBe(1);
+    expect(journal.pruneUpdates(3)).toBe(0);
+    expect(journal.updateOf(3)).not.toBeNull();
     expect(journal.pruned()).toEqual({ seq: 2, frameId: 2, answerId: 3 });
   });
 
@@ -216,9 +216,9 @@ describe("updates", () => {
     // The first two events waited for the model, so the third was decided before them.
     await journal.decide([unenriched(3), unenriched(1), unenriched(2)]);
     expect(journal.prune({ seq: 3, frameId: 1, answerId: 0 })).toBe(1);
-    await journal.answer([unenriched(1), unenriched(3)]);
-    expect(journal.pruneAnswers(2)).toBe(1);
-    expect([journal.answerOf(1)?.answerId, journal.answerOf(3)]).toEqual([1, null]);
+    await journal.update([unenriched(1), unenriched(3)]);
+    expect(journal.pruneUpdates(2)).toBe(1);
+    expect([journal.updateOf(1)?.answerId, journal.updateOf(3)]).toEqual([1, null]);
   });
 
   test("a temporary journal keeps an update of an event that it has dropped, within its bound", async () => {
@@ -228,8 +228,8 @@ describe("updates", () => {
     const large = "x".repeat(100_000);
     while (journal.eventsAt([1])[0] !== null)
       await journal.append([ofMessage(large)], { source: "", receivedUs: 1 });
-    expect(await journal.answer([unenriched(1, { intent: "Late" })])).toBe(1);
-    expect(journal.answerOf(1)?.intent).toBe("Late");
+    expect(await journal.update([unenriched(1, { intent: "Late" })])).toBe(1);
+    expect(journal.updateOf(1)?.intent).toBe("Late");
     using reader = new Database(path, { readonly: true });
     expect(reader.query("SELECT answer_id, seq FROM answers").values()).toEqual([[1, 1]]);
   });
@@ -238,11 +238,11 @@ describe("updates", () => {
     using journal = openAt(newPath());
     await fill(journal, 1);
     const [bad, good] = await Promise.allSettled([
-      journal.answer([unenriched(1, { provenance: null as never })]),
-      journal.answer([unenriched(1, { intent: "Good" })]),
+      journal.update([unenriched(1, { provenance: null as never })]),
+      journal.update([unenriched(1, { intent: "Good" })]),
     ]);
     expect([bad.status, good]).toEqual(["rejected", { status: "fulfilled", value: 1 }]);
-    expect(journal.answerOf(1)?.intent).toBe("Good");
+    expect(journal.updateOf(1)?.intent).toBe("Good");
   });
 
   test("events that a model could still add to are found, newest first", async () => {
@@ -270,8 +270,8 @@ describe("updates", () => {
       unenriched(5, from("given", null, "given")),
       unenriched(6, from(null, null, null)),
     ]);
-    await journal.answer([unenriched(6)]);
-    expect(journal.unanswered(1, 7)).toEqual([5, 3, 1]);
-    expect(journal.unanswered(2, 5)).toEqual([3]);
+    await journal.update([unenriched(6)]);
+    expect(journal.withoutUpdate(1, 7)).toEqual([5, 3, 1]);
+    expect(journal.withoutUpdate(2, 5)).toEqual([3]);
   });
 });

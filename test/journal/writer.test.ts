@@ -40,13 +40,13 @@ describe("a group", () => {
     const path = newPath();
     {
       using file = opened(path);
-      const answer = new DecideCall("answer", frames(2, 1));
+      const answer = new DecideCall("update", frames(2, 1));
       const decide = new DecideCall("decide", frames(1, 2));
       const append = new AppendCall([event(), event()], FROM);
       file.writer.store([answer, decide, append]);
       expect(failuresOf([answer, decide, append])).toEqual(["stored", "stored", "stored"]);
       expect([append.results.map(({ seq }) => seq), decide.firstId, answer.firstId]).toEqual([[1, 2], 1, 1]);
-      file.writer.store([new AppendCall([event()], FROM), new DecideCall("answer", frames(1))]);
+      file.writer.store([new AppendCall([event()], FROM), new DecideCall("update", frames(1))]);
       expect([file.heads(), file.rows()]).toEqual([
         [3, 2, 3],
         [3, 2, 3],
@@ -61,13 +61,13 @@ describe("a group", () => {
     using file = opened();
     const bad = new AppendCall([event({ key: "k" }), event({ fields: { actor: 1n as never } })], FROM);
     const calls: Call[] = [
-      new DecideCall("answer", [frame(1, { provenance: null as never })]),
+      new DecideCall("update", [frame(1, { provenance: null as never })]),
       new DecideCall("decide", frames(9)),
       bad,
       new AppendCall(keyed("k", "l"), FROM),
       new DecideCall("decide", frames(1)),
       new DecideCall("decide", frames(1)),
-      new DecideCall("answer", frames(1)),
+      new DecideCall("update", frames(1)),
     ];
     file.writer.store(calls);
     expect(failuresOf(calls)).toEqual([

@@ -41,7 +41,7 @@ test("frames keep the order of their conversation whenever replies come, and eac
     },
     {
       weight: 3,
-      arbitrary: fc.record({ kind: fc.constantFrom("answered" as const, "release" as const), at: fc.nat() }),
+      arbitrary: fc.record({ kind: fc.constantFrom("reply" as const, "release" as const), at: fc.nat() }),
     },
     { weight: 2, arbitrary: fc.record({ kind: fc.constant("take" as const) }) },
   );
@@ -49,7 +49,7 @@ test("frames keep the order of their conversation whenever replies come, and eac
     fc.property(fc.array(step, { maxLength: 200 }), (steps) => {
       const { held } = waiting();
       const taken: Item[] = [];
-      const answered = new Set<number>();
+      const replied = new Set<number>();
       let seq = 0;
       for (const one of steps) {
         if (one.kind === "admit") held.admit(item(++seq, one.of === 0 ? null : `c${one.of}`), one.waits);
@@ -57,7 +57,7 @@ test("frames keep the order of their conversation whenever replies come, and eac
         else if (seq > 0) {
           const at = 1 + (one.at % seq);
           if (one.kind === "release") held.release(at);
-          else if (held.answered(at, ANSWERED)) answered.add(at);
+          else if (held.replied(at, ANSWERED)) replied.add(at);
         }
         expect(held.held).toBe(seq - taken.length);
       }
@@ -68,7 +68,7 @@ test("frames keep the order of their conversation whenever replies come, and eac
         const own = seqs(taken.filter(({ event }) => event.conversationId === id));
         expect(own).toEqual([...own].sort((a, b) => a - b));
       }
-      for (const { event, known } of taken) expect(known === ANSWERED).toBe(answered.has(event.seq));
+      for (const { event, known } of taken) expect(known === ANSWERED).toBe(replied.has(event.seq));
       expect([held.held, held.frames]).toEqual([0, 0]);
     }),
   );
@@ -83,7 +83,7 @@ test("an event that waits holds back neither other conversations nor events with
   held.admit(item(5, null), false);
   expect(seqs(held.take())).toEqual([3, 5]);
   expect(held.frames).toBe(2);
-  held.answered(1, ANSWERED);
+  held.replied(1, ANSWERED);
   expect(seqs(held.take())).toEqual([1, 2]);
 });
 
@@ -96,8 +96,8 @@ test("a frame waits no longer than its time, and a reply that comes while it sta
   expect(told.vain).toBe(1);
   const [first] = held.take();
   expect([first?.event.seq, first?.known.question]).toEqual([1, "message"]);
-  expect(held.answered(1, ANSWERED)).toBe(false);
-  expect(held.answered(2, ANSWERED)).toBe(true);
+  expect(held.replied(1, ANSWERED)).toBe(false);
+  expect(held.replied(2, ANSWERED)).toBe(true);
   expect(held.take().map(({ known }) => known)).toEqual([ANSWERED]);
   await clock.advance(1000);
   expect(told).toEqual({ ready: 1, vain: 1 });

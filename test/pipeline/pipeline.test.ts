@@ -78,8 +78,8 @@ describe("watch", () => {
       committed: (events) => told.push(["committed", ...events.map(({ seq }) => seq)]),
       decided: (firstFrameId, drafts) =>
         told.push(["decided", firstFrameId, ...drafts.map(({ decided }) => decided.intent)]),
-      answered: (seq, { type, intent, sentiment }) => {
-        told.push(["answered", seq, type, intent, sentiment]);
+      updated: (seq, { type, intent, sentiment }) => {
+        told.push(["updated", seq, type, intent, sentiment]);
         later.resolve();
       },
     };
@@ -140,7 +140,7 @@ describe("watch", () => {
     expect(told).toEqual([
       ["committed", 1],
       ["decided", 1, null],
-      ["answered", 1, "CarInsuranceRequest", "CarInsuranceRequest", 0.25],
+      ["updated", 1, "CarInsuranceRequest", "CarInsuranceRequest", 0.25],
     ]);
   });
 });

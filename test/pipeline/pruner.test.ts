@@ -24,7 +24,7 @@ function around(left: number) {
       state.left -= removed;
       return removed;
     },
-    pruneAnswers: (_to: number, max = 0) => {
+    pruneUpdates: (_to: number, max = 0) => {
       const removed = Math.min(max, state.updatesLeft);
       state.updatesLeft -= removed;
       return removed;

@@ -24,7 +24,7 @@ function around(frameWaitMs = 1000) {
   const maker = makerOf(clock);
   const state = {
     ...{ replyMs: 100, refusal: null as LlmRefusal | null, usable: true, name: "ok" as "ok" | "off" },
-    ...{ asked: [] as string[], unanswered: [] as number[], ready: 0 },
+    ...{ asked: [] as string[], withoutUpdate: [] as number[], ready: 0 },
   };
   const told: number[] = [];
   const written: [seq: number, intent: string | null][] = [];
@@ -52,7 +52,7 @@ function around(frameWaitMs = 1000) {
         return state.refusal ?? { ok: true, value: SAID };
       },
     },
-    journal: { nextFrameId: () => 1 + rows.size, unanswered: () => state.unanswered },
+    journal: { nextFrameId: () => 1 + rows.size, withoutUpdate: () => state.withoutUpdate },
     updates: {
       alone: (work) => work(),
       latest: async (seq) => rows.get(seq) ?? null,
@@ -214,7 +214,7 @@ test("a start asks about open events of earlier runs, the newest first", async (
   state.name = "off";
   for (let seq = 1; seq <= 4; seq++) questions.admit(itemOf(seq));
   frame();
-  state.unanswered = [4, 3, 1];
+  state.withoutUpdate = [4, 3, 1];
   await questions.restore();
   expect([questions.late, rows.size]).toEqual([0, 4]);
   state.name = "ok";

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import type { Embedder } from "../../src/embed/embedder.ts";
 import { GatewayError } from "../../src/errors.ts";
 import { decodePhysics } from "../../src/frame.ts";
-import type { DecidedFrame, StoredAnswer } from "../../src/journal/journal.ts";
+import type { DecidedFrame, StoredUpdate } from "../../src/journal/journal.ts";
 import { Reembed } from "../../src/pipeline/reembed.ts";
 import type { DecidedRow } from "../../src/store/protocol.ts";
 import { FakeClock } from "../fake-clock.ts";
@@ -55,7 +55,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string } =
       setMeta: (_key, value) => {
         state.meta = value;
       },
-      answerOf: (seq) => (newer.get(seq) ?? null) as StoredAnswer | null,
+      updateOf: (seq) => (newer.get(seq) ?? null) as StoredUpdate | null,
     },
     store: () =>
       state.storeIsOpen

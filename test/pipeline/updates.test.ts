@@ -20,20 +20,20 @@ async function around() {
   const state = { failures: 0, stored: [] as DecidedRow[], json: null as string | null };
   const told: number[] = [];
   const written: DecidedFrame[] = [];
-  const facade: Pick<Journal, "eventsAt" | "answerOf" | "frameOf" | "answer" | "headAnswerId"> = {
+  const facade: Pick<Journal, "eventsAt" | "updateOf" | "frameOf" | "update" | "headAnswerId"> = {
     eventsAt: (seqs) => journal.eventsAt(seqs),
-    answerOf: (seq) => journal.answerOf(seq),
+    updateOf: (seq) => journal.updateOf(seq),
     frameOf: (seq) => journal.frameOf(seq),
     headAnswerId: () => journal.headAnswerId(),
-    answer: async (rows) => {
+    update: async (rows) => {
       if (state.failures-- > 0)
         throw new GatewayError({
           code: "disk_full",
-          operation: "journal: answer",
+          operation: "journal: update",
           object: "x",
           detail: "full",
         });
-      return journal.answer(rows);
+      return journal.update(rows);
     },
   };
   const updates = new Updates({
@@ -73,7 +73,7 @@ test("an update carries its vector, is told to the store, and counts", async () 
   const latest = await updates.latest(2);
   expect(latest?.row.vector).toBeNull();
   await updates.write([{ latest: latest as Latest, row: rowOf(latest) }]);
-  expect(journal.answerOf(2)?.vector).toEqual(vectorFor(hashing.name, "message 2"));
+  expect(journal.updateOf(2)?.vector).toEqual(vectorFor(hashing.name, "message 2"));
   expect([told, updates.written, written.map(({ seq }) => seq)]).toEqual([[1], 1, [2]]);
 });
 

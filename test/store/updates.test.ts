@@ -108,7 +108,7 @@ class Case {
   }
 
   async update(...updates: DecidedFrame[]): Promise<void> {
-    await this.journal.answer(updates);
+    await this.journal.update(updates);
     this.store?.updates(this.journal.headAnswerId());
   }
 
@@ -149,7 +149,7 @@ describe("updates", () => {
     await first.flush(2);
     await first[Symbol.asyncDispose]();
     // Another update comes while the store is closed.
-    await one.journal.answer([update(2, "B")]);
+    await one.journal.update([update(2, "B")]);
     const store = await one.open();
     expect(store.cursors.answerId).toBe(1);
     const held: number[] = [];

@@ -244,10 +244,10 @@ export class Life {
           () => real.decide(rows),
           (firstId) => ledger.decided(firstId, rows, this.nowMs),
         ),
-      answer: (rows: Parameters<Journal["answer"]>[0]) =>
+      update: (rows: Parameters<Journal["update"]>[0]) =>
         write(
-          "answer",
-          () => real.answer(rows),
+          "update",
+          () => real.update(rows),
           (firstId) => ledger.updated(firstId, rows),
         ),
       prune: (...args: Parameters<Journal["prune"]>) =>
@@ -255,10 +255,10 @@ export class Life {
           () => fails() && full("prune"),
           () => real.prune(...args),
         ),
-      pruneAnswers: (...args: Parameters<Journal["pruneAnswers"]>) =>
+      pruneUpdates: (...args: Parameters<Journal["pruneUpdates"]>) =>
         this.#prune(
-          () => fails() && full("prune answers"),
-          () => real.pruneAnswers(...args),
+          () => fails() && full("prune updates"),
+          () => real.pruneUpdates(...args),
         ),
     };
     own.setMeta = (key: string, value: string) => {
