@@ -20,9 +20,21 @@ function rawOf(drafts: readonly Draft[], firstFrameId: number, capacity: number)
   return bytes;
 }
 
+/** Counts the turns that are left to other work. */
+class TurnsClock extends FakeClock {
+  turns = 0;
+
+  override nextTurn(): Promise<void> {
+    this.turns += 1;
+    return super.nextTurn();
+  }
+}
+
 /** Frames 1 to 300 are decided and in the journal. Memory has those from `recentFrom` on, the ring those from `ringFrom` on. */
-async function around(o: { recentFrom?: number; ringFrom?: number; storedTo?: number } = {}) {
-  const clock = new FakeClock();
+async function around(
+  o: { recentFrom?: number; ringFrom?: number; storedTo?: number; capacity?: number } = {},
+) {
+  const clock = new TurnsClock();
   const journal = await openJournal(clock, EVENTS);
   const drafts = await draftsOf(clock, 1, EVENTS);
   await journal.decide(drafts.map(({ decided }) => decided));
@@ -31,13 +43,13 @@ async function around(o: { recentFrom?: number; ringFrom?: number; storedTo?: nu
   if (recentFrom <= EVENTS) recent.add(recentFrom, drafts.slice(recentFrom - 1));
   const state = { storeIsOpen: true, storedFrom: 1 };
   const reads = { ring: 0, store: 0 };
-  const { ringFrom, storedTo = 0 } = o;
+  const { ringFrom, storedTo = 0, capacity = 1000 } = o;
   const ring: Pick<Ring, "capacity" | "read"> = {
-    capacity: 1000,
+    capacity,
     read: (from, limit) => {
       if (ringFrom === undefined || from < ringFrom || from > EVENTS) return null;
       reads.ring += 1;
-      return rawOf(drafts.slice(from - 1, from - 1 + limit), from, 1000);
+      return rawOf(drafts.slice(from - 1, from - 1 + limit), from, capacity);
     },
   };
   const frames = new DecidedFrames({
@@ -62,7 +74,7 @@ async function around(o: { recentFrom?: number; ringFrom?: number; storedTo?: nu
       };
     },
   });
-  return { journal, frames, reads, state };
+  return { clock, journal, frames, reads, state };
 }
 
 /** Reads like /api/frames, checks each frame's vector, and returns the first and the last id. */
@@ -135,4 +147,26 @@ test("a run begins with the oldest frame that is kept if older ones are gone", a
   using _temporary = temporary.journal;
   temporary.journal.prune({ seq: 100, frameId: 100, answerId: 0 });
   expect(await idsOf(temporary.frames, null, 10)).toEqual([101, 110]);
+});
+
+test("a run is copied in slices of 128 frames, with a turn for other work after each", async () => {
+  for (const ringFrom of [1, undefined]) {
+    const { clock, journal, frames, reads } = await around(ringFrom === undefined ? {} : { ringFrom });
+    using _journal = journal;
+    expect(await idsOf(frames, null, 1000)).toEqual([1, 300]);
+    expect([clock.turns, reads.ring]).toEqual([3, ringFrom === undefined ? 0 : 3]);
+  }
+});
+
+test("a frame's sequence is that of its lap in the ring, and of the first lap without a ring", async () => {
+  for (const { ring, lap } of [
+    { ring: { ringFrom: 301, capacity: 100 }, lap: 3 },
+    { ring: {}, lap: 0 },
+  ]) {
+    const { journal, frames } = await around(ring);
+    using _journal = journal;
+    const { bytes, count } = await frames.rawFrom(300, 1);
+    const sequence = new DataView(bytes.buffer).getBigUint64(0, true);
+    expect([count, Number(sequence)]).toEqual([1, 2 * (lap + 1)]);
+  }
 });

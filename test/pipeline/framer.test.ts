@@ -7,6 +7,7 @@ import { Framer } from "../../src/pipeline/framer.ts";
 import { Holds } from "../../src/pipeline/holds.ts";
 import type { Draft, Embedded, Item } from "../../src/pipeline/work.ts";
 import { FakeClock } from "../fake-clock.ts";
+import { hashing } from "./simulation/models.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -35,6 +36,8 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     ...{ confidence: 0, sentiment: null, sentimentFrom: null },
   };
   const restored: number[] = [];
+  const nearests: [seq: number, label: string | null][] = [];
+  const vectors: (Float32Array | null)[] = [];
   const kinetics = new Kinetics({});
   kinetics.restore = (rows) => void restored.push(rows.length);
   const holds = new Holds({ frameWaitMs: 60_000, clock, onReady: () => framer.wake(), onVain: () => {} });
@@ -50,7 +53,12 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
           return { frameId: after + index + 1, conversationId: "c", timestampUs: 0, decidedUs: 0 };
         }),
     },
-    brain: { known: () => ({ understanding, question: null }) },
+    brain: {
+      known: ({ seq }, nearest) => {
+        nearests.push([seq, nearest?.label ?? null]);
+        return { understanding, question: null };
+      },
+    },
     questions: {
       holds,
       admit: (item: Item) => holds.admit(item, o.waits?.includes(item.event.seq) ?? false),
@@ -62,6 +70,7 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
       const failure = failures.shift();
       if (failure !== undefined) throw failure;
       committed.push(drafts.map(({ decided }) => decided.seq));
+      vectors.push(...drafts.map(({ vector }) => vector?.slice() ?? null));
       return 1;
     },
     onCommitted: (_, drafts: readonly Draft[]) => told.push(`committed ${drafts.length}`),
@@ -83,7 +92,21 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     stored.push(...events(from, to));
     framer.take(events(from, to));
   };
-  return { framer, clock, committed, told, batches, failures, embedder, holds, take, motions, restored };
+  return {
+    framer,
+    clock,
+    committed,
+    told,
+    batches,
+    failures,
+    embedder,
+    holds,
+    take,
+    motions,
+    restored,
+    nearests,
+    vectors,
+  };
 }
 
 test(
@@ -95,6 +118,41 @@ test(
     void framer.run(embedder);
     await clock.settle();
     expect(committed.flat()).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    framer.stop();
+  },
+  LIMIT_MS,
+);
+
+test(
+  "each event gets its own row of the batch's vectors and its nearest examples; one that has none counts as without vector",
+  async () => {
+    const { framer, clock, committed, batches, embedder, take, told, nearests, vectors } = setup({
+      byHand: true,
+    });
+    void framer.run(embedder);
+    take(1, 3);
+    await clock.settle();
+    batches[0]?.finish({
+      embedder: hashing,
+      dim: 4,
+      rows: new Float32Array([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+      present: [true, false, true],
+      nearest: [{ label: "Cancel", cosine: 0.9 } as never, null, null],
+    });
+    await clock.settle();
+    expect(committed).toEqual([[1, 2, 3]]);
+    expect(vectors.map((vector) => (vector === null ? null : [...vector]))).toEqual([
+      [1, 0, 0, 0],
+      null,
+      [0, 0, 1, 0],
+    ]);
+    expect(nearests).toEqual([
+      [1, "Cancel"],
+      [2, null],
+      [3, null],
+    ]);
+    expect(framer.counters).toEqual({ frames_total: 3, frames_without_vector_total: 1 });
+    expect(told[0]).toBe(`model ${hashing.name}`);
     framer.stop();
   },
   LIMIT_MS,

@@ -1,6 +1,7 @@
 /** What the language model is asked, when, and what its reply becomes. */
 import { expect, test } from "bun:test";
 import type { Known, Understanding } from "../../src/brain/brain.ts";
+import { GatewayError } from "../../src/errors.ts";
 import type { LlmRefusal } from "../../src/llm/contract.ts";
 import { makeFrame, understandingOf } from "../../src/pipeline/frames.ts";
 import { Questions } from "../../src/pipeline/questions.ts";
@@ -25,6 +26,10 @@ function around(frameWaitMs = 1000) {
   const state = {
     ...{ replyMs: 100, refusal: null as LlmRefusal | null, usable: true, name: "ok" as "ok" | "off" },
     ...{ asked: [] as string[], withoutUpdate: [] as number[], ready: 0 },
+    /** Null: as many as have frames. */
+    ...{ nextFrameId: null as number | null, searched: [] as [from: number, to: number][] },
+    /** Thrown by each look at the newest row. */
+    ...{ latestFails: null as Error | null, looks: 0 },
   };
   const told: number[] = [];
   const written: [seq: number, intent: string | null][] = [];
@@ -52,10 +57,20 @@ function around(frameWaitMs = 1000) {
         return state.refusal ?? { ok: true, value: SAID };
       },
     },
-    journal: { nextFrameId: () => 1 + rows.size, withoutUpdate: () => state.withoutUpdate },
+    journal: {
+      nextFrameId: () => state.nextFrameId ?? 1 + rows.size,
+      withoutUpdate: (from, to) => {
+        state.searched.push([from, to]);
+        return state.withoutUpdate.filter((seq) => seq >= from && seq < to);
+      },
+    },
     updates: {
       alone: (work) => work(),
-      latest: async (seq) => rows.get(seq) ?? null,
+      latest: async (seq) => {
+        state.looks += 1;
+        if (state.latestFails !== null) throw state.latestFails;
+        return rows.get(seq) ?? null;
+      },
       write: async (updates) => {
         for (const { row } of updates) written.push([row.seq, row.intent]);
       },
@@ -240,4 +255,83 @@ test("in a drain no frame waits, and nothing more is asked", async () => {
   questions.admit(open(5));
   expect(frame()).toEqual([[5, null]]);
   expect([state.asked.length, told.toSorted((a, b) => a - b)]).toEqual([2, [1, 2, 3, 4, 5]]);
+});
+
+test("at most 64 frames wait for the model at once", async () => {
+  const { clock, questions, frame } = around();
+  for (let seq = 1; seq <= 66; seq++) questions.admit(open(seq));
+  expect(frame()).toEqual([
+    [65, null],
+    [66, null],
+  ]);
+  await clock.advance(150);
+  expect(frame()).toEqual([
+    [1, "Said"],
+    [2, "Said"],
+  ]);
+  questions.admit(open(67));
+  expect(frame()).toEqual([]);
+});
+
+test("of the events to ask about later the oldest 1,000 are forgotten when 11,000 wait", async () => {
+  const { state, told, questions, frame } = around(0);
+  state.usable = false;
+  for (let seq = 1; seq < 11_000; seq++) questions.admit(open(seq));
+  frame();
+  expect([questions.late, questions.counters.llm_forgotten_total]).toEqual([10_999, 0]);
+  told.length = 0;
+  questions.admit(open(11_000));
+  frame();
+  expect([questions.late, questions.counters.llm_forgotten_total]).toEqual([10_000, 1000]);
+  expect(told.slice(0, 1000)).toEqual(Array.from({ length: 1000 }, (_, index) => index + 1));
+  state.usable = true;
+  expect([1, 1000, 1001, 11_000].map((seq) => questions.expects(seq))).toEqual([false, false, true, true]);
+}, 60_000);
+
+test("a start searches the newest 20,000 frames in steps, and keeps the newest 10,000 open events", async () => {
+  const { state, questions } = around();
+  Object.assign(state, { nextFrameId: 30_001, usable: false });
+  state.withoutUpdate = Array.from({ length: 30_000 }, (_, index) => 30_000 - index);
+  await questions.restore();
+  expect([state.searched.length, state.searched[0], state.searched.at(-1)]).toEqual([
+    20,
+    [29_001, 30_001],
+    [10_001, 11_001],
+  ]);
+  expect([questions.late, questions.counters.llm_forgotten_total]).toEqual([10_000, 10_000]);
+  state.usable = true;
+  expect([20_000, 20_001, 30_000].map((seq) => questions.expects(seq))).toEqual([false, true, true]);
+});
+
+test("a drain ends the search of a start", async () => {
+  const { state, questions } = around();
+  Object.assign(state, { nextFrameId: 30_001, usable: false });
+  const restored = questions.restore();
+  questions.hurry();
+  await restored;
+  expect(state.searched).toHaveLength(1);
+});
+
+test("a newest row that cannot be read now is looked for three times; a fault of the program is not tried again", async () => {
+  const { clock, state, told, questions, frame } = around(0);
+  state.latestFails = new GatewayError({
+    code: "store_unavailable",
+    operation: "store",
+    object: "x",
+    detail: "opens again",
+  });
+  questions.admit(itemOf(1, "message"));
+  state.usable = false;
+  frame();
+  state.usable = true;
+  questions.admit(open(2));
+  frame();
+  await clock.advance(10_000);
+  expect([state.looks, state.asked, questions.counters.llm_forgotten_total]).toEqual([6, [], 2]);
+  state.latestFails = new TypeError("a fault");
+  told.length = 0;
+  questions.admit(open(3));
+  frame();
+  await clock.advance(10_000);
+  expect([state.looks, told, questions.counters.llm_forgotten_total]).toEqual([7, [3], 3]);
 });

@@ -17,7 +17,7 @@ async function around() {
   const clock = new FakeClock();
   const journal = await openJournal(clock, 3);
   await journal.decide((await draftsOf(clock, 1, 2)).map(({ decided }) => decided));
-  const state = { failures: 0, stored: [] as DecidedRow[], json: null as string | null };
+  const state = { failures: 0, stored: [] as DecidedRow[], json: null as string | null, storeIsOpen: true };
   const told: number[] = [];
   const written: DecidedFrame[] = [];
   const facade: Pick<Journal, "eventsAt" | "updateOf" | "frameOf" | "update" | "headAnswerId"> = {
@@ -38,16 +38,19 @@ async function around() {
   };
   const updates = new Updates({
     journal: facade,
-    store: () => ({
-      decided: async (query) => ({
-        rows: state.stored.filter(({ seq }) => "seqs" in query && query.seqs.includes(seq)),
-        reachedSeq: 0,
-      }),
-      updates: (answerId) => told.push(answerId),
-      event: async () => ({ json: state.json, lag: 0 }),
-    }),
+    store: () =>
+      !state.storeIsOpen
+        ? null
+        : {
+            decided: async (query) => ({
+              rows: state.stored.filter(({ seq }) => "seqs" in query && query.seqs.includes(seq)),
+              reachedSeq: 0,
+            }),
+            updates: (answerId) => told.push(answerId),
+            event: async () => ({ json: state.json, lag: 0 }),
+          },
     hashing,
-    textOf: (message) => message ?? "",
+    textOf: (message, body) => message ?? new TextDecoder().decode(body),
     onWritten: (row) => written.push(row),
     clock,
     log: () => {},
@@ -145,4 +148,39 @@ test("whoever waits for an event resolves at tell, or after the time, to what is
   await clock.settle();
   expect([told.value?.frame_id, late.value?.frame_id, updates.waitedFor()]).toEqual([1, 1, []]);
   expect([updates.known(2)?.frame_id, updates.known(3), clock.pending]).toEqual([2, null, 0]);
+});
+
+test("the pauses between the tries of a write double up to 5 s", async () => {
+  const { clock, journal, state, updates } = await around();
+  using _journal = journal;
+  const latest = (await updates.latest(1)) as Latest;
+  state.failures = 9;
+  const write = outcomeOf(updates.write([{ latest, row: rowOf(latest) }]));
+  await clock.advance(50 + 100 + 200 + 400 + 800 + 1600 + 3200 + 5000 + 4999);
+  expect([write.settled, state.failures]).toEqual([false, 0]);
+  await clock.advance(1);
+  expect([write.settled, journal.headAnswerId()]).toEqual([true, 1]);
+});
+
+test("without a store updates are written, and what only the store has is unknown", async () => {
+  const { journal, state, told, updates } = await around();
+  using _journal = journal;
+  state.storeIsOpen = false;
+  const latest = (await updates.latest(2)) as Latest;
+  await updates.write([{ latest, row: rowOf(latest) }]);
+  expect([journal.headAnswerId(), told, await updates.stored(2)]).toEqual([1, [], null]);
+  journal.prune({ seq: 2, frameId: 2, answerId: 0 });
+  expect(await updates.latest(1)).toBeNull();
+});
+
+test("the vector of an event without message that has left the journal is that of its body", async () => {
+  const { journal, state, updates } = await around();
+  using _journal = journal;
+  const frame = journal.frameOf(1) as DecidedFrame;
+  journal.prune({ seq: 2, frameId: 2, answerId: 0 });
+  const payload = '{"pedido":17,"situação":"pago"}';
+  state.stored = [{ ...frame, message: null, payload, physics: decodePhysics(frame.physics) }];
+  const latest = (await updates.latest(1)) as Latest;
+  await updates.write([{ latest, row: rowOf(latest) }]);
+  expect(journal.updateOf(1)?.vector).toEqual(vectorFor(hashing.name, payload));
 });
