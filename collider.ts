@@ -14,10 +14,11 @@ import type { Mapping } from "./src/native/libc.ts";
 import type { MappedRing, NewestFrames, RingFrame, RingLabels, RingOptions } from "./src/ring/contract.ts";
 import { prepareRingFile } from "./src/ring/file.ts";
 import { RingHeader } from "./src/ring/header.ts";
-import { writeLabels } from "./src/ring/labels.ts";
+import { type FileIdentity, isInPlace, writeLabels } from "./src/ring/labels.ts";
 import { FrameWriter } from "./src/ring/slots.ts";
 
 // A writer needs these before it opens the ring.
+export { claimLabels } from "./src/ring/labels.ts";
 export { RingLock } from "./src/ring/lock.ts";
 export { ringFits } from "./src/ring/space.ts";
 
@@ -60,6 +61,8 @@ export class Ring {
   readonly #writer: FrameWriter;
   /** The most frames that become readable together. */
   readonly #batchFrames: number;
+  /** The file beside the ring as this process wrote it last; null before that. */
+  #labels: FileIdentity | null = null;
   #closed = false;
 
   constructor(o: RingOptions, file: MappedRing) {
@@ -208,7 +211,12 @@ export class Ring {
    */
   setLabels(labels: RingLabels): void {
     this.#open();
-    writeLabels(this.path, this.#mode, labels);
+    this.#labels = writeLabels(this.path, this.#mode, labels);
+  }
+
+  /** Whether `<path>.json` is the file that {@link setLabels} wrote last, and not removed or replaced since. */
+  labelsInPlace(): boolean {
+    return this.#labels !== null && isInPlace(this.path, this.#labels);
   }
 
   /**

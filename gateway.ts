@@ -3,7 +3,7 @@
  * module imports it.
  */
 import { existsSync, readFileSync } from "node:fs";
-import { openRing, RingLock, ringFits } from "./collider.ts";
+import { claimLabels, openRing, RingLock, ringFits } from "./collider.ts";
 import packageJson from "./package.json" with { type: "json" };
 import { INTENT_LIMITS } from "./src/brain/brain.ts";
 import { systemClock } from "./src/clock.ts";
@@ -54,8 +54,9 @@ interface Parts extends Understanding {
 function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
   checkUnpackFolder();
   const home = stack.use(openHome(config));
-  stack.use(RingLock.acquire(config.ringPath, "stop it, or pass another --ring-path"));
+  stack.use(RingLock.acquire(config.ringPath, "pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
+  claimLabels({ path: config.ringPath, mode: config.ringMode });
   const journal = stack.use(openJournal(config, home, nowUs));
   const understanding = stack.use(openUnderstanding(config, journal, log));
   return { ...understanding, config, log, home, journal, hashing: openHashing(workerUrl("embed")) };

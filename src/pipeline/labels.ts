@@ -33,18 +33,25 @@ export class Labels {
     this.#shownBeside = null;
   }
 
-  /** Shows the labels of these frames. Call it before they are published. */
-  show(entries: readonly Entry[], ring: RingWithLabels): void {
+  /** Keeps the labels of these frames in the journal. Call it before they are published. */
+  keep(entries: readonly Entry[]): void {
     const fresh: Label[] = [];
     for (const { eventType, intent } of entries) {
       if (eventType !== null && eventType !== UNKNOWN_EVENT) note(fresh, "type", this.#types, eventType);
       if (intent !== null) note(fresh, "intent", this.#intents, intent);
     }
-    if (fresh.length > 0) {
-      this.#journal.addLabels(fresh);
-      this.#shownBeside = null;
-    }
-    if (this.#shownBeside === ring) return;
+    if (fresh.length === 0) return;
+    this.#journal.addLabels(fresh);
+    this.#shownBeside = null;
+  }
+
+  /** Whether the file beside this ring was written with all labels that are kept. */
+  isShown(ring: RingWithLabels): boolean {
+    return this.#shownBeside === ring;
+  }
+
+  /** Writes all labels to the file beside the ring. */
+  show(ring: RingWithLabels): void {
     ring.setLabels(this.all([]));
     this.#shownBeside = ring;
   }

@@ -11,6 +11,7 @@ import type { Labels } from "./labels.ts";
 import type { RecentFrames } from "./recent.ts";
 import type { PartState, RawFrames } from "./snapshot.ts";
 
+const OK: PartState = { state: "ok", detail: "" };
 const SLICE_FRAMES = 256;
 const OPEN_RETRY_MS_MIN = 500;
 const OPEN_RETRY_MS_MAX = 5000;
@@ -20,7 +21,7 @@ export interface PublisherOptions {
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly frames: Pick<DecidedFrames, "entriesFrom" | "rawFrom">;
   readonly recent: Pick<RecentFrames, "next" | "forget">;
-  readonly labels: Pick<Labels, "show">;
+  readonly labels: Pick<Labels, "keep" | "isShown" | "show">;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -30,6 +31,8 @@ export class Publisher {
   state: PartState = { state: "starting", detail: "the ring is being prepared" };
   readonly counters = { published_frames_total: 0, refilled_frames_total: 0, rings_replaced_total: 0 };
   #ring: Ring | null = null;
+  /** Why the file of labels beside the ring cannot be written; null if it can. */
+  #labelsFailure: string | null = null;
   #publishing = false;
   #stopped = false;
 
@@ -54,7 +57,8 @@ export class Publisher {
       try {
         const ring = await openRing((from, limit) => frames.rawFrom(from, limit));
         this.#ring = ring;
-        this.state = { state: "ok", detail: "" };
+        this.state = OK;
+        this.#showLabels(ring);
         this.counters.refilled_frames_total += ring.refilled;
         const how = ring.adopted ? "adopted" : `new, ${ring.refilled} frames refilled`;
         log("info", `ring ${ring.path}: ${ring.capacity} frames, ${how}, next frame ${ring.head()}`);
@@ -79,8 +83,10 @@ export class Publisher {
         const entries = await frames.entriesFrom(ring.head(), SLICE_FRAMES);
         if (ring !== this.#ring) continue;
         if (entries.length === 0) return this.#replace("the journal dropped the next frame at its bound");
-        labels.show(entries, ring);
+        labels.keep(entries);
+        if (this.#labelsFailure === null && !labels.isShown(ring)) this.#showLabels(ring);
         ring.publishBatch(entries);
+        if (this.state !== OK && this.#labelsFailure === null) this.state = OK;
         this.counters.published_frames_total += entries.length;
         recent.forget();
         if (entries.length === SLICE_FRAMES) await clock.nextTurn();
@@ -96,7 +102,31 @@ export class Publisher {
 
   /** Shows readers that the writer is alive. Call it at least once a second. */
   beat(): void {
-    if (this.#ring?.heartbeat() === "superseded") this.#replace("the file was removed or replaced");
+    const ring = this.#ring;
+    if (ring === null) return;
+    if (ring.heartbeat() === "superseded") this.#replace("the file was removed or replaced");
+    else if (this.#labelsFailure !== null || !ring.labelsInPlace()) this.#showLabels(ring);
+  }
+
+  /**
+   * Writes the file of labels beside the ring. A failure holds no frame back: until a later heartbeat succeeds, readers
+   * see the ids of new labels without their texts.
+   */
+  #showLabels(ring: Ring): void {
+    const { labels, log } = this.#o;
+    try {
+      labels.show(ring);
+    } catch (error) {
+      const detail = `${messageOf(error)}; frames go on, but readers lack the texts of new labels`;
+      if (detail !== this.#labelsFailure) log("error", `${detail}; trying again`);
+      this.#labelsFailure = detail;
+      this.state = { state: "degraded", detail };
+      return;
+    }
+    if (this.#labelsFailure === null) return;
+    this.#labelsFailure = null;
+    this.state = OK;
+    log("info", `ring ${ring.path}: the file of labels could be written again`);
   }
 
   #replace(why: string): void {

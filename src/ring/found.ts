@@ -1,6 +1,7 @@
 /** The file at a ring's path before this process writes there, and the files beside it. */
 import { randomBytes } from "node:crypto";
 import {
+  type BigIntStats,
   closeSync,
   constants,
   fstatSync,
@@ -107,7 +108,7 @@ export function asidePath(path: string): string {
 export function removeLeftovers(path: string): void {
   const folder = dirname(path);
   const name = basename(path);
-  for (const entry of readdirSync(folder)) {
+  for (const entry of entriesOf(folder)) {
     if (!entry.startsWith(name) || !/^(\.json)?\.new\.\d+(\.[0-9a-f]+)?$/.test(entry.slice(name.length)))
       continue;
     try {
@@ -116,4 +117,27 @@ export function removeLeftovers(path: string): void {
       // Another user's file, in a folder where only owners may remove: it does no harm.
     }
   }
+}
+
+/** A folder that may be written to but not listed keeps its leftovers, which do no harm. */
+function entriesOf(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+/** What is at the path, a link itself and not its target; null if nothing is, or it is out of reach. */
+export function statOf(path: string): BigIntStats | null {
+  try {
+    return lstatSync(path, { bigint: true });
+  } catch {
+    return null;
+  }
+}
+
+/** Whether a file is this user's. */
+export function isOurs({ uid }: BigIntStats): boolean {
+  return uid === BigInt(process.geteuid?.() ?? uid);
 }

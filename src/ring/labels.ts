@@ -3,6 +3,7 @@ import {
   closeSync,
   constants,
   fchmodSync,
+  fstatSync,
   openSync,
   readFileSync,
   renameSync,
@@ -10,30 +11,56 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
+import { messageOf } from "../errors.ts";
 import { O_CLOEXEC } from "../native/libc.ts";
 import type { RingLabels } from "./contract.ts";
-import { asFailure } from "./failures.ts";
-import { asidePath } from "./found.ts";
+import { errorCode, ringFailed } from "./failures.ts";
+import { asidePath, isOurs, statOf } from "./found.ts";
 
 const LABELS_BYTES_MAX = 64 * 1024 * 1024;
+
+const NO_LABELS: RingLabels = { intents: {}, types: {}, models: {} };
+
+/** Which file it is, so that its writer notices another one in its place. */
+export interface FileIdentity {
+  readonly device: bigint;
+  readonly inode: bigint;
+}
 
 /**
  * Replaces the file beside the ring at `ringPath`.
  * @param mode permission bits, as 0o600
+ * @returns the file that is at the path now
  * @throws GatewayError `ring_failed`
  */
-export function writeLabels(ringPath: string, mode: number, labels: RingLabels): void {
-  const path = `${ringPath}.json`;
-  const aside = asidePath(path);
+export function writeLabels(ringPath: string, mode: number, labels: RingLabels): FileIdentity {
   const { intents, types, models } = labels;
+  const text = `${JSON.stringify({ intents, types, models })}\n`;
+  return replaceFile(`${ringPath}.json`, mode, new TextEncoder().encode(text));
+}
+
+/**
+ * Shows that the file beside the ring can be replaced, by replacing it: a file of this user by its own content, anything
+ * else by no labels. Call it before the first event is accepted.
+ * @throws GatewayError `ring_failed` if the file cannot be replaced
+ */
+export function claimLabels({ path, mode }: { path: string; mode: number }): void {
+  const own = ownContent(`${path}.json`);
+  if (own === null) writeLabels(path, mode, NO_LABELS);
+  else replaceFile(`${path}.json`, mode, own);
+}
+
+function replaceFile(path: string, mode: number, bytes: Uint8Array): FileIdentity {
+  const aside = asidePath(path);
   try {
     const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
     const fd = openSync(aside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600);
     try {
       fchmodSync(fd, mode);
-      const bytes = new TextEncoder().encode(`${JSON.stringify({ intents, types, models })}\n`);
       for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
       renameSync(aside, path);
+      const { dev, ino } = fstatSync(fd, { bigint: true });
+      return { device: dev, inode: ino };
     } catch (error) {
       unlinkSync(aside);
       throw error;
@@ -41,8 +68,42 @@ export function writeLabels(ringPath: string, mode: number, labels: RingLabels):
       closeSync(fd);
     }
   } catch (error) {
-    throw asFailure("write labels", path, error);
+    const hint = "remove what is there, make its folder writable, or pass another --ring-path";
+    throw ringFailed("replace labels", path, whyNotReplaced(path, error), hint, error);
   }
+}
+
+/** Why a file could not be replaced, in words. */
+function whyNotReplaced(path: string, error: unknown): string {
+  const found = statOf(path);
+  if (found?.isDirectory()) return "is a folder";
+  const code = errorCode(error);
+  if (found !== null && (code === "EPERM" || code === "EACCES") && !isOurs(found)) {
+    return `belongs to user ${found.uid}, and this user may not replace it`;
+  }
+  return messageOf(error);
+}
+
+/** The bytes of a regular file of this user; null for anything else, whose content need not be labels. */
+function ownContent(path: string): Uint8Array | null {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK | O_CLOEXEC);
+  } catch {
+    return null;
+  }
+  try {
+    const stat = fstatSync(fd, { bigint: true });
+    return stat.isFile() && isOurs(stat) && stat.size <= LABELS_BYTES_MAX ? readFileSync(fd) : null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Whether the path still leads to this file. */
+export function isInPlace(ringPath: string, { device, inode }: FileIdentity): boolean {
+  const found = statOf(`${ringPath}.json`);
+  return found !== null && found.dev === device && found.ino === inode;
 }
 
 /** The texts of ids. The file is read if an id is unknown and the file has changed. */

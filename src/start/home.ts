@@ -10,7 +10,7 @@ import { whyNotExecutable } from "../native/libc.ts";
 import { isCompiled } from "../native/worker-url.ts";
 
 const TEMP_PREFIX = "one_file_gateway-";
-const TEMP_LOCK_HINT = "set TMPDIR to another folder";
+const TEMP_ELSEWHERE = "set TMPDIR to another folder";
 
 /** Where journal and DuckDB live. Disposing of it releases the lock and removes a temporary folder. */
 export interface Home extends Disposable {
@@ -38,7 +38,7 @@ function openPersistentHome(databasePath: string): Home {
       hint: "create it first",
     });
   }
-  const lock = RingLock.acquire(databasePath, "stop it, or pass another --db-path");
+  const lock = RingLock.acquire(databasePath, "pass another --db-path");
   if (existsSync(databasePath) && !existsSync(journalPath)) {
     lock[Symbol.dispose]();
     throw new GatewayError({
@@ -74,7 +74,7 @@ function openTemporaryHome(): Home {
       cause: error,
     });
   }
-  const lock = RingLock.acquire(join(folder, "gateway"), TEMP_LOCK_HINT);
+  const lock = RingLock.acquire(join(folder, "gateway"), TEMP_ELSEWHERE);
   return {
     databasePath: join(folder, "events.duckdb"),
     journalPath: join(folder, "events.duckdb.journal"),
@@ -92,7 +92,7 @@ function removeLeftOver(root: string): void {
     const stale = join(root, name);
     if (!name.startsWith(TEMP_PREFIX) || !existsSync(join(stale, "gateway.lock"))) continue;
     try {
-      using _lock = RingLock.acquire(join(stale, "gateway"), TEMP_LOCK_HINT);
+      using _lock = RingLock.acquire(join(stale, "gateway"), TEMP_ELSEWHERE);
       rmSync(stale, { recursive: true, force: true });
     } catch {
       // Its gateway still runs, or the folder belongs to another user.

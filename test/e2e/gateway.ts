@@ -48,7 +48,7 @@ export class TempFolder implements Disposable {
     rmSync(this.path, { recursive: true, force: true });
     // Removes lock and labels, too, and what a gateway left that was killed while it made the ring.
     const beside = readdirSync(dirname(this.ring)).filter((name) => name.startsWith(basename(this.ring)));
-    for (const name of beside) rmSync(join(dirname(this.ring), name), { force: true });
+    for (const name of beside) rmSync(join(dirname(this.ring), name), { recursive: true, force: true });
   }
 }
 

@@ -9,8 +9,10 @@ import {
   cpSync,
   existsSync,
   lstatSync,
+  mkdirSync,
   openSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -358,6 +360,35 @@ describe("a planted symbolic link", () => {
     expect(lstatSync(`${folder.ring}.json`).isFile()).toBe(true);
     expect(readFileSync(`${folder.ring}.json`, "utf8")).toContain("Planted");
     untouched();
+  });
+
+  test("at the labels' path, a folder instead: the gateway refuses to start, by name", async () => {
+    mkdirSync(`${folder.ring}.json`);
+    await expectGatewayRefuses(/\.json: is a folder; remove what is there/);
+    expect(lstatSync(`${folder.ring}.json`).isDirectory()).toBe(true);
+  });
+
+  test("at the labels' path, a folder that comes later: frames go on, and the labels follow when it is gone", async () => {
+    await using gateway = await Gateway.start(folder);
+    await send(gateway, 1, "Before");
+    await framed(1);
+    await until("a folder is at the labels' path", () => {
+      // A heartbeat in between writes the file again.
+      rmSync(`${folder.ring}.json`, { force: true });
+      return Bun.spawnSync(["mkdir", `${folder.ring}.json`]).exitCode === 0;
+    });
+    await send(gateway, 3, "Planted");
+    await framed(4);
+    const ringState = async (): Promise<{ state: string; detail: string }> =>
+      (await gateway.json<{ parts: { ring: { state: string; detail: string } } }>("/ready")).parts.ring;
+    expect(await ringState()).toMatchObject({
+      state: "degraded",
+      detail: expect.stringContaining("is a folder"),
+    });
+    rmdirSync(`${folder.ring}.json`);
+    await until("the labels are there", () => existsSync(`${folder.ring}.json`));
+    expect(readFileSync(`${folder.ring}.json`, "utf8")).toContain("Planted");
+    await until("the ring is ok", async () => (await ringState()).state === "ok");
   });
 
   test("at the paths where ring and labels are built: it is removed and not followed", async () => {

@@ -34,7 +34,13 @@ function setup(kept: Label[] = []) {
   const fail = (error: Error | null): void => {
     failure = error;
   };
-  return { labels: new Labels(journal), kept, steps, shown, ring, fail };
+  const labels = new Labels(journal);
+  /** What the publisher does before it publishes `entries`. */
+  const show = (entries: readonly Entry[], beside: ReturnType<typeof ring>): void => {
+    labels.keep(entries);
+    if (!labels.isShown(beside)) labels.show(beside);
+  };
+  return { labels, show, kept, steps, shown, ring, fail };
 }
 
 function embedded(modelId: number, name: string): Pick<Embedded, "embedder" | "dim"> {
@@ -44,12 +50,12 @@ function embedded(modelId: number, name: string): Pick<Embedded, "embedder" | "d
 test(
   "a new label is kept in the journal first and then shown beside the ring, once",
   () => {
-    const { labels, steps, shown, ring } = setup();
+    const { show, steps, shown, ring } = setup();
     const one = ring();
-    labels.show([entry("Order", "Cancel"), entry("Order", "Cancel")], one);
-    labels.show([entry("Order", "Cancel")], one);
+    show([entry("Order", "Cancel"), entry("Order", "Cancel")], one);
+    show([entry("Order", "Cancel")], one);
     expect(steps).toEqual(["keep Order Cancel", "show"]);
-    labels.show([entry("Invoice", null)], one);
+    show([entry("Invoice", null)], one);
     expect(steps.slice(2)).toEqual(["keep Invoice", "show"]);
     expect(shown[1]?.types).toEqual({ [labelId("Order")]: "Order", [labelId("Invoice")]: "Invoice" });
   },
@@ -59,13 +65,13 @@ test(
 test(
   "a replaced ring gets all labels, with those that an earlier process kept",
   () => {
-    const { labels, steps, shown, ring } = setup([
+    const { show, steps, shown, ring } = setup([
       { kind: "model", id: 9, label: "hashing", dim: 1024 },
       { kind: "intent", id: 5, label: "Greet", dim: 0 },
       { kind: "type", id: 6, label: "Order", dim: 0 },
     ]);
-    labels.show([], ring());
-    labels.show([], ring());
+    show([], ring());
+    show([], ring());
     expect(steps).toEqual(["show", "show"]);
     const all = {
       intents: { 5: "Greet" },
@@ -80,12 +86,12 @@ test(
 test(
   "a model is kept once, and shown before the next frames",
   () => {
-    const { labels, kept, steps, shown, ring } = setup();
+    const { labels, show, kept, steps, shown, ring } = setup();
     const one = ring();
-    labels.show([], one);
+    show([], one);
     labels.noteModel(embedded(7, "bge-m3"));
     labels.noteModel(embedded(7, "bge-m3"));
-    labels.show([], one);
+    show([], one);
     expect(steps).toEqual(["show", "keep bge-m3", "show"]);
     expect(kept).toEqual([{ kind: "model", id: 7, label: "bge-m3", dim: 3 }]);
     expect(shown[1]?.models).toEqual({ 7: { name: "bge-m3", dim: 3 } });
@@ -96,8 +102,8 @@ test(
 test(
   "an unknown type and a missing intent are no labels",
   () => {
-    const { labels, steps, ring } = setup();
-    labels.show([entry(UNKNOWN_EVENT, null), entry(null, null)], ring());
+    const { labels, show, steps, ring } = setup();
+    show([entry(UNKNOWN_EVENT, null), entry(null, null)], ring());
     expect(steps).toEqual(["show"]);
     expect(labels.all([entry(UNKNOWN_EVENT, null)])).toEqual({ intents: {}, types: {}, models: {} });
   },
@@ -107,9 +113,9 @@ test(
 test(
   "if the journal cannot keep a label, nothing is shown and the publisher sees the failure",
   () => {
-    const { labels, steps, ring, fail } = setup();
+    const { show, steps, ring, fail } = setup();
     fail(new Error("disk full"));
-    expect(() => labels.show([entry("Order", null)], ring())).toThrow("disk full");
+    expect(() => show([entry("Order", null)], ring())).toThrow("disk full");
     expect(steps).toEqual([]);
   },
   LIMIT_MS,
@@ -118,9 +124,9 @@ test(
 test(
   "beyond 10,000 labels of a kind an id has no label, and other kinds still have room",
   () => {
-    const { labels, kept, ring } = setup();
+    const { labels, show, kept, ring } = setup();
     const many = Array.from({ length: 10_001 }, (_, index) => entry(null, `intent ${index}`));
-    labels.show([...many, entry("Order", null)], ring());
+    show([...many, entry("Order", null)], ring());
     const { intents, types } = labels.all([]);
     expect(intents[labelId("intent 9999")]).toBe("intent 9999");
     expect(intents[labelId("intent 10000")]).toBeUndefined();

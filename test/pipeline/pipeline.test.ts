@@ -50,7 +50,8 @@ describe("labels", () => {
       models: { 9: { name: "hashing", dim: 1024 } },
     });
     expect(labels.all([])).toEqual({ ...told, intents: {}, types: {} });
-    labels.show(frames, ring);
+    labels.keep(frames);
+    labels.show(ring);
     expect(shown).toEqual([told]);
     expect(kept.map(({ label }) => label)).toEqual(["hashing", "Order", "Cancel"]);
     expect(labels.all([])).toEqual(told);

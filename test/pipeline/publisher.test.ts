@@ -18,6 +18,7 @@ class RingDouble {
   closed: string | null = null;
   beats: "ok" | "superseded" = "ok";
   fails = false;
+  inPlace = true;
   #head: number;
 
   constructor(head: number) {
@@ -38,6 +39,10 @@ class RingDouble {
     return this.beats;
   }
 
+  labelsInPlace(): boolean {
+    return this.inPlace;
+  }
+
   close(state: string): void {
     this.closed = state;
   }
@@ -46,9 +51,21 @@ class RingDouble {
 /** Frames 1 to `next` − 1 are decided, and all are kept but those in `dropped`. */
 function around(next: number) {
   const clock = new FakeClock();
-  const state = { next, dropped: new Set<number>(), opensFail: 0, head: 1, laterHead: 1, forgotten: 0 };
+  const state = {
+    next,
+    dropped: new Set<number>(),
+    opensFail: 0,
+    head: 1,
+    laterHead: 1,
+    forgotten: 0,
+    shown: true,
+    labelsFail: false,
+  };
   const rings: RingDouble[] = [];
   const order: string[] = [];
+  /** The ring's head at each writing of the file of labels. */
+  const shows: number[] = [];
+  const logged: string[] = [];
   const publisher = new Publisher({
     openRing: async () => {
       if (state.opensFail-- > 0) throw new Error("no space");
@@ -74,12 +91,18 @@ function around(next: number) {
       },
     },
     labels: {
-      show: (entries) => order.push(`labels of ${entries[0]?.frameId}, head ${rings.at(-1)?.head()}`),
+      keep: (entries) => order.push(`labels of ${entries[0]?.frameId}, head ${rings.at(-1)?.head()}`),
+      isShown: () => state.shown,
+      show: () => {
+        if (state.labelsFail) throw new Error("the labels' path is a folder");
+        state.shown = true;
+        shows.push(rings.at(-1)?.head() ?? 0);
+      },
     },
     clock,
-    log: () => {},
+    log: (level, text) => logged.push(`${level}: ${text}`),
   });
-  return { clock, state, rings, order, publisher };
+  return { clock, state, rings, order, shows, logged, publisher };
 }
 
 test("everything decided is published in slices, each after its labels", async () => {
@@ -147,7 +170,51 @@ test("a failure to publish is tried again after half a second, from the same fra
   expect([publisher.state.state, publisher.idle]).toEqual(["degraded", false]);
   Object.assign(rings[0] as RingDouble, { fails: false });
   await clock.advance(500);
-  expect([rings[0]?.batches, publisher.idle]).toEqual([[2], true]);
+  expect([rings[0]?.batches, publisher.idle, publisher.state.state]).toEqual([[2], true, "ok"]);
+});
+
+test("the file of labels is written when a ring opens, and again before the first frame with a new label", async () => {
+  const { clock, state, shows, publisher } = around(2);
+  void publisher.open();
+  await clock.settle();
+  expect(shows).toEqual([1]);
+  Object.assign(state, { next: 4, shown: false });
+  void publisher.publish();
+  await clock.settle();
+  expect(shows).toEqual([1, 2]);
+});
+
+test("labels that cannot be written hold no frame back, and are written as soon as they can be", async () => {
+  const { clock, state, rings, shows, logged, publisher } = around(2);
+  state.labelsFail = true;
+  void publisher.open();
+  await clock.settle();
+  Object.assign(state, { next: 600, shown: false });
+  void publisher.publish();
+  await clock.settle();
+  publisher.beat();
+  expect([rings[0]?.batches, publisher.idle, shows]).toEqual([[1, 256, 256, 86], true, []]);
+  expect(publisher.state).toEqual({
+    state: "degraded",
+    detail: "the labels' path is a folder; frames go on, but readers lack the texts of new labels",
+  });
+  expect(logged.filter((line) => line.startsWith("error"))).toEqual([
+    `error: ${publisher.state.detail}; trying again`,
+  ]);
+  state.labelsFail = false;
+  publisher.beat();
+  expect([shows, publisher.state.state]).toEqual([[600], "ok"]);
+  publisher.beat();
+  expect(shows).toEqual([600]);
+});
+
+test("a file of labels that was removed or replaced is written again with the next heartbeat", async () => {
+  const { clock, rings, shows, publisher } = around(2);
+  void publisher.open();
+  await clock.settle();
+  Object.assign(rings[0] as RingDouble, { inPlace: false });
+  publisher.beat();
+  expect(shows).toEqual([1, 2]);
 });
 
 test("after stop nothing is published, and close closes the ring", async () => {

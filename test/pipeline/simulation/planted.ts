@@ -123,7 +123,11 @@ export const PLANTED: Readonly<Record<string, readonly Fault[]>> = {
     },
   ],
   "publishes frames whose labels do not stand beside the ring": [
-    { file: "publisher.ts", find: "        labels.show(entries, ring);\n", replaceWith: "" },
+    {
+      file: "publisher.ts",
+      find: "        if (this.#labelsFailure === null && !labels.isShown(ring)) this.#showLabels(ring);\n",
+      replaceWith: "",
+    },
   ],
   "leaves a removed ring as it is": [
     {
