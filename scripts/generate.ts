@@ -240,6 +240,10 @@ The gateway never truncates the file. A program that truncates it kills the read
 before it publishes the first frame that uses a new one:
 
     {"intents": {"ID": "label"}, "types": {"ID": "label"}, "models": {"ID": {"name": "…", "dim": 1024}}}
+
+A gateway that cannot replace the file does not start. If it becomes impossible later, frames are published all the same, without the texts
+of new labels. The gateway then tries again every half second, and \`/ready\` reports \`ring\` as degraded. It also writes the file again if
+somebody removes or replaces it.
 `;
 }
 
