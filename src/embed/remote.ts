@@ -1,4 +1,5 @@
 /** The embedder at an OpenAI-compatible endpoint. */
+import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import { modelId } from "../frame.ts";
 import type { Endpoint, EndpointFailure } from "../llm/endpoint-contract.ts";
@@ -6,12 +7,12 @@ import type { Log } from "../log.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import type { EmbeddedTexts, Embedder } from "./embedder.ts";
 import { readEmbeddings } from "./embeddings.ts";
+import { Pace } from "./pace.ts";
 import { RecentVectors } from "./recent.ts";
 import { type EmbedWorker, Examples } from "./thread.ts";
 
 /** For the list of models, and for the first text of a new database. */
 const PROBE_TIMEOUT_MS = 1000;
-const TIMEOUT_MS = 30_000;
 const BATCH_MAX = 64;
 const RETRY_AFTER_MS_MAX = 3_600_000;
 const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
@@ -24,6 +25,7 @@ export interface RemoteOptions {
   readonly dim: number;
   /** The Worker that compares examples; called at its first use. */
   readonly worker: () => EmbedWorker;
+  readonly clock?: Clock;
 }
 
 export class RemoteEmbedder implements Embedder {
@@ -36,9 +38,13 @@ export class RemoteEmbedder implements Embedder {
   readonly #stop = new AbortController();
   readonly #examples: Examples;
   readonly #recent = new RecentVectors();
+  readonly #clock: Clock;
+  readonly #pace: Pace;
   #dim: number;
 
-  constructor({ endpoint, name, dim, worker }: RemoteOptions) {
+  constructor({ endpoint, name, dim, worker, clock = systemClock }: RemoteOptions) {
+    this.#clock = clock;
+    this.#pace = new Pace(() => clock.monotonicMs());
     this.#endpoint = endpoint;
     this.#examples = new Examples(worker);
     this.name = name;
@@ -51,7 +57,7 @@ export class RemoteEmbedder implements Embedder {
   }
 
   embed(texts: readonly string[]): Promise<Float32Array> {
-    return this.#embedWithin(texts, TIMEOUT_MS);
+    return this.#embedWithin(texts, null);
   }
 
   async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
@@ -76,13 +82,13 @@ export class RemoteEmbedder implements Embedder {
     }
   }
 
-  /** @param timeoutMs for each request; a call with many texts makes several. */
-  #embedWithin(texts: readonly string[], timeoutMs: number): Promise<Float32Array> {
+  /** @param timeoutMs for each request, and a call with many texts makes several; null: as long as the endpoint's pace suggests. */
+  #embedWithin(texts: readonly string[], timeoutMs: number | null): Promise<Float32Array> {
     const dim = (): number => this.#dim;
     return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, timeoutMs));
   }
 
-  async #embedFresh(texts: readonly string[], timeoutMs: number): Promise<Float32Array<ArrayBuffer>> {
+  async #embedFresh(texts: readonly string[], timeoutMs: number | null): Promise<Float32Array<ArrayBuffer>> {
     // Endpoints refuse empty texts, and there is nothing to embed in them.
     const present = texts.flatMap((text, at) => (text.trim() === "" ? [] : [at]));
     const batches: Float32Array[] = [];
@@ -99,14 +105,20 @@ export class RemoteEmbedder implements Embedder {
     return rows;
   }
 
-  async #request(input: string[], timeoutMs: number): Promise<unknown> {
+  async #request(input: string[], timeoutMs: number | null): Promise<unknown> {
     if (this.#endpoint === null) {
       throw this.#unavailable("no endpoint is set", { hint: "pass --llm-base-url URL" });
     }
-    using limit = this.#endpoint.limit(timeoutMs, [this.#stop.signal]);
+    const count = input.length;
+    const startedMs = this.#clock.monotonicMs();
+    using limit = this.#endpoint.limit(timeoutMs ?? this.#pace.limitMs(count), [this.#stop.signal]);
     const reply = await this.#endpoint.embed({ model: this.name, input }, limit);
-    if (!reply.ok) throw this.#failure(reply.failure);
-    return reply.value;
+    if (reply.ok) {
+      this.#pace.succeeded(count, this.#clock.monotonicMs() - startedMs);
+      return reply.value;
+    }
+    if (reply.failure.kind === "timeout") this.#pace.timedOut(count);
+    throw this.#failure(reply.failure);
   }
 
   #failure({ kind, status, detail, retryAfterMs, cause }: EndpointFailure): GatewayError {

@@ -86,11 +86,11 @@ export const METRICS = {
 
   embed_batches_total: counter("batches", "Batches of texts that were embedded."),
   embed_batch_ms: gauge("ms", "How long the newest batch took."),
-  embed_failures_total: counter("failures", "Failures of the embedder; each batch is tried again."),
-  embed_refused_texts_total: counter(
-    "texts",
-    "Texts that the embedder refused while it took others of their batch.",
+  embed_failures_total: counter(
+    "failures",
+    "Requests in which the embedder failed; what is not refused is tried again.",
   ),
+  embed_refused_texts_total: counter("texts", "Texts that the embedder refused while it took others."),
   reembed_running: gauge("", "1 while --reembed computes vectors of older events, else 0."),
   reembed_done_seq: gauge("seq", "How far --reembed has come: the newest event that it has looked at."),
   reembed_to_seq: gauge("seq", "How far --reembed goes: the newest event at the start."),

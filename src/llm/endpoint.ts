@@ -120,7 +120,7 @@ export class OpenAiEndpoint implements Endpoint {
 
 function optionsOf({ signal, ms }: Limit) {
   // The SDK's timeout covers a stream only up to its headers; the signal also covers its body.
-  return { signal, timeout: ms };
+  return { signal, timeout: Math.ceil(ms) };
 }
 
 function reasonOf(error: unknown, limit: Limit): Pick<EndpointFailure, "kind" | "detail"> {

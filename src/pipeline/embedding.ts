@@ -4,21 +4,28 @@
  */
 
 import type { Clock } from "../clock.ts";
-import type { Embedder } from "../embed/embedder.ts";
+import type { EmbeddedTexts, Embedder } from "../embed/embedder.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
 import type { Nearest } from "../nearest/nearest.ts";
+import { isolate } from "./isolate.ts";
 import type { PartState } from "./snapshot.ts";
 import type { Embedded, EventVector } from "./work.ts";
 
 /** @bound how long frames wait for an embedder that fails | they go out without a vector */
 const PATIENCE_MS = 30_000;
+/** Events in one batch. */
+const BATCH_MAX = 256;
 const RETRY_MS_MIN = 100;
 /** @bound the pause between two attempts to embed (it begins at 100 ms and doubles) | the next attempt */
 const RETRY_MS_MAX = 5_000;
 /** @bound the part of a text that is embedded | the rest is cut off */
 const TEXT_CHARS_MAX = 8192;
+/** Between two log lines about texts that the embedder cannot take. */
+const REFUSAL_LOG_MS = 60_000;
+/** After so many batches without a failure, twice as large ones are tried again. */
+const GROW_AFTER_BATCHES = 100;
 
 /** The vector of event `index` of a batch, as a view of the batch; null if the event has none. */
 export function vectorOf(embedded: Embedded | null, index: number): EventVector | null {
@@ -49,6 +56,16 @@ export class PatientEmbedder {
   #state: PartState = { state: "ok", detail: "" };
   #failingSinceMs: number | null = null;
   #nextTryMs = 0;
+  /** Waits until the embedder works. Batches at once share it. */
+  #recovery: Promise<boolean> | null = null;
+  /** The number of probes: each has a text of its own, because an embedder may remember vectors. */
+  #probes = 0;
+  /** Texts that the embedder takes in one batch, as far as known. */
+  #batchMax = BATCH_MAX;
+  #goodBatches = 0;
+  /** Refusals since the last log line about them, and when that was. */
+  #unsaidRefusals = 0;
+  #refusalSaidMs: number | null = null;
   #hasty = false;
   #stopped = false;
 
@@ -64,7 +81,7 @@ export class PatientEmbedder {
 
   /** The number of events that one batch should have at most. */
   get maxBatch(): number {
-    return Math.max(1, Math.min(this.#embedder.maxBatch, 256));
+    return Math.max(1, Math.min(this.#embedder.maxBatch, this.#batchMax));
   }
 
   get state(): PartState {
@@ -90,20 +107,22 @@ export class PatientEmbedder {
     const asked = texts.filter((text) => text !== "");
     const wanted = wants.filter((_, index) => texts[index] !== "");
     if (asked.length === 0) return null;
-    for (let waitMs = RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
-      const givenUp = this.#givenUp();
-      if (givenUp && this.#o.clock.monotonicMs() < this.#nextTryMs) return null;
-      try {
-        const results = await this.#ask(asked, wanted);
-        this.#works();
-        return this.#spread(results, texts);
-      } catch (error) {
-        this.#fails(error);
-        if (givenUp) return null;
-        await this.#o.clock.sleep(Math.max(waitMs, retryAfterMs(error)));
-      }
+    if (this.#givenUp()) {
+      if (this.#o.clock.monotonicMs() < this.#nextTryMs || !(await this.#recovers(null))) return null;
     }
-    return null;
+    const seqs = events.filter((_, index) => texts[index] !== "").map(({ seq }) => seq);
+    const { results, refused, givenUp, largestTaken } = await isolate(asked.length, {
+      ask: (indices) =>
+        this.#ask(
+          indices.map((index) => asked[index] as string),
+          indices.map((index) => wanted[index] === true),
+        ),
+      works: (error) => this.#recovers(error),
+      clock: this.#o.clock,
+    });
+    for (const { index, error } of refused) this.#refuses(seqs[index] ?? 0, asked[index] ?? "", error);
+    if (!givenUp && refused.length === 0) this.#fitBatches(largestTaken);
+    return results.every((result) => result === null) ? null : this.#spread(results, texts);
   }
 
   #givenUp(): boolean {
@@ -111,46 +130,55 @@ export class PatientEmbedder {
     return this.#hasty || this.#o.clock.monotonicMs() - this.#failingSinceMs >= PATIENCE_MS;
   }
 
-  /**
-   * Returns one result for each text; null for a text that the embedder refuses while it takes others of the same batch.
-   * @throws what the embedder threw, if it took none of them.
-   */
-  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<(EmbeddedText | null)[]> {
+  /** @throws what the embedder threw. */
+  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedText[]> {
     const startedMs = this.#o.clock.monotonicMs();
+    let embedded: EmbeddedTexts;
     try {
-      const { rows, nearest } = await this.#embedder.embedNearest(texts, wanted);
-      this.batchMs = this.#o.clock.monotonicMs() - startedMs;
-      this.counters.embed_batches_total += 1;
-      const { dim } = this.#embedder;
-      return texts.map((_, index) => {
-        return { row: rows.subarray(index * dim, (index + 1) * dim), nearest: nearest[index] ?? null };
-      });
+      embedded = await this.#embedder.embedNearest(texts, wanted);
     } catch (error) {
-      const splittable =
-        error instanceof GatewayError && error.code === "embedder_invalid" && texts.length > 1;
-      if (!splittable) throw error;
-      return this.#askHalves(texts, wanted, error);
+      this.counters.embed_failures_total += 1;
+      throw error;
     }
+    this.batchMs = this.#o.clock.monotonicMs() - startedMs;
+    this.counters.embed_batches_total += 1;
+    this.#works();
+    const { rows, nearest } = embedded;
+    const { dim } = this.#embedder;
+    return texts.map((_, index) => {
+      return { row: rows.subarray(index * dim, (index + 1) * dim), nearest: nearest[index] ?? null };
+    });
   }
 
-  async #askHalves(
-    texts: readonly string[],
-    wanted: readonly boolean[],
-    refusal: unknown,
-  ): Promise<(EmbeddedText | null)[]> {
-    const middle = texts.length >> 1;
-    const halves = [texts.slice(0, middle), texts.slice(middle)];
-    const wantedHalves = [wanted.slice(0, middle), wanted.slice(middle)];
-    const results = [];
-    for (const [index, half] of halves.entries())
-      results.push(await this.#ask(half, wantedHalves[index] ?? []).catch(() => null));
-    if (results.every((result) => result === null)) throw refusal;
-    return results.flatMap((result, index) => {
-      if (result !== null) return result;
-      const refused = halves[index] ?? [];
-      this.counters.embed_refused_texts_total += refused.length;
-      return refused.map(() => null);
+  /**
+   * Waits until the embedder works, as long as frames wait for it.
+   * @param error why it is asked; null: frames do not wait for it any more, and one probe decides.
+   */
+  #recovers(error: unknown): Promise<boolean> {
+    this.#recovery ??= this.#probeUntilItWorks(error).finally(() => {
+      this.#recovery = null;
     });
+    return this.#recovery;
+  }
+
+  /** Embeds a text that every embedder can take, again and again. One request at a time goes to an embedder that is down. */
+  async #probeUntilItWorks(error: unknown): Promise<boolean> {
+    const { clock } = this.#o;
+    const failedMs = clock.monotonicMs();
+    let waitMs = retryAfterMs(error);
+    for (let pauseMs = RETRY_MS_MIN; !this.#stopped; pauseMs = Math.min(2 * pauseMs, RETRY_MS_MAX)) {
+      if (waitMs > 0) await clock.sleep(waitMs);
+      try {
+        await this.#embedder.embedNearest([`ready ${++this.#probes}`], [true]);
+        this.#works();
+        return true;
+      } catch (failure) {
+        this.#fails(failure, failedMs);
+        if (this.#givenUp()) return false;
+        waitMs = Math.max(pauseMs, retryAfterMs(failure));
+      }
+    }
+    return false;
   }
 
   #works(): void {
@@ -159,15 +187,46 @@ export class PatientEmbedder {
     this.#state = { state: "ok", detail: "" };
   }
 
-  #fails(error: unknown): void {
+  /** @param failedMs when the first request failed that this failure belongs to. */
+  #fails(error: unknown, failedMs: number): void {
+    const nowMs = this.#o.clock.monotonicMs();
     this.counters.embed_failures_total += 1;
     if (this.#failingSinceMs === null) {
-      this.#failingSinceMs = this.#o.clock.monotonicMs();
+      this.#failingSinceMs = failedMs;
       this.#o.log("warn", `${messageOf(error)}; frames wait up to 30 s for it, then go out without a vector`);
     }
-    this.#nextTryMs = this.#o.clock.monotonicMs() + RETRY_MS_MAX;
-    const forS = Math.round((this.#o.clock.monotonicMs() - this.#failingSinceMs) / 1000);
+    this.#nextTryMs = nowMs + RETRY_MS_MAX;
+    const forS = Math.round((nowMs - this.#failingSinceMs) / 1000);
     this.#state = { state: "degraded", detail: `failing for ${forS} s: ${messageOf(error)}` };
+  }
+
+  /** Notes that the embedder works and cannot take the text of event `seq`. */
+  #refuses(seq: number, text: string, error: unknown): void {
+    const nowMs = this.#o.clock.monotonicMs();
+    this.counters.embed_refused_texts_total += 1;
+    this.#unsaidRefusals += 1;
+    if (this.#refusalSaidMs !== null && nowMs - this.#refusalSaidMs < REFUSAL_LOG_MS) return;
+    const more = this.#unsaidRefusals > 1 ? ` (and ${this.#unsaidRefusals - 1} before it)` : "";
+    this.#o.log(
+      "warn",
+      `event ${seq}${more} gets no vector, because the embedder cannot take its text of ${text.length} characters: ${messageOf(error)}`,
+    );
+    this.#unsaidRefusals = 0;
+    this.#refusalSaidMs = nowMs;
+  }
+
+  /**
+   * Makes batches as large as the embedder takes them. Some endpoints refuse more than 10 or 32 texts at once.
+   * @param largestTaken null: it took the whole batch; else the most texts that it took at once.
+   */
+  #fitBatches(largestTaken: number | null): void {
+    if (largestTaken !== null) {
+      this.#batchMax = Math.max(1, largestTaken);
+      this.#goodBatches = 0;
+    } else if (this.#batchMax < BATCH_MAX && ++this.#goodBatches >= GROW_AFTER_BATCHES) {
+      this.#batchMax *= 2;
+      this.#goodBatches = 0;
+    }
   }
 
   /** Puts each row at the place of its event. A row of zeros has no direction, so it counts as no vector. */

@@ -11,6 +11,7 @@ import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
+import { isolate } from "./isolate.ts";
 import type { Latest, Updates } from "./updates.ts";
 
 /** Texts in one call. They are few, so that a new event waits only briefly in the embedder's queue. */
@@ -44,6 +45,8 @@ export class Reembed {
   #doneSeq: number;
   #keptSeq: number;
   #written = 0;
+  /** Each probe has a text of its own, because an embedder may remember vectors. */
+  #probes = 0;
   #finished = false;
   #stopped = false;
   detail = "";
@@ -138,21 +141,31 @@ export class Reembed {
     journal.setMeta(META_KEY, JSON.stringify({ model: embedder.modelId, doneSeq: this.#doneSeq }));
   }
 
-  /** Returns one row for each text; null for a text that the embedder refuses while it takes others. */
+  /**
+   * Returns one row for each text; null for a text that the embedder refuses while it takes others.
+   * @throws what the embedder threw, if it does not work.
+   */
   async #embed(texts: readonly string[]): Promise<(Float32Array | null)[]> {
-    const { embedder } = this.#o;
+    const { embedder, clock, log } = this.#o;
     if (texts.length === 0) return [];
-    try {
-      const rows = await embedder.embed(texts);
-      return texts.map((_, index) => rows.slice(index * embedder.dim, (index + 1) * embedder.dim));
-    } catch (error) {
-      if (!(error instanceof GatewayError) || error.code !== "embedder_invalid") throw error;
-      if (texts.length === 1) return [null];
-      const each = [];
-      for (const text of texts) each.push(...(await this.#embed([text])));
-      if (each.every((row) => row === null)) throw error;
-      return each;
+    const { results, refused } = await isolate(texts.length, {
+      ask: async (indices) => {
+        const rows = await embedder.embed(indices.map((index) => texts[index] as string));
+        return indices.map((_, at) => rows.slice(at * embedder.dim, (at + 1) * embedder.dim));
+      },
+      works: async (error) => {
+        const wait = error instanceof GatewayError ? Math.min(error.retryAfterMs ?? 0, RETRY_MS) : 0;
+        if (wait > 0) await clock.sleep(wait);
+        await embedder.embed([`ready ${++this.#probes}`]);
+        return true;
+      },
+      clock,
+    });
+    const [first] = refused;
+    if (first !== undefined) {
+      log("warn", `reembed: ${refused.length} texts keep their old vector: ${messageOf(first.error)}`);
     }
+    return results;
   }
 
   #isDone(newer: DecidedFrame | null): boolean {

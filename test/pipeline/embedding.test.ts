@@ -11,17 +11,29 @@ function errorOf(code: "embedder_unavailable" | "embedder_invalid", retryAfterMs
   return new GatewayError({ code, operation: "embed", object: "x", detail: code, retryAfterMs });
 }
 
-/** An embedder that fails with `failure`, and refuses texts with "bad" in them. */
-function around() {
+type Refusal = (
+  texts: readonly string[],
+  clock: FakeClock,
+) => GatewayError | null | Promise<GatewayError | null>;
+
+const bad: Refusal = (texts) =>
+  texts.some((text) => text.includes("bad")) ? errorOf("embedder_invalid") : null;
+
+/** An embedder that fails with `failure`, and refuses what `refuse` says: texts with "bad" in them. */
+function around(refuse: Refusal = bad) {
   const clock = new FakeClock();
-  const state = { failure: null as GatewayError | null, calls: [] as string[][], disposed: false };
+  const state = {
+    ...{ failure: null as GatewayError | null, calls: [] as string[][], disposed: false },
+    ...{ lines: [] as string[] },
+  };
   const embedder: Embedder = {
     ...hashing,
     name: "tested",
     embedNearest: async (texts, wanted) => {
       state.calls.push([...texts]);
       if (state.failure !== null) throw state.failure;
-      if (texts.some((text) => text.includes("bad"))) throw errorOf("embedder_invalid");
+      const refusal = await refuse(texts, clock);
+      if (refusal !== null) throw refusal;
       return {
         rows: Float32Array.from(texts.flatMap((text) => [...vectorFor("tested", text)])),
         nearest: wanted.map((one) => (one ? { label: "Near", best: "Near", score: 1, confidence: 1 } : null)),
@@ -31,7 +43,8 @@ function around() {
       state.disposed = true;
     },
   };
-  const patient = new PatientEmbedder(embedder, { textOf: (message) => message ?? "", clock, log: () => {} });
+  const log = (_: string, line: string): void => void state.lines.push(line);
+  const patient = new PatientEmbedder(embedder, { textOf: (message) => message ?? "", clock, log });
   return { clock, state, patient };
 }
 
@@ -137,11 +150,109 @@ test("a text that the embedder refuses costs only its own event the vector", asy
   expect([patient.counters.embed_refused_texts_total, patient.state.state]).toEqual([1, "ok"]);
 });
 
-test("an embedder that refuses every text of a batch counts as failing", async () => {
+const FAULTS: readonly (readonly [string, (text: string) => GatewayError])[] = [
+  ["a 400, NaN or a wrong dimension", () => errorOf("embedder_invalid")],
+  ["a 500, a reset or another failure that may pass", () => errorOf("embedder_unavailable")],
+];
+for (const [fault, made] of FAULTS) {
+  test(`one text that is answered with ${fault} loses its vector within a second, and no other does`, async () => {
+    const { clock, state, patient } = around((texts) => (texts.includes("bad") ? made("bad") : null));
+    const texts = Array.from({ length: 64 }, (_, index) => (index === 37 ? "bad" : `text ${index}`));
+    const outcome = outcomeOf(patient.embed(messages(...texts)));
+    await clock.advance(1000);
+    expect(outcome.settled).toBe(true);
+    expect(outcome.value?.present.flatMap((has, index) => (has ? [] : [index]))).toEqual([37]);
+    expect(vectorOf(outcome.value, 38)?.row).toEqual(vectorFor("tested", "text 38"));
+    expect([patient.counters.embed_refused_texts_total, patient.state.state]).toEqual([1, "ok"]);
+    expect(state.calls.length).toBeLessThan(30);
+    expect(state.lines.join()).toMatch(/event 38 gets no vector.* 3 characters/);
+  });
+
+  test(`a single text that is answered with ${fault} does not wait for 30 s`, async () => {
+    const { clock, patient } = around((texts) => (texts.includes("bad") ? made("bad") : null));
+    const outcome = outcomeOf(patient.embed(messages("bad")));
+    await clock.advance(1000);
+    expect([outcome.settled, outcome.value, patient.state.state]).toEqual([true, null, "ok"]);
+  });
+}
+
+test("one text that the embedder never answers holds the others back for less than 30 s", async () => {
+  const { clock, patient } = around(async (texts, on) => {
+    if (!texts.includes("bad")) return null;
+    await on.sleep(3000);
+    return errorOf("embedder_unavailable");
+  });
+  const texts = Array.from({ length: 64 }, (_, index) => (index === 5 ? "bad" : `text ${index}`));
+  const outcome = outcomeOf(patient.embed(messages(...texts)));
+  await clock.advance(20_000);
+  expect(outcome.value?.present.filter((has) => !has)).toHaveLength(1);
+});
+
+test("every text of a batch may be refused, if the embedder takes another one", async () => {
   const { clock, patient } = around();
   const outcome = outcomeOf(patient.embed(messages("bad", "bad as well")));
   await clock.advance(1000);
-  expect([outcome.settled, patient.state.state]).toEqual([false, "degraded"]);
+  expect([outcome.settled, outcome.value, patient.state.state]).toEqual([true, null, "ok"]);
+  expect(patient.counters.embed_refused_texts_total).toBe(2);
+});
+
+test("a text that failed once in bad company keeps its vector", async () => {
+  const failed = new Set<string>();
+  const { clock, patient } = around((texts) => {
+    const first = texts.find((text) => text.includes("once") && !failed.has(`${texts.length} ${text}`));
+    if (first !== undefined) failed.add(`${texts.length} ${first}`);
+    return first === undefined ? bad(texts, clock) : errorOf("embedder_unavailable");
+  });
+  const outcome = outcomeOf(patient.embed(messages("bad", "once", "two")));
+  await clock.advance(5000);
+  expect(outcome.value?.present).toEqual([false, true, true]);
+});
+
+test("an embedder that is down is asked by one request at a time, and nothing is split", async () => {
+  const { clock, state, patient } = around();
+  state.failure = errorOf("embedder_unavailable");
+  const texts = Array.from({ length: 64 }, (_, index) => `text ${index}`);
+  const outcomes = [outcomeOf(patient.embed(messages(...texts))), outcomeOf(patient.embed(messages("two")))];
+  await clock.advance(29_000);
+  expect(outcomes.map(({ settled }) => settled)).toEqual([false, false]);
+  // Each batch once, and one probe for both of them at a time.
+  expect(state.calls.length).toBeLessThan(16);
+  expect(state.calls.filter(({ length }) => length > 1)).toHaveLength(1);
+  state.failure = null;
+  await clock.advance(5000);
+  expect(outcomes.map(({ value }) => value?.present.every(Boolean))).toEqual([true, true]);
+});
+
+test("an embedder that a text brings down, and that comes back, loses that text alone", async () => {
+  let downUntilMs = 0;
+  const { clock, patient } = around((texts, on) => {
+    if (on.monotonicMs() < downUntilMs) return errorOf("embedder_unavailable");
+    if (!texts.includes("bad")) return null;
+    downUntilMs = on.monotonicMs() + 700;
+    return errorOf("embedder_unavailable");
+  });
+  const outcome = outcomeOf(patient.embed(messages("one", "two", "bad", "three", "four", "five", "six")));
+  await clock.advance(20_000);
+  expect(outcome.value?.present).toEqual([true, true, false, true, true, true, true]);
+});
+
+test("batches become as small as the embedder takes them, and larger again", async () => {
+  const limit = { texts: 10 };
+  const { clock, state, patient } = around((texts) =>
+    texts.length > limit.texts ? errorOf("embedder_invalid") : null,
+  );
+  const batch = () => messages(...Array.from({ length: patient.maxBatch }, (_, index) => `text ${index}`));
+  const before = patient.maxBatch;
+  const outcome = outcomeOf(
+    patient.embed(messages(...Array.from({ length: 64 }, (_, index) => `text ${index}`))),
+  );
+  await clock.advance(1000);
+  expect(outcome.value?.present.every(Boolean)).toBe(true);
+  expect([patient.maxBatch <= 10, patient.counters.embed_refused_texts_total]).toEqual([true, 0]);
+  limit.texts = 1000;
+  const calls = state.calls.length;
+  for (let n = 0; n < 700; n++) await patient.embed(batch());
+  expect([patient.maxBatch, state.calls.length]).toEqual([before, calls + 700]);
 });
 
 test("stop ends the waiting and closes the embedder", async () => {

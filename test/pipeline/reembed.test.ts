@@ -160,9 +160,17 @@ test("a text that the embedder refuses, and one without a direction, are left as
   expect([written, reembed.gauges.reembed_running]).toEqual([[1, 4], 0]);
 });
 
+test("a batch that is refused as a whole does not stop the later ones", async () => {
+  const { clock, state, written, reembed } = await around(20);
+  for (let seq = 1; seq <= 8; seq++) state.refused.add(`message ${seq}`);
+  void reembed.run();
+  await clock.advance(1000);
+  expect([written, reembed.gauges.reembed_running, reembed.detail]).toEqual([upTo(20).slice(8), 0, ""]);
+});
+
 test("an embedder that fails is tried again after 5 s", async () => {
   const { clock, state, written, reembed } = await around(2);
-  state.failures = 1;
+  state.failures = 2;
   void reembed.run();
   await clock.advance(4900);
   expect([written, reembed.detail]).toEqual([[], "embed x: embedder_unavailable"]);

@@ -427,8 +427,8 @@ export class Life {
 
   async #openEmbedder(): Promise<Embedder> {
     const { embedder } = this.options;
-    const { dice, strict } = this.#world;
-    const around = { clock: this.clock, dice, strict };
+    const { dice } = this.#world;
+    const around = { clock: this.clock, dice };
     await this.clock.sleep(dice.between(0, 300));
     if (embedder === "hashing") return hashing;
     if (embedder === "off") return embedderOff;
