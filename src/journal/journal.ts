@@ -223,10 +223,10 @@ export class Journal implements Disposable {
     return this.#writer.heads.headFrameId + 1;
   }
 
-  /** Events above `seq` that have no frame, ascending, at most `limit`. */
-  unframedAfter(seq: number, limit: number): JournalEvent[] {
+  /** Events above `seq` that have no frame, ascending, at most `limit` and `bytesMax` of bodies, but at least one. */
+  unframedAfter(seq: number, limit: number, bytesMax?: number): JournalEvent[] {
     const after = Math.max(seq, this.#writer.heads.framedTo);
-    return this.#transactions.reading(() => this.#logs.unframedAfter(after, limit));
+    return this.#transactions.reading(() => this.#logs.unframedAfter(after, limit, bytesMax));
   }
 
   /** The events with these numbers, in their order; null for an event that is not in the journal (any more). */

@@ -167,11 +167,22 @@ export class Logs {
     return reached;
   }
 
-  unframedAfter(seq: number, limit: number): JournalEvent[] {
-    const sql = `SELECT ${EVENT_READ} FROM {events} e
-      WHERE seq > ? AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = e.seq) ORDER BY seq LIMIT ?`;
-    const rows = this.#generations.each((generation) => generation.query(sql).all(seq, limit));
-    return rows.slice(0, limit).map(eventOf);
+  /** @param bytesMax ends the list before its bodies have more bytes; one event may have more. */
+  unframedAfter(seq: number, limit: number, bytesMax = Number.MAX_SAFE_INTEGER): JournalEvent[] {
+    const unframed = "NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = e.seq)";
+    // SQLite tells the length of a body without reading it.
+    const lengths = `SELECT seq, length(body) AS bytes FROM {events} e WHERE seq > ? AND ${unframed} ORDER BY seq LIMIT ?`;
+    let to = 0;
+    let bytes = 0;
+    for (const row of this.#generations
+      .each((generation) => generation.query(lengths).all(seq, limit))
+      .slice(0, limit)) {
+      bytes += row.bytes as number;
+      if (to > 0 && bytes > bytesMax) break;
+      to = row.seq as number;
+    }
+    const sql = `SELECT ${EVENT_READ} FROM {events} e WHERE seq > ? AND seq <= ? AND ${unframed} ORDER BY seq`;
+    return this.#generations.each((generation) => generation.query(sql).all(seq, to)).map(eventOf);
   }
 
   eventAt(seq: number): JournalEvent | null {

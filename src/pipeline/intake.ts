@@ -54,7 +54,7 @@ export class Intake {
   #read(): void {
     const headSeq = this.#journal.headSeq();
     if (this.#taken >= headSeq) return;
-    const events = this.#journal.unframedAfter(this.#taken, READ_EVENTS);
+    const events = this.#journal.unframedAfter(this.#taken, READ_EVENTS, BYTES_MAX);
     for (const event of events) this.#push(event);
     if (events.length === 0) this.#taken = headSeq;
   }

@@ -105,6 +105,24 @@ describe("frames", () => {
     expect(journal.nextFrameId()).toBe(1);
   });
 
+  test("a list of unframed events ends before its bodies exceed a bound, and has at least one event", async () => {
+    for (const ephemeral of [null, { limitBytes: 16 * 1024 * 1024 }]) {
+      using journal = openAt(newPath(), { ephemeral });
+      const sizes = [1000, 2000, 30, 9000, 10];
+      await journal.append(
+        sizes.map((size) => event({ body: new TextEncoder().encode(`"${"x".repeat(size - 2)}"`) })),
+        FROM,
+      );
+      const seqsWithin = (after: number, bytesMax: number): number[] =>
+        seqsOf(journal.unframedAfter(after, 10, bytesMax));
+      expect(seqsWithin(0, 3029)).toEqual([1, 2]);
+      expect(seqsWithin(0, 3030)).toEqual([1, 2, 3]);
+      expect(seqsWithin(3, 1)).toEqual([4]);
+      expect(seqsWithin(4, 1)).toEqual([5]);
+      expect(seqsOf(journal.unframedAfter(0, 10))).toEqual([1, 2, 3, 4, 5]);
+    }
+  });
+
   test("unframed events above a number are found in order, even if frames were decided out of order", async () => {
     const path = newPath();
     {

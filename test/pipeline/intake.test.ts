@@ -9,9 +9,11 @@ function around(head: number, framed: readonly number[] = []) {
   const journal = {
     head,
     reads: 0,
+    bytesMax: [] as (number | undefined)[],
     headSeq: () => journal.head,
-    unframedAfter: (seq: number, limit: number): JournalEvent[] => {
+    unframedAfter: (seq: number, limit: number, bytesMax?: number): JournalEvent[] => {
       journal.reads += 1;
+      journal.bytesMax.push(bytesMax);
       const seqs = Array.from({ length: journal.head - seq }, (_, index) => seq + 1 + index);
       return seqs
         .filter((one) => !framed.includes(one))
@@ -76,4 +78,10 @@ test("beyond 4,096 events or 16 MiB in memory, the rest is read from the journal
   expect(large.intake.next(99)).toHaveLength(16);
   large.journal.head = 21;
   expect(seqs(large.intake.next(99)).at(0)).toBe(17);
+});
+
+test("a read of the journal takes at most 16 MiB of bodies", () => {
+  const { journal, intake } = around(3);
+  intake.next(9);
+  expect(journal.bytesMax).toEqual([16 * 1024 * 1024]);
 });
