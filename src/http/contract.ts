@@ -1,5 +1,6 @@
 /** What the parts of `http` pass to each other. */
 import type { ErrorCode } from "../errors.ts";
+import type { Pieces } from "./stream.ts";
 
 /** An expected refusal of a request. `members` are added to the body of the problem. */
 export interface Refused {
@@ -28,7 +29,9 @@ export interface RouteResponse {
   readonly status?: number;
   readonly type?: string;
   readonly headers?: Readonly<Record<string, string>>;
-  readonly body: string | Uint8Array | ReadableStream<Uint8Array>;
+  readonly body: string | Uint8Array | ReadableStream<Uint8Array> | Pieces;
+  /** Of pieces: the size of the first one, and of later ones as far as that is known. */
+  readonly pieceBytes?: number;
 }
 
 export type Handled = RouteResponse | Refused;

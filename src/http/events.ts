@@ -1,8 +1,10 @@
 /** GET /api/events and GET /api/events/SEQ: reads of events from the store. */
 import type { Clock } from "../clock.ts";
-import type { EventsQuery } from "../store/protocol.ts";
+import { GatewayError } from "../errors.ts";
+import type { EventsPage, EventsQuery } from "../store/protocol.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { integerOf, POSITION, parametersOf } from "./parameters.ts";
+import type { Pieces } from "./stream.ts";
 
 /** @bound a read waits for DuckDB to have opened | 503 */
 const STORE_WAIT_MS = 2000;
@@ -13,8 +15,14 @@ const EVENTS_LIMIT_MAX = 1000;
 /** @bound one filter of /api/events | 400 */
 const FILTER_CHARS_MAX = 1024;
 
+/** @bound bodies of a page in memory at once | the next events are read when the client has taken them */
+const PIECE_BODY_BYTES_MAX = 1024 * 1024;
+/** @bound a page of events (one event may be larger) | the page ends earlier; `next` leads to the next page */
+const PAGE_CHARS_MAX = 32 * 1024 * 1024;
+const PAGE_HEAD = '{"events":[';
+
 export interface StoredEvents {
-  events(query: EventsQuery, headSeq: number): Promise<{ json: string; lag: number }>;
+  events(query: EventsQuery, headSeq: number): Promise<EventsPage & { readonly lag: number }>;
   event(seq: number, headSeq: number): Promise<{ json: string | null; lag: number }>;
 }
 
@@ -39,8 +47,42 @@ export class EventReads {
     if ("code" in parsed) return parsed;
     const store = await this.#openStore();
     if ("code" in store) return store;
-    const { json, lag } = await store.events(parsed, this.#o.headSeq());
-    return { body: json, headers: lagHeaders(lag) };
+    const { lag, ...first } = await store.events(
+      { ...parsed, bodyBytesMax: PIECE_BODY_BYTES_MAX },
+      this.#o.headSeq(),
+    );
+    const isWhole = first.next === null || first.count >= parsed.limit;
+    return {
+      body: isWhole ? first.json : this.#pieces(parsed, first),
+      pieceBytes: first.json.length,
+      headers: lagHeaders(lag),
+    };
+  }
+
+  /** One page of several pages of the store. A page of the store is read when the one before was taken. */
+  async *#pieces(query: EventsQuery, first: EventsPage): Pieces {
+    const encoder = new TextEncoder();
+    const direction = query.after === undefined ? "before" : "after";
+    let page: EventsPage = first;
+    let count = 0;
+    let chars = 0;
+    let comma = "";
+    for (let head = PAGE_HEAD; ; head = "") {
+      count += page.count;
+      chars += page.json.length;
+      const events = page.json.slice(PAGE_HEAD.length, -tailOf(page.next).length);
+      const isLast = page.next === null || count >= query.limit || chars >= PAGE_CHARS_MAX;
+      const tail = isLast ? tailOf(page.next) : "";
+      yield encoder.encode(head + (events === "" ? "" : comma) + events + tail);
+      if (page.next === null || isLast) return;
+      if (events !== "") comma = ",";
+      const store = await this.#openStore();
+      if ("code" in store) throw new GatewayError({ operation: "http: read", object: "events", ...store });
+      page = await store.events(
+        { ...query, [direction]: page.next, limit: query.limit - count, bodyBytesMax: PIECE_BODY_BYTES_MAX },
+        0,
+      );
+    }
   }
 
   async one({ parameter: text, query }: RouteRequest): Promise<Handled> {
@@ -70,6 +112,10 @@ export class EventReads {
     }
     return store ?? { code: "store_unavailable", detail: "DuckDB is not open yet", hint: "see /ready" };
   }
+}
+
+function tailOf(next: number | null): string {
+  return `],"next":${next}}`;
 }
 
 function lagHeaders(lag: number): Record<string, string> {

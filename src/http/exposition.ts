@@ -22,6 +22,7 @@ function label(value: string): string {
 /** The gauges that only `http` knows. */
 export interface HttpGauges {
   readonly http_bodies_in_flight_bytes: number;
+  readonly http_responses_in_flight_bytes: number;
   readonly http_pending_requests: number;
 }
 

@@ -12,9 +12,10 @@ import type { Log } from "../log.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";
 import { type AccessOptions, type Guard, guardOf } from "./access.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
-import type { Handled, Refused, RouteRequest } from "./contract.ts";
+import type { Handled, Refused, RouteRequest, RouteResponse } from "./contract.ts";
 import { EventReads, type StoredEvents } from "./events.ts";
 import { FrameReads, type FrameReadsOptions } from "./frames.ts";
+import { HeldBytes } from "./held.ts";
 import { Ingest, type IngestOptions, type IngestResult } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
 import { HttpMetrics } from "./metrics.ts";
@@ -30,6 +31,7 @@ import {
 } from "./routes.ts";
 import { SchemaReads, type ShownSchemas } from "./schemas.ts";
 import { StateReads } from "./state.ts";
+import { type Pieces, Streams } from "./stream.ts";
 
 export type { HttpMetrics } from "./metrics.ts";
 
@@ -83,6 +85,8 @@ class Gateway implements GatewayServer {
   readonly #hasToken: boolean;
   readonly #ids: RequestIds;
   readonly #problems: Problems;
+  readonly #held = new HeldBytes();
+  readonly #streams: Streams;
   readonly #ingest: Ingest;
   readonly #parts: RouteParts;
   readonly #server: Bun.Server<undefined>;
@@ -96,6 +100,14 @@ class Gateway implements GatewayServer {
     this.#hasToken = config.token !== null;
     this.#ids = new RequestIds(randomId().slice(0, 8));
     this.#problems = new Problems({ metrics, log, clock });
+    this.#streams = new Streams({
+      held: this.#held,
+      clock,
+      onStuck: () => {
+        metrics.stuckClients++;
+      },
+      onFailed: (thrown) => this.#problems.cut(thrown),
+    });
     this.#ingest = new Ingest({ ...options, clock, maxBodyBytes: config.maxBodyBytes }, metrics);
     this.#parts = this.#openParts(options, clock);
     this.#server = listen({
@@ -125,8 +137,8 @@ class Gateway implements GatewayServer {
         stopping: () => this.#stopping,
         clock,
       }),
-      frames: new FrameReads({ pipeline, journalId: journal.journalId, clock }),
-      schemas: new SchemaReads(options.schemas, clock),
+      frames: new FrameReads({ pipeline, journalId: journal.journalId }),
+      schemas: new SchemaReads(options.schemas),
       chat: new ChatRoutes({
         chat,
         failed: (thrown) => this.#problems.mistake(thrown, this.#ids.next()),
@@ -138,6 +150,7 @@ class Gateway implements GatewayServer {
         metrics: this.metrics,
         gauges: () => ({
           http_bodies_in_flight_bytes: this.#ingest.bodiesInFlightBytes,
+          http_responses_in_flight_bytes: this.#held.responses,
           http_pending_requests: this.#server.pendingRequests,
         }),
         admission,
@@ -205,17 +218,28 @@ class Gateway implements GatewayServer {
       const handled =
         this.#refusal(req, routes, path) ?? (await this.#handle(routes as RoutesOfPath, request));
       if ("code" in handled) return this.#problems.refuse(index, handled, requestId, routes?.allow);
+      const body = this.#bodyOf(handled);
+      if (typeof body !== "string" && "code" in body) return this.#problems.refuse(index, body, requestId);
       const status = handled.status ?? 200;
       this.metrics.request(index, status);
       const headers: Record<string, string> = { "x-request-id": requestId, ...handled.headers };
       if (status !== 204) headers["content-type"] = handled.type ?? JSON_TYPE;
       return new Response(
-        status === 204 ? null : (handled.body as string | Uint8Array<ArrayBuffer> | ReadableStream),
-        { status, headers },
+        status === 204 ? null : (body as string | Uint8Array<ArrayBuffer> | ReadableStream),
+        {
+          status,
+          headers,
+        },
       );
     } catch (thrown) {
       return this.#problems.failed(index, thrown, requestId);
     }
+  }
+
+  #bodyOf({ body, pieceBytes = 0 }: RouteResponse): Exclude<RouteResponse["body"], Pieces> | Refused {
+    if (body instanceof ReadableStream) return body;
+    if (typeof body === "string" || body instanceof Uint8Array) return this.#streams.whole(body);
+    return this.#streams.pieces(body, pieceBytes);
   }
 
   #refusal(req: Request, routes: RoutesOfPath | null, path: string): Refused | null {

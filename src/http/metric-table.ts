@@ -45,7 +45,15 @@ export const METRICS = {
     "requests",
     "Requests whose client closed the connection before the response.",
   ),
-  http_bodies_in_flight_bytes: gauge("bytes", "Bytes of large JSON bodies that are being read or parsed."),
+  http_stuck_clients_total: counter(
+    "requests",
+    "Responses that were ended because their client took nothing for 60 s.",
+  ),
+  http_bodies_in_flight_bytes: gauge(
+    "bytes",
+    "Bytes of request bodies over 16 KiB that are being read or parsed.",
+  ),
+  http_responses_in_flight_bytes: gauge("bytes", "Bytes kept for large responses that clients are reading."),
   http_pending_requests: gauge("requests", "Requests that are being answered, this one included."),
 
   head_seq: gauge("seq", "Number of the newest acknowledged event."),

@@ -68,6 +68,8 @@ export class HttpMetrics {
   bodyBytes = 0;
   /** Requests whose client closed the connection before the response. */
   aborted = 0;
+  /** Responses that were ended because their clients took nothing. */
+  stuckClients = 0;
   /** Of single events, from the head of the request to its acknowledgement. */
   readonly ackLatency = new LatencyHistogram();
   readonly #routeNames: readonly string[];
@@ -100,6 +102,7 @@ export class HttpMetrics {
       ignored_fields_total: this.ignoredFields,
       http_body_bytes_total: this.bodyBytes,
       http_aborted_requests_total: this.aborted,
+      http_stuck_clients_total: this.stuckClients,
     };
   }
 

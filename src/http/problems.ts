@@ -99,6 +99,16 @@ export class Problems {
     return { code: "internal", detail: `the log has the details under request ${requestId}` };
   }
 
+  /** Logs why a response ends before its end. */
+  cut(thrown: unknown): void {
+    if (thrown instanceof GatewayError) {
+      this.#warn({ code: thrown.code, detail: `a response ended too early: ${thrown.message}` });
+      return;
+    }
+    const trace = thrown instanceof Error ? (thrown.stack ?? messageOf(thrown)) : messageOf(thrown);
+    this.#o.log("error", `http: a response ended too early: ${trace}`);
+  }
+
   #warn({ code, detail }: Refused): void {
     const nowMs = this.#o.clock.monotonicMs();
     if (nowMs - (this.#warnedMs.get(code) ?? Number.NEGATIVE_INFINITY) < WARN_EVERY_MS) return;

@@ -1,9 +1,8 @@
 /** GET /api/schemas and GET /api/schemas/NAME. */
-import type { Clock } from "../clock.ts";
 import type { Schemas } from "../schemas/schemas.ts";
 import type { Handled, Refused, RouteRequest } from "./contract.ts";
 import { parametersOf } from "./parameters.ts";
-import { inTurns } from "./stream.ts";
+import type { Pieces } from "./stream.ts";
 
 /** Text that is made per turn of the event loop: well under a millisecond of work. */
 const TURN_CHARS = 64 * 1024;
@@ -16,11 +15,9 @@ type Format = Parameters<Schemas["show"]>[1];
 
 export class SchemaReads {
   readonly #schemas: ShownSchemas;
-  readonly #clock: Clock;
 
-  constructor(schemas: ShownSchemas, clock: Clock) {
+  constructor(schemas: ShownSchemas) {
     this.#schemas = schemas;
-    this.#clock = clock;
   }
 
   /** All schemas: `{"schemas":[…]}`, or one JSON Schema with each of them in `$defs`. */
@@ -33,7 +30,7 @@ export class SchemaReads {
       head: plain ? '{"schemas":[' : `{"$schema":${dialect},"$defs":{`,
       tail: plain ? "]}" : "}}",
     });
-    return { type: typeOf(format), body: inTurns(pieces, this.#clock) };
+    return { type: typeOf(format), body: pieces, pieceBytes: 2 * TURN_CHARS };
   }
 
   one({ parameter, query }: RouteRequest): Handled {
@@ -62,11 +59,11 @@ function typeOf(format: Format): string {
 }
 
 /** The text of all schemas, in pieces so small that no acknowledgement waits for one. */
-function* piecesOf(
+async function* piecesOf(
   schemas: ShownSchemas,
   format: Format,
   { head, tail }: { readonly head: string; readonly tail: string },
-): Generator<Uint8Array, void> {
+): Pieces {
   const encoder = new TextEncoder();
   let text = head;
   let comma = "";

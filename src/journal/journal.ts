@@ -239,6 +239,11 @@ export class Journal implements Disposable {
     return this.#transactions.reading(() => this.#logs.framesFrom(frameId, limit));
   }
 
+  /** How many frames the journal has from `frameId` on without a gap, at most `limit`; 0 if it does not have that one. */
+  frameCount(frameId: number, limit: number): number {
+    return this.#transactions.reading(() => this.#logs.frameCount(frameId, limit));
+  }
+
   /** The frame of event `seq`; null if it is not in the journal (yet, or any more). */
   frameOf(seq: number): StoredFrame | null {
     return this.#transactions.reading(() => this.#logs.frameOf(seq));

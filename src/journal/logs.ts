@@ -197,6 +197,15 @@ export class Logs {
     return rows.sort(byFrameId).slice(0, limit).map(frameOf);
   }
 
+  /** How many frames follow each other without a gap from `frameId` on, at most `limit`; 0 if that frame is not here. */
+  frameCount(frameId: number, limit: number): number {
+    const sql = "SELECT frame_id FROM {frames} WHERE frame_id >= ? AND frame_id < ? ORDER BY frame_id";
+    const rows = this.#generations.each((generation) => generation.query(sql).all(frameId, frameId + limit));
+    rows.sort(byFrameId);
+    const gap = rows.findIndex((row, index) => row.frame_id !== frameId + index);
+    return gap < 0 ? rows.length : gap;
+  }
+
   frameOf(seq: number): StoredFrame | null {
     const row =
       this.#generations.of(seq)?.query(`SELECT ${FRAME_READ} FROM {frames} WHERE seq = ?`).get(seq) ?? null;

@@ -10,7 +10,7 @@ import type { Journal, StoredFrame } from "../journal/journal.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import type { RecentFrames } from "./recent.ts";
-import type { FramesRun, RawFrames } from "./snapshot.ts";
+import type { FramesExtent, FramesRun, RawFrames } from "./snapshot.ts";
 import type { Entry } from "./work.ts";
 
 /**
@@ -21,15 +21,15 @@ const READ_SLICE_FRAMES = 128;
 const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 
 export interface DecidedFramesOptions {
-  readonly journal: Pick<Journal, "framesFrom" | "eventsAt">;
+  readonly journal: Pick<Journal, "framesFrom" | "frameCount" | "eventsAt">;
   /** Computes the vectors that the journal does not keep. */
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
-  readonly ring: () => Pick<Ring, "capacity" | "read"> | null;
+  readonly ring: () => Pick<Ring, "capacity" | "head" | "read"> | null;
   readonly recent: Pick<RecentFrames, "entries" | "next">;
   readonly clock: Clock;
   /** @throws GatewayError store_unavailable if the store does not open in time */
-  readonly openedStore: () => Promise<Pick<Store, "cursors" | "frames">>;
+  readonly openedStore: () => Promise<Pick<Store, "cursors" | "frames" | "frameCount">>;
 }
 
 export class DecidedFrames {
@@ -139,6 +139,37 @@ export class DecidedFrames {
       await this.#o.clock.nextTurn();
     }
     return { chunks, count };
+  }
+
+  /**
+   * Returns which frames {@link run} gives with the same arguments, without reading all of them; null: none. So a long run can be
+   * read in slices.
+   * @throws GatewayError store_unavailable as {@link run} does.
+   */
+  async extent(after: number | null, limit: number): Promise<FramesExtent | null> {
+    const { chunks } = await this.run(after, 1);
+    if (chunks[0] === undefined) return null;
+    const first = decodeFrame(chunks[0]).frame_id;
+    const end = Math.min(first + limit, this.#o.recent.next);
+    let next = first + 1;
+    while (next < end) {
+      const count = await this.#countFrom(next, end - next);
+      if (count === 0) break;
+      next += count;
+    }
+    return { first, count: next - first };
+  }
+
+  /** How many frames one place has from `start` on without a gap, at most `limit`; 0 if no place has that one. */
+  async #countFrom(start: number, limit: number): Promise<number> {
+    const oldest = this.#o.recent.entries[0]?.frameId;
+    if (oldest !== undefined && start >= oldest) return limit;
+    const ring = this.#o.ring();
+    if (ring !== null && ring.read(start, 1) !== null) return Math.min(limit, ring.head() - start);
+    const inJournal = this.#o.journal.frameCount(start, limit);
+    if (inJournal > 0) return inJournal;
+    const store = await this.#o.openedStore();
+    return start > store.cursors.frameId ? 0 : store.frameCount(start, limit);
   }
 
   /** Returns raw frames that begin with `start`: one slice from ring, memory or journal, else at most `limit` from DuckDB. */

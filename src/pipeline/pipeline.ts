@@ -25,7 +25,7 @@ import { Publisher } from "./publisher.ts";
 import { Questions } from "./questions.ts";
 import { RecentFrames } from "./recent.ts";
 import { Reembed } from "./reembed.ts";
-import type { Enrichment, FramesRun, Refusal, Snapshot } from "./snapshot.ts";
+import type { Enrichment, FramesExtent, FramesRun, Refusal, Snapshot } from "./snapshot.ts";
 import { StoreFeed } from "./store-feed.ts";
 import { takeSnapshot } from "./take-snapshot.ts";
 import { Updates } from "./updates.ts";
@@ -203,6 +203,11 @@ export class Pipeline {
   /** Returns frames in order for /api/frames; see {@link DecidedFrames.run}. */
   frames(after: number | null, limit: number): Promise<FramesRun> {
     return this.#frames.run(after, limit);
+  }
+
+  /** Returns which frames that would be; see {@link DecidedFrames.extent}. */
+  framesExtent(after: number | null, limit: number): Promise<FramesExtent | null> {
+    return this.#frames.extent(after, limit);
   }
 
   /** The next frame_id: the rows of all frames below it have committed. */

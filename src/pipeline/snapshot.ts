@@ -62,6 +62,12 @@ export interface RawFrames {
   readonly count: number;
 }
 
+/** Frames `first` to `first + count - 1`. */
+export interface FramesExtent {
+  readonly first: number;
+  readonly count: number;
+}
+
 /** Neighbouring raw frames in chunks of whole frames, in order. */
 export interface FramesRun {
   readonly chunks: readonly Uint8Array[];

@@ -276,7 +276,7 @@ export class Conductor {
 
   async events({ query, headSeq }: StoreCalls["events"][0]): Promise<StoreCalls["events"][1]> {
     const lag = await this.#caughtUp(headSeq);
-    return { json: await this.#queries.events(query), lag };
+    return { ...(await this.#queries.events(query)), lag };
   }
 
   async event({ seq, headSeq }: StoreCalls["event"][0]): Promise<StoreCalls["event"][1]> {
@@ -286,6 +286,10 @@ export class Conductor {
 
   frames(range: StoreCalls["frames"][0]): Promise<StoreCalls["frames"][1]> {
     return this.#queries.frames(range);
+  }
+
+  frameCount(range: StoreCalls["frameCount"][0]): Promise<number> {
+    return this.#queries.frameCount(range);
   }
 
   decided(query: StoreCalls["decided"][0]): Promise<StoreCalls["decided"][1]> {

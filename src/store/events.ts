@@ -5,7 +5,7 @@
 
 import { FLAG, UNKNOWN_EVENT } from "../frame.ts";
 import { type duckdb, rowsOf } from "./database.ts";
-import type { EventsQuery } from "./protocol.ts";
+import type { EventsPage, EventsQuery } from "./protocol.ts";
 
 /** @bound bodies in a page of events | the page ends earlier; `next` leads to the next page */
 const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;
@@ -80,10 +80,11 @@ async function matchingSeqs(
   return found;
 }
 
-/** Cuts a page before its bodies exceed PAGE_BODY_BYTES_MAX. At least one event stays, however large. */
+/** Cuts a page before its bodies exceed `bytesMax`. At least one event stays, however large. */
 async function boundedByBytes(
   connection: duckdb.DuckDBConnection,
   seqs: readonly number[],
+  bytesMax: number,
 ): Promise<number[]> {
   const sizes = new Map<number, number>();
   for (const [seq, bytes] of await rowsOf(
@@ -96,7 +97,7 @@ async function boundedByBytes(
   const kept: number[] = [];
   for (const seq of seqs) {
     bytes += sizes.get(seq) ?? 0;
-    if (kept.length > 0 && bytes > PAGE_BODY_BYTES_MAX) break;
+    if (kept.length > 0 && bytes > bytesMax) break;
     kept.push(seq);
   }
   return kept;
@@ -186,13 +187,17 @@ export async function eventsPage(
   connection: duckdb.DuckDBConnection,
   query: EventsQuery,
   bounds: SeqBounds,
-): Promise<string> {
+): Promise<EventsPage> {
   const found = await matchingSeqs(connection, query, bounds, query.limit + 1);
   const page = found.slice(0, query.limit);
-  const kept = page.length === 0 ? page : await boundedByBytes(connection, page);
+  const kept =
+    page.length === 0
+      ? page
+      : await boundedByBytes(connection, page, query.bodyBytesMax ?? PAGE_BODY_BYTES_MAX);
   const jsons = await eventJsons(connection, kept);
   const next = found.length > kept.length ? (kept.at(-1) ?? null) : null;
-  return `{"events":[${jsons.join(",")}],"next":${JSON.stringify(next)}}`;
+  const json = `{"events":[${jsons.join(",")}],"next":${JSON.stringify(next)}}`;
+  return { json, count: jsons.length, next };
 }
 
 /** The response body of `GET /api/events/SEQ`; null if there is no such event. */

@@ -43,6 +43,16 @@ export interface EventsQuery {
   before?: number;
   /** Ascending, above this seq. */
   after?: number;
+  /** The page ends before its bodies have more bytes, but has at least one event. Without it, a bound of the store holds. */
+  bodyBytesMax?: number;
+}
+
+export interface EventsPage {
+  /** `{"events":[…],"next":…}`. */
+  readonly json: string;
+  readonly count: number;
+  /** The seq of the last event, for use as `before` or `after`; null if no event follows. */
+  readonly next: number | null;
 }
 
 export interface StoreStats {
@@ -90,12 +100,13 @@ export interface DecidedReply {
 /** The Worker's calls: what each takes and what it returns. {@link StoreCall} is derived from it. */
 export interface StoreCalls {
   open: [StoreOpen, StoreCursors];
-  events: [{ query: EventsQuery; headSeq: number }, { json: string; lag: number }];
+  events: [{ query: EventsQuery; headSeq: number }, EventsPage & { lag: number }];
   event: [{ seq: number; headSeq: number }, { json: string | null; lag: number }];
   frames: [
     { afterFrameId: number; limit: number; capacity: number },
     { bytes: ArrayBuffer; count: number; oldest: number },
   ];
+  frameCount: [{ firstFrameId: number; limit: number }, number];
   decided: [DecidedQuery, DecidedReply];
   checkpoint: [Record<never, never>, null];
   stats: [Record<never, never>, StoreStats];

@@ -8,6 +8,7 @@ import { eventJson, eventsPage } from "./events.ts";
 import type {
   DecidedQuery,
   DecidedReply,
+  EventsPage,
   EventsQuery,
   StoreCalls,
   StoreCursors,
@@ -44,7 +45,7 @@ export class Queries {
     this.#oldestFrameId = null;
   }
 
-  events(query: EventsQuery): Promise<string> {
+  events(query: EventsQuery): Promise<EventsPage> {
     return this.#o.reads.run(async (connection) => {
       const min = await this.#minSeq(connection);
       return eventsPage(connection, query, { min, max: this.#o.cursors().seq });
@@ -79,6 +80,16 @@ export class Queries {
       const bytes = whole === count ? frames.buffer : frames.buffer.slice(0, whole * FRAME_BYTES);
       return { bytes, count: whole, oldest };
     });
+  }
+
+  frameCount({ firstFrameId, limit }: StoreCalls["frameCount"][0]): Promise<number> {
+    const last = Math.min(firstFrameId + limit - 1, this.#o.cursors().frameId);
+    // Ids are unique, so an id is above its place exactly if one before it is missing.
+    const sql = `SELECT count(*) FROM (
+        SELECT frame_id - row_number() OVER (ORDER BY frame_id) AS before FROM enrichments
+        WHERE frame_id BETWEEN ${firstFrameId} AND ${last}
+      ) WHERE before = ${firstFrameId - 1}`;
+    return this.#o.reads.run(async (connection) => (await numberOf(connection, sql)) ?? 0);
   }
 
   stats(): Promise<Omit<StoreStats, "checkpoints">> {

@@ -10,6 +10,7 @@ import { deserialiseError, GatewayError, messageOf } from "../errors.ts";
 import type {
   DecidedQuery,
   DecidedReply,
+  EventsPage,
   EventsQuery,
   FromWorker,
   StoreCall,
@@ -100,7 +101,7 @@ export class Store implements AsyncDisposable {
    * @returns `lag`: by how many events the store was behind `headSeq` when it read.
    * @throws GatewayError store_unavailable, overloaded
    */
-  events(query: EventsQuery, headSeq: number): Promise<{ json: string; lag: number }> {
+  events(query: EventsQuery, headSeq: number): Promise<EventsPage & { lag: number }> {
     return this.#call("events", { query, headSeq });
   }
 
@@ -120,6 +121,11 @@ export class Store implements AsyncDisposable {
     capacity: number,
   ): Promise<{ bytes: ArrayBuffer; count: number; oldest: number }> {
     return this.#call("frames", { afterFrameId, limit, capacity });
+  }
+
+  /** How many stored frames follow each other without a gap from `firstFrameId` on, at most `limit`; 0 if that one is not stored. */
+  frameCount(firstFrameId: number, limit: number): Promise<number> {
+    return this.#call("frameCount", { firstFrameId, limit });
   }
 
   /**

@@ -33,6 +33,8 @@ async function perform(message: StoreCall): Promise<unknown> {
       return conductor.event(message.args);
     case "frames":
       return conductor.frames(message.args);
+    case "frameCount":
+      return conductor.frameCount(message.args);
     case "decided":
       return conductor.decided(message.args);
     case "checkpoint":

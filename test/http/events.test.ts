@@ -21,9 +21,56 @@ describe("reads of events", () => {
     const plain = await get(`${http.url}/api/events?limit=&type=&intent=&conversation_id=&q=`);
     expect(plain.headers.has("x-store-lag")).toBeFalse();
     expect(store.queries).toEqual([
-      { limit: 7, type: "T", intent: "I", conversationId: "c/1", q: "olá", before: 9 },
-      { limit: 50 },
+      {
+        limit: 7,
+        type: "T",
+        intent: "I",
+        conversationId: "c/1",
+        q: "olá",
+        before: 9,
+        bodyBytesMax: 1024 * 1024,
+      },
+      { limit: 50, bodyBytesMax: 1024 * 1024 },
     ]);
+  });
+
+  test("a page of large events is the same text, read from the store in parts of 1 MiB", async () => {
+    await using http = start();
+    const store = http.store as StubStore;
+    store.kept = Array.from({ length: 9 }, (_, n) => `{"seq":${n + 1},"payload":"${"ã".repeat(400_000)}"}`);
+    const page = async (query: string): Promise<{ events: { seq: number }[]; next: number | null }> => {
+      const response = await get(`${http.url}/api/events?${query}`);
+      expect(response.status).toBe(200);
+      return (await response.json()) as { events: { seq: number }[]; next: number | null };
+    };
+    const seqs = ({ events }: { events: { seq: number }[] }): number[] => events.map(({ seq }) => seq);
+    const newest = await page("limit=1000");
+    expect([seqs(newest), newest.next]).toEqual([[9, 8, 7, 6, 5, 4, 3, 2, 1], null]);
+    expect(store.queries.map(({ before, limit }) => [before, limit])).toEqual([
+      [undefined, 1000],
+      [8, 998],
+      [6, 996],
+      [4, 994],
+      [2, 992],
+    ]);
+    const some = await page("limit=5");
+    expect([seqs(some), some.next]).toEqual([[9, 8, 7, 6, 5], 5]);
+    const upwards = await page("after=3&limit=4");
+    expect([seqs(upwards), upwards.next]).toEqual([[4, 5, 6, 7], 7]);
+    const last = await page("after=3&limit=6");
+    expect([seqs(last), last.next]).toEqual([[4, 5, 6, 7, 8, 9], null]);
+  });
+
+  test("a page ends at 32 MiB and leads to the next page", async () => {
+    await using http = start();
+    const store = http.store as StubStore;
+    store.kept = Array.from(
+      { length: 6 },
+      (_, n) => `{"seq":${n + 1},"payload":"${"x".repeat(8 * 1024 * 1024)}"}`,
+    );
+    const text = await (await get(`${http.url}/api/events?limit=1000`)).text();
+    expect(text.endsWith('"}],"next":3}')).toBeTrue();
+    expect((JSON.parse(text) as { events: object[] }).events).toHaveLength(4);
   });
 
   test("a parameter that is invalid, unknown or repeated is 400 and named", async () => {

@@ -2,7 +2,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { RouteRequest } from "../../src/http/contract.ts";
 import { SchemaReads } from "../../src/http/schemas.ts";
-import { FakeClock } from "../fake-clock.ts";
+import type { Pieces } from "../../src/http/stream.ts";
 import { learn, problem, start } from "./stubs.ts";
 
 // The machine may be busy.
@@ -99,15 +99,14 @@ describe("the text of all schemas", () => {
     const show = (type: string): string | null =>
       dropped.has(type) ? null : JSON.stringify({ type, text: "x".repeat(chars) });
     const dialect = "https://json-schema.org/draft/2020-12/schema";
-    return new SchemaReads({ dialect, types: () => [...types], show }, new FakeClock());
+    return new SchemaReads({ dialect, types: () => [...types], show });
   }
 
   async function piecesOf(schemas: SchemaReads): Promise<string[]> {
     const handled = schemas.all(request);
-    if ("code" in handled || !(handled.body instanceof ReadableStream)) throw new Error("expected a stream");
+    if ("code" in handled || typeof handled.body === "string") throw new Error("expected pieces");
     const pieces: string[] = [];
-    for await (const piece of handled.body as unknown as AsyncIterable<Uint8Array>)
-      pieces.push(new TextDecoder().decode(piece));
+    for await (const piece of handled.body as Pieces) pieces.push(new TextDecoder().decode(piece));
     return pieces;
   }
 

@@ -77,7 +77,11 @@ describe("readiness", () => {
       }),
       chat: { counters: {}, gauges: {} },
       metrics: new HttpMetrics([]),
-      gauges: () => ({ http_bodies_in_flight_bytes: 0, http_pending_requests: 0 }),
+      gauges: () => ({
+        http_responses_in_flight_bytes: 0,
+        http_bodies_in_flight_bytes: 0,
+        http_pending_requests: 0,
+      }),
       admission: () => o.refusal ?? null,
       describeConfig: () => ({}),
     });

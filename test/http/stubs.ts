@@ -11,7 +11,7 @@ import * as events from "../../src/event/event.ts";
 import { type GatewayServer, type HttpOptions, serve } from "../../src/http/http.ts";
 import type { Enrichment, Refusal, Snapshot } from "../../src/pipeline/snapshot.ts";
 import { Schemas } from "../../src/schemas/schemas.ts";
-import type { EventsQuery } from "../../src/store/protocol.ts";
+import type { EventsPage, EventsQuery } from "../../src/store/protocol.ts";
 
 export interface Kept {
   seq: number;
@@ -84,12 +84,31 @@ export class StubPipeline {
     return this.enrichment;
   }
 
+  /** The id of the first frame in `frameBytes`. */
+  get #firstFrameId(): number {
+    return Number(new DataView(this.frameBytes.buffer, this.frameBytes.byteOffset).getBigUint64(8, true));
+  }
+
+  /** Gives the frames after `after` in two chunks. */
   async frames(after: number | null, limit: number): Promise<{ chunks: Uint8Array[]; count: number }> {
-    this.asked.push({ after, limit });
-    const count = this.frameBytes.byteLength / 4224;
-    const half = this.frameBytes.subarray(0, Math.ceil(count / 2) * 4224);
-    const chunks = [half, this.frameBytes.subarray(half.byteLength)];
+    if (this.frameBytes.byteLength === 0) return { chunks: [], count: 0 };
+    const from = Math.max(0, (after ?? 0) + 1 - this.#firstFrameId) * 4224;
+    const bytes = this.frameBytes.subarray(from, from + limit * 4224);
+    const count = bytes.byteLength / 4224;
+    const half = bytes.subarray(0, Math.ceil(count / 2) * 4224);
+    this.framesRead += count;
+    const chunks = [half, bytes.subarray(half.byteLength)];
     return { chunks: chunks.filter((chunk) => chunk.byteLength > 0), count };
+  }
+
+  framesRead = 0;
+
+  async framesExtent(after: number | null, limit: number): Promise<{ first: number; count: number } | null> {
+    this.asked.push({ after, limit });
+    const all = this.frameBytes.byteLength / 4224;
+    const from = all === 0 ? 0 : Math.max(0, (after ?? 0) + 1 - this.#firstFrameId);
+    const count = Math.min(all - from, limit);
+    return count <= 0 ? null : { first: this.#firstFrameId + from, count };
   }
 
   next = 140;
@@ -171,11 +190,26 @@ export class StubStore {
   queries: EventsQuery[] = [];
   lag = 0;
   failWith: Error | null = null;
+  /** The JSON of the events 1 to N. */
+  kept: string[] = [];
 
-  async events(query: EventsQuery): Promise<{ json: string; lag: number }> {
+  async events(query: EventsQuery): Promise<EventsPage & { lag: number }> {
     this.queries.push(query);
     if (this.failWith !== null) throw this.failWith;
-    return { json: '{"events":[],"next":null}', lag: this.lag };
+    const { before, after, limit, bodyBytesMax = Number.POSITIVE_INFINITY } = query;
+    const seqs = this.kept.map((_, index) => index + 1);
+    const found =
+      after === undefined
+        ? seqs.filter((seq) => seq < (before ?? Number.POSITIVE_INFINITY)).reverse()
+        : seqs.filter((seq) => seq > after);
+    let bytes = 0;
+    const page = found.slice(0, limit).filter((seq, index) => {
+      bytes += this.kept[seq - 1]?.length ?? 0;
+      return index === 0 || bytes <= bodyBytesMax;
+    });
+    const next = found.length > page.length ? (page.at(-1) ?? null) : null;
+    const json = `{"events":[${page.map((seq) => this.kept[seq - 1]).join(",")}],"next":${next}}`;
+    return { json, count: page.length, next, lag: this.lag };
   }
 
   async event(seq: number): Promise<{ json: string | null; lag: number }> {

@@ -44,8 +44,9 @@ async function around(
   const state = { storeIsOpen: true, storedFrom: 1 };
   const reads = { ring: 0, store: 0 };
   const { ringFrom, storedTo = 0, capacity = 1000 } = o;
-  const ring: Pick<Ring, "capacity" | "read"> = {
+  const ring: Pick<Ring, "capacity" | "head" | "read"> = {
     capacity,
+    head: () => EVENTS + 1,
     read: (from, limit) => {
       if (ringFrom === undefined || from < ringFrom || from > EVENTS) return null;
       reads.ring += 1;
@@ -64,6 +65,8 @@ async function around(
         throw new GatewayError({ code: "store_unavailable", operation: "store", object: "x", detail: "y" });
       return {
         cursors: { seq: storedTo, frameId: storedTo, answerId: 0 },
+        frameCount: async (first, limit) =>
+          first < state.storedFrom ? 0 : Math.max(0, Math.min(limit, storedTo - first + 1)),
         frames: async (after, limit, capacity) => {
           reads.store += 1;
           const first = Math.max(after + 1, state.storedFrom);
@@ -84,6 +87,11 @@ async function idsOf(
   limit: number,
 ): Promise<[number, number] | null> {
   const { chunks, count } = await frames.run(after, limit);
+  const extent = await frames.extent(after, limit);
+  expect([extent?.count ?? 0, extent?.first]).toEqual([
+    count,
+    chunks[0] === undefined ? undefined : decodeFrame(chunks[0]).frame_id,
+  ]);
   const bytes = Buffer.concat(chunks);
   expect(bytes.byteLength).toBe(count * FRAME_BYTES);
   const decoded = Array.from({ length: count }, (_, index) => decodeFrame(bytes, index * FRAME_BYTES));
@@ -126,11 +134,10 @@ test("what has left the journal comes from DuckDB; what no place has, from nowhe
 });
 
 test("a run crosses from DuckDB over the journal into the ring, without a gap", async () => {
-  const { journal, frames, reads } = await around({ storedTo: 120, ringFrom: 249 });
+  const { journal, frames } = await around({ storedTo: 120, ringFrom: 249 });
   using _journal = journal;
   journal.prune({ seq: 100, frameId: 100, answerId: 0 });
   expect(await idsOf(frames, 50, 1000)).toEqual([51, 300]);
-  expect([reads.store, reads.ring]).toEqual([1, 1]);
   expect(await idsOf(frames, 50, 7)).toEqual([51, 57]);
   expect([await idsOf(frames, 300, 10), await idsOf(frames, 999, 10)]).toEqual([null, null]);
 });
@@ -153,7 +160,7 @@ test("a run is copied in slices of 128 frames, with a turn for other work after 
   for (const ringFrom of [1, undefined]) {
     const { clock, journal, frames, reads } = await around(ringFrom === undefined ? {} : { ringFrom });
     using _journal = journal;
-    expect(await idsOf(frames, null, 1000)).toEqual([1, 300]);
+    expect((await frames.run(null, 1000)).count).toBe(300);
     expect([clock.turns, reads.ring]).toEqual([3, ringFrom === undefined ? 0 : 3]);
   }
 });

@@ -86,6 +86,17 @@ describe("frames", () => {
     expect(frameIds(await queriesOf(false).frames(range))).toEqual([]);
   });
 
+  test("are counted up to the first one that is missing, to the cursor and to the limit", async () => {
+    await addFrames(4, 5, 6, 8, 9);
+    cursors = { ...EVERYTHING, frameId: 8 };
+    const queries = queriesOf(true);
+    const counts = await Promise.all(
+      [3, 4, 6, 7, 8, 9].map((firstFrameId) => queries.frameCount({ firstFrameId, limit: 10 })),
+    );
+    expect(counts).toEqual([0, 3, 1, 0, 1, 0]);
+    expect(await queries.frameCount({ firstFrameId: 4, limit: 2 })).toBe(2);
+  });
+
   test("the oldest one is looked up once, and again when rows may have been dropped", async () => {
     const queries = queriesOf(false);
     const oldest = async (): Promise<number> =>
@@ -108,7 +119,7 @@ test("events end at the cursors of the instant when the query's turn comes", asy
   cursors = { ...EVERYTHING, seq: 1 };
   const asked = queries.events({ limit: 10 });
   cursors = { ...EVERYTHING, seq: 2 };
-  const { events } = JSON.parse(await asked);
+  const { events } = JSON.parse((await asked).json);
   expect(events.map(({ seq }: { seq: number }) => seq)).toEqual([2, 1]);
 });
 

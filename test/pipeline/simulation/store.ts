@@ -342,6 +342,10 @@ export class StoreDouble {
     });
   }
 
+  frameCount(firstFrameId: number, limit: number): Promise<number> {
+    return this.#read(() => Math.max(0, Math.min(limit, this.#file.frames.length - firstFrameId + 1)));
+  }
+
   decided(query: DecidedQuery): Promise<DecidedReply> {
     return this.#read(() => {
       const rowOf = (seq: number): DecidedReply["rows"] => {
