@@ -1,6 +1,5 @@
 /** What the parts of `http` pass to each other. */
 import type { ErrorCode } from "../errors.ts";
-import type { Pieces } from "./stream.ts";
 
 /** An expected refusal of a request. `members` are added to the body of the problem. */
 export interface Refused {
@@ -23,6 +22,9 @@ export interface RouteRequest {
   /** Sets the request's idle timeout. */
   readonly keepOpen: (seconds: number) => void;
 }
+
+/** The pieces of a body, in order. The next one is made when it is asked for. */
+export type Pieces = AsyncGenerator<Uint8Array, void>;
 
 /** What a handler returns if it does not refuse. The defaults are status 200 and `application/json`. */
 export interface RouteResponse {

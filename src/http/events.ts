@@ -2,9 +2,8 @@
 import type { Clock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import type { EventsPage, EventsQuery } from "../store/protocol.ts";
-import type { Handled, Refused, RouteRequest } from "./contract.ts";
+import type { Handled, Pieces, Refused, RouteRequest } from "./contract.ts";
 import { integerOf, POSITION, parametersOf } from "./parameters.ts";
-import type { Pieces } from "./stream.ts";
 
 /** @bound a read waits for DuckDB to have opened | 503 */
 const STORE_WAIT_MS = 2000;

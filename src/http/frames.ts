@@ -2,9 +2,8 @@
 import { GatewayError } from "../errors.ts";
 import { FRAME_BYTES, frameJson, OFFSET } from "../frame.ts";
 import type { FramesExtent, FramesRun } from "../pipeline/snapshot.ts";
-import type { Handled, RouteRequest } from "./contract.ts";
+import type { Handled, Pieces, RouteRequest } from "./contract.ts";
 import { integerOf, POSITION, parameterless, parametersOf } from "./parameters.ts";
-import type { Pieces } from "./stream.ts";
 
 const FRAMES_LIMIT_DEFAULT = 1000;
 /** @bound a run of frames as JSON | 400; the next run begins `after` this one */

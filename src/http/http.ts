@@ -12,7 +12,7 @@ import type { Log } from "../log.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";
 import { type AccessOptions, type Guard, guardOf } from "./access.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
-import type { Handled, Refused, RouteRequest, RouteResponse } from "./contract.ts";
+import type { Handled, Pieces, Refused, RouteRequest, RouteResponse } from "./contract.ts";
 import { EventReads, type StoredEvents } from "./events.ts";
 import { FrameReads, type FrameReadsOptions } from "./frames.ts";
 import { HeldBytes } from "./held.ts";
@@ -31,7 +31,7 @@ import {
 } from "./routes.ts";
 import { SchemaReads, type ShownSchemas } from "./schemas.ts";
 import { StateReads } from "./state.ts";
-import { type Pieces, Streams } from "./stream.ts";
+import { Streams } from "./stream.ts";
 
 export type { HttpMetrics } from "./metrics.ts";
 

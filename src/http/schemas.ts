@@ -1,8 +1,7 @@
 /** GET /api/schemas and GET /api/schemas/NAME. */
 import type { Schemas } from "../schemas/schemas.ts";
-import type { Handled, Refused, RouteRequest } from "./contract.ts";
+import type { Handled, Pieces, Refused, RouteRequest } from "./contract.ts";
 import { parametersOf } from "./parameters.ts";
-import type { Pieces } from "./stream.ts";
 
 /** Text that is made per turn of the event loop: well under a millisecond of work. */
 const TURN_CHARS = 64 * 1024;

@@ -3,7 +3,7 @@
  * the next part of a stream when the socket has taken the one before.
  */
 import type { Clock } from "../clock.ts";
-import type { Refused } from "./contract.ts";
+import type { Pieces, Refused } from "./contract.ts";
 import type { HeldBytes } from "./held.ts";
 
 /** What the socket is given at once. Smaller bodies are no streams: the socket's own buffer takes them. */
@@ -16,9 +16,6 @@ const STUCK_LOOK_MS = 5000;
 /** @bound streams that wait for room for a large piece | the connection is closed */
 const WAITING_MAX = 8;
 const ROOM_LOOK_MS = 50;
-
-/** The pieces of a body, in order. The next one is made when it is asked for. */
-export type Pieces = AsyncGenerator<Uint8Array, void>;
 
 const NO_ROOM: Refused = {
   code: "overloaded",

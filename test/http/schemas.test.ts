@@ -1,8 +1,7 @@
 /** GET /api/schemas and GET /api/schemas/NAME. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import type { RouteRequest } from "../../src/http/contract.ts";
+import type { Pieces, RouteRequest } from "../../src/http/contract.ts";
 import { SchemaReads } from "../../src/http/schemas.ts";
-import type { Pieces } from "../../src/http/stream.ts";
 import { learn, problem, start } from "./stubs.ts";
 
 // The machine may be busy.

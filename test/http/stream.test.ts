@@ -2,8 +2,9 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { connect, type Socket } from "node:net";
 import { encodeFrame, FRAME_BYTES, PHYSICS_BYTES } from "../../src/frame.ts";
+import type { Pieces } from "../../src/http/contract.ts";
 import { HeldBytes } from "../../src/http/held.ts";
-import { type Pieces, Streams } from "../../src/http/stream.ts";
+import { Streams } from "../../src/http/stream.ts";
 import { FakeClock } from "../fake-clock.ts";
 import { get, type Harness, problem, type StubStore, start, until } from "./stubs.ts";
 
