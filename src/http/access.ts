@@ -48,8 +48,28 @@ function hostName(host: string): string | null {
 }
 
 /**
+ * Why a request comes from a foreign web page; null if it does not seem to. Browsers send an Origin with most requests
+ * across origins, but not with an image, a script or a link: there, Sec-Fetch-Site tells where the page came from, and in
+ * older browsers the Referer does. Programs send none of the three.
+ */
+function foreignPage(headers: Headers, host: string): string | null {
+  const own = `http://${host.toLowerCase()}`;
+  const origin = headers.get("origin");
+  if (origin !== null && origin.toLowerCase() !== own)
+    return `the Origin ${JSON.stringify(origin)} is not the gateway's own`;
+  const site = headers.get("sec-fetch-site");
+  if (site === "same-origin" || site === "none") return null;
+  if (site !== null) return `the request was made by a page of another origin (Sec-Fetch-Site: ${site})`;
+  const referer = headers.get("referer");
+  if (referer === null || origin !== null) return null;
+  return `${referer.toLowerCase()}/`.startsWith(`${own}/`)
+    ? null
+    : `the Referer ${JSON.stringify(referer)} is not the gateway's own page`;
+}
+
+/**
  * Without a token, a web page in the user's browser must not reach the gateway. The check of the Host stops a page whose
- * own name resolves to this machine (DNS rebinding). The check of the Origin stops requests across origins.
+ * own name resolves to this machine (DNS rebinding). {@link foreignPage} stops requests across origins.
  */
 function hostGuard({ config, isLoopback }: AccessOptions): Guard {
   const configured = config.host.toLowerCase();
@@ -61,7 +81,7 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
     return name === configured || (wildcard && (isIP(name) !== 0 || name === hostname().toLowerCase()));
   };
   // The Host that was checked last: clients send the same one with every request.
-  let knownHost = "";
+  let knownHost: string | null = null;
   return (headers) => {
     const host = headers.get("host") ?? "";
     if (host !== knownHost) {
@@ -75,12 +95,9 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
       }
       knownHost = host;
     }
-    const origin = headers.get("origin");
-    if (origin === null || origin.toLowerCase() === `http://${host.toLowerCase()}`) return null;
-    return {
-      code: "forbidden_origin",
-      detail: `the Origin ${JSON.stringify(origin)} is not the gateway's own`,
-      hint: "web pages of other origins need a gateway with --token",
-    };
+    const detail = foreignPage(headers, host);
+    if (detail === null) return null;
+    const hint = "web pages of other origins need a gateway with --token";
+    return { code: "forbidden_origin", detail, hint };
   };
 }

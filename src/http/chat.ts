@@ -119,7 +119,7 @@ export class ChatRoutes {
     });
     return {
       type: `${EVENT_STREAM}; charset=utf-8`,
-      headers: { "cache-control": "no-store", vary: "Accept" },
+      headers: { vary: "Accept" },
       body: stream,
     };
   }

@@ -19,7 +19,7 @@ import { HeldBytes } from "./held.ts";
 import { Ingest, type IngestOptions, type IngestResult } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
 import { HttpMetrics } from "./metrics.ts";
-import { Problems } from "./problems.ts";
+import { Problems, SAFE_HEADERS } from "./problems.ts";
 import { RequestIds } from "./request-ids.ts";
 import {
   OTHER_INDEX,
@@ -74,7 +74,7 @@ export interface GatewayServer {
 
 const INGEST_INDEX = ROUTE_NAMES.indexOf("/ingest");
 const JSON_TYPE = "application/json";
-const JSON_RESPONSE: ResponseInit = { headers: new Headers({ "content-type": JSON_TYPE }) };
+const JSON_RESPONSE: ResponseInit = { headers: new Headers({ ...SAFE_HEADERS, "content-type": JSON_TYPE }) };
 
 class Gateway implements GatewayServer {
   readonly url: string;
@@ -222,7 +222,11 @@ class Gateway implements GatewayServer {
       if (typeof body !== "string" && "code" in body) return this.#problems.refuse(index, body, requestId);
       const status = handled.status ?? 200;
       this.metrics.request(index, status);
-      const headers: Record<string, string> = { "x-request-id": requestId, ...handled.headers };
+      const headers: Record<string, string> = {
+        ...SAFE_HEADERS,
+        "x-request-id": requestId,
+        ...handled.headers,
+      };
       if (status !== 204) headers["content-type"] = handled.type ?? JSON_TYPE;
       return new Response(
         status === 204 ? null : (body as string | Uint8Array<ArrayBuffer> | ReadableStream),

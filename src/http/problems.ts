@@ -39,6 +39,8 @@ function statusOf(code: ErrorCode): Status {
 }
 
 const WARN_EVERY_MS = 1000;
+/** On every response: a browser neither guesses its type nor keeps it. */
+export const SAFE_HEADERS = { "x-content-type-options": "nosniff", "cache-control": "no-store" } as const;
 /** Retry-After of refusals that do not have their own. */
 export const RETRY_AFTER_SECONDS = 2;
 
@@ -72,6 +74,7 @@ export class Problems {
     this.#o.metrics.refusal(refused.code);
     if (status >= 500 && refused.code !== "internal") this.#warn(refused);
     const headers: Record<string, string> = {
+      ...SAFE_HEADERS,
       "content-type": "application/problem+json",
       "x-request-id": requestId,
     };
@@ -86,7 +89,7 @@ export class Problems {
     if (thrown instanceof Error && thrown.name === "AbortError") {
       this.#o.metrics.aborted++;
       // Nobody reads this response. The status says that it was not the gateway's fault.
-      return new Response(null, { status: 400 });
+      return new Response(null, { status: 400, headers: SAFE_HEADERS });
     }
     const refused = thrown instanceof GatewayError ? refusedBy(thrown) : this.mistake(thrown, requestId);
     return this.refuse(route, refused, requestId);

@@ -52,6 +52,102 @@ describe("who may call", () => {
     expect(http.journal.kept).toHaveLength(1);
   });
 
+  test("without a token a page of another site or origin is refused, whatever it asks for and how", async () => {
+    await using http = start();
+    const { port } = http.server;
+    const foreign = [
+      ...["cross-site", "same-site", "SAME-SITE", "", "unheard-of"].map((site) => `Sec-Fetch-Site: ${site}`),
+      "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: image",
+      "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate",
+      "Referer: https://evil.example/",
+      "Referer: http://localhost:3000/",
+      "Referer: http://localhost.evil.example/",
+      "Origin: https://evil.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    const paths = [
+      "/health",
+      "/ready",
+      "/metrics",
+      "/api/events",
+      "/api/events/1",
+      "/api/config",
+      "/nothing",
+      "/ingest",
+    ];
+    for (const line of foreign) {
+      for (const path of paths) {
+        const answer = await ask(port, path, `Host: localhost\r\n${line}`);
+        expect([line, path, answer]).toMatchObject([line, path, { status: 403 }]);
+      }
+      for (const method of ["POST", "PUT", "OPTIONS", "DELETE"]) {
+        const head = `${method} /ingest HTTP/1.1\r\nHost: localhost\r\n${line}\r\nContent-Length: 2\r\n\r\n{}`;
+        expect([line, method, await raw(port, head)]).toMatchObject([line, method, { status: 403 }]);
+      }
+    }
+    expect(http.journal.kept).toHaveLength(0);
+    const own = [
+      "Sec-Fetch-Site: none",
+      "Sec-Fetch-Site: same-origin",
+      `Sec-Fetch-Site: same-origin\r\nOrigin: http://localhost:${port}\r\nReferer: http://localhost:${port}/page`,
+      `Referer: http://localhost:${port}/page`,
+      `Referer: http://LOCALHOST:${port}`,
+    ];
+    for (const line of own) {
+      const answer = await ask(port, "/health", `Host: localhost:${port}\r\n${line}`);
+      expect([line, answer]).toMatchObject([line, { status: 200 }]);
+    }
+  });
+
+  test("a request without a Host, or with two, is refused from the first one on", async () => {
+    for (const head of [
+      "",
+      "Host:",
+      "Host: localhost\r\nHost: evil.example",
+      "Host: evil.example\r\nHost: localhost",
+    ]) {
+      await using http = start();
+      for (const method of ["GET", "POST"]) {
+        const answer = await raw(
+          http.server.port,
+          `${method} /ingest HTTP/1.1\r\n${head}\r\nContent-Length: 2\r\n\r\n{}`,
+        );
+        expect([head, typeof answer === "string" ? answer : answer.status]).not.toEqual([head, 200]);
+      }
+      expect(http.journal.kept).toHaveLength(0);
+    }
+  });
+
+  test("every response says that its type is not to be guessed and that it is not to be kept", async () => {
+    for (const token of [null, "secret"]) {
+      await using http = start({ token });
+      const headers = token === null ? {} : { authorization: `Bearer ${token}` };
+      const responses = [
+        await http.post("{}", { headers }),
+        await http.post("{", { headers }),
+        ...(await Promise.all(
+          [
+            "/health",
+            "/ready",
+            "/metrics",
+            "/api/events",
+            "/api/frames",
+            "/api/schemas",
+            "/api/config",
+            "/nothing",
+          ].flatMap((path) =>
+            ["GET", "HEAD", "OPTIONS", "PATCH"].map((method) => fetch(http.url + path, { method, headers })),
+          ),
+        )),
+        await fetch(`${http.url}/api/events`, { headers: { origin: "null" } }),
+      ];
+      for (const response of responses) {
+        const { url, status } = response;
+        const shown = [response.headers.get("x-content-type-options"), response.headers.get("cache-control")];
+        expect([url, status, shown]).toEqual([url, status, ["nosniff", "no-store"]]);
+      }
+    }
+  });
+
   test("with --insecure the configured host is allowed, and with a wildcard every address", async () => {
     await using http = start({ host: "0.0.0.0", insecure: true });
     expect(await ask(http.server.port, "/health", "Host: 192.168.1.7:9382")).toMatchObject({ status: 200 });
@@ -107,6 +203,13 @@ describe("the guard", () => {
     for (const host of ["localhost:1", "localhost:1", "[::1]:1", "LOCALHOST"])
       expect(guard(headers({ host }))).toBeNull();
     expect(asked).toEqual(["localhost", "::1", "localhost"]);
+  });
+
+  test("refuses an empty Host before and after a Host that is allowed", () => {
+    const guard = guardOf({ config, isLoopback: (host) => host === "localhost" });
+    expect(guard(headers({}))).toMatchObject({ code: "forbidden_host" });
+    expect(guard(headers({ host: "localhost" }))).toBeNull();
+    expect(guard(headers({}))).toMatchObject({ code: "forbidden_host" });
   });
 
   test("refuses a malformed Host without checking its address", () => {
