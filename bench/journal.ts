@@ -50,6 +50,7 @@ function eventOf(bytes: number, key: string | null, index: number): ParsedEvent 
     body,
     id: null,
     key,
+    dedupByBody: false,
     type: "UserMessage",
     message,
     conversationId: `c-${index % 997}`,

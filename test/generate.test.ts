@@ -128,7 +128,7 @@ test("the unit of a bound comes from its name", () => {
     ["PATIENCE_MS", 30_000, "30 s"],
     ["PATIENCE_MS", 60_000, "60 s"],
     ["TURN_SECONDS_MAX", 120, "2 min"],
-    ["DEDUP_WINDOW_US", 8 * 24 * 3600 * 1e6, "8 days"],
+    ["DEDUP_WINDOW_US", 15 * 24 * 3600 * 1e6, "15 days"],
     ["_HTTP_POLL_S", 0.25, "250 ms"],
     ["FRAMES_A_TURN", 16, "16 frames"],
     ["BURST_EVENTS_PER_SECOND", 3000, "3,000 events per second"],

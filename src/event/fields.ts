@@ -59,8 +59,13 @@ export interface ParsedEvent {
   body: Uint8Array;
   /** The sender's id; an integer as its digits. */
   id: string | null;
-  /** The dedup key with its kind, like "idempotency_key:abc" or "id:42"; the journal scopes it by source. */
+  /** The key that the sender gave as one, with its kind, like "idempotency_key:abc"; the journal scopes it by source. */
   key: string | null;
+  /**
+   * Whether an event without a key is a repeat if its source sent the same bytes before: true if it has an id. The id
+   * alone does not decide, because many senders put the id of the order or message there, which several events share.
+   */
+  dedupByBody: boolean;
   type: string | null;
   message: string | null;
   conversationId: string | null;
@@ -271,7 +276,8 @@ export function eventOf(
   const event: ParsedEvent = {
     body,
     id,
-    key: idempotencyKey !== null ? `idempotency_key:${idempotencyKey}` : id !== null ? `id:${id}` : null,
+    key: idempotencyKey === null ? null : `idempotency_key:${idempotencyKey}`,
+    dedupByBody: id !== null,
     type:
       reader.string("type", members.type, labelCharsMax) ??
       reader.string("event_type", members.event_type, labelCharsMax),

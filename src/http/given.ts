@@ -9,11 +9,13 @@ const HEADER_KEY_CHARS_MAX = 1024;
 export interface Given {
   readonly type: string | null;
   readonly waits: boolean;
-  /** Dedup keys with their kind, for events without a key of their own. The first one counts. */
+  /** Dedup keys with their kind, for events without an `idempotency_key`. The first one counts. */
   readonly keys: readonly { readonly kind: string; readonly value: string }[];
+  /** `?dedup=none`: an event without a key is new, even if the same bytes came before. Keys count all the same. */
+  readonly keysOnly: boolean;
 }
 
-const NOTHING_GIVEN: Given = { type: null, waits: false, keys: [] };
+const NOTHING_GIVEN: Given = { type: null, waits: false, keys: [], keysOnly: false };
 const KEY_HEADERS = ["webhook-id", "idempotency-key"] as const;
 
 export function givenOf(
@@ -41,15 +43,22 @@ export function givenOf(
   const parameters = new URLSearchParams(query);
   const type = typeFromQuery(parameters.get("type"));
   if (type.detail !== null) return { code: "bad_parameter", detail: type.detail };
-  const wait = parameters.get("wait");
-  if (wait !== null && wait !== "" && wait !== "enriched") {
-    return {
-      code: "bad_parameter",
-      detail: `wait is ${JSON.stringify(wait)}`,
-      hint: "the only value is wait=enriched",
-    };
-  }
-  return { type: type.type, waits: wait === "enriched", keys };
+  const waits = switchOf(parameters, "wait", "enriched");
+  if (typeof waits === "object") return waits;
+  const keysOnly = switchOf(parameters, "dedup", "none");
+  if (typeof keysOnly === "object") return keysOnly;
+  return { type: type.type, waits, keys, keysOnly };
+}
+
+/** Whether a parameter that knows one value is given. Absent and empty count as not given. */
+function switchOf(parameters: URLSearchParams, name: string, on: string): boolean | Refused {
+  const value = parameters.get(name);
+  if (value === null || value === "" || value === on) return value === on;
+  return {
+    code: "bad_parameter",
+    detail: `${name} is ${JSON.stringify(value)}`,
+    hint: `the only value is ${name}=${on}`,
+  };
 }
 
 /**
@@ -58,6 +67,7 @@ export function givenOf(
  */
 export function complete(event: ParsedEvent, given: Given, index: number | null): void {
   event.type ??= given.type;
+  if (given.keysOnly) event.dedupByBody = false;
   const header = given.keys[0];
   if (event.key !== null || header === undefined) return;
   // The index belongs to the kind, so that no value of the header can be mistaken for another element's key.

@@ -166,8 +166,8 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Stores events in the group of this turn of the event loop. An event is a duplicate, and not stored, if its key is
-   * known or an earlier event of the group has it.
+   * Stores events in the group of this turn of the event loop. An event is a duplicate, and not stored, if its key,
+   * or the body of an event with `dedupByBody` and no key, is known or is that of an earlier event of the group.
    * @param o.receivedUs Unix µs, the same for all events.
    * @returns one result for each event, in order, after the commit. Rejects with GatewayError disk_full or
    *   journal_failed; then nothing of this call is stored.
@@ -320,7 +320,7 @@ export class Journal implements Disposable {
   }
 
   /**
-   * Forgets dedup keys that are past their window, once all keys of their generation (4 days) are.
+   * Forgets dedup keys that are past their window, once all keys of their generation (7.5 days) are.
    * @returns how many, at most `max`; 0 if there are none now.
    * @throws GatewayError disk_full, journal_failed
    */

@@ -1,5 +1,5 @@
 /**
- * The dedup keys of the journal: which keys were received in the last 8 days, and which event each made. Part of the
+ * The dedup keys of the journal: which keys were received in the last 15 days, and which event each made. Part of the
  * journal. Everything is read and written inside the transaction of the events.
  *
  * A key first goes to `dedup_log` (one BLOB for each group) and into a table in memory. When the table has many keys, it
@@ -15,12 +15,19 @@ import { HASH_BYTES, KeyTable, type KnownKey } from "./key-table.ts";
 import { KeyTree } from "./key-tree.ts";
 
 /**
- * An event is a duplicate if its key was received at most this long ago: 8 days.
+ * An event is a duplicate if its key was received at most this long ago: 15 days.
  * @bound how long a dedup key is remembered, by receipt | a repeat is a new event
  */
-export const DEDUP_WINDOW_US = 8 * 24 * 3600 * 1e6;
+export const DEDUP_WINDOW_US = 15 * 24 * 3600 * 1e6;
 /** At least this many keys move to `dedup` in one transaction. */
 const MERGE_KEYS_MIN = 512;
+
+/** A key that the sender gave, or the whole body of an event that has none. */
+export interface Key {
+  /** The source of the event, a kind, and the key that was given. */
+  readonly scope: string;
+  readonly body: Uint8Array | null;
+}
 
 export const KEYS_SCHEMA_SQL = `
   CREATE TABLE dedup_log(batch INTEGER PRIMARY KEY, entries BLOB NOT NULL);
@@ -72,8 +79,8 @@ export class Keys {
     this.#table.reserve(count);
   }
 
-  /** Looks up keys, scoped by their source. Until the next `begin`, each is meant by its index here. */
-  begin(keys: readonly string[]): void {
+  /** Looks up keys. Until the next `begin`, each is meant by its index here. */
+  begin(keys: readonly Key[]): void {
     this.#known.clear();
     this.#put = [];
     if (keys.length === 0) return;
@@ -83,8 +90,9 @@ export class Keys {
     }
     const digest = new Uint8Array(32);
     const missing: number[] = [];
-    keys.forEach((key, index) => {
-      Bun.SHA256.hash(key, digest);
+    keys.forEach(({ scope, body }, index) => {
+      if (body === null) Bun.SHA256.hash(scope, digest);
+      else new Bun.SHA256().update(scope).update(body).digest(digest);
       this.#hashes.set(digest.subarray(0, HASH_BYTES), HASH_BYTES * index);
       if (this.#table.find(this.#words, 4 * index) !== null) return;
       const sealed = this.#sealed?.table.find(this.#words, 4 * index) ?? null;

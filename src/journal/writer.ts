@@ -5,9 +5,10 @@
 
 import { SQLiteError, type SQLQueryBindings } from "bun:sqlite";
 import { GatewayError, messageOf } from "../errors.ts";
+import type { ParsedEvent } from "../event/event.ts";
 import { type AppendCall, type Call, type DecideCall, isAppend, isDecide } from "./calls.ts";
 import { isFileFailure } from "./file.ts";
-import type { Keys } from "./keys.ts";
+import type { Key, Keys } from "./keys.ts";
 import type { Heads, Logs } from "./logs.ts";
 import { EventsGone, eventId, idPrefix, idRest } from "./rows.ts";
 import type { Settings } from "./settings.ts";
@@ -122,9 +123,9 @@ export class Writer {
 
   #storeEvents(calls: readonly AppendCall[], counters: Counters): void {
     const { logs, keys: dedup, journalId } = this.#o;
-    const keys: string[] = [];
+    const keys: Key[] = [];
     for (const { events, source } of calls) {
-      for (const { key } of events) if (key !== null) keys.push(`${source}\0${key}`);
+      for (const event of events) if (isKeyed(event)) keys.push(keyOf(event, source));
     }
     dedup.begin(keys);
     const cells: SQLQueryBindings[] = [];
@@ -137,7 +138,7 @@ export class Writer {
       call.stored = [];
       for (const event of call.events) {
         const { type, message, conversationId, timestampUs, fields, body } = event;
-        if (event.key !== null) {
+        if (isKeyed(event)) {
           const first = dedup.find(++keyIndex, receivedUs);
           if (first !== null) {
             if (event.id === null)
@@ -182,6 +183,15 @@ export class Writer {
     counters.framedTo = logs.framedTo(counters.framedTo, counters.framedMax);
     if (counters.framedTo > before) settings.put(FRAMED_TO, String(counters.framedTo));
   }
+}
+
+function isKeyed(event: ParsedEvent): boolean {
+  return event.key !== null || event.dedupByBody;
+}
+
+/** No kind of a given key is empty, so that a body cannot be mistaken for a key. */
+function keyOf({ key, body }: ParsedEvent, source: string): Key {
+  return key === null ? { scope: `${source}\0\0`, body } : { scope: `${source}\0${key}`, body: null };
 }
 
 /** The error of a call with a row that SQLite or its binding refused. */

@@ -64,6 +64,7 @@ describe("an event's body", () => {
     expect(rest).toEqual({
       id: null,
       key: null,
+      dedupByBody: false,
       type: null,
       message: null,
       conversationId: null,

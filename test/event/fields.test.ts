@@ -197,7 +197,7 @@ describe("ids", () => {
       expect(event).toMatchObject({
         id: digits,
         conversationId: digits,
-        key: `id:${digits}`,
+        dedupByBody: true,
         ignoredFields: 0,
       });
       expect(parse(`{"idempotency_key":${digits}}`).key).toBe(`idempotency_key:${digits}`);
@@ -216,11 +216,11 @@ describe("ids", () => {
     });
   });
 
-  test("give the dedup key: idempotency_key if there is one, else id", () => {
+  test("give the dedup key: idempotency_key is one, and with an id alone the body decides", () => {
     expect(parse({ id: "i", idempotency_key: "k" }).key).toBe("idempotency_key:k");
-    expect(parse({ id: "i", idempotency_key: "" }).key).toBe("id:i");
-    expect(parse({ id: "i", idempotency_key: {} }).key).toBe("id:i");
-    expect(parse({ message: "m" }).key).toBeNull();
+    expect(parse({ id: "i", idempotency_key: "" })).toMatchObject({ key: null, dedupByBody: true });
+    expect(parse({ id: 0, idempotency_key: {} })).toMatchObject({ key: null, dedupByBody: true });
+    expect(parse({ message: "m" })).toMatchObject({ key: null, dedupByBody: false });
   });
 });
 

@@ -15,13 +15,17 @@ function setUp(o: { readonly errorsMax?: number } = {}) {
   const state = { refusal: null as Refusal | null };
   const metrics = new HttpMetrics([]);
   const batch = new Batch({
-    given: { type: null, waits: false, keys: [] },
+    given: { type: null, waits: false, keys: [], keysOnly: false },
     gate: new Gate(),
     metrics,
     errorsMax: o.errorsMax ?? 100,
     append: (events) => {
       const { promise, resolve, reject } = Promise.withResolvers<Appended[]>();
-      const rows = events.map(({ key }) => ({ seq: ++seq, id: "", duplicate: key === "id:repeat" }));
+      const rows = events.map(({ key }) => ({
+        seq: ++seq,
+        id: "",
+        duplicate: key === "idempotency_key:repeat",
+      }));
       appends.push({ size: events.length, commit: () => resolve(rows), fail: reject });
       return promise;
     },
@@ -62,7 +66,7 @@ test("a batch ends only when all its appends have committed", async () => {
 
 test("the response counts new, repeated and refused events, and names a bounded number of errors", async () => {
   const { batch, appends, metrics } = setUp({ errorsMax: 1 });
-  const bodies = ["{}", '{"id":"repeat"}', "5", "6"];
+  const bodies = ["{}", '{"idempotency_key":"repeat"}', "5", "6"];
   for (const [index, body] of bodies.entries()) batch.add(outcomeOf(body), index);
   const end = batch.end();
   await Promise.resolve();

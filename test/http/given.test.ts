@@ -24,32 +24,58 @@ test("type, wait and keys are read; other parameters are ignored", () => {
       { kind: "webhook-id", value: "w" },
       { kind: "idempotency-key", value: "i" },
     ],
+    keysOnly: false,
   });
-  expect(given({ "webhook-id": "" }, "wait=")).toEqual({ type: null, waits: false, keys: [] });
+  expect(given({ "webhook-id": "" }, "wait=&dedup=")).toEqual({
+    ...{ type: null, waits: false, keys: [], keysOnly: false },
+  });
+  expect(given({}, "dedup=none")).toMatchObject({ keysOnly: true });
 });
 
-test("a key or type that is too long and an unknown wait are refused", () => {
+test("a key or type that is too long and an unknown wait or dedup are refused", () => {
   expect(given({ "webhook-id": "k".repeat(1024) })).not.toHaveProperty("code");
   for (const refused of [
     given({ "webhook-id": "k".repeat(1025) }),
     given({}, `type=${"x".repeat(2000)}`),
     given({}, "wait=forever"),
+    given({}, "dedup=off"),
   ])
     expect(refused).toMatchObject({ code: "bad_parameter" });
 });
 
 test("an event keeps its own type and key, and otherwise gets those of its request", () => {
-  const request = { type: "T", waits: false, keys: [{ kind: "webhook-id", value: "w" }] };
+  const request = { type: "T", waits: false, keys: [{ kind: "webhook-id", value: "w" }], keysOnly: false };
   const bare = eventOf("{}");
   complete(bare, request, null);
   expect([bare.type, bare.key]).toEqual(["T", "webhook-id:w"]);
-  const own = eventOf('{"type":"Own","id":7}');
+  const own = eventOf('{"type":"Own","idempotency_key":7}');
   complete(own, request, null);
-  expect([own.type, own.key]).toEqual(["Own", "id:7"]);
+  expect([own.type, own.key]).toEqual(["Own", "idempotency_key:7"]);
+});
+
+test("a header's key decides before a plain id, which dedup=none ignores", () => {
+  const withId = eventOf('{"id":7}');
+  complete(
+    withId,
+    { type: null, waits: false, keys: [{ kind: "webhook-id", value: "w" }], keysOnly: false },
+    null,
+  );
+  expect(withId.key).toBe("webhook-id:w");
+  for (const json of ['{"id":7}', '{"id":7,"idempotency_key":"k"}']) {
+    const event = eventOf(json);
+    const { key } = event;
+    complete(event, { type: null, waits: false, keys: [], keysOnly: true }, null);
+    expect([event.key, event.dedupByBody]).toEqual([key, false]);
+  }
 });
 
 test("each element of a batch gets a key of its own from the one header", () => {
-  const request = { type: null, waits: false, keys: [{ kind: "idempotency-key", value: "k" }] };
+  const request = {
+    type: null,
+    waits: false,
+    keys: [{ kind: "idempotency-key", value: "k" }],
+    keysOnly: false,
+  };
   const keys = [0, 1].map((index) => {
     const event = eventOf("{}");
     complete(event, request, index);

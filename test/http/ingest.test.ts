@@ -23,7 +23,7 @@ describe("one event", () => {
       '{"status":"received","event_type":"UnknownEvent","seq":2,"id":"made-2","duplicate":false}',
     );
     expect(http.journal.kept[1]?.body).toBe('{"n":18446744073709551615}');
-    const repeat = await http.post('{"type":"UserMessage","id":"a\\"b"}');
+    const repeat = await http.post('{"type":"UserMessage","id":"a\\"b","message":"Olá"}');
     expect(await repeat.json()).toMatchObject({ seq: 1, duplicate: true });
   });
 
@@ -36,23 +36,40 @@ describe("one event", () => {
     await problem(await http.post("{}", { path: `/ingest?type=${"x".repeat(2000)}` }), 400, "bad_parameter");
   });
 
-  test("takes webhook-id before Idempotency-Key, and its own key before both", async () => {
+  test("takes its own key before webhook-id before Idempotency-Key, and a plain id after all", async () => {
     await using http = start();
     const headers = { "idempotency-key": "one", "webhook-id": "hook" };
     await http.post("{}", { headers });
     await http.post("{}", { headers: { "idempotency-key": "one" } });
-    await http.post('{"id":7}', { headers });
+    await http.post('{"id":7,"idempotency_key":"own"}', { headers });
     expect(http.journal.kept.map(({ key }) => key)).toEqual([
       "webhook-id:hook",
       "idempotency-key:one",
-      "id:7",
+      "idempotency_key:own",
     ]);
+    expect(await (await http.post('{"id":7}', { headers })).json()).toMatchObject({ duplicate: true });
     expect(await (await http.post("{}", { headers })).json()).toMatchObject({ seq: 1, duplicate: true });
     await problem(
       await http.post("{}", { headers: { "webhook-id": "k".repeat(1025) } }),
       400,
       "bad_parameter",
     );
+  });
+
+  test("with a plain id is a repeat only if its bytes are the same, and never with ?dedup=none", async () => {
+    await using http = start();
+    const post = async (body: string, query = ""): Promise<unknown> =>
+      (await http.post(body, { path: `/ingest${query}` })).json();
+    const created = '{"id":1,"event":"order/created"}';
+    expect(await post(created)).toMatchObject({ seq: 1, id: "1", duplicate: false });
+    expect(await post('{"id":1,"event":"order/paid"}')).toMatchObject({ seq: 2, duplicate: false });
+    expect(await post(` ${created}\n`)).toMatchObject({ seq: 1, id: "1", duplicate: true });
+    expect(await post(created, "?dedup=none")).toMatchObject({ seq: 3, duplicate: false });
+    expect(await post('{"idempotency_key":"1"}', "?dedup=none")).toMatchObject({ seq: 4 });
+    expect(await post('{"idempotency_key":"1"}', "?dedup=none")).toMatchObject({ seq: 4, duplicate: true });
+    const lines = await http.postLines(`${created}\n{"id":1,"event":"order/packed"}\n${created}\n`);
+    expect(await lines.json()).toMatchObject({ accepted: 1, duplicates: 2, first_seq: 5, last_seq: 5 });
+    await problem(await http.post("{}", { path: "/ingest?dedup=all" }), 400, "bad_parameter");
   });
 
   test("waits for its enrichment with ?wait=enriched, and then has the brain's type", async () => {

@@ -47,7 +47,9 @@ export class MemoryJournal {
     const failure = this.failWith;
     if (failure !== null) throw failure;
     return parsed.map((event) => {
-      const key = event.key === null ? null : `${o.source} ${event.key}`;
+      const same = event.dedupByBody ? `body ${Buffer.from(event.body)}` : null;
+      const own = event.key ?? same;
+      const key = own === null ? null : `${o.source} ${own}`;
       const first = key === null ? undefined : this.#byKey.get(key);
       if (first !== undefined) return { seq: first.seq, id: event.id ?? first.id, duplicate: true };
       const seq = this.kept.length + 1;

@@ -63,6 +63,7 @@ export function event(fields: Partial<ParsedEvent> = {}): ParsedEvent {
     body: new TextEncoder().encode('{"message":"olá"}'),
     id: null,
     key: null,
+    dedupByBody: false,
     type: null,
     message: null,
     conversationId: null,

@@ -49,7 +49,7 @@ describe("appending", () => {
       fields: { actor: 2, sentiment: -0.5, intent: "buy" },
     });
     expect(await journal.append([given], FROM)).toEqual([{ seq: 1, id: "their-id", duplicate: false }]);
-    const { key: _, ignoredFields: __, ...kept } = given;
+    const { key: _, dedupByBody: __, ignoredFields: ___, ...kept } = given;
     expect(journal.eventsAt([1, 2])).toEqual([{ seq: 1, receivedUs: NOW_US, ...kept, id: "their-id" }, null]);
     expect(journal.headSeq()).toBe(1);
   });
@@ -260,7 +260,7 @@ class Model {
     return events.map(({ key }) => {
       const scoped = `${o.source} ${key}`;
       const first = key === null ? undefined : this.keys.get(scoped);
-      if (first !== undefined && first.receivedUs >= o.receivedUs - 8 * DAY_US)
+      if (first !== undefined && first.receivedUs >= o.receivedUs - 15 * DAY_US)
         return { seq: first.seq, duplicate: true };
       this.head += 1;
       if (key !== null) this.keys.set(scoped, { seq: this.head, receivedUs: o.receivedUs });
@@ -307,7 +307,7 @@ const commands: fc.Arbitrary<Command[]> = fc.array(
           }),
           { minLength: 1, maxLength: 4 },
         ),
-        hours: fc.nat(60),
+        hours: fc.nat(120),
       }),
     },
     {

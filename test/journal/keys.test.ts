@@ -1,5 +1,6 @@
 /** Dedup keys of a journal: a repeat within the window is a duplicate, wherever its key is stored. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { ParsedEvent } from "../../src/event/event.ts";
 import { type AppendResult, eventId } from "../../src/journal/journal.ts";
 import {
   DAY_US,
@@ -47,6 +48,53 @@ describe("keys", () => {
     ]);
   });
 
+  test("without a key, an event with an id is a repeat only of the same bytes from the same source", async () => {
+    const path = newPath();
+    const withId = (json: string, fields: Partial<ParsedEvent> = {}): ParsedEvent =>
+      event({ id: "1", dedupByBody: true, body: new TextEncoder().encode(json), ...fields });
+    const created = '{"id":1,"event":"order/created"}';
+    const paid = '{"id":1,"event":"order/paid"}';
+    {
+      using journal = openAt(path);
+      const seqs = async (events: ParsedEvent[], source = "shop"): Promise<number[]> =>
+        seqsOf(await journal.append(events, { ...FROM, source }));
+      // In one group: the second "paid" and the number written as text.
+      expect(await seqs([withId(created), withId(paid), withId(paid), withId('{"id":"1"}')])).toEqual([
+        1, 2, 2, 3,
+      ]);
+      expect(await seqs([withId(created)], "other")).toEqual([4]);
+      // A given key decides alone, and never meets a body or an id.
+      expect(await seqs([withId(created, { key: "webhook-id:1" })])).toEqual([5]);
+      expect(await seqs([withId(paid, { key: "webhook-id:1" })])).toEqual([5]);
+      expect(await seqs([withId(created, { dedupByBody: false })])).toEqual([6]);
+      expect(await seqs([event({ key: `idempotency_key:${created}` })])).toEqual([7]);
+    }
+    using journal = openAt(path);
+    const [repeat, fresh] = await journal.append(
+      [withId(created), withId('{"id":1,"event":"order/packed"}')],
+      {
+        ...FROM,
+        source: "shop",
+      },
+    );
+    expect(repeat).toEqual({ seq: 1, id: "1", duplicate: true });
+    expect(fresh).toEqual({ seq: 8, id: "1", duplicate: false });
+  });
+
+  test("keys that an earlier version wrote for plain ids repeat nothing, and its given keys still count", async () => {
+    const path = newPath();
+    {
+      using journal = openAt(path);
+      await journal.append([event({ key: "id:1", id: "1" }), event({ key: "idempotency_key:k" })], FROM);
+    }
+    using journal = openAt(path);
+    const later = [event({ id: "1", dedupByBody: true }), event({ key: "idempotency_key:k" })];
+    expect(await journal.append(later, FROM)).toMatchObject([
+      { seq: 3, duplicate: false },
+      { seq: 2, duplicate: true },
+    ]);
+  });
+
   test("a repeat gets the id of the first event, even if a sender gave it, even after a restart and after pruning", async () => {
     const path = newPath();
     {
@@ -67,14 +115,14 @@ describe("keys", () => {
     expect(own).toEqual([{ seq: 1, id: "sender-1", duplicate: true }]);
   });
 
-  test("a key counts for 8 days from its first event; then it makes a new event", async () => {
+  test("a key counts for 15 days from its first event; then it makes a new event", async () => {
     using journal = openAt(newPath());
     const at = async (days: number): Promise<AppendResult[]> =>
       journal.append(keyed("k"), { ...FROM, receivedUs: NOW_US + days * DAY_US });
     expect(await at(0)).toMatchObject([{ seq: 1, duplicate: false }]);
-    expect(await at(8)).toMatchObject([{ seq: 1, duplicate: true }]);
-    expect(await at(8.01)).toMatchObject([{ seq: 2, duplicate: false }]);
-    expect(await at(16)).toMatchObject([{ seq: 2, duplicate: true }]);
+    expect(await at(15)).toMatchObject([{ seq: 1, duplicate: true }]);
+    expect(await at(15.01)).toMatchObject([{ seq: 2, duplicate: false }]);
+    expect(await at(30)).toMatchObject([{ seq: 2, duplicate: true }]);
   });
 
   test("keys are found in memory, while they move to the tree, and in the tree, through restarts at any point", async () => {
@@ -116,15 +164,15 @@ describe("keys", () => {
       journal.append(keyed(...keys), { ...FROM, receivedUs: NOW_US + days * DAY_US });
     await at(0, "k", "a");
     await at(0, "b", "c");
-    const [second] = await at(9, "k", "d");
+    const [second] = await at(16, "k", "d");
     expect(second).toMatchObject({ seq: 5, duplicate: false });
-    await at(9, "e", "f");
-    await at(9, "g", "h");
+    await at(16, "e", "f");
+    await at(16, "g", "h");
     expect(rowsOf(journal.path, "SELECT seq FROM dedup WHERE seq IN (1, 5) ORDER BY seq")).toEqual([
       [1],
       [5],
     ]);
-    expect(await at(10, "k")).toMatchObject([{ seq: 5, duplicate: true }]);
+    expect(await at(17, "k")).toMatchObject([{ seq: 5, duplicate: true }]);
   });
 
   test("keys past their window are forgotten in small steps; younger keys are not", async () => {
@@ -137,11 +185,11 @@ describe("keys", () => {
         await journal.append(keyed(...keys), { ...FROM, receivedUs: NOW_US + day * DAY_US });
       }
     };
-    for (const day of [0, 5, 10]) await fill(day);
+    for (const day of [0, 9, 18]) await fill(day);
     const stored = (): number => rowsOf(path, "SELECT count(*) FROM dedup")[0]?.[0] as number;
     const before = stored();
     expect(journal.pruneKeys(300)).toBe(0);
-    nowUs = NOW_US + 12 * DAY_US;
+    nowUs = NOW_US + 22 * DAY_US;
     let removed = 0;
     for (;;) {
       const step = journal.pruneKeys(300);
@@ -151,9 +199,9 @@ describe("keys", () => {
     }
     expect(removed).toBeGreaterThan(500);
     expect(stored()).toBe(before - removed);
-    const young = await journal.append(keyed("5/0/0", "5/9/99", "10/3/3"), {
+    const young = await journal.append(keyed("9/0/0", "9/9/99", "18/3/3"), {
       ...FROM,
-      receivedUs: NOW_US + 10 * DAY_US,
+      receivedUs: NOW_US + 18 * DAY_US,
     });
     expect(young.map(({ duplicate }) => duplicate)).toEqual([true, true, true]);
   });
@@ -163,7 +211,7 @@ describe("keys", () => {
     using journal = openAt(newPath(), { keysInMemoryMax: 2, nowUs: () => nowUs });
     for (const key of ["a", "b", "c", "d"]) await journal.append(keyed(key), FROM);
     expect(rowsOf(journal.path, "SELECT count(*) FROM dedup")).toEqual([[2]]);
-    nowUs = NOW_US + 8 * DAY_US;
+    nowUs = NOW_US + 15 * DAY_US;
     expect(journal.pruneKeys()).toBe(0);
     nowUs += 1;
     expect(journal.pruneKeys()).toBe(2);

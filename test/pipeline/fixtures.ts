@@ -73,7 +73,14 @@ export async function openJournal(clock: Clock, events: number): Promise<Journal
   };
   const parsed = Array.from({ length: events }, (_, index) => {
     const { body, message } = eventOf(index + 1);
-    const rest = { id: null, key: null, type: null, conversationId: null, timestampUs: null };
+    const rest = {
+      id: null,
+      key: null,
+      dedupByBody: false,
+      type: null,
+      conversationId: null,
+      timestampUs: null,
+    };
     return { ...rest, body, message, fields: null, ignoredFields: 0 };
   });
   await journal.append(parsed, { source: "", receivedUs: clock.nowUs() });

@@ -129,7 +129,7 @@ describe("watch", () => {
       [
         {
           body: new TextEncoder().encode(JSON.stringify({ message })),
-          ...{ id: null, key: null, type: null, message, conversationId: null },
+          ...{ id: null, key: null, dedupByBody: false, type: null, message, conversationId: null },
           ...{ timestampUs: null, fields: null, ignoredFields: 0 },
         },
       ],

@@ -68,7 +68,7 @@ function event(n: number): ParsedEvent {
   const message = n % 2 === 0 ? null : `mensagem \ufeff${n}`;
   const body = new TextEncoder().encode(JSON.stringify(message === null ? { name: `n${n}` } : { message }));
   return {
-    ...{ body, id: null, key: null, type: null, message, conversationId: null },
+    ...{ body, id: null, key: null, dedupByBody: false, type: null, message, conversationId: null },
     ...{ timestampUs: null, fields: null, ignoredFields: 0 },
   };
 }

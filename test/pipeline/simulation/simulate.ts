@@ -188,7 +188,7 @@ class Simulation {
     const message = dice.chance(0.7) ? text : null;
     return {
       body: new TextEncoder().encode(JSON.stringify({ text })),
-      ...{ id: null, key: null, message, timestampUs: null, ignoredFields: 0 },
+      ...{ id: null, key: null, dedupByBody: false, message, timestampUs: null, ignoredFields: 0 },
       type: dice.chance(0.3) ? "GivenType" : null,
       conversationId: dice.chance(0.2) ? null : `c${dice.below(4)}`,
       fields: dice.chance(0.2) ? { intent: "Given", sentiment: 0.5 } : null,
