@@ -31,6 +31,7 @@ import { checkUnpackFolder, freeDiskBytes, type Home, openHome, openJournal } fr
 import { makeLog } from "./src/start/log.ts";
 import { openStore } from "./src/start/open-store.ts";
 import { runRingCommand } from "./src/start/ring-command.ts";
+import { complain, print, stderr } from "./src/start/stdio.ts";
 import { openEmbedder, openUnderstanding, type Understanding } from "./src/start/understanding.ts";
 
 const VERSION = packageJson.version;
@@ -199,14 +200,14 @@ async function main(): Promise<number> {
   });
   switch (command.name) {
     case "help":
-      process.stdout.write(helpText(VERSION));
+      print(helpText(VERSION));
       return 0;
     case "version":
-      process.stdout.write(`${VERSION}\n`);
+      print(`${VERSION}\n`);
       return 0;
     case "self-test": {
       const { selfTest } = await import("./src/start/selftest.ts");
-      for (const line of await selfTest()) process.stdout.write(`${line}\n`);
+      for (const line of await selfTest()) print(`${line}\n`);
       return Number(process.exitCode ?? 0);
     }
     case "ring":
@@ -218,7 +219,7 @@ async function main(): Promise<number> {
         modelsDir: command.config.modelsDir,
         hfEndpoint: process.env.HF_ENDPOINT ?? null,
         workerUrl: workerUrl("embed"),
-        progress: (line) => process.stderr.write(`${line}\n`),
+        progress: (line) => stderr.write(line),
       });
       return 0;
     default:
@@ -230,7 +231,7 @@ main().then(
   (exitCode) => process.exit(exitCode),
   (error: unknown) => {
     const expected = error instanceof GatewayError;
-    process.stderr.write(`one_file_gateway: ${expected ? error.message : (error as Error).stack}\n`);
+    complain(expected ? error.message : String((error as Error).stack ?? error));
     process.exit(expected && error.code === "usage" ? 2 : 1);
   },
 );

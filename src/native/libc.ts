@@ -2,7 +2,7 @@
  * The C library through bun:ffi: the few calls that node:fs lacks, and every constant that differs between Linux and macOS. Code that
  * only macOS runs is marked as untested.
  */
-import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
+import { dlopen, type Pointer, ptr, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 
@@ -59,6 +59,7 @@ const MAP_SHARED = 1;
 const PRIO_PROCESS = 0;
 /** Not FUTEX_PRIVATE: the sleepers are in other processes. */
 const FUTEX_WAKE = 1;
+const POLLOUT = 4;
 const PROT_READ_EXECUTE = 5;
 const MAP_PRIVATE = 2;
 const PROBE_BYTES = 4096;
@@ -74,6 +75,7 @@ const SYMBOLS = {
   munmap: { args: ["u64", "u64"], returns: "i32" },
   madvise: { args: ["u64", "u64", "i32"], returns: "i32" },
   setpriority: { args: ["i32", "u32", "i32"], returns: "i32" },
+  poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
 } as const;
 
 const LINUX_SYMBOLS = {
@@ -292,4 +294,16 @@ export class Mapping {
     if (this.#address === 0) throw new Error("mapping: used after unmap");
     return this.#address;
   }
+}
+
+/** What a write to a pipe that is ready takes without waiting (PIPE_BUF on Linux; macOS guarantees 512 and takes more). */
+export const READY_BYTES = 4096;
+
+/**
+ * Waits until a write of {@link READY_BYTES} to `fd` does not have to wait, or fails at once (its reader is gone).
+ * @param timeoutMs 0 to look only, −1 to wait for ever
+ */
+export function isWritable(fd: number, timeoutMs: number): boolean {
+  const pollfd = new Int32Array([fd, POLLOUT]);
+  return libc().poll(ptr(pollfd), 1, timeoutMs) !== 0;
 }

@@ -11,6 +11,7 @@ import type { Log, LogLevel } from "../log.ts";
 import type { Pipeline } from "../pipeline/pipeline.ts";
 import type { Schemas } from "../schemas/schemas.ts";
 import type { LlmView } from "../tui/model.ts";
+import { complain, stderr } from "./stdio.ts";
 
 /** How many of the warnings that were withheld from the terminal are printed once the dashboard has closed. */
 const WITHHELD_LINES_MAX = 20;
@@ -150,7 +151,7 @@ export class Desk implements Disposable {
 
   async #crash(error: unknown): Promise<void> {
     await this.close();
-    process.stderr.write(`one_file_gateway: ${error instanceof Error ? error.stack : messageOf(error)}\n`);
+    complain(error instanceof Error ? (error.stack ?? error.message) : messageOf(error));
     process.exit(1);
   }
 
@@ -158,7 +159,7 @@ export class Desk implements Disposable {
   async close(): Promise<void> {
     await this.#terminal?.close();
     this.#closed = true;
-    for (const line of this.#withheld) process.stderr.write(`${line}\n`);
+    for (const line of this.#withheld) stderr.write(line);
     this.#withheld = [];
   }
 

@@ -1,6 +1,7 @@
 /** Writes log lines to standard error, except while the dashboard covers the terminal. */
 import type { Config } from "../config/config.ts";
-import { LOG_LEVELS, type Log, type LogLevel } from "../log.ts";
+import { LOG_LEVELS, type Log, type LogLevel, visible } from "../log.ts";
+import { stderr } from "./stdio.ts";
 
 interface LogTaker {
   /** Takes a line over. @returns whether the line must not go to standard error. */
@@ -13,10 +14,11 @@ export function makeLog(config: Pick<Config, "logLevel" | "logFormat">, taker: (
   return (level, message) => {
     if (LOG_LEVELS.indexOf(level) < least) return;
     const time = new Date().toISOString();
-    const line =
+    const line = visible(
       config.logFormat === "json"
         ? JSON.stringify({ time, level, message })
-        : `${time} ${level.padEnd(5)} ${message}`;
-    if (taker()?.takes(level, message, line) !== true) process.stderr.write(`${line}\n`);
+        : `${time} ${level.padEnd(5)} ${message}`,
+    );
+    if (taker()?.takes(level, message, line) !== true) stderr.write(line);
   };
 }

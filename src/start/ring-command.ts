@@ -1,5 +1,6 @@
 /** Runs `ring stat`, `ring tail` and `ring verify` on this process's terminal. */
 import { type RingCommand, ringTool } from "../ring/ring.ts";
+import { stderr } from "./stdio.ts";
 
 /** Ends with the command's exit code. The first SIGINT or SIGTERM stops the command, a second one ends the process. */
 export function runRingCommand(command: RingCommand): Promise<number> {
@@ -17,7 +18,7 @@ export function runRingCommand(command: RingCommand): Promise<number> {
       new Promise((written, failed) => {
         process.stdout.write(text, (error) => (error ? failed(error) : written()));
       }),
-    say: (line) => process.stderr.write(`${line}\n`),
+    say: (line) => stderr.write(line),
     stop: stop.signal,
   });
 }
