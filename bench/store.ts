@@ -94,7 +94,7 @@ try {
     databasePath,
     journalPath,
     journalId: JOURNAL_ID,
-    memoryLimit: "150MB",
+    memoryLimitBytes: 150_000_000,
     tempFolder: join(folder, "temp"),
     ephemeral: null,
     workerUrl: new URL("../src/store/store.worker.ts", import.meta.url),

@@ -17,7 +17,6 @@ import {
   ringPath,
   sizeBytes,
   sizeBytesFrom,
-  sizeTextFrom,
   token,
   tokenFile,
   urlOrOff,
@@ -259,14 +258,13 @@ export const TABLE = {
     byDefault: "0600",
     help: "permissions of the ring's file, in octal",
   }),
-  /** In DuckDB's notation, such as "150MB". */
-  memoryLimit: option({
+  memoryLimitBytes: option({
     flag: "--memory-limit",
     metavar: "SIZE",
     env: "MEMORY_LIMIT",
-    kind: sizeTextFrom(64),
+    kind: sizeBytesFrom(64, "with less, DuckDB cannot hold one event of 8 MiB beside a transaction"),
     byDefault: "150MB",
-    help: "memory limit of DuckDB",
+    help: "memory limit of DuckDB, at least 64MB; raised, with a warning, if DuckDB runs out of memory",
   }),
   /** Without dbPath: the size that the temporary folder may reach. */
   tempLimitBytes: option({

@@ -81,31 +81,29 @@ export function durationMs(o: {
   }, o.takes);
 }
 
-/** "64MiB", "150MB", "1GB", "4096" → bytes; null if it is not a size. Units are decimal (MB) or binary (MiB). */
+/**
+ * "64MiB", "150MB", "512m", "1Gi", "1.5GB", "4096" → bytes; null if it is not a size. Units are decimal (MB) or binary (MiB).
+ */
 export function parseSizeBytes(text: string): number | null {
-  const match = /^(\d{1,12})(?:\s*([KMGT])(i?)B?|\s*B)?$/i.exec(text.trim());
+  const match = /^(\d{1,15}(?:\.\d{1,9})?)(?:\s*([KMGT])(i?)B?|\s*(?:B|bytes))?$/i.exec(text.trim());
   if (match === null) return null;
   const power = "KMGT".indexOf((match[2] ?? "").toUpperCase());
   const unit = match[2] === undefined ? 1 : (match[3] === "" ? 1000 : 1024) ** (power + 1);
-  const bytes = Number(match[1]) * unit;
+  const bytes = Math.floor(Number(match[1]) * unit);
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : null;
 }
 
 export const sizeBytes: Kind<number> = kind(parseSizeBytes, "a size such as 64MiB");
 
-/** @param least in megabytes of 10⁶ bytes. */
-export function sizeBytesFrom(least: number): Kind<number> {
-  return kind((text) => {
-    const bytes = parseSizeBytes(text);
-    return bytes !== null && bytes >= least * 1e6 ? bytes : null;
-  }, `a size of at least ${least}MB`);
-}
-
-/** A size as the user wrote it, which is DuckDB's notation as well. @param least in megabytes of 10⁶ bytes. */
-export function sizeTextFrom(least: number): Kind<string> {
+/** @param least in megabytes of 10⁶ bytes. @param why the reason for `least`. */
+export function sizeBytesFrom(least: number, why?: string): Kind<number> {
+  const takes = `a size of at least ${least}MB`;
   return kind(
-    (text) => ((parseSizeBytes(text) ?? 0) >= least * 1e6 ? text : null),
-    `a size of at least ${least}MB`,
+    (text) => {
+      const bytes = parseSizeBytes(text);
+      return bytes !== null && bytes >= least * 1e6 ? bytes : null;
+    },
+    why === undefined ? takes : `${takes} (${why})`,
   );
 }
 

@@ -91,6 +91,10 @@ export const METRICS = {
   store_lag_events: gauge("events", "Acknowledged events that DuckDB has not committed yet."),
   store_lag_frames: gauge("frames", "Decided frames that DuckDB has not committed yet."),
   store_failures_total: counter("failures", "Failures of DuckDB, after each of which it is opened again."),
+  store_memory_limit_bytes: gauge(
+    "bytes",
+    "DuckDB's memory limit: `--memory-limit`, or more after it has run out of memory. 0 until DuckDB is open.",
+  ),
 
   embed_batches_total: counter("batches", "Batches of texts that were embedded."),
   embed_batch_ms: gauge("ms", "How long the newest batch took."),

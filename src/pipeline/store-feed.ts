@@ -38,6 +38,11 @@ export interface StoreFeedOptions {
   readonly log: Log;
 }
 
+function stateOf({ memory }: Store): PartState {
+  if (memory.raisedBecause === null) return { state: "ok", detail: "" };
+  return { state: "degraded", detail: memory.raisedBecause };
+}
+
 export class StoreFeed {
   readonly #o: StoreFeedOptions;
   state: PartState = { state: "starting", detail: "DuckDB is being opened" };
@@ -79,7 +84,7 @@ export class StoreFeed {
       this.#offered = store.cursors.frameId;
       this.#listen(store);
       this.#store = store;
-      this.state = { state: "ok", detail: "" };
+      this.state = stateOf(store);
       store.head(this.#o.journal.headSeq());
       store.updates(this.#o.journal.headAnswerId());
       void this.feed();
@@ -91,7 +96,7 @@ export class StoreFeed {
 
   #listen(store: Store): void {
     store.onCursors = () => {
-      this.state = { state: "ok", detail: "" };
+      this.state = stateOf(store);
       void this.feed();
     };
     store.onReopened = (cursors) => {
@@ -101,6 +106,9 @@ export class StoreFeed {
     store.onCheckpoint = (cursors) => {
       this.#checkpointAsked = false;
       this.#o.onCheckpoint(cursors);
+    };
+    store.onMemory = () => {
+      if (store.memory.raisedBecause !== null) this.state = stateOf(store);
     };
     store.onFailure = (error) => {
       this.counters.store_failures_total += 1;

@@ -81,6 +81,7 @@ function gaugesOf({ journal, recent, publisher, feed, questions, ...parts }: Par
     unframed_events: parts.framer.unframed,
     store_lag_events: Math.max(0, headSeq - stored.seq),
     store_lag_frames: Math.max(0, recent.next - 1 - stored.frameId),
+    store_memory_limit_bytes: feed.store?.memory.limitBytes ?? 0,
     ring_capacity_frames: ring?.capacity ?? 0,
     ring_head_frame_id: ring?.head() ?? 0,
     ring_tail_frame_id: ring?.tail() ?? 0,

@@ -19,7 +19,7 @@ const FINAL_CODES: readonly ErrorCode[] = ["foreign_store", "store_behind", "tem
  * @throws GatewayError if the failure is final, or if the third attempt fails as well.
  */
 export async function openStore(
-  config: Pick<Config, "dbPath" | "tempLimitBytes" | "memoryLimit">,
+  config: Pick<Config, "dbPath" | "tempLimitBytes" | "memoryLimitBytes">,
   home: Home,
   journal: Journal,
   log: Log,
@@ -35,7 +35,7 @@ export async function openStore(
         databasePath: home.databasePath,
         journalPath: home.journalPath,
         journalId: journal.journalId,
-        memoryLimit: config.memoryLimit,
+        memoryLimitBytes: config.memoryLimitBytes,
         tempFolder: home.tempFolder,
         ephemeral: temporaryShare(config),
         workerUrl: workerUrl("store"),

@@ -9,6 +9,7 @@ import { statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Clock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
+import type { StoreBounds } from "./bounds.ts";
 import {
   checkpointDatabase,
   type Database,
@@ -21,12 +22,6 @@ import {
 import type { FromWorker, StoreCursors } from "./protocol.ts";
 import type { Reads } from "./reads.ts";
 
-/** @bound DuckDB's log | a checkpoint, if there is room for it */
-const CHECKPOINT_LOG_BYTES = 64 * 1024 * 1024;
-/** @bound rows in DuckDB that no checkpoint holds | a checkpoint, if there is room for it */
-const CHECKPOINT_ROW_BYTES = 256 * 1024 * 1024;
-/** In an ephemeral database, log and new rows are also limited to this share of its bound. */
-const EPHEMERAL_SHARE = 1 / 8;
 /** @bound rows in DuckDB that no checkpoint holds, if no commit follows | a checkpoint, if there is room for it */
 const CHECKPOINT_IDLE_MS = 30_000;
 /**
@@ -34,6 +29,11 @@ const CHECKPOINT_IDLE_MS = 30_000;
  * @bound rows in DuckDB that no checkpoint holds | a checkpoint, if there is room for it
  */
 const CHECKPOINT_AGE_MS_MAX = 300_000;
+/**
+ * The same two, if row groups are not merged because they hold large rows: each checkpoint leaves a row group for ever.
+ * @bound rows in DuckDB that no checkpoint holds, if there are large ones | a checkpoint, if there is room for it
+ */
+const CHECKPOINT_APART_MS = 3_600_000;
 /** @bound free disk for a checkpoint, beside twice DuckDB's log | with less, no checkpoint begins */
 const CHECKPOINT_RESERVE_BYTES = 16 * 1024 * 1024;
 const CURSOR_ROWS_MAX = 100_000;
@@ -42,8 +42,7 @@ export interface CheckpointsOptions {
   readonly clock: Clock;
   /** The database file. */
   readonly path: string;
-  /** The bound of an ephemeral database; null: durable. */
-  readonly limitBytes: number | null;
+  readonly bounds: Pick<StoreBounds, "checkpointLogBytes" | "checkpointRowBytes">;
   readonly reads: Reads;
   readonly post: (message: FromWorker) => void;
   /** Called when a checkpoint has become due because nothing was written for a while. */
@@ -59,8 +58,8 @@ interface Request {
 export class Checkpoints {
   readonly #o: CheckpointsOptions;
   readonly #freeBytes: (folder: string) => number;
-  readonly #rowBytesMax: number;
-  readonly #logBytesMax: number;
+  /** Whether row groups are not merged. */
+  #apart = false;
   #completed = 0;
   #requests: Request[] = [];
   /** Time of the oldest commit that no checkpoint holds; null: a checkpoint holds everything. */
@@ -71,11 +70,8 @@ export class Checkpoints {
   #idleTimer: Disposable | null = null;
 
   constructor(options: CheckpointsOptions) {
-    const limitBytes = options.limitBytes ?? Number.POSITIVE_INFINITY;
     this.#o = options;
     this.#freeBytes = options.freeBytes ?? freeBytesOf;
-    this.#rowBytesMax = Math.min(CHECKPOINT_ROW_BYTES, limitBytes * EPHEMERAL_SHARE);
-    this.#logBytesMax = Math.min(CHECKPOINT_LOG_BYTES, limitBytes * EPHEMERAL_SHARE);
   }
 
   /** Checkpoints completed by this process. */
@@ -96,8 +92,10 @@ export class Checkpoints {
   get due(): boolean {
     if (this.requested) return true;
     if (this.#dirtySinceMs === null) return false;
-    if (this.#o.clock.monotonicMs() - this.#dirtySinceMs > CHECKPOINT_AGE_MS_MAX) return true;
-    return this.#dirtyBytes >= this.#rowBytesMax || logBytes(this.#o.path) >= this.#logBytesMax;
+    const ageMsMax = this.#apart ? CHECKPOINT_APART_MS : CHECKPOINT_AGE_MS_MAX;
+    if (this.#o.clock.monotonicMs() - this.#dirtySinceMs > ageMsMax) return true;
+    const { checkpointLogBytes, checkpointRowBytes } = this.#o.bounds;
+    return this.#dirtyBytes >= checkpointRowBytes || logBytes(this.#o.path) >= checkpointLogBytes;
   }
 
   /** Asks for a checkpoint. Resolves when it has completed. @throws GatewayError disk_full, store_failed */
@@ -112,6 +110,16 @@ export class Checkpoints {
     if (logBytes(this.#o.path) > 0) this.#touch(0);
   }
 
+  /** Whether row groups are not merged, because a merged one could not be read within the memory limit. */
+  get apart(): boolean {
+    return this.#apart;
+  }
+
+  /** From now on row groups are not merged. */
+  keepApart(): void {
+    this.#apart = true;
+  }
+
   /** Call after each commit. */
   committed(bytes: number): void {
     this.#cursorRows++;
@@ -123,7 +131,7 @@ export class Checkpoints {
     this.#dirtySinceMs ??= this.#o.clock.monotonicMs();
     this.#dirtyBytes += bytes;
     this.#clearIdleTimer();
-    this.#idleTimer = this.#o.clock.after(CHECKPOINT_IDLE_MS, () => {
+    this.#idleTimer = this.#o.clock.after(this.#apart ? CHECKPOINT_APART_MS : CHECKPOINT_IDLE_MS, () => {
       this.#idleTimer = null;
       this.#requests.push({ resolve: () => {}, reject: () => {} });
       this.#o.onIdle();
@@ -133,9 +141,10 @@ export class Checkpoints {
   /**
    * Runs a checkpoint for everybody who has asked so far. Call only while nothing is written.
    * @param before the committed cursors, read before the checkpoint begins.
+   * @returns null, or why none was run: then nothing has happened.
    * @throws what DuckDB throws; then the database must be opened again.
    */
-  async run(database: Database, before: StoreCursors): Promise<void> {
+  async run(database: Database, before: StoreCursors): Promise<GatewayError | null> {
     const requests = this.#requests.splice(0);
     const noRoom = this.#whyNoRoom();
     if (noRoom !== null) {
@@ -145,7 +154,7 @@ export class Checkpoints {
       this.#dirtySinceMs = this.#o.clock.monotonicMs();
       if (requests.length === 0) this.#o.post({ event: "failure", error: messageFor(noRoom, this.#o.path) });
       this.#touch(0);
-      return;
+      return noRoom;
     }
     try {
       await this.#complete(database, before);
@@ -159,6 +168,7 @@ export class Checkpoints {
     this.#clearIdleTimer();
     this.#o.post({ event: "checkpoint", cursors: before });
     for (const { resolve } of requests) resolve();
+    return null;
   }
 
   async #complete({ writes }: Database, newest: StoreCursors): Promise<void> {

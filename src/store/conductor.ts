@@ -7,10 +7,21 @@
 
 import { Database as Journal } from "bun:sqlite";
 import type { Clock } from "../clock.ts";
+import type { GatewayError } from "../errors.ts";
 import { Backlog, type Run } from "./backlog.ts";
 import { Checkpoints } from "./checkpoints.ts";
-import { type Database, type DatabaseOptions, failureOf, messageFor, openDatabase } from "./database.ts";
+import {
+  allowMerges,
+  type Database,
+  type DatabaseOptions,
+  failureOf,
+  largestBodyBytes,
+  logBytes,
+  messageFor,
+  openDatabase,
+} from "./database.ts";
 import { Generations } from "./generations.ts";
+import { isOutOfMemory, Memory } from "./memory.ts";
 import { WritePause } from "./pause.ts";
 import type { FromWorker, StoreCalls, StoreCursors, StoreOpen } from "./protocol.ts";
 import { Queries } from "./queries.ts";
@@ -30,10 +41,12 @@ export interface ConductorContext {
   readonly clock: Clock;
   /** Sends a message to the main thread. */
   readonly post: (message: FromWorker) => void;
+  /** The memory that this process could still take. */
+  readonly availableBytes: () => number;
 }
 
 export class Conductor {
-  readonly #options: DatabaseOptions;
+  readonly #options: Omit<DatabaseOptions, "memoryLimitBytes">;
   readonly #clock: Clock;
   readonly #post: (message: FromWorker) => void;
   readonly #journal: Journal;
@@ -46,6 +59,7 @@ export class Conductor {
   readonly #queries: Queries;
   readonly #waiters = new Waiters();
   readonly #pause: WritePause;
+  readonly #memory: Memory;
 
   /** null while the database is closed, between a failure and reopening. */
   #database: Database | null = null;
@@ -57,14 +71,17 @@ export class Conductor {
   #stopping = false;
   readonly #stop = Promise.withResolvers<void>();
 
-  private constructor(open: StoreOpen, { clock, post }: ConductorContext) {
+  private constructor(open: StoreOpen, { clock, post, availableBytes }: ConductorContext) {
     const path = open.databasePath;
     const ephemeral = open.ephemeral !== null;
     const limitBytes = open.ephemeral?.limitBytes ?? null;
+    const configuredBytes = open.memoryLimitBytes;
+    this.#memory = new Memory({ configuredBytes, ephemeralBytes: limitBytes, availableBytes });
+    const { bounds } = this.#memory;
     this.#options = {
       path,
       journalId: open.journalId,
-      memoryLimit: open.memoryLimit,
+      rowGroupRows: bounds.rowGroupRows,
       tempFolder: open.tempFolder,
       pruned: open.pruned,
       generations: ephemeral,
@@ -74,15 +91,17 @@ export class Conductor {
     this.#journal = new Journal(open.journalPath, { readonly: true });
     this.#journal.run("PRAGMA busy_timeout = 5000");
     this.#backlog = new Backlog({ gapsAllowed: ephemeral });
-    this.#writer = new Writer({ clock, journal: this.#journal, journalId: open.journalId, limitBytes });
+    const { journalId } = open;
+    this.#writer = new Writer({ clock, journal: this.#journal, journalId, bounds, gapsAllowed: ephemeral });
     this.#generations = new Generations(limitBytes);
     this.#reads = new Reads({ clock, path });
     this.#checkpoints = new Checkpoints({
-      ...{ clock, path, limitBytes, post, reads: this.#reads },
+      ...{ clock, path, bounds, post, reads: this.#reads },
       onIdle: () => this.#schedule(),
     });
     const cursors = (): StoreCursors => this.#cursors;
-    this.#queries = new Queries({ path, cursors, reads: this.#reads, gapsAllowed: ephemeral });
+    const { pageBytesMax } = bounds;
+    this.#queries = new Queries({ path, cursors, reads: this.#reads, gapsAllowed: ephemeral, pageBytesMax });
     this.#pause = new WritePause(clock);
   }
 
@@ -102,8 +121,21 @@ export class Conductor {
     return this.#cursors;
   }
 
+  /** Opens the database; if memory does not suffice to replay its log, with more of it. */
   async #openDatabase(quarantine: boolean): Promise<void> {
-    const database = await openDatabase(this.#options, {
+    for (;;) {
+      try {
+        await this.#tryToOpen(quarantine);
+        return;
+      } catch (thrown) {
+        if (!isOutOfMemory(thrown) || !this.#spareMemory()) throw thrown;
+      }
+    }
+  }
+
+  async #tryToOpen(quarantine: boolean): Promise<void> {
+    const options = { ...this.#options, memoryLimitBytes: this.#memory.limitBytes };
+    const database = await openDatabase(options, {
       quarantine,
       nowUs: this.#clock.nowUs(),
       notice: (message) => this.#post({ event: "notice", message }),
@@ -112,6 +144,7 @@ export class Conductor {
       await this.#generations.load(database.writes);
       await this.#writer.open(database.writes, this.#generations);
       await this.#checkpoints.opened(database.reads);
+      await this.#lookForWideRows(database);
     } catch (thrown) {
       database.close();
       throw thrown;
@@ -120,6 +153,26 @@ export class Conductor {
     this.#cursors = database.cursors;
     this.#reads.open(database.reads);
     this.#queries.forgetOldest();
+  }
+
+  /** Call when a database has been opened. */
+  async #lookForWideRows(database: Database): Promise<void> {
+    const largest = await largestBodyBytes(database.reads, this.#generations.newest("events"));
+    if (largest > this.#memory.bounds.wideBytes) this.#checkpoints.keepApart();
+    await allowMerges(database.writes, !this.#checkpoints.apart);
+    // A new row group begins, but with what was replayed from the log.
+    if (this.#checkpoints.apart && logBytes(this.#options.path) > 0) this.#writer.rowGroupMayBeFull();
+    else this.#writer.rowGroupBegins();
+  }
+
+  /** Makes room after DuckDB has run out of memory, and says what it does. @returns false if nothing can be done. */
+  #spareMemory(): boolean {
+    const message = this.#memory.failed();
+    if (message === null) return false;
+    this.#writer.bounds = this.#memory.bounds;
+    this.#post({ event: "notice", message: `store ${this.#options.path}: ${message}` });
+    this.#post({ event: "memory", state: this.#memory.state });
+    return true;
   }
 
   #closeDatabase(): void {
@@ -195,32 +248,50 @@ export class Conductor {
   async #pump(database: Database): Promise<void> {
     try {
       while (this.#backlog.rows(this.#cursors) > 0) {
+        if (this.#writer.full) await this.#endRowGroup(database);
         await this.#commit(database);
         this.#waiters.wake(this.#cursors);
-        // These cursors are read before the checkpoint begins, and nothing is committed until it has ended.
-        if (this.#checkpoints.due) await this.#checkpoints.run(database, this.#cursors);
+        if (this.#checkpoints.due) await this.#checkpoint(database);
         await this.#rotateIfFull(database);
         if (this.#backlog.rows(this.#cursors) < COMMIT_ROWS && this.#waiters.count === 0) break;
       }
-      if (this.#checkpoints.requested) await this.#checkpoints.run(database, this.#cursors);
+      if (this.#checkpoints.requested) await this.#checkpoint(database);
     } catch (thrown) {
       await this.#recover(thrown);
     }
   }
 
   async #commit(database: Database): Promise<void> {
-    const { cursors, eventBytes, frameBytes } = await this.#writer.commit(
-      database.writes,
-      this.#backlog,
-      this.#cursors,
-    );
+    this.#memory.begin();
+    const committed = await this.#writer.commit(database.writes, this.#backlog, this.#cursors);
+    const { cursors, eventBytes, frameBytes } = committed;
     this.#cursors = cursors;
+    this.#memory.succeeded();
     this.#pause.succeeded();
     this.#generations.wrote("events", eventBytes);
     this.#generations.wrote("enrichments", frameBytes);
     this.#checkpoints.committed(eventBytes + frameBytes);
     this.#backlog.stored(cursors);
     this.#post({ event: "cursors", cursors });
+    if (committed.largestEventBytes <= this.#memory.bounds.wideBytes || this.#checkpoints.apart) return;
+    this.#checkpoints.keepApart();
+    await allowMerges(database.writes, false);
+  }
+
+  /** @returns null, or why no checkpoint was run. */
+  async #checkpoint(database: Database): Promise<GatewayError | null> {
+    // These cursors are read before the checkpoint begins, and nothing is committed until it has ended.
+    const noRoom = await this.#checkpoints.run(database, this.#cursors);
+    if (noRoom !== null) return noRoom;
+    this.#memory.succeeded();
+    this.#writer.rowGroupBegins();
+    return null;
+  }
+
+  /** Ends the row group, because large rows have filled it. @throws GatewayError disk_full if the disk has no room for the checkpoint. */
+  async #endRowGroup(database: Database): Promise<void> {
+    const noRoom = await this.#checkpoint(database);
+    if (noRoom !== null) throw noRoom;
   }
 
   async #rotateIfFull(database: Database): Promise<void> {
@@ -228,6 +299,7 @@ export class Conductor {
       this.#writer.close();
       await this.#reads.exclusive(() => this.#generations.rotate(database.writes, kind));
       await this.#writer.open(database.writes, this.#generations);
+      this.#writer.rowGroupBegins();
       this.#queries.forgetOldest();
     }
   }
@@ -243,10 +315,13 @@ export class Conductor {
       this.#checkpoints.fail(failure);
       await this.#reads.interrupt();
       this.#closeDatabase();
+      const outOfMemory = isOutOfMemory(failure);
+      if (outOfMemory) this.#spareMemory();
       const pauseMs = this.#pause.begin();
       if (this.#stopping) return;
       try {
         await this.#openDatabase(false);
+        if (outOfMemory && logBytes(this.#options.path) > 0) this.#writer.rowGroupMayBeFull();
         this.#askAgain();
         return;
       } catch (again) {

@@ -22,16 +22,18 @@ import {
 
 export { duckdb };
 
-/** Rows in a row group. Vectors are wide: with small groups a CHECKPOINT stays quick and needs little memory. */
-const ROW_GROUP_ROWS = 8192;
-
 export const CATALOG = "store";
+
+/** How many row groups a CHECKPOINT may merge, and DuckDB's own default. */
+const MERGES_SETTING = "max_vacuum_tasks";
+const MERGES_DEFAULT = 100;
 
 export interface DatabaseOptions {
   readonly path: string;
   readonly journalId: number;
-  /** DuckDB's own limit, such as "150MB". */
-  readonly memoryLimit: string;
+  /** DuckDB's own limit. */
+  readonly memoryLimitBytes: number;
+  readonly rowGroupRows: number;
   readonly tempFolder: string;
   /** What the journal has given up. */
   readonly pruned: StoreCursors;
@@ -106,7 +108,7 @@ export async function rowsOf(
 /** An instance with our settings. DuckDB keeps them per instance, not per connection. */
 async function instanceOf(options: DatabaseOptions): Promise<duckdb.DuckDBInstance> {
   return duckdb.DuckDBInstance.create(":memory:", {
-    memory_limit: options.memoryLimit,
+    memory_limit: `${options.memoryLimitBytes}B`,
     // With one thread a query runs on the pool thread that carries it, and memory stays small.
     threads: "1",
     temp_directory: options.tempFolder,
@@ -248,10 +250,12 @@ async function attach(options: DatabaseOptions, path: string, create: boolean): 
   try {
     const writes = await instance.connect();
     open.push(writes);
-    await writes.run(`ATTACH ${quoted(path)} AS ${CATALOG} (ROW_GROUP_SIZE ${ROW_GROUP_ROWS})`);
+    await writes.run(`ATTACH ${quoted(path)} AS ${CATALOG} (ROW_GROUP_SIZE ${options.rowGroupRows})`);
     await writes.run(`USE ${CATALOG}`);
     await writes.run("PRAGMA disable_checkpoint_on_shutdown");
     await writes.run("SET enable_external_access = false");
+    // Everything else is locked below.
+    await writes.run(`SET allowed_configs = ['${MERGES_SETTING}']`);
     await writes.run("SET lock_configuration = true");
     if (create) await createSchema(writes, options);
     const reads = await instance.connect();
@@ -318,6 +322,22 @@ export async function openDatabase(
     if (thrown instanceof GatewayError) throw thrown;
     throw storeError(path, "open", { code: "store_failed", detail: messageOf(thrown), cause: thrown });
   }
+}
+
+/** Whether a CHECKPOINT merges small neighbouring row groups into larger ones. */
+export async function allowMerges(connection: duckdb.DuckDBConnection, allowed: boolean): Promise<void> {
+  await connection.run(`SET ${MERGES_SETTING} = ${allowed ? MERGES_DEFAULT : 0}`);
+}
+
+/**
+ * Bytes of the largest body that a table of events holds or has held, from the table's statistics: no row is read. Infinity if DuckDB
+ * does not know; 0 if the table is empty.
+ */
+export async function largestBodyBytes(connection: duckdb.DuckDBConnection, table: string): Promise<number> {
+  const [row] = await rowsOf(connection, `SELECT stats(payload) FROM "${table}" LIMIT 1`);
+  if (row === undefined) return 0;
+  const bytes = /Max String Length: (\d+)/.exec(String(row[0]))?.[1];
+  return bytes === undefined ? Number.POSITIVE_INFINITY : Number(bytes);
 }
 
 /**

@@ -4,14 +4,13 @@
  */
 import { type LayoutField, type Physics, SEMANTIC_DIM_MAX } from "../frame.ts";
 import { duckdb, rowsOf } from "./database.ts";
+import { inParts } from "./memory.ts";
 import type { DecidedQuery, DecidedReply, DecidedRow } from "./protocol.ts";
 import { PHYSICS_FIELDS } from "./schema.ts";
 
 /** Events that one query looks at. */
 const WINDOW_SEQS = 8192;
 const ROWS_MAX = 256;
-/** Bytes of bodies in one result. At least one event goes in, however large. */
-const BODY_BYTES_MAX = 16 * 1024 * 1024;
 
 const overlaid = (column: string): string =>
   `CASE WHEN a.seq IS NULL THEN n."${column}" ELSE a."${column}" END`;
@@ -24,9 +23,11 @@ function newestSql(columns: string, range: string): string {
     WHERE e.${range}`;
 }
 
+/** @param bytesMax bytes of texts in the reply to a query with `afterSeq`. At least one event goes in, however large. */
 export async function decidedRows(
   connection: duckdb.DuckDBConnection,
   query: DecidedQuery,
+  bytesMax: number,
 ): Promise<DecidedReply> {
   if ("seqs" in query)
     return { rows: await rowsAt(connection, query.seqs.slice(0, ROWS_MAX)), reachedSeq: 0 };
@@ -35,14 +36,22 @@ export async function decidedRows(
   const toSeq = Math.min(query.toSeq, afterSeq + WINDOW_SEQS);
   const found = await rowsOf(
     connection,
-    `${newestSql("e.seq, CASE WHEN e.message IS NULL THEN strlen(e.payload) ELSE 0 END", `seq BETWEEN ${afterSeq + 1} AND ${toSeq}`)}
+    `${newestSql("e.seq", `seq BETWEEN ${afterSeq + 1} AND ${toSeq}`)}
      AND ${overlaid("model_id")} <> ${notModel} ORDER BY e.seq LIMIT ${limit}`,
+  );
+  // The texts are read apart from the joins, which would hold them in memory.
+  const sizes = await inParts(found, (part) =>
+    rowsOf(
+      connection,
+      `SELECT seq, strlen(coalesce(message, payload)) FROM events
+       WHERE seq IN (${part.map(([seq]) => Number(seq)).join(",")}) ORDER BY seq`,
+    ),
   );
   const seqs: number[] = [];
   let bytes = 0;
-  for (const [seq, bodyBytes] of found) {
-    bytes += Number(bodyBytes);
-    if (seqs.length > 0 && bytes > BODY_BYTES_MAX) break;
+  for (const [seq, textBytes] of sizes) {
+    bytes += Number(textBytes);
+    if (seqs.length > 0 && bytes > bytesMax) break;
     seqs.push(Number(seq));
   }
   const whole = seqs.length === found.length && found.length < limit;

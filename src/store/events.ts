@@ -5,13 +5,15 @@
 
 import { FLAG, UNKNOWN_EVENT } from "../frame.ts";
 import { type duckdb, rowsOf } from "./database.ts";
+import { inParts, isOutOfMemory } from "./memory.ts";
 import type { EventsPage, EventsQuery } from "./protocol.ts";
 
-/** @bound bodies in a page of events | the page ends earlier; `next` leads to the next page */
-const PAGE_BODY_BYTES_MAX = 32 * 1024 * 1024;
 /** Events that one query of a filtered search looks at: in the first query, and at most. */
 const WINDOW_SEQS_MIN = 65_536;
 const WINDOW_SEQS_MAX = 524_288;
+/** Events of a page whose sizes one query reads: in the first query, and how much more in each further one. */
+const SIZES_FIRST = 32;
+const SIZES_GROWTH = 8;
 
 /** The lowest and highest seq that can exist. */
 export interface SeqBounds {
@@ -71,7 +73,15 @@ async function matchingSeqs(
       : `SELECT e.seq FROM events e WHERE ${range("e.seq")}`;
     const sql = `${[source, ...conditions].join(" AND ")}
       ORDER BY e.seq ${ascending ? "ASC" : "DESC"} LIMIT ${limit - found.length}`;
-    const rows = await (await connection.run(sql, values)).getRows();
+    let rows: duckdb.DuckDBValue[][];
+    try {
+      rows = await (await connection.run(sql, values)).getRows();
+    } catch (thrown) {
+      // Large bodies are searched in smaller windows.
+      if (to === from || !isOutOfMemory(thrown)) throw thrown;
+      span = Math.ceil((to - from + 1) / 4);
+      continue;
+    }
     for (const [seq] of rows) found.push(Number(seq));
     if (ascending) low = to + 1;
     else high = from - 1;
@@ -85,22 +95,21 @@ async function boundedByBytes(
   connection: duckdb.DuckDBConnection,
   seqs: readonly number[],
   bytesMax: number,
-): Promise<number[]> {
-  const sizes = new Map<number, number>();
-  for (const [seq, bytes] of await rowsOf(
-    connection,
-    `SELECT seq, strlen(payload) FROM events WHERE ${among(seqs, "seq")}`,
-  )) {
-    sizes.set(Number(seq), Number(bytes));
-  }
+): Promise<readonly number[]> {
   let bytes = 0;
-  const kept: number[] = [];
-  for (const seq of seqs) {
-    bytes += sizes.get(seq) ?? 0;
-    if (kept.length > 0 && bytes > bytesMax) break;
-    kept.push(seq);
+  // DuckDB reads a body to learn its size. So it looks at few of them first, and at more if these are small.
+  for (let done = 0, count = SIZES_FIRST; done < seqs.length; done += count, count *= SIZES_GROWTH) {
+    const slice = seqs.slice(done, done + count);
+    const rows = await inParts(slice, (part) =>
+      rowsOf(connection, `SELECT seq, strlen(payload) FROM events WHERE ${among(part, "seq")}`),
+    );
+    const sizes = new Map(rows.map(([seq, size]) => [Number(seq), Number(size)]));
+    for (const [index, seq] of slice.entries()) {
+      bytes += sizes.get(seq) ?? 0;
+      if (done + index > 0 && bytes > bytesMax) return seqs.slice(0, done + index);
+    }
   }
-  return kept;
+  return seqs;
 }
 
 /** A condition for these seqs. The range lets DuckDB skip row groups; the list, if needed, picks the rows. */
@@ -186,15 +195,13 @@ async function eventJsons(connection: duckdb.DuckDBConnection, seqs: readonly nu
 export async function eventsPage(
   connection: duckdb.DuckDBConnection,
   query: EventsQuery,
-  bounds: SeqBounds,
+  bounds: { readonly seqs: SeqBounds; readonly bytesMax: number },
 ): Promise<EventsPage> {
-  const found = await matchingSeqs(connection, query, bounds, query.limit + 1);
+  const found = await matchingSeqs(connection, query, bounds.seqs, query.limit + 1);
   const page = found.slice(0, query.limit);
-  const kept =
-    page.length === 0
-      ? page
-      : await boundedByBytes(connection, page, query.bodyBytesMax ?? PAGE_BODY_BYTES_MAX);
-  const jsons = await eventJsons(connection, kept);
+  const bytesMax = Math.min(query.bodyBytesMax ?? bounds.bytesMax, bounds.bytesMax);
+  const kept = page.length === 0 ? page : await boundedByBytes(connection, page, bytesMax);
+  const jsons = await inParts(kept, (part) => eventJsons(connection, part));
   const next = found.length > kept.length ? (kept.at(-1) ?? null) : null;
   const json = `{"events":[${jsons.join(",")}],"next":${JSON.stringify(next)}}`;
   return { json, count: jsons.length, next };

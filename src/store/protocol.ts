@@ -15,8 +15,8 @@ export interface StoreOptions {
   journalPath: string;
   /** u32. A database that belongs to another journal is refused. */
   journalId: number;
-  /** DuckDB's own limit, such as "150MB". The process needs about 250 MB more. */
-  memoryLimit: string;
+  /** DuckDB's own limit. The process needs about 250 MB more. */
+  memoryLimitBytes: number;
   tempFolder: string;
   /** The bound of the database file, kept by dropping the oldest rows; null: everything is kept. */
   ephemeral: null | { limitBytes: number };
@@ -28,6 +28,13 @@ export interface StoreOptions {
   pruned: StoreCursors;
   /** Takes what the user must know although it is no failure, such as that a log was set aside. */
   onNotice?: (message: string) => void;
+}
+
+/** DuckDB's memory limit in force. */
+export interface StoreMemory {
+  readonly limitBytes: number;
+  /** Why it is higher than the configured one; null: it is not. */
+  readonly raisedBecause: string | null;
 }
 
 /** One page of events; filters left out do not filter. */
@@ -133,4 +140,5 @@ export type FromWorker =
   | { event: "checkpoint"; cursors: StoreCursors }
   | { event: "reopened"; cursors: StoreCursors }
   | { event: "failure"; error: SerialisedError }
+  | { event: "memory"; state: StoreMemory }
   | { event: "notice"; message: string };

@@ -25,6 +25,8 @@ export interface QueriesOptions {
   readonly path: string;
   /** Whether frame ids may be missing, as in an ephemeral database. */
   readonly gapsAllowed: boolean;
+  /** Bytes of bodies in a page of events. */
+  readonly pageBytesMax: number;
   /** Returns the committed cursors. It is called when a query's turn has come. */
   readonly cursors: () => StoreCursors;
 }
@@ -48,7 +50,8 @@ export class Queries {
   events(query: EventsQuery): Promise<EventsPage> {
     return this.#o.reads.run(async (connection) => {
       const min = await this.#minSeq(connection);
-      return eventsPage(connection, query, { min, max: this.#o.cursors().seq });
+      const seqs = { min, max: this.#o.cursors().seq };
+      return eventsPage(connection, query, { seqs, bytesMax: this.#o.pageBytesMax });
     });
   }
 
@@ -57,7 +60,7 @@ export class Queries {
   }
 
   decided(query: DecidedQuery): Promise<DecidedReply> {
-    return this.#o.reads.run((connection) => decidedRows(connection, query));
+    return this.#o.reads.run((connection) => decidedRows(connection, query, this.#o.pageBytesMax));
   }
 
   frames({ afterFrameId, limit, capacity }: StoreCalls["frames"][0]): Promise<StoreCalls["frames"][1]> {

@@ -16,12 +16,13 @@ import {
   wholeSequence,
 } from "../frame.ts";
 import type { Run } from "./backlog.ts";
+import { VECTOR_ROWS } from "./bounds.ts";
 import { duckdb } from "./database.ts";
 import type { StoreCursors } from "./protocol.ts";
 import { CURSOR_COLUMNS, EVENT_COLUMNS, FRAME_COLUMNS, PHYSICS_FIELDS, SCHEMA_VERSION } from "./schema.ts";
 
-/** Rows in a data chunk: DuckDB's own vector size. */
-export const CHUNK_ROWS = 2048;
+/** Rows in a data chunk. */
+export const CHUNK_ROWS = VECTOR_ROWS;
 /** Bytes of bodies in a data chunk. At least one event goes in, however large. */
 const CHUNK_BODY_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -100,11 +101,7 @@ export class EventWriter {
   #sizes: Statement<unknown, [number, number, number]>;
   #select: Statement<unknown, [number, number]>;
 
-  /** @param bodyBytesMax bytes of bodies in one chunk, if fewer than CHUNK_BODY_BYTES_MAX. */
-  constructor(
-    journal: Journal,
-    readonly bodyBytesMax: number,
-  ) {
+  constructor(journal: Journal) {
     this.#sizes = journal.prepare(
       "SELECT seq, length(body) FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
     );
@@ -115,25 +112,29 @@ export class EventWriter {
   }
 
   /**
-   * Appends the next events above `afterSeq`, at most CHUNK_ROWS.
-   * @returns `seq`: the new cursor; `done`: nothing up to `headSeq` is left.
+   * Appends the next events of a range, at most CHUNK_ROWS.
+   * @param range above `afterSeq` and up to `headSeq`; `bytesMax`: bytes of bodies, if fewer than CHUNK_BODY_BYTES_MAX.
+   * @returns `seq`: the new cursor; `largestBytes`: the largest body.
    */
   append(
     appender: duckdb.DuckDBAppender,
-    afterSeq: number,
-    headSeq: number,
-  ): { seq: number; rows: number; bytes: number; done: boolean } {
+    range: { readonly afterSeq: number; readonly headSeq: number; readonly bytesMax: number },
+  ): { seq: number; rows: number; bytes: number; largestBytes: number } {
+    const { afterSeq, headSeq } = range;
+    const bytesMax = Math.min(range.bytesMax, CHUNK_BODY_BYTES_MAX);
     const sizes = this.#sizes.values(afterSeq, headSeq, CHUNK_ROWS) as [number, number][];
     let bytes = 0;
     let count = 0;
+    let largestBytes = 0;
     for (const [, bodyBytes] of sizes) {
-      if (count > 0 && bytes + bodyBytes > Math.min(this.bodyBytesMax, CHUNK_BODY_BYTES_MAX)) break;
+      if (count > 0 && bytes + bodyBytes > bytesMax) break;
       bytes += bodyBytes;
+      largestBytes = Math.max(largestBytes, bodyBytes);
       count++;
     }
     const last = sizes[count - 1];
     // No row is left: an ephemeral journal may have dropped the rest before it was read. The cursor passes over it.
-    if (last === undefined) return { seq: headSeq, rows: 0, bytes: 0, done: true };
+    if (last === undefined) return { seq: headSeq, rows: 0, bytes: 0, largestBytes: 0 };
     const rows = this.#select.values(afterSeq, last[0]) as Row[];
     const chunk = this.#chunk;
     chunk.reset();
@@ -145,7 +146,8 @@ export class EventWriter {
     });
     appender.appendDataChunk(chunk);
     const done = count === sizes.length && sizes.length < CHUNK_ROWS;
-    return { seq: done ? headSeq : last[0], rows: rows.length, bytes: bytes + 128 * rows.length, done };
+    const seq = done ? headSeq : last[0];
+    return { seq, rows: rows.length, bytes: bytes + 128 * rows.length, largestBytes };
   }
 }
 

@@ -16,6 +16,7 @@ import type {
   StoreCall,
   StoreCalls,
   StoreCursors,
+  StoreMemory,
   StoreOptions,
   StoreStats,
   ToWorker,
@@ -39,6 +40,8 @@ export class Store implements AsyncDisposable {
   onReopened: (cursors: StoreCursors) => void = () => {};
   /** Called at a failure. The store recovers by itself: it reopens DuckDB and reads the rows of the failed commit from the journal again. */
   onFailure: (error: GatewayError) => void = () => {};
+  /** Called when DuckDB's memory limit was changed; see {@link memory}. */
+  onMemory: () => void = () => {};
 
   readonly #worker: Worker;
   readonly #path: string;
@@ -46,11 +49,13 @@ export class Store implements AsyncDisposable {
   readonly #waiting = new Map<number, Waiting>();
   #lastId = 0;
   #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
+  #memory: StoreMemory;
   #broken: GatewayError | null = null;
   #closing: Promise<void> | null = null;
 
   private constructor(options: StoreOptions) {
     this.#path = options.databasePath;
+    this.#memory = { limitBytes: options.memoryLimitBytes, raisedBecause: null };
     this.#onNotice = options.onNotice ?? (() => {});
     this.#worker = new Worker(options.workerUrl);
     this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#receive(data);
@@ -73,6 +78,11 @@ export class Store implements AsyncDisposable {
   /** What the database holds, as the Worker last reported it. */
   get cursors(): StoreCursors {
     return this.#cursors;
+  }
+
+  /** DuckDB's memory limit in force. */
+  get memory(): StoreMemory {
+    return this.#memory;
   }
 
   /** Tells the Worker the journal's newest committed seq. It reads the rows up to it. */
@@ -199,6 +209,10 @@ export class Store implements AsyncDisposable {
         return;
       case "failure":
         this.onFailure(deserialiseError(message.error));
+        return;
+      case "memory":
+        this.#memory = message.state;
+        this.onMemory();
         return;
       case "notice":
         this.#onNotice(message.message);

@@ -3,6 +3,7 @@
  * thread's priority and passes the main thread's messages to the {@link Conductor}.
  */
 
+import { freemem } from "node:os";
 import { systemClock } from "../clock.ts";
 import { lowerThreadPriority } from "../native/libc.ts";
 import { Conductor } from "./conductor.ts";
@@ -22,7 +23,12 @@ let conductor: Conductor | null = null;
 
 async function perform(message: StoreCall): Promise<unknown> {
   if (message.call === "open") {
-    conductor = await Conductor.open(message.args, { clock: systemClock, post });
+    conductor = await Conductor.open(message.args, {
+      clock: systemClock,
+      post,
+      // A container's limit counts where there is one.
+      availableBytes: () => Math.min(process.availableMemory(), freemem()),
+    });
     return conductor.cursors;
   }
   if (conductor === null) throw new Error("the store is not open");

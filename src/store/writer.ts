@@ -7,6 +7,7 @@ import type { Database as Journal } from "bun:sqlite";
 import type { Clock } from "../clock.ts";
 import { FRAME_BYTES } from "../frame.ts";
 import type { Backlog } from "./backlog.ts";
+import { type StoreBounds, VectorFill } from "./bounds.ts";
 import { appenderFor, type duckdb } from "./database.ts";
 import type { Generations } from "./generations.ts";
 import type { StoreCursors } from "./protocol.ts";
@@ -25,10 +26,6 @@ const COMMIT_EVENTS_MAX = 16_384;
 const COMMIT_FRAMES_MAX = 4096;
 /** @bound updates in one transaction of DuckDB | the rest goes into the next */
 const COMMIT_UPDATES_MAX = CHUNK_ROWS;
-/** @bound events, or frames, in one transaction of DuckDB | the rest goes into the next */
-const COMMIT_BYTES_MAX = 48 * 1024 * 1024;
-/** In an ephemeral database, a commit is also limited to this share of the bound. */
-const EPHEMERAL_SHARE = 1 / 16;
 
 /** The appender of each table. */
 interface Appenders {
@@ -42,8 +39,9 @@ export interface WriterOptions {
   readonly clock: Clock;
   readonly journal: Journal;
   readonly journalId: number;
-  /** The bound of an ephemeral database; null: durable. */
-  readonly limitBytes: number | null;
+  readonly bounds: StoreBounds;
+  /** Whether rows may be missing, because an ephemeral journal drops what nobody has read. */
+  readonly gapsAllowed: boolean;
 }
 
 export interface Committed {
@@ -52,15 +50,16 @@ export interface Committed {
   readonly eventBytes: number;
   /** Of frames and updates. */
   readonly frameBytes: number;
+  readonly largestEventBytes: number;
 }
 
 export class Writer {
   readonly #clock: Clock;
   readonly #journal: Journal;
   readonly #journalId: number;
-  /** Whether rows may be missing, because an ephemeral journal drops what nobody has read. */
   readonly #gapsAllowed: boolean;
-  readonly #bytesMax: number;
+  #bounds: StoreBounds;
+  readonly #fill: VectorFill;
   readonly #events: EventWriter;
   readonly #frames: FrameWriter;
   /** Made with the first update. */
@@ -73,10 +72,32 @@ export class Writer {
     this.#clock = o.clock;
     this.#journal = o.journal;
     this.#journalId = o.journalId;
-    this.#gapsAllowed = o.limitBytes !== null;
-    this.#bytesMax = Math.min(COMMIT_BYTES_MAX, (o.limitBytes ?? Number.POSITIVE_INFINITY) * EPHEMERAL_SHARE);
-    this.#events = new EventWriter(o.journal, this.#bytesMax);
+    this.#gapsAllowed = o.gapsAllowed;
+    this.#bounds = o.bounds;
+    this.#fill = new VectorFill(o.bounds.vectorBytesMax);
+    this.#events = new EventWriter(o.journal);
     this.#frames = new FrameWriter(o.journal, "frames");
+  }
+
+  /** Smaller bounds, after a transaction has run out of memory. */
+  set bounds(bounds: StoreBounds) {
+    this.#bounds = bounds;
+    this.#fill.bytesMax = bounds.vectorBytesMax;
+  }
+
+  /** Whether a CHECKPOINT must complete before the next commit, because large rows have filled a vector. */
+  get full(): boolean {
+    return this.#fill.full;
+  }
+
+  /** Call when the next event begins a row group: after a CHECKPOINT, and in a new table. */
+  rowGroupBegins(): void {
+    this.#fill.reset();
+  }
+
+  /** Call if the row group to which events are appended may hold large rows that came before. */
+  rowGroupMayBeFull(): void {
+    this.#fill.fill();
   }
 
   /** Opens appenders into the newest tables. */
@@ -99,32 +120,42 @@ export class Writer {
     if (appenders === null) throw new Error("store: no appenders");
     const next = { ...cursors };
     await connection.run("BEGIN");
-    const eventBytes = await this.#appendEvents(appenders.events, backlog, next);
+    const events = await this.#appendEvents(appenders.events, backlog, next);
     const frameBytes =
       (await this.#appendFrames(appenders.enrichments, backlog, next)) +
       this.#appendUpdates(appenders.answers, backlog, next);
     this.#cursors.append(appenders.cursors, this.#journalId, next);
     appenders.cursors.flushSync();
     await connection.run("COMMIT");
-    return { cursors: next, eventBytes, frameBytes };
+    return { cursors: next, eventBytes: events.bytes, frameBytes, largestEventBytes: events.largestBytes };
   }
 
   async #appendEvents(
     appender: duckdb.DuckDBAppender,
     backlog: Backlog,
     next: StoreCursors,
-  ): Promise<number> {
+  ): Promise<{ bytes: number; largestBytes: number }> {
+    const { commitBytesMax, wideBytes } = this.#bounds;
     let bytes = 0;
-    for (let rows = 0; next.seq < backlog.headSeq && rows < COMMIT_EVENTS_MAX && bytes < this.#bytesMax; ) {
-      const appended = this.#events.append(appender, next.seq, backlog.headSeq);
+    let largestBytes = 0;
+    for (let rows = 0; next.seq < backlog.headSeq && rows < COMMIT_EVENTS_MAX && bytes < commitBytesMax; ) {
+      const bytesMax = Math.min(commitBytesMax - bytes, this.#fill.roomBytes);
+      const appended = this.#events.append(appender, {
+        afterSeq: next.seq,
+        headSeq: backlog.headSeq,
+        bytesMax,
+      });
       next.seq = appended.seq;
       rows += appended.rows;
       bytes += appended.bytes;
+      largestBytes = Math.max(largestBytes, appended.largestBytes);
+      this.#fill.add({ ...appended, wide: appended.largestBytes > wideBytes });
+      if (this.#fill.full) break;
       // Filling and appending keep the thread busy, so reads get a turn here.
       await this.#clock.nextTurn();
     }
     appender.flushSync();
-    return bytes;
+    return { bytes, largestBytes };
   }
 
   async #appendFrames(
@@ -132,15 +163,16 @@ export class Writer {
     backlog: Backlog,
     next: StoreCursors,
   ): Promise<number> {
+    const { commitBytesMax } = this.#bounds;
     let bytes = 0;
     let frames = 0;
     for (const run of [...backlog.runs]) {
-      if (frames >= COMMIT_FRAMES_MAX || bytes >= this.#bytesMax) break;
+      if (frames >= COMMIT_FRAMES_MAX || bytes >= commitBytesMax) break;
       const end = run.firstFrameId + run.count;
       next.frameId = Math.max(next.frameId, run.firstFrameId - 1);
-      while (next.frameId + 1 < end && frames < COMMIT_FRAMES_MAX && bytes < this.#bytesMax) {
+      while (next.frameId + 1 < end && frames < COMMIT_FRAMES_MAX && bytes < commitBytesMax) {
         const firstFrameId = next.frameId + 1;
-        const rowsMax = Math.max(1, Math.floor(this.#bytesMax / FRAME_BYTES));
+        const rowsMax = Math.max(1, Math.floor(commitBytesMax / FRAME_BYTES));
         const count = Math.min(CHUNK_ROWS, rowsMax, end - firstFrameId);
         const slice = { firstFrameId, count, gapsAllowed: this.#gapsAllowed };
         bytes += this.#frames.append(appender, run, slice).bytes;

@@ -4,6 +4,7 @@ import { GatewayError } from "../../src/errors.ts";
 import type { JournalCursors } from "../../src/journal/journal.ts";
 import { StoreFeed } from "../../src/pipeline/store-feed.ts";
 import type { Entry } from "../../src/pipeline/work.ts";
+import type { StoreMemory } from "../../src/store/protocol.ts";
 import type { Store } from "../../src/store/store.ts";
 import { FakeClock } from "../fake-clock.ts";
 import { outcomeOf } from "./fixtures.ts";
@@ -22,6 +23,8 @@ class StoreDouble {
   disposed = false;
   onCursors: (cursors: JournalCursors) => void = () => {};
   onReopened: (cursors: JournalCursors) => void = () => {};
+  onMemory: () => void = () => {};
+  memory: StoreMemory = { limitBytes: 150_000_000, raisedBecause: null };
   onCheckpoint: (cursors: JournalCursors) => void = () => {};
   onFailure: (error: GatewayError) => void = () => {};
 
@@ -137,6 +140,16 @@ test("what a failed store has not committed is offered again", async () => {
   ]);
   store.onCursors(store.cursors);
   expect(feed.state.state).toBe("ok");
+});
+
+test("a store whose memory limit was raised is degraded, and says why, however well it works", async () => {
+  const { clock, store, feed } = around(101, 0);
+  feed.open();
+  await clock.settle();
+  store.memory = { limitBytes: 300_000_000, raisedBecause: "more was needed" };
+  store.onMemory();
+  store.onCursors(store.cursors);
+  expect(feed.state).toEqual({ state: "degraded", detail: "more was needed" });
 });
 
 test("frames that a temporary journal has dropped are passed over", async () => {

@@ -2,6 +2,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { GatewayError } from "../../src/errors.ts";
+import { boundsOf } from "../../src/store/bounds.ts";
 import { Checkpoints, type CheckpointsOptions } from "../../src/store/checkpoints.ts";
 import type { Database } from "../../src/store/database.ts";
 import type { FromWorker } from "../../src/store/protocol.ts";
@@ -54,7 +56,7 @@ class Case {
 
   constructor(more: Partial<CheckpointsOptions> = {}) {
     this.checkpoints = new Checkpoints({
-      ...{ clock: this.clock, path: this.path, limitBytes: null, reads: this.reads },
+      ...{ clock: this.clock, path: this.path, bounds: boundsOf(150_000_000, null), reads: this.reads },
       post: (message) => this.posted.push(message),
       onIdle: () => {
         this.idle++;
@@ -64,7 +66,7 @@ class Case {
     });
   }
 
-  run(): Promise<void> {
+  run(): Promise<GatewayError | null> {
     return this.checkpoints.run(this.duck.database, CURSORS);
   }
 
@@ -87,7 +89,7 @@ describe("a checkpoint is due", () => {
   });
 
   test("when the log is large, in an ephemeral database at an eighth of its bound", () => {
-    const one = new Case({ limitBytes: 8000 });
+    const one = new Case({ bounds: boundsOf(150_000_000, 8000) });
     one.checkpoints.committed(1);
     one.log(999);
     expect(one.checkpoints.due).toBe(false);

@@ -46,6 +46,7 @@ class Case {
     const { workerUrl: _url, ...options } = this.journal.options();
     return Conductor.open(options, {
       clock: this.clock,
+      availableBytes: () => Number.MAX_SAFE_INTEGER,
       post: (message) => {
         this.posted.push(message);
         this.onPost(message);

@@ -19,8 +19,14 @@ async function opened(ephemeral: boolean): Promise<Database & Disposable> {
   const database = await openDatabase(
     {
       path: join(folder, "events.duckdb"),
-      ...{ journalId: 1, memoryLimit: "150MB", tempFolder: join(folder, "temp"), pruned: EVERYTHING },
+      ...{
+        journalId: 1,
+        memoryLimitBytes: 150_000_000,
+        tempFolder: join(folder, "temp"),
+        pruned: EVERYTHING,
+      },
       generations: ephemeral,
+      rowGroupRows: 8192,
     },
     { quarantine: false, nowUs: 0, notice: () => {} },
   );

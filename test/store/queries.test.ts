@@ -28,8 +28,15 @@ beforeEach(async () => {
   cursors = EVERYTHING;
   database = await openDatabase(
     {
-      ...{ path, journalId: 1, memoryLimit: "150MB", tempFolder: join(folder, "temp"), pruned: EVERYTHING },
+      ...{
+        path,
+        journalId: 1,
+        memoryLimitBytes: 150_000_000,
+        tempFolder: join(folder, "temp"),
+        pruned: EVERYTHING,
+      },
       generations: false,
+      rowGroupRows: 8192,
     },
     { quarantine: false, nowUs: 0, notice: () => {} },
   );
@@ -39,7 +46,7 @@ afterEach(() => database.close());
 function queriesOf(gapsAllowed: boolean): Queries {
   const reads = new Reads({ clock: new FakeClock(), path });
   reads.open(database.reads);
-  return new Queries({ reads, path, gapsAllowed, cursors: () => cursors });
+  return new Queries({ reads, path, gapsAllowed, pageBytesMax: 32 * 1024 * 1024, cursors: () => cursors });
 }
 
 async function addFrames(...frameIds: number[]): Promise<void> {

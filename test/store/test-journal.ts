@@ -137,7 +137,7 @@ export class TestJournal {
       databasePath: this.databasePath,
       journalPath: this.path,
       journalId: JOURNAL_ID,
-      memoryLimit: "150MB",
+      memoryLimitBytes: 150_000_000,
       tempFolder: join(this.folder, "temp"),
       ephemeral: null,
       workerUrl: WORKER_URL,

@@ -86,7 +86,12 @@ class Case {
       databasePath: join(this.folder, "events.duckdb"),
       journalPath: this.journal.path,
       journalId: this.journal.journalId,
-      ...{ memoryLimit: "150MB", tempFolder: join(this.folder, "temp"), ephemeral: null, quarantine: false },
+      ...{
+        memoryLimitBytes: 150_000_000,
+        tempFolder: join(this.folder, "temp"),
+        ephemeral: null,
+        quarantine: false,
+      },
       ...{
         workerUrl: new URL("../../src/store/store.worker.ts", import.meta.url),
         pruned: this.journal.pruned(),

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Backlog } from "../../src/store/backlog.ts";
+import { boundsOf } from "../../src/store/bounds.ts";
 import { type Database, openDatabase, rowsOf } from "../../src/store/database.ts";
 import { Generations } from "../../src/store/generations.ts";
 import type { StoreCursors } from "../../src/store/protocol.ts";
@@ -44,7 +45,9 @@ class Case implements Disposable {
     this.backlog = new Backlog({ gapsAllowed: this.#ephemeral });
     this.generations = new Generations(limitBytes);
     this.writer = new Writer({
-      ...{ clock: this.clock, journal: this.#sqlite, journalId: JOURNAL_ID, limitBytes },
+      ...{ clock: this.clock, journal: this.#sqlite, journalId: JOURNAL_ID },
+      bounds: boundsOf(150_000_000, limitBytes),
+      gapsAllowed: this.#ephemeral,
     });
   }
 
@@ -53,8 +56,9 @@ class Case implements Disposable {
     const tempFolder = join(folder, "temp");
     const database = await openDatabase(
       {
-        ...{ path, journalId: JOURNAL_ID, memoryLimit: "150MB", tempFolder, pruned: EVERYTHING },
+        ...{ path, journalId: JOURNAL_ID, memoryLimitBytes: 150_000_000, tempFolder, pruned: EVERYTHING },
         generations: this.#ephemeral,
+        rowGroupRows: 8192,
       },
       { quarantine: false, nowUs: 0, notice: () => {} },
     );

@@ -75,6 +75,7 @@ export class StoreDouble {
   onCursors: (cursors: StoreCursors) => void = () => {};
   onCheckpoint: (cursors: StoreCursors) => void = () => {};
   onReopened: (cursors: StoreCursors) => void = () => {};
+  readonly memory = { limitBytes: 150_000_000, raisedBecause: null };
   onFailure: (error: GatewayError) => void = () => {};
   /** As main last heard of them. */
   cursors: StoreCursors;
