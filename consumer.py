@@ -27,12 +27,14 @@ import contextlib
 import ctypes
 import errno
 import http.client
+import io
 import json
 import logging
 import math
 import mmap
 import os
 import platform
+import socket
 import stat
 import struct
 import sys
@@ -40,6 +42,7 @@ import threading
 import time
 import urllib.parse
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -265,12 +268,13 @@ _FOLLOW_BATCH = 64  # follow() copies this many frames at once: 270 KB
 _ATTEMPTS = 64
 # bound: the reader's labels, from the file beside the ring or over HTTP | no new labels are read
 _LABELS_MAX_BYTES = 64 * 1024 * 1024
+_FEW_FRAMES = 16  # below this a loop over the frames is quicker than numpy's operations
 _REUSED_FRAMES_MIN = 16  # the allocator is quicker for smaller copies
 # bound: the reader's buffers that are used again for copies | the oldest is forgotten
 _REUSED_BUFFERS_MAX = 8
 # bound: the reader's memory that is used again for copies | the oldest is forgotten
 _REUSED_BYTES_MAX = 64 * 1024 * 1024
-# bound: the reader waits for a response to begin, or to go on | the gateway counts as unreachable
+# bound: the reader waits for a connection and headers, or for more of a body | the gateway is unreachable
 _HTTP_TIMEOUT_S = 10.0
 # bound: the reader waits for a whole response | the gateway counts as unreachable
 _HTTP_DEADLINE_S = 60.0
@@ -286,9 +290,12 @@ _HTTP_RETRY_MIN_S = 0.05
 _HTTP_RETRY_MAX_S = 2.0
 # bound: the longest `retry-after` that the reader respects | it tries again
 _HTTP_RETRY_AFTER_MAX_S = 300.0
+# bound: the headers of a response that the reader reads | the connection is closed, the response is an error
+_HTTP_HEAD_BYTES_MAX = 128 * 1024
 # bound: the body of a refusal that the reader reads | the connection is closed, the response is an error
 _HTTP_PROBLEM_BYTES_MAX = 64 * 1024
 _HTTP_LABELS_EVERY_S = 1.0
+_HEAD_MAX = 2**53 - 1  # the gateway counts in float64, which holds every integer up to this one
 _HTTP_AFTER_ALL = 2**53 - 1  # the largest id that a request may name
 _RAW_FRAMES_TYPE = "application/vnd.cs-physics.frames"
 _STRONGLY_ORDERED = frozenset(("x86_64", "amd64", "i386", "i486", "i586", "i686", "x86"))
@@ -378,6 +385,20 @@ class Labels:
         """The embedder's full name; None for 0, which means no vector, or if the name is not known."""
         return None if model_id == 0 else self._find(self._models, model_id)
 
+    def _of(self, frames: npt.NDArray[np.void] | np.void) -> _KnownLabels:
+        """The labels of these frames alone."""
+        known = _KnownLabels(self.path)
+        for name, texts, look_up in (
+            ("intent_id", known._intents, self.intent),
+            ("type_id", known._types, self.type),
+            ("model_id", known._models, self.model),
+        ):
+            for key in np.unique(frames[name]).tolist():
+                text = look_up(key)
+                if text is not None:
+                    texts[key] = text
+        return known
+
     def _find(self, known: dict[int, str], key: int) -> str | None:
         label = known.get(key)
         if label is None and self._refresh():
@@ -400,7 +421,9 @@ class Labels:
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
             if seen == self._seen or not stat.S_ISREG(status.st_mode):
                 return None
-            with self.path.open("rb") as file:
+            # O_NONBLOCK: a named pipe that has just replaced the file must not make the reader hang.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(descriptor, "rb") as file:
                 content: object = json.loads(file.read(_LABELS_MAX_BYTES))
             # If the file was replaced after the stat, the next unknown id reads it once more.
             self._seen = seen
@@ -408,6 +431,17 @@ class Labels:
         except (OSError, ValueError, RecursionError):
             # Labels are a convenience: reading frames does not need them.
             return None
+
+
+class _KnownLabels(Labels):
+    """Labels that are complete: those of frames that were sent to another process, or saved."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("")
+        self.path = path
+
+    def _changed(self) -> object:
+        return None
 
 
 def _texts_by_id(section: object) -> dict[int, str]:
@@ -476,6 +510,16 @@ class Frame(_FrameFields):
         values["intent_label"] = self.intent_label
         values["type_label"] = self.type_label
         return values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process can read neither this reader's file of labels nor its gateway.
+        return Frame, (self._row, None if self._labels is None else self._labels._of(self._row))
+
+    def __copy__(self) -> Frame:
+        return Frame(self._row, self._labels)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frame:
+        return Frame(self._row.copy(), self._labels)
 
     def __repr__(self) -> str:
         return f"Frame(frame_id={self.frame_id}, event_seq={self.event_seq}, type={self.type_label!r})"
@@ -557,7 +601,32 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
 
     def __array_finalize__(self, source: npt.NDArray[Any] | None) -> None:
         self.lost = 0
-        self._labels = getattr(source, "_labels", None)
+        self._labels = source._labels if isinstance(source, Frames) else None
+
+    @classmethod
+    def _over(cls, rows: npt.NDArray[np.void], labels: Labels | None) -> Frames:
+        """What ``Frames(rows, labels=labels)`` returns for an array of ``FRAME_DTYPE``, in half the time."""
+        frames: Frames = rows.view(cls)
+        frames._labels = labels
+        return frames
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.dtype != FRAME_DTYPE:
+            return super().__reduce_ex__(protocol)
+        rows = self.view(np.ndarray)
+        return _frames_of, (rows, self.lost, None if self._labels is None else self._labels._of(rows))
+
+    def copy(self, order: Any = "C") -> Frames:
+        """A copy with memory of its own, the labels and ``lost``."""
+        copied: Frames = super().copy(order)
+        copied.lost = self.lost
+        return copied
+
+    def __copy__(self) -> Frames:
+        return self.copy("K")
+
+    def __deepcopy__(self, memo: Any) -> Frames:
+        return self.copy("K")
 
     def __getitem__(self, key: Any) -> Any:
         value = self.view(np.ndarray)[key]
@@ -689,6 +758,16 @@ class Frames(_FrameColumns, np.ndarray[Any, np.dtype[np.void]]):
     __str__ = __repr__
 
 
+def _frames_of(rows: npt.NDArray[np.void], lost: int, labels: Labels | None) -> Frames:
+    return Frames(rows, lost=lost, labels=labels)
+
+
+def _unsendable(what: str, instead: str) -> TypeError:
+    return TypeError(
+        f"consumer: {what} belongs to one process and can be neither copied nor pickled; {instead}"
+    )
+
+
 _Rows = npt.NDArray[np.void]
 
 
@@ -758,10 +837,6 @@ def _every(valid: npt.NDArray[np.bool_]) -> bool:
     return np.count_nonzero(valid) == len(valid)
 
 
-def _references(arrays: list[npt.NDArray[np.uint8]], index: int) -> int:
-    return sys.getrefcount(arrays[index])
-
-
 class _Buffers:
     """Memory for copies, used again as soon as nothing refers to it any more.
 
@@ -769,30 +844,39 @@ class _Buffers:
     """
 
     def __init__(self) -> None:
-        self._arrays: list[npt.NDArray[np.uint8]] = []
-        # The count of a buffer that only the list refers to, plus whatever this interpreter adds.
-        self._unshared = _references([np.empty(0, dtype=np.uint8)], 0) if hasattr(sys, "getrefcount") else -1
+        self._arrays: deque[npt.NDArray[np.uint8]] = deque()
+        # The count of a buffer that only one variable refers to, plus whatever this interpreter adds.
+        lone = np.empty(0, dtype=np.uint8)
+        self._unshared = sys.getrefcount(lone) if hasattr(sys, "getrefcount") else -1
 
     def take(self, count: int) -> npt.NDArray[np.uint8]:
         """(count, 4224) bytes that nothing else refers to."""
         if count < _REUSED_FRAMES_MIN or self._unshared < 0:
             return np.empty((count, FRAME_BYTES), dtype=np.uint8)
-        # By index, because a loop over the arrays would itself refer to one.
-        for index in range(len(self._arrays)):
+        for _ in range(len(self._arrays)):
+            # While a buffer is out of the queue, no other thread can find it.
+            try:
+                array = self._arrays.popleft()
+            except IndexError:
+                break
             # A much larger one does not fit: a small batch that the caller keeps would keep all of it.
-            fits = count <= len(self._arrays[index]) <= 2 * count
-            if fits and _references(self._arrays, index) == self._unshared:
-                return self._arrays[index][:count]
+            fits = count <= len(array) <= 2 * count
+            taken = array[:count] if fits and sys.getrefcount(array) == self._unshared else None
+            self._arrays.append(array)
+            if taken is not None:
+                return taken
         made = np.empty((count, FRAME_BYTES), dtype=np.uint8)
+        taken = made[:]
         if made.nbytes <= _REUSED_BYTES_MAX:
             self._arrays.append(made)
             # The oldest are forgotten, not freed: arrays over them stay valid.
             while len(self._arrays) > _REUSED_BUFFERS_MAX or self._kept_bytes() > _REUSED_BYTES_MAX:
-                del self._arrays[0]
-        return made[:]
+                with contextlib.suppress(IndexError):
+                    self._arrays.popleft()
+        return taken
 
     def _kept_bytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays)
+        return sum(array.nbytes for array in tuple(self._arrays))
 
 
 class _Ring:
@@ -827,6 +911,7 @@ class _Ring:
             mapping, dtype=np.uint8, count=self.capacity * FRAME_BYTES, offset=HEADER_BYTES
         ).reshape(self.capacity, FRAME_BYTES)
         self._buffers = _Buffers()
+        self.check()
         self._bell = _Bell.over(path, self.inode)
 
     @classmethod
@@ -890,6 +975,23 @@ class _Ring:
     def heartbeat_age_s(self) -> float:
         return time.time() - self.heartbeat_us / 1e6
 
+    def check(self) -> None:
+        """Checks whether head and tail can be those of a ring.
+
+        :raises ConsumerError: if they cannot.
+        """
+        for _ in range(_ATTEMPTS):
+            head, tail = self.head, self.tail
+            if 1 <= tail <= head <= _HEAD_MAX and head - tail <= self.capacity:
+                return
+            # A writer that laps the ring between the two loads leaves them apart, and moves on.
+            if self.head == head:
+                break
+        raise ConsumerError(
+            f"consumer: {self.path} is damaged: its head {head} and its tail {tail} do not fit its "
+            f"{self.capacity} frames; remove it: a gateway that runs makes another within a second"
+        )
+
     def oldest(self) -> int:
         """The frame_id of the oldest frame that is readable, given a sane header."""
         return max(self.tail, self.head - self.capacity, 0)
@@ -944,6 +1046,35 @@ class _Ring:
             valid &= _intact(copied, low)
         return np.ndarray(high - low, FRAME_DTYPE, copied), valid
 
+    def _copy_few(self, low: int, high: int) -> _Rows | None:
+        """What :meth:`copy` does, for few frames, if all of them are valid and neighbours; else None.
+
+        Each operation of numpy takes longer than to copy one frame, so the sequences are compared here.
+        """
+        count = high - low
+        lap, slot = divmod(low, self.capacity)
+        if count >= _FEW_FRAMES or slot + count > self.capacity:
+            return None
+        words = self._u64
+        at = HEADER_BYTES + slot * FRAME_BYTES
+        end = at + count * FRAME_BYTES
+        sequence = 2 * (lap + 1)
+        places = range(at >> 3, end >> 3, FRAME_BYTES >> 3)
+        for place in places:
+            if words[place] != sequence:
+                return None
+        copied = bytearray(self._memory[at:end])
+        for place in places:
+            if words[place] != sequence:
+                return None
+        if words[_TAIL_U64] > low:
+            return None
+        if self.verify:
+            frames = np.frombuffer(copied, dtype=np.uint8).reshape(count, FRAME_BYTES)
+            if not _every(_intact(frames, low)):
+                return None
+        return np.ndarray(count, FRAME_DTYPE, copied)
+
     def intact(self, low: int, high: int) -> bool:
         """Whether the ids and checksums of the frames low to high - 1 fit, read in place."""
         return all(
@@ -956,12 +1087,16 @@ class _Ring:
 
         Empty if the ring is, or if a writer at full speed overwrites even the newest frame on every attempt.
         """
+        words = self._u64
         for attempt in range(_ATTEMPTS):
-            head = self.head
+            head = words[_HEAD_U64]
             # If the writer overwrote all of them, ask for half as many: it is too fast for this count.
-            low = max(self.oldest(), head - max(count >> attempt, 1))
+            low = max(words[_TAIL_U64], head - min(max(count >> attempt, 1), self.capacity), 0)
             if low >= head or count <= 0:
                 break
+            few = self._copy_few(low, head)
+            if few is not None:
+                return few
             rows, valid = self.copy(low, head)
             if _every(valid):
                 return rows
@@ -1009,7 +1144,11 @@ class _Ring:
                 break
             if skip:
                 low = min(low + skip, head - 1)
-            rows, valid = self.copy(low, min(low + wanted, head))
+            high = min(low + wanted, head)
+            few = self._copy_few(low, high)
+            if few is not None:
+                return low, few[:count], damaged
+            rows, valid = self.copy(low, high)
             if _every(valid):
                 return low, rows[:count], damaged
             begin = int(np.argmax(valid)) if valid.any() else len(valid)
@@ -1092,7 +1231,7 @@ def _check_header(path: str, descriptor: int, status: os.stat_result) -> int:
     if capacity < 1 or status.st_size < ring_bytes:
         raise ConsumerError(
             f"consumer: {path} is damaged: it has {status.st_size} bytes, but its capacity of {capacity} "
-            f"frames takes {ring_bytes}; restart the gateway"
+            f"frames takes {ring_bytes}; remove it: a gateway that runs makes another within a second"
         )
     return int(capacity)
 
@@ -1199,6 +1338,9 @@ class View:
         if ring.verify and not ring.intact(self._low, self._high):
             return False
         return _every(ring.whole(self._low, self._high)) and ring.tail <= self._low
+
+    def __reduce__(self) -> Any:
+        raise _unsendable("a View", "send copies of its frames, from read_batch(), instead")
 
     def __enter__(self) -> View:
         return self
@@ -1499,6 +1641,7 @@ class _RingSource:
 
     def state(self) -> dict[str, Any]:
         ring = self._look()
+        ring.check()
         head = ring.head
         oldest = ring.oldest()
         return {
@@ -1774,8 +1917,207 @@ class _Page(NamedTuple):
     journal_id: int
 
 
+class _Strange(Exception):
+    """A response that no gateway sends; the text says with what it responds."""
+
+
+class _Wire:
+    """A connection on which every wait ends at one deadline, and which reads a bounded number of bytes.
+
+    http.client asks the socket again for each header line and each chunk. A time-out of the socket alone
+    would begin anew each time, so a response that drips would never end.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._file: socket.SocketIO | None = None
+        self._until = 0.0
+        self._bytes_left = 0
+
+    def allow(self, until: float, bytes_max: int) -> None:
+        """Allows `bytes_max` more bytes, until `until` in seconds of ``time.monotonic``."""
+        self._until = until
+        self._bytes_left = bytes_max
+
+    def arm(self) -> None:
+        """Call it before each wait.
+
+        :raises TimeoutError: if the deadline has passed.
+        """
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out: the response goes on, but does not end in time")
+        self._socket.settimeout(min(left_s, _HTTP_TIMEOUT_S))
+
+    def count(self, received: int) -> None:
+        self._bytes_left -= received
+        if self._bytes_left < 0:
+            raise _Strange("endless headers or chunks")
+
+    # What http.client calls
+
+    def sendall(self, data: bytes) -> None:
+        self.arm()
+        self._socket.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        assert mode == "rb"
+        self._file = self._socket.makefile("rb", buffering=0)
+        return io.BufferedReader(_WireReader(self, self._file))
+
+    def close(self) -> None:
+        """Closes the connection once the response that is being read has ended."""
+        self._socket.close()
+
+    def end(self) -> None:
+        """Closes the connection at once."""
+        if self._file is not None:
+            self._file.close()
+        self._socket.close()
+
+    def drop(self) -> None:
+        """Closes this process's descriptor of a connection that belongs to its parent, and sends nothing."""
+        with contextlib.suppress(OSError):
+            os.close(self._socket.detach())
+
+
+class _WireReader(io.RawIOBase):
+    """The reading side of a :class:`_Wire`."""
+
+    def __init__(self, wire: _Wire, file: io.RawIOBase) -> None:
+        self._wire = wire
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._wire.arm()
+        received = self._file.readinto(buffer)
+        self._wire.count(received or 0)
+        return received
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _connect(host: str, port: int, until: float) -> socket.socket:
+    """A connection to the first address of `host` that accepts one.
+
+    :raises OSError: if none does before `until`.
+    """
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is not a host's name") from error
+    failure = OSError(f"no address is known for {host!r}")
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        # An address that does not answer must leave time for the others.
+        share_s = (until - time.monotonic()) / (len(addresses) - index)
+        connected = socket.socket(family, kind, protocol)
+        try:
+            connected.settimeout(max(share_s, 1e-3))
+            connected.connect(address)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
+        except OSError as error:
+            connected.close()
+            failure = error
+    raise failure
+
+
+class _Channel:
+    """One connection to the gateway, of one process, and the lock that lets one thread at a time use it."""
+
+    def __init__(self, host: str, port: int, secure: bool) -> None:
+        self.lock = threading.Lock()
+        self.process = os.getpid()
+        self._address = (host, port, secure)
+        self._http = http.client.HTTPConnection(host, port)
+        self._wire: _Wire | None = None
+
+    def renewed(self) -> _Channel:
+        """Another channel, for a process that inherited this one over a fork.
+
+        The connection belongs to the parent, and another thread of the parent may hold the lock.
+        """
+        if self._wire is not None:
+            self._wire.drop()
+        return _Channel(*self._address)
+
+    @property
+    def is_open(self) -> bool:
+        return self._http.sock is not None
+
+    def exchange(
+        self, path: str, headers: dict[str, str], bytes_max: int, start: float
+    ) -> tuple[http.client.HTTPResponse, bytearray]:
+        """The response to one request that began at `start`, and its body of at most `bytes_max` bytes.
+
+        :raises _Strange: if it is longer, or encoded.
+        :raises OSError: if there is none in time, or it is cut short; http.client.HTTPException likewise.
+        """
+        try:
+            return self._exchange(path, headers, bytes_max, start)
+        except BaseException:
+            # Bytes that are still to come must not be taken for the next response, after a Ctrl-C neither.
+            self.close()
+            raise
+
+    def _exchange(
+        self, path: str, headers: dict[str, str], bytes_max: int, start: float
+    ) -> tuple[http.client.HTTPResponse, bytearray]:
+        begun_until = start + _HTTP_TIMEOUT_S
+        if self._http.sock is None or self._wire is None:
+            self._wire = self._opened(begun_until)
+            wire_like_socket: Any = self._wire
+            self._http.sock = wire_like_socket
+        wire = self._wire
+        wire.allow(begun_until, _HTTP_HEAD_BYTES_MAX)
+        self._http.request("GET", path, headers=headers)
+        response = self._http.getresponse()
+        if response.status != 200:
+            bytes_max = _HTTP_PROBLEM_BYTES_MAX
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.strip().lower() != "identity":
+            raise _Strange(f"the encoding {_printable(encoding)!r}, which nobody asked for")
+        # A body that comes in chunks has more bytes on the wire.
+        wire.allow(start + _HTTP_DEADLINE_S, 2 * bytes_max + _HTTP_HEAD_BYTES_MAX)
+        body = bytearray()
+        while piece := response.read1(1024 * 1024):
+            body += piece
+            if len(body) > bytes_max:
+                raise _Strange(f"more than {bytes_max} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        response.read()  # reads nothing, but frees the connection for the next request
+        return response, body
+
+    def _opened(self, until: float) -> _Wire:
+        host, port, secure = self._address
+        connected = _connect(host, port, until)
+        if not secure:
+            return _Wire(connected)
+        import ssl
+
+        try:
+            # The handshake as a whole ends within the socket's time-out.
+            connected.settimeout(max(until - time.monotonic(), 1e-3))
+            return _Wire(ssl.create_default_context().wrap_socket(connected, server_hostname=host))
+        except BaseException:
+            connected.close()
+            raise
+
+    def close(self) -> None:
+        self._http.close()
+        if self._wire is not None:
+            self._wire.end()
+        self._wire = None
+
+
 class _Gateway:
-    """The gateway's HTTP interface, over one connection that stays open. It belongs to one thread.
+    """The gateway's HTTP interface. Each process has one connection of its own, which stays open.
 
     :raises ConsumerError: if `url` is not a gateway's address, or a header cannot carry `token`.
     """
@@ -1798,8 +2140,8 @@ class _Gateway:
         self._has_token = token is not None
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._base = parts.path
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(host, port, timeout=_HTTP_TIMEOUT_S)
+        secure = parts.scheme == "https"
+        self._channel = _Channel(host, port or (443 if secure else 80), secure)
 
     def frames(self, after: int, limit: int) -> _Page:
         """At most `limit` neighbouring frames, from the oldest that the gateway has after the id `after`.
@@ -1832,7 +2174,20 @@ class _Gateway:
         return content
 
     def close(self) -> None:
-        self._connection.close()
+        """Closes the connection. If another thread is in the middle of a request, it must call this, too."""
+        channel = self._own_channel()
+        if channel.lock.acquire(blocking=False):
+            try:
+                channel.close()
+            finally:
+                channel.lock.release()
+
+    def _own_channel(self) -> _Channel:
+        """This process's channel: a fork must not read the responses that its parent waits for."""
+        channel = self._channel
+        if channel.process != os.getpid():
+            self._channel = channel = channel.renewed()
+        return channel
 
     def _number(self, path: str, headers: http.client.HTTPMessage, name: str) -> int:
         value = headers.get(name, "")
@@ -1844,19 +2199,14 @@ class _Gateway:
         return ConsumerError(f"consumer: {self.url}{path} responds with {what}")
 
     def _get(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPMessage, bytearray]:
-        reused = self._connection.sock is not None
-        try:
-            response, body = self._exchange(path, accept, bytes_max)
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            if not (reused and isinstance(error, (ConnectionError, http.client.BadStatusLine))):
-                raise self._unreachable(error) from error
-            # A server may close an idle connection at any time, which does not mean that the gateway failed.
+        channel = self._own_channel()
+        with channel.lock:
             try:
-                response, body = self._exchange(path, accept, bytes_max)
-            except (OSError, http.client.HTTPException) as second:
-                self._connection.close()
-                raise self._unreachable(second) from second
+                response, body = self._exchange(channel, path, accept, bytes_max)
+            except _Strange as strange:
+                raise self._strange(path, str(strange)) from None
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
         if response.status != 200:
             raise self._refusal(path, response, body)
         kind = response.headers.get_content_type()
@@ -1864,27 +2214,19 @@ class _Gateway:
             raise self._strange(path, f"{_printable(kind)}, not {accept}; is it a gateway?")
         return response.headers, body
 
-    def _exchange(self, path: str, accept: str, bytes_max: int) -> tuple[http.client.HTTPResponse, bytearray]:
-        deadline = time.monotonic() + _HTTP_DEADLINE_S
-        self._connection.request("GET", self._base + path, headers={"Accept": accept, **self._headers})
-        response = self._connection.getresponse()
-        if response.status != 200:
-            bytes_max = _HTTP_PROBLEM_BYTES_MAX
-        body = bytearray()
-        while True:
-            piece = response.read1(1024 * 1024)
-            if not piece:
-                break
-            body += piece
-            if len(body) > bytes_max:
-                self._connection.close()
-                raise self._strange(path, f"more than {bytes_max} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no whole response within {_HTTP_DEADLINE_S:.0f} s")
-        if response.length:
-            raise http.client.IncompleteRead(b"", response.length)
-        response.read()  # reads nothing, but frees the connection for the next request
-        return response, body
+    def _exchange(
+        self, channel: _Channel, path: str, accept: str, bytes_max: int
+    ) -> tuple[http.client.HTTPResponse, bytearray]:
+        headers = {"Accept": accept, **self._headers}
+        start = time.monotonic()
+        reused = channel.is_open
+        try:
+            return channel.exchange(self._base + path, headers, bytes_max, start)
+        except (ConnectionError, http.client.BadStatusLine):
+            # A server may close an idle connection at any time, which does not mean that the gateway failed.
+            if not reused:
+                raise
+        return channel.exchange(self._base + path, headers, bytes_max, start)
 
     def _unreachable(self, error: Exception) -> GatewayUnreachableError:
         reason = _reason(error) or type(error).__name__
@@ -1937,6 +2279,12 @@ class _RemoteLabels(Labels):
         self._fetch = fetch
         self._next_fetch = -math.inf
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the gateway, whose token must not be in a file.
+        self._refresh()
+        texts = {name: getattr(self, name) for name in ("_intents", "_types", "_models")}
+        return _KnownLabels, (self.path,), texts
+
     def _changed(self) -> object:
         now = time.monotonic()
         if now < self._next_fetch:
@@ -1979,7 +2327,6 @@ class _HttpSource:
         self.backoff = _Backoff()
         self._gateway = gateway
         self._tell = tell
-        self._asking = threading.Lock()
         self._head = 1
         self._journal_id: int | None = None
 
@@ -2005,15 +2352,14 @@ class _HttpSource:
         `expected`: the journal that the caller expects; it counts until the gateway has named its own.
         """
         try:
-            with self._asking:
-                page = self._gateway.frames(after, limit)
+            page = self._gateway.frames(after, limit)
         except GatewayUnreachableError as error:
             if not self.backoff.failing:
                 self._tell("unreachable", f"{_without_prefix(error)}; trying again until it responds")
             raise
         finally:
             if self.closed:
-                self._close_connection()
+                self._gateway.close()
         if self.backoff.failing:
             self._tell("reachable", f"{self.name} responds again")
         self.backoff.worked()
@@ -2029,8 +2375,7 @@ class _HttpSource:
 
     def _fetch_labels(self) -> object:
         self._check_open()
-        with self._asking:
-            return self._gateway.labels()
+        return self._gateway.labels()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -2117,15 +2462,7 @@ class _HttpSource:
 
     def close(self) -> None:
         self.closed = True
-        self._close_connection()
-
-    def _close_connection(self) -> None:
-        # Another thread may be in the middle of a request; if so, it closes the connection after it.
-        if self._asking.acquire(blocking=False):
-            try:
-                self._gateway.close()
-            finally:
-                self._asking.release()
+        self._gateway.close()
 
     def __str__(self) -> str:
         return f"url={self.name!r}, head={self._head}"
@@ -2225,7 +2562,9 @@ class PhysicsConsumer:
     starts of the gateway the reader has seen; ``replacements``, how many files have taken the ring's place.
 
     A consumer belongs to one thread; only ``close`` may be called from another, and ends ``follow`` within
-    a quarter of a second.
+    a quarter of a second. After a fork both processes may go on reading: over HTTP the child makes a
+    connection of its own. A consumer can be neither copied nor pickled; the frames that it returned can, and
+    keep their labels.
     """
 
     def __init__(
@@ -2251,7 +2590,7 @@ class PhysicsConsumer:
         self.path = self._source.name
         self.labels = self._source.labels
         self.lost = 0
-        self._newest: np.void | bytes | tuple[int, int, int] | None = None
+        self._newest: np.void | tuple[int, int, int] | None = None
 
     @property
     def restarts(self) -> int:
@@ -2283,7 +2622,7 @@ class PhysicsConsumer:
         """
         rows = self._source.newest(_checked_count(n))
         self._handed_out(rows)
-        return Frames(rows, labels=self.labels)
+        return Frames._over(rows, self.labels)
 
     def read_since(self, frame_id: int, n: int = 1000) -> Frames:
         """Up to `n` frames after `frame_id`, in order and without gaps: a validated copy. Does not wait.
@@ -2300,7 +2639,9 @@ class PhysicsConsumer:
         lost = first - (frame_id + 1)
         self._lose(lost, first, damaged)
         self._handed_out(rows)
-        return Frames(rows, lost=lost, labels=self.labels)
+        frames = Frames._over(rows, self.labels)
+        frames.lost = lost
+        return frames
 
     def view(self, n: int) -> View:
         """The newest `n` frames in place in the ring: no copy, the fastest way to compute over many.
@@ -2374,8 +2715,6 @@ class PhysicsConsumer:
         Extracted here and not in ``read_latest``, where they would take a quarter of its time.
         """
         newest = self._newest
-        if isinstance(newest, bytes):
-            newest = np.frombuffer(newest, dtype=FRAME_DTYPE)[0]
         if isinstance(newest, np.void):
             newest = (int(newest["journal_id"]), int(newest["frame_id"]), int(newest["timestamp_us"]))
             self._newest = newest
@@ -2405,6 +2744,9 @@ class PhysicsConsumer:
     def close(self) -> None:
         """Ends ``follow``. Frames and views that were returned stay valid. May be called twice."""
         self._source.close()
+
+    def __reduce__(self) -> Any:
+        raise _unsendable("a PhysicsConsumer", "make one in each process")
 
     def __enter__(self) -> PhysicsConsumer:
         return self
@@ -2439,8 +2781,24 @@ class PhysicsConsumer:
 
     def _handed_out(self, rows: _Rows) -> None:
         if len(rows):
-            # The frame's bytes and not its row, because a row would keep the whole batch in memory.
-            self._newest = rows[-1:].tobytes()
+            # Its numbers and not its row, because a row would keep the whole batch in memory.
+            memory: Any = rows
+            frame_id, time_us, journal_id = _POSITION.unpack_from(memory, (len(rows) - 1) * FRAME_BYTES)
+            self._newest = (journal_id, frame_id, time_us)
+
+
+def _frame_at(name: str) -> int:
+    """The offset of a frame's field in bytes."""
+    fields = FRAME_DTYPE.fields
+    assert fields is not None
+    return fields[name][1]
+
+
+# frame_id, timestamp_us and journal_id of a frame
+_POSITION = struct.Struct(
+    f"<{_frame_at('frame_id')}xQ{_frame_at('timestamp_us') - _frame_at('frame_id') - 8}xq"
+    f"{_frame_at('journal_id') - _frame_at('timestamp_us') - 8}xI"
+)
 
 
 def _deadline(timeout_s: float | None) -> float:
@@ -2712,6 +3070,11 @@ class _Dataset:
         # How many workers read, and how many frames each has lost: in shared memory, for the main process.
         self._workers = torch.zeros(1 + _WORKERS_MAX, dtype=torch.int64).share_memory_()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # A copy has counters of its own, which its workers must share with it.
+        self._workers.share_memory_()
+
     def _made_gateway(self) -> _Gateway | None:
         return None if self.url is None else _Gateway(self.url, self._token)
 
@@ -2956,7 +3319,13 @@ def _run_follow(consumer: PhysicsConsumer, start: StartPosition, as_json: bool) 
 
 
 def _newest(consumer: PhysicsConsumer, n: int) -> Frames:
+    readable = consumer.lag
     frames = consumer.read_batch(n)
+    if len(frames) == 0 and readable > 0 and "capacity" in consumer.stats():
+        raise ConsumerError(
+            f"consumer: {consumer.path} has {readable} frames by its header, but the newest are not whole; "
+            'see what is wrong with them: "one_file_gateway ring verify"'
+        )
     if len(frames) == 0:
         print(f"consumer: {consumer.path} has no frames yet", file=sys.stderr)
     return frames

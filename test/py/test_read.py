@@ -13,6 +13,7 @@ import pytest
 from ring_writer import PHYSICS_NAMES, RingWriter
 from test_follow import ring_of
 
+import consumer as module
 from consumer import (
     FRAME_BYTES,
     FRAME_DTYPE,
@@ -116,14 +117,22 @@ def test_the_tail_is_respected_even_where_the_sequence_fits(ring_path: Path) -> 
                 assert list(view.frame_id) == [8, 9, 10]
 
 
-def test_a_tail_beyond_all_sense_reads_as_empty(writer: RingWriter) -> None:
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [(11, 2**64 - 1), (11, 12), (11, 0), (28, 11), (2**64 - 1, 2**64 - 5), (2**53, 2**53 - 4), (0, 0)],
+)
+def test_a_head_and_a_tail_that_do_not_fit_are_damage(writer: RingWriter, head: int, tail: int) -> None:
     writer.publish(10)
-    writer._words[4] = 2**64 - 1
     with PhysicsConsumer(writer.path) as consumer:
-        assert consumer.read_latest() is None
-        assert len(consumer.read_since(0)) == 0
-        with consumer.view(3) as view:
-            assert len(view) == 0
+        writer._words[3], writer._words[4] = head, tail
+        # A reader that is attached returns no frame below the tail, and its stats report the damage.
+        assert all(tail <= frame.frame_id < head for frame in consumer.read_batch(16))
+        with pytest.raises(
+            ConsumerError, match=f"is damaged: its head {head} and its tail {tail} do not fit"
+        ):
+            consumer.stats()
+    with pytest.raises(ConsumerError, match="is damaged"):
+        PhysicsConsumer(writer.path)
 
 
 @pytest.mark.parametrize("damage", [-1, +1, -2, +2])
@@ -278,44 +287,58 @@ def test_a_view_below_the_tail_is_no_longer_valid(writer: RingWriter) -> None:
 
 
 class Meddled:
-    """The ring's bytes, of which each copy is preceded by something that the writer does."""
+    """The ring's bytes. Before each copy of some of them, the writer does something."""
 
-    def __init__(self, consumer: PhysicsConsumer, meddle: Callable[[], None]) -> None:
-        ring = ring_of(consumer)
-        self.bytes = ring._bytes
+    def __init__(self, memory: Any, meddle: Callable[[], None]) -> None:
+        self.memory = memory
         self.meddle = meddle
-        ring._bytes = self  # type: ignore[assignment]
 
     def __getitem__(self, key: slice) -> Any:
         self.meddle()
-        return self.bytes[key]
+        return self.memory[key]
+
+
+def meddle_with(consumer: PhysicsConsumer, meddle: Callable[[], None]) -> None:
+    ring: Any = ring_of(consumer)
+    ring._bytes = Meddled(ring._bytes, meddle)
+    ring._memory = Meddled(ring._memory, meddle)
+
+
+@pytest.fixture(params=[0, 16], ids=["by numpy", "frame by frame"])
+def _either_copy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few frames are copied in another way than many; what a copy promises is the same."""
+    monkeypatch.setattr(module, "_FEW_FRAMES", request.param)
 
 
 # Each of the three alone is enough to throw a frame away: the writer of today raises the tail as well.
+@pytest.mark.usefixtures("_either_copy")
 def test_a_frame_whose_sequence_changes_during_the_copy_is_not_returned(writer: RingWriter) -> None:
     writer.publish(10)
     with PhysicsConsumer(writer.path) as consumer:
-        Meddled(consumer, lambda: writer.sequence(5, 3))
+        meddle_with(consumer, lambda: writer.sequence(5, 3))
         assert ids(consumer.read_batch(16)) == [6, 7, 8, 9, 10]
 
 
+@pytest.mark.usefixtures("_either_copy")
 def test_a_frame_that_the_tail_passes_during_the_copy_is_not_returned(writer: RingWriter) -> None:
     writer.publish(10)
     with PhysicsConsumer(writer.path) as consumer:
-        Meddled(consumer, lambda: writer._words.__setitem__(4, 6))
+        meddle_with(consumer, lambda: writer._words.__setitem__(4, 6))
         assert ids(consumer.read_batch(16)) == [6, 7, 8, 9, 10]
         frames = consumer.read_since(0)
         assert (ids(frames), frames.lost) == ([6, 7, 8, 9, 10], 5)
 
 
+@pytest.mark.usefixtures("_either_copy")
 def test_a_frame_that_becomes_whole_only_during_the_copy_is_not_returned(writer: RingWriter) -> None:
     writer.publish(10)
     writer.sequence(5, 1)
     with PhysicsConsumer(writer.path) as consumer:
-        Meddled(consumer, lambda: writer.sequence(5, 2))
+        meddle_with(consumer, lambda: writer.sequence(5, 2))
         assert ids(consumer.read_batch(16)) == [6, 7, 8, 9, 10]
 
 
+@pytest.mark.usefixtures("_either_copy")
 def test_a_batch_that_is_lapped_as_a_whole_is_read_again(writer: RingWriter) -> None:
     writer.publish(10)
     laps = iter(range(3))
@@ -325,7 +348,7 @@ def test_a_batch_that_is_lapped_as_a_whole_is_read_again(writer: RingWriter) -> 
             writer.publish(20)
 
     with PhysicsConsumer(writer.path) as consumer:
-        Meddled(consumer, lap)
+        meddle_with(consumer, lap)
         assert ids(consumer.read_batch(1)) == [70]
         laps = iter(range(3))
         frames = consumer.read_since(60, 4)

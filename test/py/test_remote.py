@@ -336,7 +336,7 @@ def test_closing_from_another_thread_ends_follow_and_the_connection(
     closer.start()
     assert list(consumer.follow("oldest")) == []
     closer.join()
-    assert consumer._source._gateway._connection.sock is None  # type: ignore[attr-defined]
+    assert not consumer._source._gateway._channel.is_open  # type: ignore[attr-defined]
     with pytest.raises(ConsumerError, match="closed"):
         consumer.read_latest()
 
