@@ -12,11 +12,10 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
-import torch
 from gateway_stub import GatewayStub
 from ring_writer import RingWriter
 
-from consumer import FRAME_DTYPE, Frame, Frames, PhysicsConsumer, PhysicsDataset
+from consumer import FRAME_DTYPE, Frame, Frames, PhysicsConsumer
 
 LABELS = {
     "types": {"6": "Order"},
@@ -226,32 +225,3 @@ def test_threads_that_share_a_remote_reader_get_their_own_frames() -> None:
             for thread in threads:
                 thread.join()
             assert wrong == []
-
-
-def test_a_copied_dataset_counts_what_its_own_workers_lose(writer: RingWriter) -> None:
-    writer.publish(8)
-    dataset = PhysicsDataset(batch_size=8, start="oldest", path=writer.path, timeout_s=0.5)
-    for copied in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
-        assert copied._workers.is_shared()
-        assert [batch["frame_id"].tolist() for batch in copied] == [list(range(1, 9))]
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_read_over_http_with_connections_of_their_own(writer: RingWriter, context: str) -> None:
-    with GatewayStub(token="secret") as gateway:
-        gateway.publish(64)
-        dataset = PhysicsDataset(
-            batch_size=8,
-            start="oldest",
-            path=writer.path.with_name("no ring"),
-            url=gateway.url,
-            token="secret",
-            timeout_s=2,
-        )
-        loader = torch.utils.data.DataLoader(
-            dataset, batch_size=None, num_workers=2, multiprocessing_context=context
-        )
-        ids = [one for batch in loader for one in batch["frame_id"].tolist()]
-        assert sorted(ids) == list(range(1, 65))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
@@ -494,6 +495,35 @@ def test_it_survives_pickling_and_documents_itself(ring: RingWriter) -> None:
     assert "batch_size" in (PhysicsDataset.__doc__ or "")
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = getattr(module, "Nonsense")  # noqa: B009
+
+
+def test_a_copied_dataset_counts_what_its_own_workers_lose(writer: RingWriter) -> None:
+    writer.publish(8)
+    dataset = PhysicsDataset(batch_size=8, start="oldest", path=writer.path, timeout_s=0.5)
+    for copied in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert copied._workers.is_shared()
+        assert [batch["frame_id"].tolist() for batch in copied] == [list(range(1, 9))]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_read_over_http_with_connections_of_their_own(writer: RingWriter, context: str) -> None:
+    with GatewayStub(token="secret") as gateway:
+        gateway.publish(64)
+        dataset = PhysicsDataset(
+            batch_size=8,
+            start="oldest",
+            path=writer.path.with_name("no ring"),
+            url=gateway.url,
+            token="secret",
+            timeout_s=2,
+        )
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size=None, num_workers=2, multiprocessing_context=context
+        )
+        ids = [one for batch in loader for one in batch["frame_id"].tolist()]
+        assert sorted(ids) == list(range(1, 65))
 
 
 def test_without_torch_the_import_says_how_to_install_it(
