@@ -336,7 +336,7 @@ function checkedCapacity(path: string, fd: number): number {
   const capacity = Number(header.getBigUint64(HEADER_OFFSET.capacity, true));
   if (capacity < 1 || !Number.isSafeInteger(ringBytes(capacity)) || stat.size < ringBytes(capacity)) {
     const detail = `it has ${stat.size} bytes, its ${capacity} frames take ${ringBytes(capacity)}: it is damaged`;
-    throw new RingUnreadable(path, detail, "restart the gateway");
+    throw new RingUnreadable(path, detail, "remove it: a gateway that runs makes another within a second");
   }
   return capacity;
 }

@@ -15,7 +15,7 @@ import {
 } from "../frame.ts";
 import { RingFollower } from "./follow.ts";
 import { LabelsBeside } from "./labels.ts";
-import { type CopiedFrames, RingReader } from "./reader.ts";
+import { type CopiedFrames, RingReader, RingUnreadable } from "./reader.ts";
 import { DAMAGE, type DamageKind, type RingReport, verifyRing } from "./verify.ts";
 
 const SLICE_FRAMES = 1024;
@@ -223,12 +223,20 @@ async function tail(reader: RingReader, command: RingCommand, around: RingToolSu
   for (let next = first; command.follow || next < high; ) {
     // With --no-follow nothing is waited for: a damaged newest frame never comes.
     const copied = command.follow ? await follower.next() : follower.take();
-    if (copied === null) return 0;
+    if (copied === null) {
+      if (next === first && !command.follow) throw noneWhole(command.path, high - first);
+      return 0;
+    }
     next = copied.first + copied.count;
     const wanted = command.follow ? copied.count : Math.min(copied.count, high - copied.first);
     await around.write(framesText({ ...copied, count: wanted }, labels, command.json));
   }
   return 0;
+}
+
+function noneWhole(path: string, frames: number): RingUnreadable {
+  const detail = `none of its newest frames (${frames}) is whole: they are damaged`;
+  return new RingUnreadable(path, detail, 'see what is wrong with them: "one_file_gateway ring verify"');
 }
 
 function framesText({ bytes, count }: CopiedFrames, labels: LabelsBeside, json: boolean): string {
