@@ -19,11 +19,16 @@ const LINE_BYTES_MAX = LIMITS.eventBytesMax + 4;
  */
 export class NdjsonSplitter {
   private lineNumber = 1;
-  /** The first `heldBytes` bytes are the beginning of an unfinished line. */
+  /** The first `lineBytes` bytes are the beginning of an unfinished line. */
   private held = new Uint8Array(0);
-  private heldBytes = 0;
+  private lineBytes = 0;
   /** True inside a line that is too long and has been reported. */
   private skipping = false;
+
+  /** Bytes of the unfinished line that are kept. */
+  get heldBytes(): number {
+    return this.lineBytes;
+  }
 
   /** The lines that end in `chunk`. The caller must not change the chunk afterwards. */
   push(chunk: Uint8Array): NdjsonLine[] {
@@ -49,7 +54,7 @@ export class NdjsonSplitter {
   }
 
   private take(part: Uint8Array, complete: boolean, lines: NdjsonLine[]): void {
-    const sizeBytes = this.heldBytes + part.length;
+    const sizeBytes = this.lineBytes + part.length;
     if (sizeBytes > LINE_BYTES_MAX) {
       lines.push({ lineNumber: this.lineNumber, bytes: null });
       this.skipping = true;
@@ -61,10 +66,10 @@ export class NdjsonSplitter {
       return;
     }
     let bytes = part;
-    if (this.heldBytes > 0) {
+    if (this.lineBytes > 0) {
       bytes = new Uint8Array(sizeBytes);
-      bytes.set(this.held.subarray(0, this.heldBytes));
-      bytes.set(part, this.heldBytes);
+      bytes.set(this.held.subarray(0, this.lineBytes));
+      bytes.set(part, this.lineBytes);
       this.release();
     }
     if (!isBlank(bytes)) lines.push({ lineNumber: this.lineNumber, bytes });
@@ -74,15 +79,15 @@ export class NdjsonSplitter {
     // Doubling the buffer keeps a line that arrives byte by byte from being copied thousands of times.
     if (sizeBytes > this.held.length) {
       const more = new Uint8Array(Math.min(LINE_BYTES_MAX, Math.max(2 * this.held.length, sizeBytes, 1024)));
-      more.set(this.held.subarray(0, this.heldBytes));
+      more.set(this.held.subarray(0, this.lineBytes));
       this.held = more;
     }
-    this.held.set(part, this.heldBytes);
-    this.heldBytes = sizeBytes;
+    this.held.set(part, this.lineBytes);
+    this.lineBytes = sizeBytes;
   }
 
   private release(): void {
-    this.heldBytes = 0;
+    this.lineBytes = 0;
     if (this.held.length > LIMITS.sliceBytes) this.held = new Uint8Array(0);
   }
 }

@@ -56,9 +56,9 @@ export class ChatRoutes {
   }
 
   /** @throws (rejects) GatewayError llm_unavailable, overloaded; AbortError if the client closed the connection. */
-  async take({ req, accept, keepOpen }: RouteRequest): Promise<Handled> {
+  async take({ req, accept, keepOpen, hold }: RouteRequest): Promise<Handled> {
     if (this.#stop.signal.aborted) return DRAINING;
-    const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    const body = await jsonOf(req, hold, { bytesMax: BODY_BYTES_MAX, hint: HINT });
     if ("code" in body) return body;
     const request = requestOf(body.json);
     if ("code" in request) return request;

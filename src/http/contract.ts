@@ -21,6 +21,8 @@ export interface RouteRequest {
   readonly accept: string;
   /** Sets the request's idle timeout. */
   readonly keepOpen: (seconds: number) => void;
+  /** Takes room for bytes of the body, until the response begins. @returns false if there is none. */
+  readonly hold: (bytes: number) => boolean;
 }
 
 /** The pieces of a body, in order. The next one is made when it is asked for. */

@@ -15,7 +15,7 @@ import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
 import type { Handled, Pieces, Refused, RouteRequest, RouteResponse } from "./contract.ts";
 import { EventReads, type StoredEvents } from "./events.ts";
 import { FrameReads, type FrameReadsOptions } from "./frames.ts";
-import { HeldBytes } from "./held.ts";
+import { HeldBytes, Hold } from "./held.ts";
 import { Ingest, type IngestOptions, type IngestResult } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
 import { HttpMetrics } from "./metrics.ts";
@@ -85,7 +85,7 @@ class Gateway implements GatewayServer {
   readonly #hasToken: boolean;
   readonly #ids: RequestIds;
   readonly #problems: Problems;
-  readonly #held = new HeldBytes();
+  readonly #held: HeldBytes;
   readonly #streams: Streams;
   readonly #ingest: Ingest;
   readonly #parts: RouteParts;
@@ -100,6 +100,7 @@ class Gateway implements GatewayServer {
     this.#hasToken = config.token !== null;
     this.#ids = new RequestIds(randomId().slice(0, 8));
     this.#problems = new Problems({ metrics, log, clock });
+    this.#held = new HeldBytes(clock);
     this.#streams = new Streams({
       held: this.#held,
       clock,
@@ -108,7 +109,10 @@ class Gateway implements GatewayServer {
       },
       onFailed: (thrown) => this.#problems.cut(thrown),
     });
-    this.#ingest = new Ingest({ ...options, clock, maxBodyBytes: config.maxBodyBytes }, metrics);
+    this.#ingest = new Ingest(
+      { ...options, clock, held: this.#held, maxBodyBytes: config.maxBodyBytes },
+      metrics,
+    );
     this.#parts = this.#openParts(options, clock);
     this.#server = listen({
       hostname: config.host,
@@ -149,7 +153,7 @@ class Gateway implements GatewayServer {
         chat,
         metrics: this.metrics,
         gauges: () => ({
-          http_bodies_in_flight_bytes: this.#ingest.bodiesInFlightBytes,
+          http_bodies_in_flight_bytes: this.#held.requests,
           http_responses_in_flight_bytes: this.#held.responses,
           http_pending_requests: this.#server.pendingRequests,
         }),
@@ -162,6 +166,7 @@ class Gateway implements GatewayServer {
 
   drain(): void {
     this.#ingest.drain();
+    this.#held.refuseWaiting();
     this.#parts.chat.drain();
   }
 
@@ -207,6 +212,7 @@ class Gateway implements GatewayServer {
     const found = routesAt(path);
     const routes = found?.routes ?? null;
     const index = routes?.index ?? OTHER_INDEX;
+    using hold = new Hold(this.#held);
     try {
       const request: RouteRequest = {
         req,
@@ -214,6 +220,7 @@ class Gateway implements GatewayServer {
         query,
         accept: req.headers.get("accept") ?? "",
         keepOpen: (seconds) => this.#server.timeout(req, seconds),
+        hold: (bytes) => hold.add(bytes),
       };
       const handled =
         this.#refusal(req, routes, path) ?? (await this.#handle(routes as RoutesOfPath, request));

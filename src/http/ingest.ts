@@ -13,31 +13,29 @@ import { UNKNOWN_EVENT } from "../frame.ts";
 import type { Log } from "../log.ts";
 import type { Enrichment, Refusal } from "../pipeline/snapshot.ts";
 import { type Appended, Batch } from "./batch.ts";
-import { formOf, refusedEncoding, refusedType, wholeBody } from "./body.ts";
+import { BUSY, formOf, isTooSlow, refusedEncoding, refusedType, TOO_SLOW, wholeBody } from "./body.ts";
 import type { Refused } from "./contract.ts";
 import { complete, type Given, givenOf } from "./given.ts";
+import { type HeldBytes, Hold } from "./held.ts";
+import { type KeepOpen, LineRoom, READ_TIMEOUT_SECONDS } from "./line-room.ts";
 import type { HttpMetrics } from "./metrics.ts";
 import { DRAINING, refusedBy } from "./problems.ts";
 import { Gate, Turns } from "./turns.ts";
 
-/** JSON bodies of more than this count against LARGE_BODIES_BYTES_MAX. */
-const LARGE_BODY_BYTES = 1024 * 1024;
-/** @bound JSON bodies over 1 MiB in memory together | 503 */
-const LARGE_BODIES_BYTES_MAX = 96 * 1024 * 1024;
+/** Bodies of more than this count against the bytes that are held for clients. */
+const LARGE_BODY_BYTES = 16 * 1024;
 /** @bound the wait of `?wait=enriched` | 200 with what is known */
 const WAIT_ENRICHED_MS = 30_000;
 /**
  * @bound requests with `?wait=enriched` that wait at once | 200 with what is known
  */
 const WAITING_MAX = 4096;
-/** @bound an NDJSON body that stops arriving | the connection is closed */
-const READ_TIMEOUT_SECONDS = 300;
-
 /** The JSON of a 200, or a refusal. */
 export type IngestResult = string | Refused;
 
 export interface IngestOptions {
   readonly maxBodyBytes: number;
+  readonly held: HeldBytes;
   readonly journal: {
     append(
       events: readonly ParsedEvent[],
@@ -70,17 +68,13 @@ export class Ingest {
   /** Called when a drain begins: ends NDJSON bodies and the waits for an enrichment. */
   readonly #onDrain = new Set<() => void>();
   #draining = false;
-  #largeBodiesBytes = 0;
+  /** Requests with `?wait=enriched` that wait. */
+  #waiting = 0;
 
   constructor(options: IngestOptions, metrics: HttpMetrics) {
     this.#o = options;
     this.#metrics = metrics;
     this.#turns = new Turns(options.clock);
-  }
-
-  /** Bytes of large JSON bodies in memory. */
-  get bodiesInFlightBytes(): number {
-    return this.#largeBodiesBytes;
   }
 
   /** From now on nothing new is accepted. NDJSON bodies end after their last whole line, waits at once. */
@@ -100,11 +94,7 @@ export class Ingest {
    * @param keepOpen sets the request's idle timeout in seconds.
    * @throws (rejects) what the journal failed with, and AbortError if the client closed the connection.
    */
-  take(
-    req: Request,
-    query: string,
-    keepOpen: (seconds: number) => void,
-  ): IngestResult | Promise<IngestResult> {
+  take(req: Request, query: string, keepOpen: KeepOpen): IngestResult | Promise<IngestResult> {
     const startedMs = this.#o.clock.monotonicMs();
     const refusal = this.admission();
     if (refusal !== null) return refusal;
@@ -121,7 +111,7 @@ export class Ingest {
     if (form === "ndjson") {
       if (sizeBytes !== null && sizeBytes > this.#o.maxBodyBytes) return this.#tooLargeStream();
       keepOpen(READ_TIMEOUT_SECONDS);
-      return this.#takeLines(req, given);
+      return this.#takeLines(req, given, keepOpen);
     }
     if (sizeBytes === null || sizeBytes > LARGE_BODY_BYTES) return this.#takeLarge(req, given, sizeBytes);
     return req.bytes().then((body) => this.#takeBody(body, given, startedMs));
@@ -172,54 +162,46 @@ export class Ingest {
   }
 
   #waitEnriched(seq: number): Promise<Enrichment | null> {
-    if (this.#draining || this.#onDrain.size >= WAITING_MAX) return this.#o.pipeline.enrichedWithin(seq, 0);
+    if (this.#draining || this.#waiting >= WAITING_MAX) return this.#o.pipeline.enrichedWithin(seq, 0);
     return new Promise((resolve, reject) => {
       const giveUp = (): void => resolve(null);
+      this.#waiting++;
       this.#onDrain.add(giveUp);
       this.#o.pipeline
         .enrichedWithin(seq, WAIT_ENRICHED_MS)
         .then(resolve, reject)
-        .finally(() => this.#onDrain.delete(giveUp));
+        .finally(() => {
+          this.#waiting--;
+          this.#onDrain.delete(giveUp);
+        });
     });
   }
 
   // --------------------------------------------------------------------- large bodies and JSON batches
 
-  /** A body that is large or of unknown size. Its bytes count against the bound of all large bodies in memory. */
+  /** A body that is large or of unknown size. It is read when there is room for it. */
   async #takeLarge(req: Request, given: Given, sizeBytes: number | null): Promise<IngestResult> {
-    const startedMs = this.#o.clock.monotonicMs();
-    const { jsonBodyBytesMax } = this.#o.events.LIMITS;
+    const { clock, events, held } = this.#o;
+    const startedMs = clock.monotonicMs();
+    const { jsonBodyBytesMax } = events.LIMITS;
     if (sizeBytes !== null && sizeBytes > jsonBodyBytesMax)
       return tooLargeBody(`${sizeBytes}`, jsonBodyBytesMax);
-    let heldBytes = 0;
-    /** Counts bytes that are about to be held; false if all large bodies together would exceed their bound. */
-    const hold = (bytes: number): boolean => {
-      if (this.#largeBodiesBytes + bytes > LARGE_BODIES_BYTES_MAX) return false;
-      this.#largeBodiesBytes += bytes;
-      heldBytes += bytes;
-      return true;
-    };
-    const busy: Refused = {
-      code: "overloaded",
-      detail: `other large bodies fill the ${LARGE_BODIES_BYTES_MAX >> 20} MiB reserved for them`,
-      hint: "send large batches one after the other, or as application/x-ndjson",
-      retryAfterSeconds: 1,
-    };
-    try {
-      if (sizeBytes !== null) {
-        if (!hold(sizeBytes)) return busy;
-        return await this.#takeBody(await req.bytes(), given, startedMs);
-      }
-      const body = await wholeBody(req.body, (chunkBytes) => {
-        if (!hold(chunkBytes)) return busy;
-        return heldBytes > jsonBodyBytesMax
-          ? tooLargeBody(`more than ${jsonBodyBytesMax}`, jsonBodyBytesMax)
-          : null;
-      });
-      return "code" in body ? body : await this.#takeBody(body, given, startedMs);
-    } finally {
-      this.#largeBodiesBytes -= heldBytes;
-    }
+    using hold = new Hold(held);
+    if (sizeBytes !== null && !(await hold.resize(sizeBytes))) return this.#busy();
+    const readMs = clock.monotonicMs();
+    let bytes = 0;
+    const body = await wholeBody(req.body, sizeBytes, (chunkBytes) => {
+      bytes += chunkBytes;
+      if (isTooSlow(bytes, clock.monotonicMs() - readMs)) return TOO_SLOW;
+      if (sizeBytes !== null) return null;
+      if (bytes > jsonBodyBytesMax) return tooLargeBody(`more than ${jsonBodyBytesMax}`, jsonBodyBytesMax);
+      return hold.add(chunkBytes) ? null : BUSY;
+    });
+    return "code" in body ? body : await this.#takeBody(body, given, startedMs);
+  }
+
+  #busy(): Refused {
+    return this.#draining ? DRAINING : BUSY;
   }
 
   /** A batch, or an event that is too large to be parsed in one turn. */
@@ -269,13 +251,20 @@ export class Ingest {
 
   // --------------------------------------------------------------------------------------------- NDJSON
 
-  async #takeLines(req: Request, given: Given): Promise<IngestResult> {
+  async #takeLines(req: Request, given: Given, keepOpen: KeepOpen): Promise<IngestResult> {
     const batch = this.#batch(given);
     if (req.body === null) return batch.end(EMPTY_BODY);
     const reader = req.body.getReader() as Pick<ReadableStreamDefaultReader<Uint8Array>, "read" | "cancel">;
     const cancel = (): void => void reader.cancel().catch(() => undefined);
     this.#onDrain.add(cancel);
+    using hold = new Hold(this.#o.held);
     try {
+      const lines = new LineRoom({
+        hold,
+        keepOpen,
+        clock: this.#o.clock,
+        lineBytesMax: this.#o.events.LIMITS.eventBytesMax,
+      });
       const splitter = new this.#o.events.NdjsonSplitter();
       let leftBytes = this.#o.maxBodyBytes;
       let readBytes = 0;
@@ -286,7 +275,13 @@ export class Ingest {
         readBytes += value.byteLength;
         this.#metrics.bodyBytes += value.byteLength;
         const chunk = value.byteLength > leftBytes ? value.subarray(0, leftBytes) : value;
+        const refused = await lines.before(splitter.heldBytes, chunk.byteLength);
+        if (refused !== null) {
+          cancel();
+          return batch.end(this.#draining ? this.admission() : refused);
+        }
         await this.#takeChunk(chunk, splitter, batch);
+        lines.after(splitter.heldBytes);
         if (batch.stopped !== null || chunk !== value) {
           cancel();
           return batch.end(chunk === value ? null : this.#tooLargeStream());

@@ -74,10 +74,10 @@ export class IntentsRoutes {
     return deleted === null ? unknown(label) : this.#changed(label, 0, deleted.inForce);
   }
 
-  async put({ parameter, req }: RouteRequest): Promise<Handled> {
+  async put({ parameter, req, hold }: RouteRequest): Promise<Handled> {
     const label = this.#labelOf(parameter);
     if (typeof label !== "string") return label;
-    const body = await jsonOf(req, { bytesMax: BODY_BYTES_MAX, hint: HINT });
+    const body = await jsonOf(req, hold, { bytesMax: BODY_BYTES_MAX, hint: HINT });
     if ("code" in body) return body;
     const parsed = v.safeParse(this.#schema, body.json, { abortEarly: true });
     if (!parsed.success) {

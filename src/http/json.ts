@@ -1,6 +1,6 @@
 /** The JSON body of a request to any route but /ingest. */
-import { formOf, refusedEncoding, refusedType, wholeBody } from "./body.ts";
-import type { Refused } from "./contract.ts";
+import { BUSY, formOf, refusedEncoding, refusedType, wholeBody } from "./body.ts";
+import type { Refused, RouteRequest } from "./contract.ts";
 
 export interface JsonBounds {
   readonly bytesMax: number;
@@ -11,6 +11,7 @@ export interface JsonBounds {
 /** The value of the body, or why the body is refused. Holds at most `bytesMax` of it in memory. */
 export async function jsonOf(
   { headers, body }: Pick<Request, "headers" | "body">,
+  hold: RouteRequest["hold"],
   { bytesMax, hint }: JsonBounds,
 ): Promise<{ readonly json: unknown } | Refused> {
   const contentType = headers.get("content-type");
@@ -24,9 +25,10 @@ export async function jsonOf(
   };
   if (Number(headers.get("content-length") ?? 0) > bytesMax) return tooLarge;
   let bytes = 0;
-  const whole = await wholeBody(body, (chunkBytes) => {
+  const whole = await wholeBody(body, null, (chunkBytes) => {
     bytes += chunkBytes;
-    return bytes > bytesMax ? tooLarge : null;
+    if (bytes > bytesMax) return tooLarge;
+    return hold(chunkBytes) ? null : BUSY;
   });
   if ("code" in whole) return whole;
   try {

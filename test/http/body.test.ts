@@ -1,6 +1,6 @@
 /** Media type, encoding and size of bodies. */
 import { expect, test } from "bun:test";
-import { formOf, refusedEncoding, wholeBody } from "../../src/http/body.ts";
+import { formOf, isTooSlow, refusedEncoding, wholeBody } from "../../src/http/body.ts";
 import { jsonOf } from "../../src/http/json.ts";
 
 function streamOf(...chunks: string[]): ReadableStream<Uint8Array> {
@@ -29,14 +29,18 @@ test("a Content-Encoding is refused unless it is absent, empty or identity", () 
 });
 
 test("a body comes in one piece, however many chunks it had", async () => {
-  const read = async (...chunks: string[]) => {
-    const whole = await wholeBody(streamOf(...chunks), () => null);
+  const read = async (sizeBytes: number | null, ...chunks: string[]) => {
+    const whole = await wholeBody(streamOf(...chunks), sizeBytes, () => null);
     return "code" in whole ? whole : new TextDecoder().decode(whole);
   };
-  expect(await read("a", "b", "c")).toBe("abc");
-  expect(await read("only")).toBe("only");
-  expect(await read()).toBe("");
-  expect(await wholeBody(null, () => null)).toHaveLength(0);
+  expect(await read(null, "a", "b", "c")).toBe("abc");
+  expect(await read(null, "only")).toBe("only");
+  expect(await read(null)).toBe("");
+  expect(await read(5, "ab", "cd", "e")).toBe("abcde");
+  expect(await read(4, "only")).toBe("only");
+  expect(await read(9, "short", "er")).toBe("shorter");
+  expect(await read(0)).toBe("");
+  expect(await wholeBody(null, null, () => null)).toHaveLength(0);
 });
 
 test("a body that is refused is read no further", async () => {
@@ -47,7 +51,7 @@ test("a body that is refused is read no further", async () => {
   );
   const sizes: number[] = [];
   const refused = { code: "too_large", detail: "enough" } as const;
-  const whole = await wholeBody(endless, (chunkBytes) => {
+  const whole = await wholeBody(endless, null, (chunkBytes) => {
     sizes.push(chunkBytes);
     return sizes.length === 3 ? refused : null;
   });
@@ -56,10 +60,21 @@ test("a body that is refused is read no further", async () => {
 });
 
 test("a JSON body is bounded by its chunks as well as by its Content-Length", async () => {
+  let held = 0;
   const read = (body: ReadableStream<Uint8Array>, headers: Record<string, string> = {}) =>
-    jsonOf({ headers: new Headers(headers), body }, { bytesMax: 10, hint: "send less" });
+    jsonOf({ headers: new Headers(headers), body }, (bytes) => held + bytes <= 12, {
+      bytesMax: 10,
+      hint: "send less",
+    });
   expect(await read(streamOf('{"a"', ":1}"))).toEqual({ json: { a: 1 } });
   expect(await read(streamOf('{"a":', "1     }"))).toMatchObject({ code: "too_large" });
   expect(await read(streamOf("{}"), { "content-length": "11" })).toMatchObject({ code: "too_large" });
   expect(await read(streamOf("{"))).toMatchObject({ code: "malformed", hint: "send less" });
+  held = 11;
+  expect(await read(streamOf("{}"))).toMatchObject({ code: "overloaded", retryAfterSeconds: 1 });
+});
+
+test("a body is too slow if it has less than 8 KB/s after 30 s", () => {
+  expect([isTooSlow(0, 30_000), isTooSlow(0, 30_001)]).toEqual([false, true]);
+  expect([isTooSlow(479_999, 60_000), isTooSlow(480_000, 60_000)]).toEqual([true, false]);
 });

@@ -146,7 +146,14 @@ describe("/api/chat", () => {
       http.model.hold = null;
       const ended = http.model.ended + 1;
       const req = new Request("http://x/api/chat", { method: "POST", body: '{"msg":"Oi"}', headers });
-      const request = { req, parameter: "", query: "", accept: STREAM.accept, keepOpen: () => {} };
+      const request = {
+        req,
+        parameter: "",
+        query: "",
+        accept: STREAM.accept,
+        keepOpen: () => {},
+        hold: () => true,
+      };
       const reply = await routes.take(request);
       if (!("body" in reply && reply.body instanceof ReadableStream)) throw new Error("expected a stream");
       const reader = reply.body.getReader();

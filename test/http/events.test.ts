@@ -123,6 +123,7 @@ describe("a store that is not open yet", () => {
   const request: RouteRequest = {
     ...{ req: new Request("http://localhost/api/events"), parameter: "", query: "", accept: "" },
     keepOpen: () => {},
+    hold: () => true,
   };
 
   function reads() {

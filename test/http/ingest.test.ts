@@ -426,9 +426,9 @@ describe("bad input", () => {
     expect(meanwhile.size).toBeGreaterThan(3);
   });
 
-  test("large bodies that together exceed their bound are 503", async () => {
+  test("a large body waits for room while others are read, unread itself, and small events are taken", async () => {
     await using http = start();
-    const sockets = [64, 31].map((mib) => {
+    const sockets = [64, 64, 31].map((mib) => {
       const socket = connect(http.server.port, "127.0.0.1");
       socket.write(`POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${mib * MIB}\r\n\r\n[`);
       return socket;
@@ -439,10 +439,29 @@ describe("bad input", () => {
         ((await answer.json()) as { gauges: Record<string, number> }).gauges.http_bodies_in_flight_bytes ?? 0
       );
     };
-    while ((await inFlight()) < 95 * MIB) await Bun.sleep(5);
-    await problem(await http.post(`[${" ".repeat(2 * MIB)}{}]`), 503, "overloaded");
+    while ((await inFlight()) < 159 * MIB) await Bun.sleep(5);
+    let status = 0;
+    const large = http.post(`[${" ".repeat(2 * MIB)}{}]`).then((response) => {
+      status = response.status;
+    });
+    const line = `{"message":"${"x".repeat(2 * MIB)}"}`;
+    const long = http.postLines(`{}\n${line}\n`);
     expect((await http.post("{}")).status).toBe(200);
+    expect(await inFlight()).toBe(159 * MIB);
+    expect(status).toBe(0);
     for (const socket of sockets) socket.destroy();
+    await large;
+    expect(status).toBe(200);
+    expect(await (await long).json()).toMatchObject({ accepted: 2 });
     while ((await inFlight()) > 0) await Bun.sleep(5);
+  });
+
+  test("many NDJSON bodies with long lines are taken within the bound, one after the other if need be", async () => {
+    await using http = start();
+    http.journal.keepBodies = false;
+    const line = `{"message":"${"x".repeat(7 * MIB)}"}\n`;
+    const responses = await Promise.all(Array.from({ length: 24 }, () => http.postLines(line + line)));
+    for (const response of responses) expect(await response.json()).toMatchObject({ accepted: 2 });
+    expect(http.journal.kept).toHaveLength(48);
   });
 });

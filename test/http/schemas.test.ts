@@ -91,6 +91,7 @@ describe("the text of all schemas", () => {
   const request: RouteRequest = {
     ...{ req: new Request("http://localhost/api/schemas"), parameter: "", query: "", accept: "" },
     keepOpen: () => {},
+    hold: () => true,
   };
 
   /** Types whose schemas are `chars` long; those in `dropped` are no longer there when they are shown. */

@@ -15,7 +15,7 @@ const MIB = 1024 * 1024;
 
 function around() {
   const clock = new FakeClock();
-  const held = new HeldBytes();
+  const held = new HeldBytes(clock);
   const seen = { stuck: 0, failed: [] as unknown[], made: 0, returned: 0 };
   const streams = new Streams({
     held,
@@ -107,18 +107,8 @@ describe("a stream", () => {
   });
 });
 
-describe("the bytes held for clients", () => {
-  test("responses have at most 64 MiB, and leave room for requests", () => {
-    const held = new HeldBytes();
-    expect([held.takeResponse(64 * MIB), held.takeResponse(1)]).toEqual([true, false]);
-    expect([held.takeRequest(96 * MIB), held.takeRequest(1)]).toEqual([true, false]);
-    held.giveResponse(MIB);
-    expect([held.takeRequest(MIB), held.takeResponse(1)]).toEqual([true, false]);
-    held.giveRequest(97 * MIB);
-    expect([held.takeResponse(MIB), held.requests, held.responses]).toEqual([true, 0, 64 * MIB]);
-  });
-
-  test("a small body is no stream, and a large one holds its size", async () => {
+describe("a body in one piece", () => {
+  test("is no stream if it is small, and holds its size if it is large", async () => {
     const { streams, held } = around();
     expect(streams.whole("x".repeat(256 * 1024))).toHaveLength(256 * 1024);
     const body = streams.whole("ã".repeat(MIB));

@@ -1,0 +1,60 @@
+/** The memory that an NDJSON body takes while it is read: its newest chunk and its unfinished line. */
+import type { Clock } from "../clock.ts";
+import { BUSY, isTooSlow, TOO_SLOW } from "./body.ts";
+import type { Refused } from "./contract.ts";
+import type { Hold } from "./held.ts";
+
+/** Up to this much is not counted. */
+const LARGE_CHUNK_BYTES = 64 * 1024;
+/** @bound an NDJSON body that stops arriving | the connection is closed */
+export const READ_TIMEOUT_SECONDS = 300;
+/** @bound an NDJSON body that stops arriving within a line over 64 KiB | the connection is closed */
+const LINE_TIMEOUT_SECONDS = 30;
+
+export type KeepOpen = (seconds: number) => void;
+
+export interface LineRoomOptions {
+  readonly hold: Hold;
+  /** Sets the request's idle timeout. */
+  readonly keepOpen: KeepOpen;
+  readonly clock: Clock;
+  readonly lineBytesMax: number;
+}
+
+/** The room that an NDJSON body needs while it is read. */
+export class LineRoom {
+  readonly #o: LineRoomOptions;
+  /** When the unfinished line became long; null if it is not. */
+  #longSinceMs: number | null = null;
+
+  constructor(options: LineRoomOptions) {
+    this.#o = options;
+  }
+
+  /** Takes room before a chunk is cut into lines. @param lineBytes of the unfinished line before it. @returns why there is none. */
+  async before(lineBytes: number, chunkBytes: number): Promise<Refused | null> {
+    const { hold, clock, lineBytesMax } = this.#o;
+    if (lineBytes + chunkBytes <= LARGE_CHUNK_BYTES) return null;
+    if (
+      this.#longSinceMs !== null &&
+      isTooSlow(lineBytes + chunkBytes, clock.monotonicMs() - this.#longSinceMs)
+    )
+      return TOO_SLOW;
+    // A long line gets room for the longest one at once: then it can be completed, whatever else waits.
+    const bytes = lineBytes > LARGE_CHUNK_BYTES ? 2 * lineBytesMax + chunkBytes : 2 * chunkBytes;
+    return bytes <= hold.bytes || (await hold.resize(bytes)) ? null : BUSY;
+  }
+
+  /** Gives the room back unless an unfinished line needs it. */
+  after(lineBytes: number): void {
+    const { hold, keepOpen, clock } = this.#o;
+    if (lineBytes <= LARGE_CHUNK_BYTES) {
+      hold[Symbol.dispose]();
+      if (this.#longSinceMs !== null) keepOpen(READ_TIMEOUT_SECONDS);
+      this.#longSinceMs = null;
+    } else if (this.#longSinceMs === null) {
+      this.#longSinceMs = clock.monotonicMs();
+      keepOpen(LINE_TIMEOUT_SECONDS);
+    }
+  }
+}
