@@ -30,6 +30,7 @@ import { Desk, whyHeadless } from "./src/start/desk.ts";
 import { checkUnpackFolder, freeDiskBytes, type Home, openHome, openJournal } from "./src/start/home.ts";
 import { makeLog } from "./src/start/log.ts";
 import { openStore } from "./src/start/open-store.ts";
+import { outboundFetch } from "./src/start/outbound.ts";
 import { runRingCommand } from "./src/start/ring-command.ts";
 import { complain, print, stderr } from "./src/start/stdio.ts";
 import { openEmbedder, openUnderstanding, type Understanding } from "./src/start/understanding.ts";
@@ -49,6 +50,8 @@ interface Parts extends Understanding {
   readonly home: Home;
   readonly journal: Journal;
   readonly hashing: Embedder;
+  /** For whatever is asked of others. */
+  readonly fetch: typeof fetch;
 }
 
 /** Takes the locks and opens everything that must be open before the first event is accepted. */
@@ -59,8 +62,9 @@ function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
   claimLabels({ path: config.ringPath, mode: config.ringMode });
   const journal = stack.use(openJournal(config, home, nowUs));
-  const understanding = stack.use(openUnderstanding(config, journal, log));
-  return { ...understanding, config, log, home, journal, hashing: openHashing(workerUrl("embed")) };
+  const fetch = outboundFetch();
+  const understanding = stack.use(openUnderstanding(config, journal, { log, fetch }));
+  return { ...understanding, config, log, home, journal, fetch, hashing: openHashing(workerUrl("embed")) };
 }
 
 function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayError) => void): Pipeline {
@@ -84,7 +88,7 @@ function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayErr
       return openRing({ path, capacity, mode, journalId, nextFrameId, adopt, log }, newest);
     },
     openEmbedder: async () => {
-      const embedder = await openEmbedder(config, journal, log);
+      const embedder = await openEmbedder(config, journal, { log, fetch: parts.fetch });
       // Waits for the examples to be learned: otherwise the backlog of the last run would be framed without them.
       await intents.attach(embedder);
       return embedder;
@@ -157,7 +161,13 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   if (headless !== null) log("info", `headless: ${headless}`);
   parts.brain.llm.start();
   pipeline.start();
-  if (command.name === "demo") void playDemo(server.url, config.token, log);
+  if (command.name === "demo") {
+    const isStopping = (): boolean => stopping;
+    void playDemo({
+      ...{ url: server.url, token: config.token, log },
+      ...{ fetch: parts.fetch, clock: systemClock, isStopping },
+    });
+  }
   if (desk !== null) {
     process.on("SIGHUP", () => stop("SIGHUP"));
     await desk.open();
@@ -212,9 +222,15 @@ async function main(): Promise<number> {
     }
     case "ring":
       return runRingCommand(command);
-    case "pull-model":
+    case "pull-model": {
+      const stop = new AbortController();
+      for (const signal of ["SIGTERM", "SIGINT"] as const) {
+        process.on(signal, () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
+      }
       await pullModel({
         name: command.model,
+        fetch: outboundFetch(),
+        signal: stop.signal,
         from: command.from,
         modelsDir: command.config.modelsDir,
         hfEndpoint: process.env.HF_ENDPOINT ?? null,
@@ -222,6 +238,7 @@ async function main(): Promise<number> {
         progress: (line) => stderr.write(line),
       });
       return 0;
+    }
     default:
       return run(command);
   }

@@ -293,6 +293,7 @@ try {
       name: basename(from),
       from,
       modelsDir,
+      fetch,
       hfEndpoint: null,
       workerUrl: url,
       progress,

@@ -108,6 +108,7 @@ async function main(): Promise<number> {
       name: name ?? basename(from),
       from,
       modelsDir,
+      fetch,
       hfEndpoint: null,
       workerUrl: url,
       progress: print,

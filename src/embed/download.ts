@@ -10,6 +10,13 @@ import { invalidModel } from "./models.ts";
 const PROGRESS_MS = 2000;
 /** How long the headers of a response may take. */
 const RESPONSE_MS = 30_000;
+/** How long a body may bring no byte. */
+const STALL_MS = 60_000;
+/**
+ * Bytes of a file whose size the hub does not tell.
+ * @bound a file of a model, if the hub does not tell its size | the download fails
+ */
+const FILE_BYTES_MAX = 16 * 1024 ** 3;
 /** Tries in a row that bring no byte. */
 const TRIES_MAX = 6;
 /** Between two tries. */
@@ -20,6 +27,8 @@ export interface Transfer {
   readonly fetch: typeof fetch;
   readonly clock: Clock;
   readonly progress: (line: string) => void;
+  /** Ends the download. */
+  readonly signal?: AbortSignal;
 }
 
 /** A file as the hub lists it; null for what it does not tell. */
@@ -49,17 +58,22 @@ export async function request(
     const location = response.headers.get("location");
     if (response.status < 300 || response.status > 399 || location === null) return response;
     await response.body?.cancel();
-    at = new URL(location, at).href;
+    const next = URL.canParse(location, at) ? new URL(location, at) : null;
+    const isSafe = next?.protocol === "https:" || (next?.protocol === "http:" && at.startsWith("http:"));
+    if (next === null || !isSafe)
+      throw offline(url, `it redirects to ${location.slice(0, 200)}, which is not safe`);
+    at = next.href;
   }
   throw offline(url, "too many redirects");
 }
 
 async function responseOf(o: Transfer, url: string, headers: Record<string, string>): Promise<Response> {
-  // The deadline covers only the headers: a body may take hours, and the runtime notices if it breaks.
+  // The deadline covers only the headers: a body may take hours.
   const slow = new AbortController();
   using _timer = o.clock.after(RESPONSE_MS, () =>
     slow.abort(new Error(`no response within ${RESPONSE_MS / 1000} s`)),
   );
+  using _stop = onAbort(o.signal, () => slow.abort(STOPPED));
   try {
     return await o.fetch(url, {
       headers: { "user-agent": "one_file_gateway", "accept-encoding": "identity", ...headers },
@@ -69,6 +83,49 @@ async function responseOf(o: Transfer, url: string, headers: Record<string, stri
   } catch (cause) {
     throw offline(url, messageOf(cause), cause);
   }
+}
+
+const STOPPED = new Error("it was stopped");
+
+/** Calls back when the signal aborts, or at once if it has, unless it is disposed of before. */
+function onAbort(signal: AbortSignal | undefined, callback: () => void): Disposable {
+  if (signal?.aborted === true) callback();
+  signal?.addEventListener("abort", callback, { once: true });
+  return { [Symbol.dispose]: () => signal?.removeEventListener("abort", callback) };
+}
+
+/** Yields a body as it arrives. @throws Error if it brings nothing for a while, or the download is stopped */
+async function* chunksOf(o: Transfer, body: ReadableStream<Uint8Array>): AsyncIterable<Uint8Array> {
+  const reader = body.getReader();
+  let why: Error | null = null;
+  const end = (reason: Error): void => {
+    why = reason;
+    void reader.cancel(reason).catch(() => undefined);
+  };
+  using _stop = onAbort(o.signal, () => end(STOPPED));
+  try {
+    for (;;) {
+      using _timer = o.clock.after(STALL_MS, () => end(new Error(`no byte within ${STALL_MS / 1000} s`)));
+      const { done, value } = await reader.read();
+      if (why !== null) throw why;
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    void reader.cancel().catch(() => undefined);
+  }
+}
+
+/** Reads a small body. @throws Error as {@link chunksOf}, and at `bytesMax` */
+export async function textOf(o: Transfer, response: Response, bytesMax: number): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body === null ? [] : chunksOf(o, response.body)) {
+    chunks.push(chunk);
+    bytes += chunk.byteLength;
+    if (bytes > bytesMax) throw new Error(`the reply is larger than ${bytesMax} bytes`);
+  }
+  return Buffer.concat(chunks).toString("utf8");
 }
 
 interface Download {
@@ -101,7 +158,8 @@ export async function getFile(o: Transfer, d: Download): Promise<void> {
       const retryable = error instanceof GatewayError && error.code === "embedder_unavailable";
       if (!retryable || tries >= TRIES_MAX) throw error;
       o.progress(`${d.file.path}: ${error.detail}; continuing at byte ${bytesOf(part)}`);
-      await o.clock.sleep(RETRY_MS);
+      await pause(o, RETRY_MS);
+      if (o.signal?.aborted === true) throw error;
     }
   }
   await rename(part, d.target);
@@ -118,6 +176,14 @@ export async function getFile(o: Transfer, d: Download): Promise<void> {
   o.progress(
     `${d.file.path}: ${bytesOf(d.target)} bytes, ${matches === null ? "no hash is known to check it" : "hash checked"}`,
   );
+}
+
+/** Ends early if the download is stopped. */
+async function pause(o: Transfer, ms: number): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  using _stop = onAbort(o.signal, resolve);
+  using _timer = o.clock.after(ms, resolve);
+  await promise;
 }
 
 function bytesOf(path: string): number {
@@ -183,7 +249,10 @@ async function appendBody(
   let bytes = w.from;
   let shownMs = o.clock.monotonicMs();
   try {
-    for await (const chunk of w.body) {
+    for await (const chunk of chunksOf(o, w.body)) {
+      if (bytes + chunk.byteLength > (d.file.bytes ?? FILE_BYTES_MAX)) {
+        throw invalidModel(d.url, `it is larger than ${d.file.bytes ?? FILE_BYTES_MAX} bytes`);
+      }
       await file.write(chunk);
       bytes += chunk.byteLength;
       const nowMs = o.clock.monotonicMs();
@@ -195,6 +264,7 @@ async function appendBody(
     }
     await file.sync();
   } catch (cause) {
+    if (cause instanceof GatewayError) throw cause;
     throw offline(d.url, `the connection broke after ${bytes} bytes: ${messageOf(cause)}`, cause);
   } finally {
     await file.close();

@@ -52,13 +52,17 @@ function readRow(embedding: unknown, row: Float32Array): string | null {
   }
   let squares = 0;
   for (const value of embedding as unknown[]) {
-    if (typeof value !== "number" || !Number.isFinite(value)) return `a vector holds ${String(value)}`;
+    if (typeof value !== "number" || !Number.isFinite(value)) return `a vector holds ${shown(value)}`;
     squares += value * value;
   }
   const length = Math.sqrt(squares);
   if (length === 0 || !Number.isFinite(length)) return "a vector is all zeros, or its length overflows";
   for (let at = 0; at < row.length; at++) row[at] = (embedding[at] as number) / length;
   return null;
+}
+
+function shown(value: unknown): string {
+  return typeof value === "number" || value === null ? String(value) : `a ${typeof value}`;
 }
 
 function invalid(why: string): ReadEmbeddings {

@@ -2,10 +2,14 @@
 import { join } from "node:path";
 import * as v from "valibot";
 import { GatewayError } from "../errors.ts";
-import { getFile, type HubFile, request, type Transfer } from "./download.ts";
+import { getFile, type HubFile, request, type Transfer, textOf } from "./download.ts";
 import { GRAPHS, KNOWN, POOLING_FILE, REQUIRED } from "./models.ts";
 
 const HUB = "https://huggingface.co";
+/**
+ * @bound the hub's list of a model's files | the model is downloaded as from a mirror without lists
+ */
+const LISTING_BYTES_MAX = 8 * 1024 * 1024;
 
 const TreeSchema = v.array(
   v.object({
@@ -94,5 +98,9 @@ async function getJson(transfer: Transfer, url: string): Promise<unknown> {
     await response.body?.cancel();
     return null;
   }
-  return response.json().catch(() => null);
+  try {
+    return JSON.parse(await textOf(transfer, response, LISTING_BYTES_MAX));
+  } catch {
+    return null;
+  }
 }

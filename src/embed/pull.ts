@@ -37,7 +37,9 @@ export interface PullOptions {
   readonly openModel: (folder: string) => Promise<Embedder>;
   /** Receives a line per file and per check, and one every two seconds of a download. */
   readonly progress: (line: string) => void;
-  readonly fetch?: typeof fetch;
+  readonly fetch: typeof fetch;
+  /** Ends the download; what is here by then is kept, and the next call continues. */
+  readonly signal?: AbortSignal;
   /** Sentences for the check; the default is one set in Portuguese and one in English. */
   readonly paraphrases?: readonly Paraphrase[];
   readonly clock?: Clock;
@@ -124,9 +126,9 @@ async function writeManifest(
 
 /** @returns where the files came from. */
 async function fetchInto(o: PullOptions, partial: string): Promise<string> {
-  const { from, progress, clock = systemClock } = o;
+  const { from, progress, fetch, signal = new AbortController().signal, clock = systemClock } = o;
   if (from !== null) return copyModel(from, partial, progress);
-  return downloadModel(o, partial, { fetch: o.fetch ?? fetch, clock, progress });
+  return downloadModel(o, partial, { fetch, clock, progress, signal });
 }
 
 /** Opens the model and runs the check. @returns the model's dimension. */

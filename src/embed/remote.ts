@@ -14,6 +14,8 @@ import { type EmbedWorker, Examples } from "./thread.ts";
 /** For the list of models, and for the first text of a new database. */
 const PROBE_TIMEOUT_MS = 1000;
 const BATCH_MAX = 64;
+/** Statuses of a request that would fail again. */
+const REFUSALS = [400, 404, 405, 413, 422, 501];
 const RETRY_AFTER_MS_MAX = 3_600_000;
 const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 
@@ -123,16 +125,16 @@ export class RemoteEmbedder implements Embedder {
 
   #failure({ kind, status, detail, retryAfterMs, cause }: EndpointFailure): GatewayError {
     if (this.#stop.signal.aborted) return this.#unavailable("the gateway stops", { cause });
-    if (kind === "not_json") return this.#invalid(detail, cause);
-    // The endpoint refuses the texts themselves, so it would refuse them again.
-    if (status !== null && [400, 413, 422].includes(status)) return this.#invalid(detail, cause);
+    // It refuses the texts, or makes no embeddings with this model: it would do so again.
+    const refused = kind === "status" && (status === null || REFUSALS.includes(status));
+    if (refused || kind === "not_json") return this.#invalid(detail, cause);
     const wait = retryAfterMs === null ? {} : { retryAfterMs: Math.min(retryAfterMs, RETRY_AFTER_MS_MAX) };
     return this.#unavailable(detail, { cause, ...wait });
   }
 
   #read(reply: unknown, count: number): Float32Array {
     const read = readEmbeddings(reply, { count, dimBefore: this.#dim });
-    if (!read.ok) throw this.#invalid(read.why);
+    if (!read.ok) throw this.#invalid(this.#endpoint?.scrub(read.why) ?? read.why);
     this.#dim = read.dim;
     return read.rows;
   }

@@ -10,13 +10,16 @@ const STREAM_BYTES_MAX = 8 * 1024 * 1024;
 
 export class TooLargeError extends Error {}
 
-/** Reading a body fails with {@link TooLargeError} at its bound: 1 MiB, or 8 MiB for an event stream. */
-export function boundedFetch(base: typeof fetch): typeof fetch {
+/**
+ * Reading a body fails with {@link TooLargeError} at its bound.
+ * @param replyBytesMax null: 1 MiB, or 8 MiB for an event stream.
+ */
+export function boundedFetch(base: typeof fetch, replyBytesMax: number | null = null): typeof fetch {
   const bounded = async (input: string | URL | Request, init?: RequestInit): Promise<Response> => {
     const response = await base(input, init);
     if (response.body === null) return response;
     const streams = response.headers.get("content-type")?.includes("event-stream") === true;
-    const bytesMax = streams ? STREAM_BYTES_MAX : REPLY_BYTES_MAX;
+    const bytesMax = replyBytesMax ?? (streams ? STREAM_BYTES_MAX : REPLY_BYTES_MAX);
     if (isKnownToFit(response.headers, bytesMax)) return response;
     const { status, statusText, headers } = response;
     return new Response(boundedBody(response.body, bytesMax), { status, statusText, headers });

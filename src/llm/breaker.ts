@@ -8,6 +8,14 @@ const OPEN_MS_MAX = 60_000;
 const RETRY_AFTER_MS_MIN = 100;
 /** @bound a Retry-After of the model's endpoint | followed up to here */
 const RETRY_AFTER_MS_MAX = 3_600_000;
+/** The shortest wait after a trial that the endpoint answered with a Retry-After; it doubles with each further one. */
+const TRIAL_WAIT_MS_MIN = 1000;
+
+/** Leave for one call. */
+export interface Pass {
+  /** Whether the call decides about a breaker that is half-open. */
+  readonly isTrial: boolean;
+}
 
 /**
  * Closed: all calls may go out. Open: none may, for a time that doubles with each failed trial. Half-open: one call may,
@@ -18,7 +26,10 @@ export class Breaker {
   #failures = 0;
   #openMs = OPEN_MS_MIN;
   #openUntilMs: number | null = null;
-  #trialRuns = false;
+  /** The call that decides; null: none is out. */
+  #trial: Pass | null = null;
+  /** Trials in a row that were answered with a Retry-After. */
+  #putOff = 0;
   /** How often it has opened. */
   opened = 0;
   /** The newest failure; empty while the breaker is closed and nothing failed. */
@@ -41,21 +52,23 @@ export class Breaker {
   /** Whether a call may go out now. */
   get allows(): boolean {
     const { state } = this;
-    return state === "closed" || (state === "half-open" && !this.#trialRuns);
+    return state === "closed" || (state === "half-open" && this.#trial === null);
   }
 
-  /** Claims leave for one call. After true, the caller must call exactly one of `succeeded`, `failed` and `released`. */
-  enter(): boolean {
-    if (!this.allows) return false;
-    if (this.state === "half-open") this.#trialRuns = true;
-    return true;
+  /** Gives leave for one call; null: none may go out. The caller must hand it to exactly one of `succeeded`, `failed` and `released`. */
+  enter(): Pass | null {
+    if (!this.allows) return null;
+    const pass: Pass = { isTrial: this.state === "half-open" };
+    if (pass.isTrial) this.#trial = pass;
+    return pass;
   }
 
   succeeded(): void {
     this.#failures = 0;
     this.#openUntilMs = null;
     this.#openMs = OPEN_MS_MIN;
-    this.#trialRuns = false;
+    this.#trial = null;
+    this.#putOff = 0;
     this.reason = "";
   }
 
@@ -63,26 +76,32 @@ export class Breaker {
    * @param o.weight how many failures it counts for: 1 if the endpoint failed, less if it only replied badly.
    * @param o.retryAfterMs how long the endpoint asks to be left alone: the breaker opens at once, for that long.
    */
-  failed(reason: string, o: { weight?: number; retryAfterMs?: number | null } = {}): void {
+  failed(pass: Pass, reason: string, o: { weight?: number; retryAfterMs?: number | null } = {}): void {
     this.reason = reason;
-    this.#failures += o.weight ?? 1;
     const { state } = this;
-    this.#trialRuns = false;
+    const isTrial = pass === this.#trial;
+    if (isTrial) this.#trial = null;
     const retryAfterMs = o.retryAfterMs ?? null;
-    // A call that began before the breaker opened may fail after: that must not keep it open for longer.
-    if (state === "open" && retryAfterMs === null) return;
-    if (state === "closed" && retryAfterMs === null && this.#failures < FAILURES_MAX) return;
+    this.#failures += o.weight ?? 1;
+    if (retryAfterMs !== null) return this.#leaveAlone(retryAfterMs, isTrial);
+    // A call that began before the breaker opened says nothing about the time after it.
+    if (state !== "closed" && !isTrial) return;
+    if (state === "closed" && this.#failures < FAILURES_MAX) return;
     if (state === "closed") this.opened++;
-    const openMs =
-      retryAfterMs === null
-        ? this.#openMs
-        : Math.min(Math.max(retryAfterMs, RETRY_AFTER_MS_MIN), RETRY_AFTER_MS_MAX);
-    this.#openUntilMs = this.#nowMs() + openMs;
-    if (retryAfterMs === null) this.#openMs = Math.min(2 * this.#openMs, OPEN_MS_MAX);
+    this.#openUntilMs = this.#nowMs() + this.#openMs;
+    this.#openMs = Math.min(2 * this.#openMs, OPEN_MS_MAX);
+  }
+
+  /** Opens for as long as the endpoint asks. An endpoint that asks for little again and again is asked less and less often. */
+  #leaveAlone(retryAfterMs: number, isTrial: boolean): void {
+    const leastMs = isTrial ? Math.min(TRIAL_WAIT_MS_MIN * 2 ** this.#putOff++, OPEN_MS_MAX) : 0;
+    const askedMs = Math.min(Math.max(retryAfterMs, RETRY_AFTER_MS_MIN), RETRY_AFTER_MS_MAX);
+    if (this.state === "closed") this.opened++;
+    this.#openUntilMs = Math.max(this.#openUntilMs ?? 0, this.#nowMs() + Math.max(askedMs, leastMs));
   }
 
   /** The call ended without telling anything about the endpoint, for example because the caller cancelled it. */
-  released(): void {
-    this.#trialRuns = false;
+  released(pass: Pass): void {
+    if (pass === this.#trial) this.#trial = null;
   }
 }

@@ -5,8 +5,7 @@
  */
 import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
-import { boundedFetch } from "./bounded-fetch.ts";
-import { Breaker } from "./breaker.ts";
+import { Breaker, type Pass } from "./breaker.ts";
 import { Budget } from "./budget.ts";
 import { type AskContext, askModel } from "./completion.ts";
 import type { AskRequest, LlmClient, LlmOptions, LlmRefusal, LlmState, StreamRequest } from "./contract.ts";
@@ -50,7 +49,7 @@ export class EndpointClient implements LlmClient {
     }
     const endpoint = new OpenAiEndpoint({
       ...{ baseUrl, apiKey, clock },
-      fetch: boundedFetch(options.fetch ?? fetch),
+      ...(options.fetch === undefined ? {} : { fetch: options.fetch }),
     });
     this.#lookout = new Lookout({ endpoint, model, clock, log, onLooked: () => this.#afterLook() });
   }
@@ -140,8 +139,9 @@ export class EndpointClient implements LlmClient {
       this.#succeeded(startedMs);
       return outcome;
     }
-    this.#failed(outcome.failure);
-    return { ok: false, reason: outcome.failure.reason, retryable: outcome.failure.retryable };
+    const { reason, retryable } = outcome.failure;
+    this.#failed(entered.pass, outcome.failure);
+    return { ok: false, reason, retryable };
   }
 
   async *stream(request: StreamRequest): AsyncIterable<string> {
@@ -156,11 +156,11 @@ export class EndpointClient implements LlmClient {
     } catch (error) {
       if (!(error instanceof StreamError)) throw error;
       failed = error.failure;
-      throw this.#unavailable(failed.detail, error);
+      throw this.#unavailable(this.#scrub(failed.detail), error);
     } finally {
       this.#places.leave();
       if (failed === null) this.#succeeded(startedMs);
-      else this.#failed(failed);
+      else this.#failed(entered.pass, failed);
     }
   }
 
@@ -170,7 +170,7 @@ export class EndpointClient implements LlmClient {
   }
 
   /** Waits for a place and for the breaker. A caller who is let in must give both back. */
-  async #enter({ signal }: Limit): Promise<{ ok: true; context: AskContext } | LlmRefusal> {
+  async #enter({ signal }: Limit): Promise<{ ok: true; context: AskContext; pass: Pass } | LlmRefusal> {
     const refused = (reason: string): LlmRefusal => ({ ok: false, reason, retryable: true });
     const lookout = this.#lookout;
     if (lookout === null) return { ok: false, reason: "off", retryable: false };
@@ -179,15 +179,15 @@ export class EndpointClient implements LlmClient {
       if (refusal !== null) return refusal;
     }
     if (!(await this.#places.enter(signal))) return refused(signal.aborted ? "timeout" : "busy");
-    let entered = false;
+    let pass: Pass | null = null;
     try {
       if (!lookout.looked) await Promise.race([lookout.firstLook, aborted(signal)]);
       const refusal = signal.aborted ? refused("timeout") : this.#refusal();
       if (refusal !== null) return refusal;
-      entered = this.#breaker.enter();
-      return entered ? { ok: true, context: this.#contextOf(lookout) } : refused("open");
+      pass = this.#breaker.enter();
+      return pass === null ? refused("open") : { ok: true, context: this.#contextOf(lookout), pass };
     } finally {
-      if (!entered) this.#places.leave();
+      if (pass === null) this.#places.leave();
     }
   }
 
@@ -209,12 +209,19 @@ export class EndpointClient implements LlmClient {
     this.onChange();
   }
 
-  #failed({ reason, detail, weight, retryAfterMs }: Failure): void {
+  /** Some details quote the reply, which may repeat a secret. */
+  #scrub(detail: string): string {
+    return this.#lookout?.endpoint.scrub(detail) ?? detail;
+  }
+
+  #failed(pass: Pass, failed: Failure): void {
+    const { reason, weight, retryAfterMs } = failed;
+    const detail = this.#scrub(failed.detail);
     this.#tally.failed(reason);
     this.#o.log("debug", `llm: ${reason}: ${detail}`);
     const opened = this.#breaker.opened;
-    if (weight === 0) this.#breaker.released();
-    else this.#breaker.failed(detail, { weight, retryAfterMs });
+    if (weight === 0) this.#breaker.released(pass);
+    else this.#breaker.failed(pass, detail, { weight, retryAfterMs });
     if (this.#breaker.opened > opened) {
       const model = this.#lookout?.model;
       this.#o.log("warn", `llm: ${model}: ${detail}; not asked for a while, events are processed without it`);

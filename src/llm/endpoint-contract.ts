@@ -12,9 +12,9 @@ export interface Limit extends Disposable {
 export interface EndpointFailure {
   /** status: the response has an error status. cancelled: another signal aborted before the deadline. */
   readonly kind: "timeout" | "cancelled" | "too_large" | "not_json" | "unreachable" | "status";
-  /** One line, without the API key, which some endpoints repeat in their errors. */
+  /** One line, without secrets: some endpoints repeat the key in their errors. */
   readonly detail: string;
-  /** Null if there was no response. */
+  /** Null if there was no response, or one that told an error without a code and a success by its status. */
   readonly status: number | null;
   /** From the Retry-After header; null if it is absent or unreadable. */
   readonly retryAfterMs: number | null;
@@ -34,6 +34,8 @@ export interface ListedModel {
 
 /** The endpoint may be away: a failed request is a value. Each call sends one request and never retries. */
 export interface Endpoint {
+  /** Masks the key and the secrets of the address in a text of the endpoint. */
+  readonly scrub: (text: string) => string;
   /** Without user, password, query and fragment, for messages. */
   readonly address: string;
   /** Starts a deadline. */

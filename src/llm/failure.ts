@@ -36,7 +36,10 @@ export function judged(failed: EndpointFailure): Failure {
     case "not_json":
       return failure("no_completion", failed.detail);
     case "status":
-      return judgedByStatus(failed, failed.status ?? 0);
+      // An error that nothing says more about may pass.
+      return failed.status === null
+        ? failure("server_error", failed.detail, { retryAfterMs: failed.retryAfterMs })
+        : judgedByStatus(failed, failed.status);
     case "timeout":
     case "too_large":
     case "unreachable":
@@ -53,6 +56,9 @@ function judgedByStatus({ detail, retryAfterMs }: EndpointFailure, status: numbe
   if (status === 401 || status === 403) {
     return failure("unauthorized", `${detail}; see --llm-api-key`, { status, weight: 3 });
   }
+  // An account without credit, and a server that is busy with itself.
+  if (status === 402) return failure("refused", detail, { status, weight: 3 });
+  if ([408, 409, 425].includes(status)) return failure("server_error", detail, { status, retryAfterMs });
   if (status === 404) return failure("not_found", `${detail}; see --llm-model`, { status, weight: 1.5 });
   return failure("refused", detail, { status, retryable: false, weight: 0.6 });
 }

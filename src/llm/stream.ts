@@ -6,6 +6,7 @@ import type { Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET } from "./failure.ts";
 import { messagesOf, tokensOf } from "./forms.ts";
 import { ThoughtFilter } from "./reply.ts";
+import { pieceOf } from "./reply-body.ts";
 
 export class StreamError extends Error {
   readonly failure: Failure;
@@ -39,9 +40,10 @@ export async function* pieces(
   let chunks = 0;
   try {
     for await (const chunk of endpoint.stream(body, limit)) {
+      const piece = pieceOf(chunk);
+      if (piece === null) continue;
       chunks++;
-      const piece: unknown = chunk.choices?.[0]?.delta?.content;
-      const shown = typeof piece === "string" ? thoughts.push(piece) : "";
+      const shown = thoughts.push(piece);
       if (shown !== "") yield shown;
     }
   } catch (error) {

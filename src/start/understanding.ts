@@ -10,6 +10,12 @@ import type { Log } from "../log.ts";
 import { workerUrl } from "../native/worker-url.ts";
 import { Schemas } from "../schemas/schemas.ts";
 
+/**
+ * Bytes that are read of one reply: 64 vectors of 4,096 floats in JSON.
+ * @bound a reply with embeddings | the request fails
+ */
+const EMBEDDINGS_BYTES_MAX = 8 * 1024 * 1024;
+
 /** Disposing of it writes what the schemas have learned. */
 export interface Understanding extends Disposable {
   readonly schemas: Schemas;
@@ -20,7 +26,11 @@ export interface Understanding extends Disposable {
 }
 
 /** The endpoint of `--llm-base-url` is looked for only after `brain.llm.start()`. */
-export function openUnderstanding(config: Config, journal: Journal, log: Log): Understanding {
+export function openUnderstanding(
+  config: Config,
+  journal: Journal,
+  { log, fetch }: { readonly log: Log; readonly fetch: typeof globalThis.fetch },
+): Understanding {
   // A temporary journal ends with the process, and so does what the schemas learned from it.
   const table = config.dbPath === null ? null : journal.table("schemas");
   const schemas = new Schemas({ table, log });
@@ -38,6 +48,7 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
     kept: { read: () => journal.meta("llm.budget"), write: (text) => journal.setMeta("llm.budget", text) },
     trial: MESSAGE_QUESTION,
     log,
+    fetch,
   });
   const brain = new Brain({
     llm,
@@ -58,7 +69,11 @@ export function openUnderstanding(config: Config, journal: Journal, log: Log): U
 }
 
 /** The embedder that follows from --embedder, the journal's record and the models that are available now. */
-export async function openEmbedder(config: Config, journal: Journal, log: Log) {
+export async function openEmbedder(
+  config: Config,
+  journal: Journal,
+  { log, fetch }: { readonly log: Log; readonly fetch: typeof globalThis.fetch },
+) {
   const text = journal.meta("embedder");
   const recorded = text === null ? null : (JSON.parse(text) as RecordedEmbedder);
   // An endpoint's dimension becomes known with its first reply, so the label of its frames has it and the record may not.
@@ -71,7 +86,12 @@ export async function openEmbedder(config: Config, journal: Journal, log: Log) {
     endpoint:
       config.llmBaseUrl === null
         ? null
-        : openEndpoint({ baseUrl: config.llmBaseUrl, apiKey: config.llmApiKey }),
+        : openEndpoint({
+            baseUrl: config.llmBaseUrl,
+            apiKey: config.llmApiKey,
+            fetch,
+            replyBytesMax: EMBEDDINGS_BYTES_MAX,
+          }),
     workerUrl: workerUrl("embed"),
     log,
   });

@@ -181,6 +181,57 @@ describe("a request", () => {
     expect(sent.length).toBe(8);
   });
 
+  test("ends its wait for the next try when it is stopped, and keeps what is here", async () => {
+    const { transfer, clock, sent } = transferOf(() => {
+      throw new TypeError("no network");
+    });
+    const stop = new AbortController();
+    const failing = refusal(getFile({ ...transfer, signal: stop.signal }, download()));
+    await until(() => clock.pending === 1);
+    stop.abort();
+    expect((await failing).code).toBe("embedder_unavailable");
+    expect([sent.length, clock.pending]).toEqual([1, 0]);
+  });
+
+  test("ends a body that brings nothing more when it is stopped, or after a minute", async () => {
+    const silent = (): Response =>
+      new Response(new ReadableStream({ start: (controller) => controller.enqueue(new Uint8Array(3)) }));
+    const stop = new AbortController();
+    const stopped = transferOf(silent);
+    const failing = refusal(getFile({ ...stopped.transfer, signal: stop.signal }, download()));
+    const arrived = (path: string): boolean => existsSync(path) && readFileSync(path).byteLength === 3;
+    await until(() => arrived(join(folder, "file.part")) && stopped.clock.pending === 1);
+    stop.abort();
+    expect((await failing).detail).toContain("it was stopped");
+    const slow = transferOf(silent, whole("hello"));
+    const target = join(folder, "other");
+    const finishing = getFile(slow.transfer, { ...download(), target });
+    await until(() => arrived(`${target}.part`) && slow.clock.pending === 1);
+    await slow.clock.advance(60_000);
+    await until(() => slow.lines.length === 1 && slow.clock.pending === 1);
+    await slow.clock.advance(1000);
+    await finishing;
+    expect(slow.lines.join()).toContain("no byte within 60 s");
+    expect([stopped.clock.pending, slow.clock.pending]).toEqual([0, 0]);
+  });
+
+  test("of another size than the hub says is refused while it comes", async () => {
+    const { transfer } = transferOf(whole("hello, and much more"));
+    expect(await refusal(getFile(transfer, download({ bytes: 5 })))).toMatchObject({
+      ...{ code: "model_invalid", detail: "it is larger than 5 bytes" },
+    });
+  });
+
+  test("is not fetched from a redirect that leaves HTTP or gives up its encryption", async () => {
+    const to = (location: string) => () => new Response(null, { status: 302, headers: { location } });
+    for (const location of ["file:///etc/passwd", "data:,x", "http://hub/file"]) {
+      const { transfer, sent } = transferOf(to(location));
+      const asked = { ...download(), url: "https://hub/file" };
+      const failing = refusal(request(transfer, asked.url, {}));
+      expect([(await failing).detail.includes("not safe"), sent.length]).toEqual([true, 1]);
+    }
+  });
+
   test("waits 30 s for the headers of a response, and leaves no timer behind", async () => {
     const { transfer, clock } = transferOf(() => new Promise<Response>(() => {}));
     const waiting = refusal(request(transfer, URL_OF_FILE, {}));

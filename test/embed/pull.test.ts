@@ -147,6 +147,7 @@ async function pull(given: Partial<Parameters<typeof pullModel>[0]>): Promise<Pu
     workerUrl: WORKER,
     progress: (line) => lines.push(line),
     clock: IMPATIENT,
+    fetch,
     ...given,
   });
   return { lines, installed };

@@ -72,6 +72,8 @@ describe("an embedder at an endpoint", () => {
       new Response("<html>", { headers: { "content-type": "application/json" } }),
     "an empty body": () => new Response("", { headers: { "content-type": "application/json" } }),
     "an error with a success status": () => ({ error: { message: "no such model" } }),
+    "404": () => Response.json({ error: { message: "no such model" } }, { status: 404 }),
+    "501": () => Response.json({ error: { message: "no support for embeddings" } }, { status: 501 }),
     "400": () => Response.json({ error: { message: "input too long" } }, { status: 400 }),
   };
   for (const [fault, answer] of Object.entries(invalid)) {
@@ -91,7 +93,7 @@ describe("an embedder at an endpoint", () => {
     "500": () => new Response("oops", { status: 500 }),
     "503": () => new Response("loading", { status: 503 }),
     "401": () => Response.json({ error: { message: "bad key" } }, { status: 401 }),
-    "404": () => Response.json({ error: { message: "model not loaded" } }, { status: 404 }),
+    "a limit that a success status tells": () => ({ error: { message: "rate limit", code: 429 } }),
     "a reply that does not come": () => new Promise<Response>(() => {}),
     "a reply that stops half way": () =>
       new Response(
@@ -193,11 +195,44 @@ describe("an embedder at an endpoint", () => {
     for (const error of errors) expect(error.message).not.toContain("hidden");
   });
 
+  test("shows no key that the endpoint repeats, in whatever form", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    const apiKey = "KEY-zzzz-yyyy-4711";
+    await using embedder = remote(endpoint, { apiKey });
+    const forms = [apiKey, btoa(`:${apiKey}`), encodeURIComponent(apiKey), apiKey.slice(0, 12)];
+    for (const form of forms) {
+      for (const answer of [
+        () => Response.json({ error: { message: `bad key ${form}` } }, { status: 401 }),
+        () => ({ error: `bad key ${form}` }),
+        () => new Response(`bad key ${form}`, { status: 502 }),
+        () => new Response(`bad key ${form}`),
+      ]) {
+        endpoint.answer = answer;
+        const { message } = await refusal(embedder.embed(["a"]));
+        expect(message).toMatch(/bad key .{0,4}\*\*\*/);
+        expect(message).not.toContain(form.slice(0, 8));
+      }
+    }
+  });
+
+  test("reads a reply up to its bound, packed or not", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    await using embedder = remote(endpoint, { replyBytesMax: 100_000 });
+    const long = `{"data":[${" ".repeat(64 * 1024 * 1024)}]}`;
+    const json = { "content-type": "application/json" };
+    endpoint.answer = () =>
+      new Response(Bun.gzipSync(long), { headers: { ...json, "content-encoding": "gzip" } });
+    expect((await refusal(embedder.embed(["a"]))).detail).toContain("larger than 100000 bytes");
+    endpoint.answer = () => new Response(long, { headers: json });
+    expect((await refusal(embedder.embed(["a"]))).detail).toContain("larger than 100000 bytes");
+  });
+
   test("stops waiting when it is disposed of", async () => {
     const begun = Promise.withResolvers<void>();
     const failure = { kind: "cancelled", detail: "", status: null, retryAfterMs: null, cause: null } as const;
     const endpoint: Endpoint = {
       address: "http://endpoint/v1",
+      scrub: (text) => text,
       limit: (ms, signals) => ({ ms, signal: AbortSignal.any([...signals]), [Symbol.dispose]: () => {} }),
       listModels: () => Promise.reject(new Error("not asked for")),
       embed: (_, { signal }) =>

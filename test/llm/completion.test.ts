@@ -84,7 +84,7 @@ describe("a question", () => {
   });
 
   test("fails at once if the reply is not a completion", async () => {
-    const { context, limit, bodies } = askingOf([Response.json({ error: "no" })]);
+    const { context, limit, bodies } = askingOf([Response.json({ choices: [] })]);
     expect(await askModel(context, REQUEST, limit)).toMatchObject({ failure: { reason: "no_completion" } });
     expect(bodies().length).toBe(1);
   });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { TooLargeError } from "../../src/llm/bounded-fetch.ts";
 import { EndpointError } from "../../src/llm/endpoint.ts";
+import { pieceOf } from "../../src/llm/reply-body.ts";
 import { FakeClock } from "../fake-clock.ts";
 import { scripted } from "./scripted.ts";
 
@@ -130,6 +131,43 @@ describe("a failure", () => {
     expect(detail).toBe("the endpoint responded 401 wrong key: ***");
   });
 
+  test("that a success status hides is told by its words, and by its code if it has one", async () => {
+    expect(
+      await failureOf(() => Response.json({ error: { message: "slow down", code: 429 } })),
+    ).toMatchObject({
+      ...{ kind: "status", status: 429, detail: "the endpoint responded with an error: slow down" },
+    });
+    expect(await failureOf(() => Response.json({ error: "odd" }))).toMatchObject({
+      kind: "status",
+      status: null,
+    });
+  });
+
+  test("with a status carries the endpoint's own words, wherever they stand", async () => {
+    for (const body of [
+      '{"error":"no room"}',
+      '{"object":"error","message":"no room"}',
+      '{"detail":"no room"}',
+      "no room",
+    ]) {
+      const { detail } = await failureOf(() => new Response(body, { status: 500 }));
+      expect(detail).toBe("the endpoint responded 500 no room");
+    }
+  });
+
+  test("of a path that does not exist asks for /v1 if the address lacks it", async () => {
+    const { endpoint } = scripted(
+      () => Response.json({ error: "Unexpected endpoint or method. (GET /models)" }),
+      {
+        baseUrl: "http://endpoint:1234",
+      },
+    );
+    using limit = endpoint.limit(1000, []);
+    const reply = await endpoint.listModels(limit);
+    expect(reply).toMatchObject({ failure: { status: 404 } });
+    expect(reply.ok ? "" : reply.failure.detail).toMatch(/Unexpected endpoint.*does the address lack \/v1\?/);
+  });
+
   test("of the network carries the network's message", async () => {
     const refused = await failureOf(() => Promise.reject(new TypeError("connection refused")));
     expect(refused).toMatchObject({ kind: "unreachable", detail: "connection refused", status: null });
@@ -166,12 +204,12 @@ describe("a stream", () => {
     );
     using limit = endpoint.limit(1000, []);
     const got: unknown[] = [];
-    for await (const chunk of endpoint.stream(CHAT, limit)) got.push(chunk.choices[0]?.delta.content);
+    for await (const chunk of endpoint.stream(CHAT, limit)) got.push(pieceOf(chunk));
     expect(got).toEqual(["a", "b"]);
     expect(sent[0]?.body).toEqual({ ...CHAT, stream: true });
   });
 
-  test("that the deadline cuts off fails, although the SDK ends it as if it were complete", async () => {
+  test("that the deadline cuts off fails", async () => {
     const clock = new FakeClock();
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => controller.enqueue(new TextEncoder().encode(event("a"))),
@@ -181,7 +219,7 @@ describe("a stream", () => {
     const got: unknown[] = [];
     const reading = (async () => {
       for await (const chunk of endpoint.stream(CHAT, limit)) {
-        got.push(chunk.choices[0]?.delta.content);
+        got.push(pieceOf(chunk));
         void clock.advance(1000);
       }
     })();

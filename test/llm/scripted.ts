@@ -23,7 +23,11 @@ export interface Scripted {
 /** @param answer called once per request. If its promise stays open, the request's signal ends it. */
 export function scripted(
   answer: (request: SentRequest) => Response | Promise<Response>,
-  { apiKey = null, clock = new FakeClock() }: { apiKey?: string | null; clock?: Clock } = {},
+  {
+    apiKey = null,
+    clock = new FakeClock(),
+    baseUrl = BASE_URL,
+  }: { apiKey?: string | null; clock?: Clock; baseUrl?: string } = {},
 ): Scripted {
   const sent: SentRequest[] = [];
   const fetching = (async (input: string | URL | Request, init?: RequestInit) => {
@@ -38,7 +42,7 @@ export function scripted(
     init?.signal?.addEventListener("abort", () => reject(init.signal?.reason), { once: true });
     return Promise.race([answer(request), promise]);
   }) as typeof fetch;
-  return { endpoint: new OpenAiEndpoint({ baseUrl: BASE_URL, apiKey, fetch: fetching, clock }), sent };
+  return { endpoint: new OpenAiEndpoint({ baseUrl, apiKey, fetch: fetching, clock }), sent };
 }
 
 export const BASE_URL = "http://user:hidden@endpoint:1234/v1?key=hidden";
