@@ -6,6 +6,7 @@ import type { ConfigSources } from "./sources.ts";
 import { isLoopback, parseWhole } from "./values.ts";
 
 export { helpText } from "./help.ts";
+export { LLM_BASE_URL_DEFAULT } from "./options.ts";
 export { isLoopback } from "./values.ts";
 
 /** Everything that can be configured. A --token-file is read, so only its token is here. */

@@ -77,6 +77,9 @@ function flag(
 
 const none = (): null => null;
 
+/** LM Studio's address. */
+export const LLM_BASE_URL_DEFAULT = "http://localhost:1234/v1";
+
 /** By the name of the value in Config, in the order in which help and README show them. */
 export const TABLE = {
   /** The DuckDB file. null: everything is in a private temporary folder, and nothing is kept. */
@@ -152,7 +155,7 @@ export const TABLE = {
     metavar: "URL",
     env: "LLM_BASE_URL",
     kind: urlOrOff,
-    byDefault: "http://localhost:1234/v1",
+    byDefault: LLM_BASE_URL_DEFAULT,
     help: "OpenAI-compatible endpoint (the default is LM Studio's); off disables it",
   }),
   llmApiKey: optional({

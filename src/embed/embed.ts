@@ -4,17 +4,19 @@
  */
 
 import { basename } from "node:path";
+import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { Endpoint } from "../llm/endpoint-contract.ts";
 import type { Log } from "../log.ts";
 import type { Embedder, EmbedderKind } from "./embedder.ts";
+import { embeddingModels, findRemote } from "./find-remote.ts";
 import { HASHING_NAME } from "./hashing.ts";
 import { HashingEmbedder } from "./hashing-embedder.ts";
 import { LocalEmbedder } from "./local.ts";
 import { findModel } from "./models.ts";
 import { OffEmbedder } from "./off.ts";
 import { type PullOptions, pullModel as pull } from "./pull.ts";
-import { defaultModel, listedModel, RemoteEmbedder } from "./remote.ts";
+import { MODEL_DEFAULT, RemoteEmbedder } from "./remote.ts";
 import { workerOf } from "./thread.ts";
 
 /** The choice as the journal keeps it. */
@@ -34,25 +36,30 @@ export interface ChooseOptions {
   readonly embeddingModel: string | null;
   /** Of --llm-base-url; null: off. */
   readonly endpoint: Endpoint | null;
+  /** Whether the user named that endpoint, and not only left the default address in force. */
+  readonly expected?: boolean;
   readonly workerUrl: string | URL;
   readonly log: Log;
+  readonly clock?: Clock;
 }
 
 export interface ChosenEmbedder {
   readonly embedder: Embedder;
-  /** Replaces the record of the database. */
-  readonly record: RecordedEmbedder;
+  /** Replaces the record of the database; null: nothing was decided, because what may be right was not there yet. */
+  readonly record: RecordedEmbedder | null;
   /** A line for the user at this start, or null. */
   readonly advice: string | null;
 }
 
 const LOCAL_MODEL_DEFAULT = "bge-m3";
+/** For the list of models, and for a first text, of an endpoint that a start does not wait for. */
+const LOOK_TIMEOUT_MS = 1000;
 
 /**
  * Chooses the embedder by --embedder and by the record of this database.
  *
- * `auto` without a record takes a local model if --models-dir holds one, else an endpoint that lists an embedding model,
- * else hashing. `auto` with a record keeps the recorded embedder, even if its model is away: the embedder then fails with
+ * `auto` without a record takes a local model if --models-dir holds one, else an embedding model that an endpoint lists and
+ * that embeds a text, else hashing. It waits for an endpoint that is loading, and decides nothing if that takes too long. `auto` with a record keeps the recorded embedder, even if its model is away: the embedder then fails with
  * embedder_unavailable until the model is back. Any other value of --embedder switches to that kind.
  * @throws GatewayError model_missing, model_invalid, embedder_invalid or usage if the kind that --embedder names cannot be opened.
  */
@@ -63,16 +70,20 @@ export async function chooseEmbedder(o: ChooseOptions): Promise<ChosenEmbedder> 
   if (o.recorded !== null && o.recorded.name !== name && advice === null) {
     advice = `vectors now come from ${name}; earlier frames keep those of ${o.recorded.name}`;
   }
-  return { embedder: chosen.embedder, record: { kind, name, dim }, advice };
+  const record = chosen.undecided === true ? null : { kind, name, dim };
+  return { embedder: chosen.embedder, record, advice };
 }
 
-type Choice = Pick<ChosenEmbedder, "embedder" | "advice">;
+interface Choice extends Pick<ChosenEmbedder, "embedder" | "advice"> {
+  /** Whether the next start should choose again. */
+  readonly undecided?: boolean;
+}
 
 async function choose(o: ChooseOptions): Promise<Choice> {
   if (o.choice === "off") return { embedder: new OffEmbedder(), advice: null };
   if (o.choice === "hashing") return { embedder: openHashing(o.workerUrl), advice: null };
   if (o.choice === "local") return { embedder: await openLocal(o), advice: null };
-  if (o.choice === "remote") return { embedder: await openRemote(o), advice: null };
+  if (o.choice === "remote") return openRemote(o);
   if (o.recorded === null) return decide(o);
   if (o.recorded.kind === "local") return { embedder: await openRecordedLocal(o, o.recorded), advice: null };
   if (o.recorded.kind === "remote") return { embedder: recordedRemote(o, o.recorded), advice: null };
@@ -84,25 +95,32 @@ async function choose(o: ChooseOptions): Promise<Choice> {
 async function decide(o: ChooseOptions): Promise<Choice> {
   if (findModel(o.modelsDir, o.embeddingModel) !== null)
     return { embedder: await openLocal(o), advice: null };
-  const listed = await listedModel(o.endpoint, o.embeddingModel, o.log);
-  let why = "--models-dir holds no model and no endpoint lists one";
-  if (listed !== null) {
-    const remote = remoteOf(o, listed, 0);
-    const refused = await remote.probe(o.log);
-    if (refused === null) return { embedder: remote, advice: null };
-    await remote[Symbol.asyncDispose]();
-    why = refused.message;
-  }
-  return {
-    embedder: openHashing(o.workerUrl),
-    advice: `vectors are lexical (${HASHING_NAME}), not semantic, because ${why}; run "one_file_gateway pull-model" and pass --embedder local`,
-  };
+  const found = await findRemote({
+    ...{ endpoint: o.endpoint, expected: o.expected === true, wanted: o.embeddingModel, log: o.log },
+    ...{ open: (name) => remoteOf(o, name, 0), clock: o.clock ?? systemClock },
+  });
+  if (found.embedder !== null) return { embedder: found.embedder, advice: null };
+  const lexical = `vectors are lexical (${HASHING_NAME}), not semantic, because --models-dir holds no model and ${found.why}`;
+  const todo = found.final
+    ? 'run "one_file_gateway pull-model" and pass --embedder local'
+    : "the next start looks again; --embedder remote waits for it";
+  return { embedder: openHashing(o.workerUrl), advice: `${lexical}; ${todo}`, undecided: !found.final };
+}
+
+/** The embedding model that the endpoint lists; null: none, or it does not reply. */
+async function listedModel({ endpoint, embeddingModel, log }: ChooseOptions): Promise<string | null> {
+  if (endpoint === null) return null;
+  using limit = endpoint.limit(LOOK_TIMEOUT_MS, []);
+  const reply = await endpoint.listModels(limit);
+  if (reply.ok) return embeddingModels(reply.value ?? [], embeddingModel)[0] ?? null;
+  log("debug", `embed: list models ${endpoint.address}: ${reply.failure.detail}`);
+  return null;
 }
 
 /** Advice for a database without a semantic embedder, if one is available by now. */
 async function adviceFor(o: ChooseOptions, embedder: Embedder): Promise<string | null> {
   const folder = findModel(o.modelsDir, o.embeddingModel);
-  const listed = folder === null ? await listedModel(o.endpoint, o.embeddingModel, o.log) : null;
+  const listed = folder === null ? await listedModel(o) : null;
   if (folder === null && listed === null) return null;
   const found = folder === null ? `the endpoint lists ${listed}` : `a model is at ${folder}`;
   const flag = folder === null ? "remote" : "local";
@@ -165,7 +183,7 @@ async function openRecordedLocal(o: ChooseOptions, recorded: RecordedEmbedder): 
   return embedder;
 }
 
-async function openRemote(o: ChooseOptions): Promise<Embedder> {
+async function openRemote(o: ChooseOptions): Promise<Choice> {
   if (o.endpoint === null) {
     throw new GatewayError({
       code: "usage",
@@ -176,12 +194,13 @@ async function openRemote(o: ChooseOptions): Promise<Embedder> {
     });
   }
   const recorded = o.recorded?.kind === "remote" ? o.recorded : null;
-  if (recorded !== null) return recordedRemote(o, recorded);
-  const remote = remoteOf(o, o.embeddingModel ?? (await defaultModel(o.endpoint, o.log)), 0);
+  if (recorded !== null) return { embedder: recordedRemote(o, recorded), advice: null };
+  const remote = remoteOf(o, o.embeddingModel ?? (await listedModel(o)) ?? MODEL_DEFAULT, 0);
+  const error = await remote.probe(LOOK_TIMEOUT_MS);
   // An endpoint that returns wrong vectors may be repaired while the gateway runs, so frames wait as for one that is away.
-  const refused = await remote.probe(o.log);
-  if (refused !== null) o.log("error", `${refused.message}; frames wait for it`);
-  return remote;
+  const level = error?.code === "embedder_invalid" ? "error" : "warn";
+  if (error !== null) o.log(level, `${error.message}; frames wait for it`);
+  return { embedder: remote, advice: null, undecided: error !== null };
 }
 
 function recordedRemote(o: ChooseOptions, recorded: RecordedEmbedder): Embedder {

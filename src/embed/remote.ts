@@ -3,7 +3,6 @@ import { type Clock, systemClock } from "../clock.ts";
 import { GatewayError } from "../errors.ts";
 import { modelId } from "../frame.ts";
 import type { Endpoint, EndpointFailure } from "../llm/endpoint-contract.ts";
-import type { Log } from "../log.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import type { EmbeddedTexts, Embedder } from "./embedder.ts";
 import { readEmbeddings } from "./embeddings.ts";
@@ -11,13 +10,12 @@ import { Pace } from "./pace.ts";
 import { RecentVectors } from "./recent.ts";
 import { type EmbedWorker, Examples } from "./thread.ts";
 
-/** For the list of models, and for the first text of a new database. */
-const PROBE_TIMEOUT_MS = 1000;
 const BATCH_MAX = 64;
 /** Statuses of a request that would fail again. */
 const REFUSALS = [400, 404, 405, 413, 422, 501];
 const RETRY_AFTER_MS_MAX = 3_600_000;
-const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
+/** LM Studio's name of BGE-M3. */
+export const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 
 export interface RemoteOptions {
   /** Null: none is set, and each call fails. */
@@ -71,16 +69,17 @@ export class RemoteEmbedder implements Embedder {
     return this.#examples.set(examples);
   }
 
-  /** Learns the dimension. @returns why the model cannot be used, or null. A model that is away or slow gives null and a log line. */
-  async probe(log: Log): Promise<GatewayError | null> {
+  /**
+   * Embeds a text, and so learns the dimension.
+   * @returns null: it works; else why not: embedder_unavailable (not now) or embedder_invalid (never).
+   */
+  async probe(timeoutMs: number): Promise<GatewayError | null> {
     try {
-      await this.#embedWithin(["ready"], PROBE_TIMEOUT_MS);
+      await this.#embedWithin(["ready"], timeoutMs);
       return null;
     } catch (error) {
-      if (!(error instanceof GatewayError)) throw error;
-      if (error.code === "embedder_invalid") return error;
-      log("warn", `${error.message}; frames wait for it`);
-      return null;
+      if (error instanceof GatewayError) return error;
+      throw error;
     }
   }
 
@@ -171,33 +170,4 @@ export class RemoteEmbedder implements Embedder {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
   }
-}
-
-/** The model to use if the user names none. */
-export async function defaultModel(endpoint: Endpoint, log: Log): Promise<string> {
-  return (await listedModel(endpoint, null, log)) ?? MODEL_DEFAULT;
-}
-
-/**
- * Asks the endpoint for its embedding model.
- * @param wanted null: the default model if it is listed, else the first one with the name of an embedding model.
- * @returns null if no such model is listed, or the endpoint does not reply.
- */
-export async function listedModel(
-  endpoint: Endpoint | null,
-  wanted: string | null,
-  log: Log,
-): Promise<string | null> {
-  if (endpoint === null) return null;
-  using limit = endpoint.limit(PROBE_TIMEOUT_MS, []);
-  const reply = await endpoint.listModels(limit);
-  if (!reply.ok) {
-    // Most users run no endpoint, so its absence is no warning.
-    log("debug", `embed: list models ${endpoint.address}: ${reply.failure.detail}`);
-    return null;
-  }
-  const models = reply.value ?? [];
-  const named = wanted ?? MODEL_DEFAULT;
-  if (models.some(({ id }) => id === named)) return named;
-  return wanted === null ? (models.find(({ embeds }) => embeds)?.id ?? null) : null;
 }

@@ -2,11 +2,15 @@
 import type { Clock } from "../clock.ts";
 import type { Log } from "../log.ts";
 import type { OpenAiEndpoint } from "./endpoint.ts";
-import { judged } from "./failure.ts";
+import type { Limit, ListedModel } from "./endpoint-contract.ts";
 
 /** Between two looks for an endpoint that is away. */
 const LOOK_MS = 5000;
 const LOOK_TIMEOUT_MS = 3000;
+/** Models with the name of an embedding model that are asked whether they are one. */
+const ASKED_MAX = 3;
+/** Statuses that say that a model makes no embeddings. */
+const CANNOT: readonly number[] = [404, 405, 501];
 
 export interface LookoutOptions {
   readonly endpoint: OpenAiEndpoint;
@@ -18,7 +22,7 @@ export interface LookoutOptions {
   readonly onLooked: () => void;
 }
 
-/** Each look is one cheap request for the list of models. Looks go on until the endpoint is there. */
+/** Each look is one cheap request for the list of models, and more only if no name in it is that of a chat model. Looks go on until the endpoint is there. */
 export class Lookout implements Disposable {
   readonly endpoint: OpenAiEndpoint;
   readonly #o: LookoutOptions;
@@ -75,16 +79,28 @@ export class Lookout implements Disposable {
     using limit = endpoint.limit(LOOK_TIMEOUT_MS, [this.#stop.signal]);
     const reply = await endpoint.listModels(limit);
     if (!reply.ok) {
-      const { status, detail, reason } = judged(reply.failure);
-      const isUnauthorized = reason === "unauthorized";
+      const { status, detail, kind } = reply.failure;
+      const isUnauthorized = status === 401 || status === 403;
       // Not every endpoint lists its models, so a model named by the user may still be there.
       if (status !== null && status < 500 && !isUnauthorized && model !== null) return null;
-      return `no reply from ${endpoint.address}: ${detail}${isUnauthorized ? "" : `; ${hint}`}`;
+      const what = kind === "status" ? "" : "no reply from ";
+      return `${what}${endpoint.address}: ${detail}; ${isUnauthorized ? "see --llm-api-key" : hint}`;
     }
     if (reply.value === null) return model !== null ? null : `${endpoint.address} lists no models; ${hint}`;
-    this.model = model ?? reply.value.find(({ chats }) => chats)?.id ?? null;
+    this.model = model ?? (await this.#chatModel(reply.value, limit));
     if (this.model !== null) return null;
     return `${endpoint.address} lists no chat model; load one there, or pass --llm-model NAME`;
+  }
+
+  /** The first model with the name of a chat model, else the first one that cannot embed, whatever its name says. */
+  async #chatModel(models: readonly ListedModel[], limit: Limit): Promise<string | null> {
+    const named = models.find(({ chats }) => chats);
+    if (named !== undefined) return named.id;
+    for (const { id } of models.filter(({ embeds }) => embeds).slice(0, ASKED_MAX)) {
+      const reply = await this.endpoint.embed({ model: id, input: ["ready"] }, limit);
+      if (!reply.ok && CANNOT.includes(reply.failure.status ?? 0)) return id;
+    }
+    return null;
   }
 
   #forgetTimer(): void {

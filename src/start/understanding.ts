@@ -1,6 +1,6 @@
 /** Opens what the gateway understands events with: schemas, intents, the brain, chat, and the embedder. */
 import { Brain, Chat, Intents, MESSAGE_QUESTION, RememberedReplies } from "../brain/brain.ts";
-import type { Config } from "../config/config.ts";
+import { type Config, LLM_BASE_URL_DEFAULT } from "../config/config.ts";
 import { chooseEmbedder, type RecordedEmbedder } from "../embed/embed.ts";
 import { messageOf } from "../errors.ts";
 import * as events from "../event/event.ts";
@@ -75,9 +75,12 @@ export async function openEmbedder(
   { log, fetch }: { readonly log: Log; readonly fetch: typeof globalThis.fetch },
 ) {
   const text = journal.meta("embedder");
-  const recorded = text === null ? null : (JSON.parse(text) as RecordedEmbedder);
+  const kept = text === null ? null : (JSON.parse(text) as RecordedEmbedder);
   // An endpoint's dimension becomes known with its first reply, so the label of its frames has it and the record may not.
-  const label = journal.labels().find(({ kind, label }) => kind === "model" && label === recorded?.name);
+  const label = journal.labels().find(({ kind, label }) => kind === "model" && label === kept?.name);
+  // A model of an endpoint that never made a vector for this database was chosen by its name alone, and may be none.
+  const isUnproven = kept?.kind === "remote" && kept.dim === 0 && label === undefined;
+  const recorded = isUnproven ? null : kept;
   const { embedder, record, advice } = await chooseEmbedder({
     choice: config.embedder,
     recorded: recorded === null ? null : { ...recorded, dim: label?.dim ?? recorded.dim },
@@ -92,10 +95,11 @@ export async function openEmbedder(
             fetch,
             replyBytesMax: EMBEDDINGS_BYTES_MAX,
           }),
+    expected: config.llmBaseUrl !== LLM_BASE_URL_DEFAULT,
     workerUrl: workerUrl("embed"),
     log,
   });
-  journal.setMeta("embedder", JSON.stringify(record));
+  if (record !== null) journal.setMeta("embedder", JSON.stringify(record));
   log("info", `embedder ${embedder.name}`);
   if (advice !== null) log("warn", advice);
   return embedder;

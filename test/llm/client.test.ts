@@ -223,7 +223,11 @@ describe("the client", () => {
     await ask(opened.llmAt(stub.baseUrl, { model: "mine" }), CAR);
     expect(stub.asked.map(({ body }) => body.model)).toEqual(["qwen3-4b", "mine"]);
     stub.models = ["bge-m3"];
-    const none = opened.llmAt(stub.baseUrl);
+    const embedding = (async (...given: Parameters<typeof fetch>) =>
+      String(given[0]).endsWith("/embeddings")
+        ? Response.json({ data: [{ index: 0, embedding: [1] }] })
+        : fetch(...given)) as typeof fetch;
+    const none = opened.llmAt(stub.baseUrl, { fetch: embedding });
     await until("it says that there is none", () => none.state.name === "away");
     expect(none.state.detail).toContain("lists no chat model");
   });

@@ -31,6 +31,41 @@ test("the first chat model in the list becomes the model", async () => {
   expect(lines).toEqual(["info llm: qwen3-4b at http://endpoint:1234/v1"]);
 });
 
+test("a model with the name of an embedding model is asked as a chat model if it cannot embed", async () => {
+  const answer =
+    (status: number): Answer =>
+    ({ path }) =>
+      path.endsWith("/models")
+        ? list("/models/bge-chat.gguf", "nomic-embed-text")
+        : new Response("no", { status });
+  for (const status of [404, 405, 501]) {
+    const { lookout, sent } = lookoutAt(answer(status));
+    await lookout.look();
+    expect([lookout.away, lookout.model, sent.length]).toEqual([null, "/models/bge-chat.gguf", 2]);
+  }
+  // One that embeds, or is away, is none.
+  for (const status of [200, 400, 500, 503]) {
+    const { lookout } = lookoutAt(answer(status));
+    await lookout.look();
+    expect([status, lookout.model]).toEqual([status, null]);
+    lookout[Symbol.dispose]();
+  }
+});
+
+test("an endpoint that is loading is looked for, and its own words are the reason", async () => {
+  const { clock, script, lookout } = lookoutAt(() =>
+    Response.json({ error: { code: 503, message: "Loading model" } }, { status: 503 }),
+  );
+  await lookout.look();
+  expect(lookout.away).toMatch(/^http:.*: the endpoint responded 503 Loading model; /);
+  script.answer = () => Response.json({ status: "loading model" });
+  await clock.advance(5000);
+  expect(lookout.away).toContain("loading model");
+  script.answer = () => list("qwen3-4b");
+  await clock.advance(5000);
+  expect([lookout.away, lookout.model]).toEqual([null, "qwen3-4b"]);
+});
+
 test("a named model stays, even if the endpoint lists others, lists none, or refuses to list", async () => {
   for (const answer of [
     () => list("other"),
