@@ -118,7 +118,7 @@ export const METRICS = {
   llm_failed_REASON_total: counter(
     "failures",
     "The same by reason: budget, cancelled, cut, invalid, no_completion, not_found, rate_limited, refused, server_error, " +
-      "stopped, timeout, too_large, unauthorized or unreachable. Absent until the first one.",
+      "stopped, timeout, too_large, too_long, unauthorized or unreachable. Absent until the first one.",
   ),
   llm_breaker_opened_total: counter(
     "times",

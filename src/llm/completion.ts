@@ -1,16 +1,17 @@
 /** Asks the model one question: in the fullest form that it accepts, and a second time if the reply is useless. */
 import type { Budget } from "./budget.ts";
 import type { AskRequest } from "./contract.ts";
-import type { ChatBody, OpenAiEndpoint } from "./endpoint.ts";
+import type { OpenAiEndpoint } from "./endpoint.ts";
 import type { EndpointFailure, Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET, type Outcome } from "./failure.ts";
-import { blame, type Feature, type Forms, type Message, messagesOf, tokensOf } from "./forms.ts";
+import { Form, TOO_LONG } from "./form.ts";
+import { type Feature, type Forms, type Message, messagesOf } from "./forms.ts";
 import { completionOf, firstValid } from "./reply.ts";
 import type { Tally } from "./tally.ts";
 import { correction, dataTurn, systemWithSchema } from "./wording.ts";
 
-/** How often one question is sent again without a part that the endpoint refuses. */
-const FORMS_MAX = 5;
+/** How often the data of a question is cut in half because the model's context is too small for it. */
+const CUTS_MAX = 4;
 /** Characters of a useless reply that are shown to the model again. */
 const SHOWN_CHARS_MAX = 2000;
 
@@ -24,12 +25,28 @@ export interface AskContext {
   readonly judge: (failed: EndpointFailure) => Failure;
 }
 
-/** Asks, and if the reply is useless asks once more, telling the model what was wrong with it. */
+/** Asks; if the context is too small for the data, with ever less of it. */
 export async function askModel<T>(
   context: AskContext,
   request: AskRequest<T>,
   limit: Limit,
 ): Promise<Outcome<T>> {
+  let { data } = request;
+  for (let cuts = 0; ; cuts++) {
+    const outcome = await askOf(context, { ...request, data }, limit);
+    if (outcome.ok || outcome.failure.reason !== TOO_LONG || cuts === CUTS_MAX) return outcome;
+    data = halved(data);
+  }
+}
+
+/** The beginning and the end of a text, half of it together. */
+function halved(text: string): string {
+  const quarter = text.length >> 2;
+  return `${text.slice(0, quarter).toWellFormed()} … ${text.slice(text.length - quarter).toWellFormed()}`;
+}
+
+/** Asks, and if the reply is useless asks once more, telling the model what was wrong with it. */
+async function askOf<T>(context: AskContext, request: AskRequest<T>, limit: Limit): Promise<Outcome<T>> {
   let turns: Message[] = [{ role: "user", content: dataTurn(request.data) }];
   let useless = failure("invalid", "");
   let schema = true;
@@ -73,44 +90,37 @@ interface Call {
   readonly schema: boolean;
 }
 
-/** Sends one request, in the fullest form that the model accepts. Refused parts are remembered once the rest is accepted. */
+/** Sends one request, in the fullest form that the model accepts. */
 async function complete(
-  { endpoint, model, forms, budget, tally, judge }: AskContext,
+  context: AskContext,
   { request, turns, schema }: Call,
   limit: Limit,
 ): Promise<Outcome<{ body: unknown; schema: boolean }>> {
-  const without = new Set<Feature>(forms.refusedBy(model));
-  if (!schema) without.add("json_schema");
-  const learned = new Set<Feature>();
-  for (let form = 0; ; form++) {
+  const { endpoint, model, budget, tally, judge } = context;
+  const form = new Form(context, request.maxTokens);
+  if (!schema) form.leaveOut("json_schema");
+  for (;;) {
+    const body = form.withTokens(bodyOf(model, request, turns, form.without));
+    if (body === null) return { ok: false, failure: form.noRoom };
     if (!budget.take()) return { ok: false, failure: NO_BUDGET };
     tally.calls++;
-    const reply = await endpoint.complete(bodyOf(model, request, turns, without), limit);
+    const reply = await endpoint.complete(body, limit);
     if (reply.ok) {
-      forms.learn(model, learned);
-      return { ok: true, value: { body: reply.value, schema: !without.has("json_schema") } };
+      form.accepted();
+      return { ok: true, value: { body: reply.value, schema: !form.without.has("json_schema") } };
     }
     const failed = judge(reply.failure);
-    const blamed = form < FORMS_MAX ? blame(failed, without) : null;
-    if (blamed === null) return { ok: false, failure: failed };
-    without.add(blamed);
-    learned.add(blamed);
+    if (!form.adapts(failed)) return { ok: false, failure: failed };
   }
 }
 
-function bodyOf(
-  model: string,
-  request: Rules,
-  turns: readonly Message[],
-  without: ReadonlySet<Feature>,
-): ChatBody {
-  const { kind, system, jsonSchema, maxTokens } = request;
+function bodyOf(model: string, request: Rules, turns: readonly Message[], without: ReadonlySet<Feature>) {
+  const { kind, system, jsonSchema } = request;
   const bySchema = !without.has("json_schema");
   const rules = bySchema ? system : systemWithSchema(system, jsonSchema);
   return {
     model,
     messages: messagesOf(rules, turns, without),
-    ...tokensOf(maxTokens, without),
     ...(without.has("temperature") ? {} : { temperature: 0 }),
     ...(bySchema
       ? {

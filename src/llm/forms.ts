@@ -1,4 +1,5 @@
 /** The form of a request: parts that a model refuses are left out, and the refusal is remembered. */
+import { Contexts } from "./contexts.ts";
 import type { Failure } from "./failure.ts";
 
 /** The schema is left out after so many questions in a row whose reply was useless with it and right without it. */
@@ -12,8 +13,9 @@ export interface Message {
 /** Parts of a request that some endpoints or models refuse. */
 export type Feature = "json_schema" | "temperature" | "max_tokens" | "system";
 
-/** Remembers for each model which features it refused. */
+/** Remembers for each model which features it refused, and how many tokens it takes. */
 export class Forms {
+  readonly contexts = new Contexts();
   readonly #refused = new Map<string, Set<Feature>>();
   #schemaFailures = 0;
 

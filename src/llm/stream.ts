@@ -4,7 +4,8 @@ import type { StreamRequest } from "./contract.ts";
 import { EndpointError } from "./endpoint.ts";
 import type { Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET } from "./failure.ts";
-import { messagesOf, tokensOf } from "./forms.ts";
+import { Form } from "./form.ts";
+import { type Feature, type Message, messagesOf } from "./forms.ts";
 import { ThoughtFilter } from "./reply.ts";
 import { pieceOf } from "./reply-body.ts";
 
@@ -18,38 +19,43 @@ export class StreamError extends Error {
 }
 
 /**
- * Yields the text in pieces as they arrive, without the model's thoughts.
+ * Yields the text in pieces as they arrive, without the model's thoughts. Sends the request again in another form if the
+ * endpoint refuses it.
  * @throws StreamError before the first piece or after any of them.
  */
 export async function* pieces(
-  { endpoint, model, forms, budget, tally, judge }: AskContext,
+  context: AskContext,
   { messages, maxTokens }: StreamRequest,
   limit: Limit,
 ): AsyncIterable<string> {
-  if (!budget.take()) throw new StreamError(NO_BUDGET);
-  tally.calls++;
-  const without = forms.refusedBy(model);
-  const [first, ...rest] = messages;
-  const system = first?.role === "system" ? first.content : null;
-  const body = {
-    model,
-    messages: system === null ? [...messages] : messagesOf(system, rest, without),
-    ...tokensOf(maxTokens, without),
-  };
+  const { endpoint, model, budget, tally, judge } = context;
+  const form = new Form(context, maxTokens);
   const thoughts = new ThoughtFilter();
-  let chunks = 0;
-  try {
-    for await (const chunk of endpoint.stream(body, limit)) {
-      const piece = pieceOf(chunk);
-      if (piece === null) continue;
-      chunks++;
-      const shown = thoughts.push(piece);
-      if (shown !== "") yield shown;
+  for (let chunks = 0; chunks === 0; ) {
+    const body = form.withTokens({ model, messages: turnsOf(messages, form.without) });
+    if (body === null) throw new StreamError(form.noRoom);
+    if (!budget.take()) throw new StreamError(NO_BUDGET);
+    tally.calls++;
+    try {
+      for await (const chunk of endpoint.stream(body, limit)) {
+        const piece = pieceOf(chunk);
+        if (piece === null) continue;
+        if (chunks++ === 0) form.accepted();
+        const shown = thoughts.push(piece);
+        if (shown !== "") yield shown;
+      }
+      if (chunks === 0) throw new StreamError(failure("no_completion", "the reply is not a chat stream"));
+    } catch (error) {
+      if (!(error instanceof EndpointError)) throw error;
+      const failed = judge(error.failure);
+      if (chunks > 0 || !form.adapts(failed)) throw new StreamError(failed);
     }
-  } catch (error) {
-    throw error instanceof EndpointError ? new StreamError(judge(error.failure)) : error;
   }
-  if (chunks === 0) throw new StreamError(failure("no_completion", "the reply is not a chat stream"));
   const last = thoughts.end();
   if (last !== "") yield last;
+}
+
+function turnsOf(messages: StreamRequest["messages"], without: ReadonlySet<Feature>): Message[] {
+  const [first, ...rest] = messages;
+  return first?.role === "system" ? messagesOf(first.content, rest, without) : [...messages];
 }
