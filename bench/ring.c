@@ -2,14 +2,14 @@
  *
  *     ring write PATH CAPACITY FRAMES ROUNDS
  *
- * The complete write of a frame. Makes a ring file at PATH, populates it, fills one lap, then writes FRAMES frames in each of ROUNDS rounds:
- * one round for each byte that comes in on stdin, so that the caller can alternate with its own. Prints one
- * line of ns per frame a round.
+ * Makes a ring file at PATH, populates it and fills one lap. Then it runs ROUNDS rounds, each of which writes FRAMES
+ * complete frames. A round begins when a byte arrives on stdin, so that the caller can alternate these rounds with its
+ * own. Prints the ns per frame of each round on a line.
  *
  *     ring follow PATH FRAMES
  *
- * Prints "ready", waits for FRAMES new frames of an existing ring as consumer.py does (spin, then futex), and prints the
- * median of the times from the `timestamp_us` of a frame, here in ns, to its validated copy. */
+ * Prints "ready" and waits for FRAMES new frames of an existing ring as consumer.py does (it spins, then sleeps on a
+ * futex). Prints the median time from a frame's `timestamp_us`, which is in ns here, to its validated copy. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/futex.h>

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Learns to tell intents apart, online, from the frames of a running gateway.
+"""Trains an intent classifier online, on the frames of a running gateway.
 
     ./one_file_gateway                                     # in one terminal
     python examples/train_intents.py --messages test/fixtures/banking77.csv
 
-It sends the messages of a CSV file (text,category) to the gateway, a tenth of them marked as not for
-training, and follows the ring meanwhile: each batch of frames is first predicted, then learned from. So the
-first accuracy it prints is honest at every moment (no frame was learned from before it was predicted), and
-the last is that of the frames that were never learned from.
+The program sends the messages of a CSV file (text,category) to the gateway and follows the ring meanwhile. It
+predicts each batch of frames before it learns from it, so the first accuracy that it prints is that of
+messages it had not seen. A tenth of the messages is marked as held back. The last accuracy is that of
+these, which it never learns from.
 
-The classifier is one linear layer over the embedding: what it reaches says how much the embedding knows.
-Batches are kept and replayed, because an online learner that sees each example once forgets it.
+The classifier is one linear layer over the embedding, so its accuracy shows how much the embedding contains.
+The program keeps batches and replays them, because an online learner forgets an example that it sees once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from consumer import ConsumerError, PhysicsDataset
 
-HELD_BACK = 1  # workflow_node of the messages that are not trained on
+HELD_BACK = 1  # workflow_node of the messages that the classifier never learns from
 CLASSES_MAX = 256
 SEND_AT_ONCE = 64
 REPLAY_BATCHES = 4
 
 
 class OnlineClassifier:
-    """Softmax regression over embeddings (n, 1024), for classes that turn up as it goes."""
+    """Softmax regression over embeddings (n, 1024). Classes are added when their first frame comes."""
 
     def __init__(self, device: str, replay: int) -> None:
         self.device = device
@@ -52,22 +52,22 @@ class OnlineClassifier:
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def classes(self, intent_ids: torch.Tensor) -> torch.Tensor:
-        """(n,) int64 of intent ids to (n,) int64 of class numbers; a new id is the next number."""
+        """Maps (n,) int64 of intent ids to (n,) int64 of class numbers; a new id gets the next number."""
         known = self.class_of
         numbers = [known.setdefault(one, len(known)) for one in intent_ids.tolist()]
         if len(known) > CLASSES_MAX:
             raise SystemExit(
-                f"train_intents: more than {CLASSES_MAX} intents; this example has room for no more"
+                f"train_intents: more than {CLASSES_MAX} intents; raise CLASSES_MAX in this file"
             )
         return torch.tensor(numbers, device=self.device)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
-        """(n,) int64: the likeliest of the classes seen so far; class 0 before there is one."""
+        """(n,) int64: the likeliest of the known classes; class 0 while none is known."""
         with torch.no_grad():
             return self.layer(x)[:, : max(len(self.class_of), 1)].argmax(dim=1)
 
     def learn(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """One step on what is new, and `replay` steps on batches drawn from all that were seen."""
+        """Takes one step on the new batch, and `replay` steps on batches drawn from all earlier ones."""
         self.seen.append((x, y))
         self._step(x, y)
         for _ in range(self.replay):
@@ -76,14 +76,16 @@ class OnlineClassifier:
 
     def _step(self, x: torch.Tensor, y: torch.Tensor) -> None:
         scores = self.layer(x)[:, : len(self.class_of)]
-        loss = torch.nn.functional.cross_entropy(scores * 8, y)  # embeddings have length 1: sharpen
+        loss = torch.nn.functional.cross_entropy(
+            scores * 8, y
+        )  # sharpens the scores, because embeddings have length 1
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
 
 def read_messages(path: Path, limit: int, seed: int) -> list[dict[str, object]]:
-    """The events to send: shuffled, since the file is sorted by category."""
+    """The events to send, shuffled, because the file is sorted by category."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     generator = random.Random(seed)
@@ -100,7 +102,7 @@ def read_messages(path: Path, limit: int, seed: int) -> list[dict[str, object]]:
 
 
 def send(url: str, token: str | None, events: list[dict[str, object]]) -> None:
-    """Sends the events as NDJSON, some at a time, and again where the gateway has too much to do."""
+    """Sends the events as NDJSON in batches, and sends a batch again if the gateway is overloaded."""
     headers = {"content-type": "application/x-ndjson"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
@@ -109,8 +111,8 @@ def send(url: str, token: str | None, events: list[dict[str, object]]) -> None:
         request = urllib.request.Request(f"{url}/ingest", lines.encode(), headers)
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    answer.read()
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    response.read()
                 break
             except urllib.error.HTTPError as error:
                 if error.code != 503:
@@ -119,12 +121,12 @@ def send(url: str, token: str | None, events: list[dict[str, object]]) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Sends, follows, predicts, learns; prints accuracies."""
+    """Sends the messages, predicts and learns from their frames, and prints accuracies."""
     torch.manual_seed(arguments.seed)
     random.seed(arguments.seed)
-    torch.set_num_threads(1)  # the layer is small: more threads wait for each other, and for the gateway
+    torch.set_num_threads(1)  # the layer is small, so more threads would only wait for one another
     events = read_messages(arguments.messages, arguments.limit, arguments.seed)
-    # From the next frame on: opened before the first message is sent, so that none is missed.
+    # Made before the first message is sent, so that it begins with that message's frame.
     dataset = PhysicsDataset(arguments.batch, "latest", path=arguments.path, timeout_s=10.0, max_wait_s=0.5)
     sender = threading.Thread(target=send, args=(arguments.url, arguments.token, events), daemon=True)
     sender.start()
@@ -135,7 +137,7 @@ def train(arguments: argparse.Namespace) -> None:
     held_y: list[torch.Tensor] = []
     for batch in dataset:
         frames += len(batch["frame_id"])
-        known = (batch["flags"] & 0b11) == 0b11  # has an embedding, has an intent
+        known = (batch["flags"] & 0b11) == 0b11  # both an embedding and an intent
         x = batch["semantic"][known].to(arguments.device)
         y = learner.classes(batch["intent_id"][known])
         held = batch["kinetics"][known][:, 5].to(arguments.device) == HELD_BACK  # workflow_node
@@ -153,7 +155,7 @@ def train(arguments: argparse.Namespace) -> None:
             break
     if not predicted:
         raise SystemExit(
-            "train_intents: no frame with an embedding and an intent came within 10 s; is it the same ring?"
+            "train_intents: no frame with embedding and intent came within 10 s; give the gateway's ring (--path)"
         )
     test_x, test_y = torch.cat(held_x), torch.cat(held_y)
     accuracy = float((learner.predict(test_x) == test_y).float().mean()) if len(test_y) else float("nan")
@@ -168,12 +170,16 @@ def main() -> int:
     parser.add_argument(
         "--messages", type=Path, required=True, help="CSV file with the columns text and category"
     )
-    parser.add_argument("--limit", type=int, default=sys.maxsize, help="send so many of its messages (all)")
-    parser.add_argument("--url", default="http://127.0.0.1:9382", help="the gateway")
-    parser.add_argument("--token", help="its token, where it has one")
-    parser.add_argument("--path", help="its ring (CS_PHYSICS_PATH, or where the gateway puts it)")
+    parser.add_argument(
+        "--limit", type=int, default=sys.maxsize, help="the most messages to send (default: all)"
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:9382", help="the gateway's address")
+    parser.add_argument("--token", help="the gateway's token, if it has one")
+    parser.add_argument(
+        "--path", help="the gateway's ring (default: CS_PHYSICS_PATH, or the system's default)"
+    )
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--replay", type=int, default=2, help="steps over earlier frames for each batch")
+    parser.add_argument("--replay", type=int, default=2, help="steps on earlier frames for each batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=77)
     try:

@@ -29,7 +29,7 @@ def _figure(name: str, value: float, baseline: float | None = None, unit: str = 
 
 
 def _in_turns(repeats: int, *actions: Callable[[], object]) -> list[float]:
-    """The median ns of one call of each action. Takes turns, so that all run under the same conditions."""
+    """The median ns of one call of each action. The actions take turns, under the same conditions."""
     rounds: list[list[float]] = [[] for _ in actions]
     for _ in range(ROUNDS):
         for action, times in zip(actions, rounds):
@@ -52,7 +52,7 @@ def _read(path: str) -> None:
         (viewed,) = _in_turns(200, view)
         _figure("ring/read-batch-view", viewed / BATCH)
 
-        # The same bytes: the newest frames, which are contiguous here.
+        # The baseline copies the same bytes, the newest frames, which are contiguous here.
         slot = (consumer.read_batch(1).frame_id[0] - (BATCH - 1)) % consumer.stats()["capacity"]
         source = np.memmap(
             path, np.uint8, "r", HEADER_BYTES + int(slot) * FRAME_BYTES, (BATCH * FRAME_BYTES,)

@@ -1,4 +1,4 @@
-"""What the tests of the reader share: consumer.py on the path, and a ring written by ring_writer.py."""
+"""The shared parts of the reader's tests: consumer.py on the path, and a ring that ring_writer.py writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from ring_writer import RingWriter  # noqa: E402
 
-# Every failure prints what reproduces it; the machine that runs the tests may be busy.
+# Every failure prints how to reproduce it. The machine may be busy, so no test has a deadline.
 settings.register_profile("gateway", deadline=None, print_blob=True)
 settings.load_profile("gateway")
 

@@ -1,4 +1,4 @@
-"""A small HTTP server that answers /api/frames and /api/labels as the gateway does, and can fail."""
+"""A small HTTP server that serves /api/frames and /api/labels as the gateway does, and can fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RAW = "application/vnd.cs-physics.frames"
 
 
 class GatewayStub:
-    """Has the frames ``oldest`` to ``head`` - 1 of a journal; each is that of ``frame_payload``."""
+    """Serves the frames ``oldest`` to ``head`` - 1 of a journal. ``frame_payload`` makes each of them."""
 
     def __init__(self, *, token: str | None = None, journal_id: int = 7, port: int = 0) -> None:
         self.token = token
@@ -26,13 +26,13 @@ class GatewayStub:
         self.labels: Any = {}
         self.payloads: dict[int, bytes] = {}
         self.fail: tuple[int, dict[str, str], bytes] | None = None
-        """Status, headers and body of every answer, where it is set."""
+        """Status, headers and body of every response; None: the gateway's own."""
         self.change: Any = None
-        """What is done to the body and headers of an answer with frames before it is sent."""
-        self.asked: list[tuple[int, int]] = []
+        """Changes body and headers of a response with frames before it is sent."""
+        self.requests: list[tuple[int, int]] = []
+        """(after, limit) of each request for frames."""
         self.failures = 0
         """How often ``fail`` was sent."""
-        """(after, limit) of each request for frames."""
         self.label_requests = 0
         self.connections = 0
         self.close_after_each = False
@@ -51,7 +51,7 @@ class GatewayStub:
         payload = self.payloads.get(frame_id) or frame_payload(frame_id, self.journal_id)
         return whole_sequence(frame_id, 100).to_bytes(8, "little") + payload
 
-    def answer(self, after: int, limit: int) -> bytes:
+    def response(self, after: int, limit: int) -> bytes:
         first = max(after + 1, self.oldest)
         return b"".join(self.frame(one) for one in range(first, min(first + limit, self.head)))
 
@@ -79,14 +79,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def close_connections(self) -> None:
-        """Those that are kept alive, too: a gateway that has gone answers on none."""
+        """Closes idle connections, too: a gateway that has ended responds on none."""
         for one in list(self.open):
-            # Its handler's thread may have closed it meanwhile.
+            # The handler's thread may have closed it meanwhile.
             with contextlib.suppress(OSError):
                 one.shutdown(2)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no event."""
+        """Ignores a client that disconnects in the middle of a response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
     def do_GET(self) -> None:
         stub = self.server.stub
@@ -121,8 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         if parts.path != "/api/frames" or self.headers.get("accept") != RAW:
             return self.send(404, {}, b"")
         query = {name: int(values[0]) for name, values in parse_qs(parts.query).items()}
-        stub.asked.append((query["after"], query["limit"]))
-        body = stub.answer(query["after"], query["limit"])
+        stub.requests.append((query["after"], query["limit"]))
+        body = stub.response(query["after"], query["limit"])
         headers = {
             "content-type": RAW,
             "x-frames-head": str(stub.head),
@@ -141,5 +141,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-        # Without a word of it beforehand, as a server does whose keep-alive time is over.
+        # Unannounced, as by a server whose keep-alive time is over.
         self.close_connection = self.server.stub.close_after_each or "content-length" in headers

@@ -1,4 +1,4 @@
-"""A small writer of rings, from the byte table of docs/FRAME.md alone: it uses nothing of consumer.py."""
+"""A small writer of rings, made from the byte table of docs/FRAME.md. It uses nothing of consumer.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAGIC = 0x5048595349435300
 HEADER_BYTES = 64
 FRAME_BYTES = 4224
 
-# Everything behind `semantic`, in the table's order.
+# The fields after `semantic`, in the order of the table.
 PHYSICS = struct.Struct("<4f qQ 3i f 2i 2f 4f Q 2H I i I Q")
 PHYSICS_NAMES = [
     "delta_time",
@@ -48,7 +48,7 @@ assert PHYSICS.size == FRAME_BYTES - 4112
 
 
 def physics(**values: Any) -> bytes:
-    """The bytes behind `semantic`; what is not given is 0, and spin the identity."""
+    """The bytes after `semantic`. A field that is not given is 0; spin is the identity."""
     row: dict[str, Any] = dict.fromkeys(PHYSICS_NAMES, 0)
     row["spin_w"] = 1.0
     unknown = values.keys() - row.keys()
@@ -62,7 +62,7 @@ def whole_sequence(frame_id: int, capacity: int) -> int:
 
 
 def frame_payload(frame_id: int, journal_id: int = 7) -> bytes:
-    """All of a frame but its sequence; every float is a function of the id, so that a torn one shows."""
+    """A frame without its sequence. Every float is a function of the id, which shows torn frames."""
     value = float(frame_id % 1_000_003)
     return (
         struct.pack("<Q", frame_id)
@@ -103,7 +103,7 @@ FACTORS = [(fmix32(2 * k + 1) | 1, fmix32(2 * k + 2) | 1) for k in range(1050)]
 
 
 def checksum(payload: bytes) -> int:
-    """Of a frame without its sequence, with flag bit 4 taken as 0; 1 where it comes out as 0."""
+    """The checksum of a frame without its sequence. Flag bit 4 counts as 0, and a sum of 0 becomes 1."""
     words = list(struct.unpack_from("<1050I", payload, 8))
     words[(4202 - 16) // 4] &= ~(1 << 4 << 16)
     low = high = 0
@@ -162,7 +162,7 @@ class RingWriter:
         return HEADER_BYTES + frame_id % self.capacity * FRAME_BYTES
 
     def begin(self, frame_id: int) -> None:
-        """Raises the tail over the frame that goes, and marks the slot."""
+        """Raises the tail above the frame that is overwritten, and marks the slot."""
         if frame_id - self.capacity >= self.tail:
             self.tail = frame_id - self.capacity + 1
             self._words[4] = self.tail

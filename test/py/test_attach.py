@@ -1,4 +1,4 @@
-"""What the reader accepts as a ring, and how it refuses what is none: in one line, and never by a signal."""
+"""Which files the reader accepts as a ring. It refuses others in one line, and never ends by a signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_no_file_is_a_missing_ring(ring_path: Path) -> None:
+def test_a_path_without_a_file_is_a_missing_ring(ring_path: Path) -> None:
     with pytest.raises(RingMissingError, match=r"no ring at .*start the gateway"):
         PhysicsConsumer(ring_path)
 
@@ -47,20 +47,20 @@ def test_no_file_is_a_missing_ring(ring_path: Path) -> None:
         (header(capacity=2**63) + bytes(4 * FRAME_BYTES), "is damaged"),
     ],
 )
-def test_a_file_that_is_no_ring_of_ours_is_refused_by_name(
+def test_a_file_that_is_not_a_ring_of_this_version_is_refused_by_name(
     ring_path: Path, content: bytes, message: str
 ) -> None:
     ring_path.write_bytes(content)
     assert re.search(message, refusal(ring_path))
 
 
-def test_a_file_with_room_to_spare_is_a_ring(ring_path: Path) -> None:
+def test_a_ring_file_may_be_larger_than_its_frames(ring_path: Path) -> None:
     ring_path.write_bytes(header() + bytes(4 * FRAME_BYTES + 100))
     with PhysicsConsumer(ring_path) as consumer:
         assert consumer.read_latest() is None
 
 
-def test_what_is_not_a_regular_file_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_and_does_not_block(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert "not a regular file" in refusal(pipe)
@@ -80,12 +80,12 @@ def test_a_symlink_to_a_ring_is_followed(tmp_path: Path, writer: RingWriter) -> 
         assert frame.frame_id == 3
 
 
-def test_symlinks_in_a_circle_are_refused(ring_path: Path) -> None:
+def test_a_circle_of_symlinks_is_refused(ring_path: Path) -> None:
     ring_path.symlink_to(ring_path)
     refusal(ring_path)
 
 
-def test_the_path_comes_from_the_argument_then_the_environment(
+def test_the_path_is_the_argument_or_else_the_environment_variable(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CS_PHYSICS_PATH", str(writer.path))
@@ -98,12 +98,14 @@ def test_the_path_comes_from_the_argument_then_the_environment(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_ring_that_may_not_be_read_is_refused_with_what_to_do(writer: RingWriter) -> None:
+def test_a_ring_without_read_permission_is_refused_with_the_next_step(writer: RingWriter) -> None:
     writer.path.chmod(0)
     assert "may not read" in refusal(writer.path)
 
 
-def test_a_ring_that_may_only_be_read_is_polled(writer: RingWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_polls_a_ring_without_write_permission(
+    writer: RingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer.publish(2)
     deny_writing(monkeypatch)
     with PhysicsConsumer(writer.path) as consumer:
@@ -117,7 +119,7 @@ def test_a_ring_that_may_only_be_read_is_polled(writer: RingWriter, monkeypatch:
 
 
 def deny_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root, who may write everything, this is what a file of mode 0444 does for others."""
+    """Does for root, who may write every file, what mode 0444 does for other users."""
     open_file = os.open
 
     def refuse(path: str, flags: int, mode: int = 0o777) -> int:

@@ -1,4 +1,4 @@
-"""Ids and checksums, which stand in for the order of stores on processors that do not keep it."""
+"""Ids and checksums, which replace the order of stores on processors that do not keep it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checked(ring_path: Path) -> Iterator[RingWriter]:
 
 
 def flip(writer: RingWriter, frame_id: int, offset: int = 16 + 4 * 500) -> None:
-    """Changes one bit of a frame and nothing else: as a store that has not arrived."""
+    """Changes one bit of a frame, like a store that has not become visible."""
     writer.map[writer.offset(frame_id) + offset] ^= 1
 
 
@@ -38,7 +38,7 @@ payloads = st.lists(st.tuples(st.integers(8, FRAME_BYTES - 8 - 4), st.integers(0
 
 
 @given(changes=payloads)
-def test_it_is_the_sum_that_the_format_defines(changes: list[tuple[int, int]]) -> None:
+def test_the_checksum_is_the_sum_that_the_format_defines(changes: list[tuple[int, int]]) -> None:
     payload = bytearray(FRAME_BYTES - 8)
     for at, word in changes:
         struct.pack_into("<I", payload, at - 8, word)
@@ -61,7 +61,7 @@ def test_a_refilled_frame_keeps_its_checksum_and_every_other_bit_changes_it() ->
         frame[0, offset] ^= 8
 
 
-def test_many_frames_are_summed_as_one_by_one(ring_path: Path) -> None:
+def test_checksums_of_many_frames_equal_those_of_each_frame_alone(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=256, checksums=True) as writer:
         writer.publish(200)
         with PhysicsConsumer(ring_path, verify_checksums=True) as consumer:
@@ -87,7 +87,7 @@ def test_a_corrupt_frame_is_never_returned(checked: RingWriter, offset: int) -> 
         assert consumer.read_latest() is None
 
 
-def test_the_control_without_checking_it_is_returned(checked: RingWriter) -> None:
+def test_a_reader_that_does_not_verify_returns_the_corrupt_frame(checked: RingWriter) -> None:
     checked.publish(20)
     flip(checked, 10)
     flip(checked, 20)
@@ -101,7 +101,7 @@ def test_the_control_without_checking_it_is_returned(checked: RingWriter) -> Non
         assert latest.frame_id == 20
 
 
-def test_frames_without_a_checksum_are_read_as_ever(writer: RingWriter) -> None:
+def test_frames_without_a_checksum_are_returned(writer: RingWriter) -> None:
     writer.publish(20)
     with PhysicsConsumer(writer.path, verify_checksums=True) as consumer:
         assert ids(consumer.read_batch(16)) == list(range(5, 21))
@@ -112,7 +112,7 @@ def test_frames_without_a_checksum_are_read_as_ever(writer: RingWriter) -> None:
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "AMD64", "aarch64", "arm64", "riscv64"])
-def test_the_processor_says_whether_they_are_checked(
+def test_the_processor_decides_whether_checksums_are_verified(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch, machine: str
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
@@ -120,7 +120,7 @@ def test_the_processor_says_whether_they_are_checked(
         assert ring_of(consumer).verify == (machine not in ("x86_64", "AMD64"))
 
 
-def test_a_frame_that_becomes_whole_while_it_is_tried_is_returned(
+def test_a_frame_that_becomes_whole_between_two_attempts_is_returned(
     checked: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked.publish(5)
@@ -140,7 +140,7 @@ def test_a_frame_that_becomes_whole_while_it_is_tried_is_returned(
         assert (ids(frames), frames.lost) == ([5], 0)
 
 
-def test_a_frame_that_stays_corrupt_is_counted_told_and_does_not_stop_a_follower(
+def test_a_frame_that_stays_corrupt_is_counted_and_reported_and_a_follower_goes_on(
     checked: RingWriter,
 ) -> None:
     events: list[RingEvent] = []
@@ -152,7 +152,7 @@ def test_a_frame_that_stays_corrupt_is_counted_told_and_does_not_stop_a_follower
         assert (consumer.lost, [event[::2] for event in events]) == (2, [("damaged", 2)])
         frames = consumer.read_since(3, 1)
         assert (ids(frames), frames.lost) == ([6], 2)
-        # Nothing comes after the last one yet: it is asked for again.
+        # No frame follows the last one yet, so the follower tries it again.
         frames = consumer.read_since(9, 1)
         assert (ids(frames), frames.lost) == ([], 0)
         checked.publish()
@@ -160,7 +160,7 @@ def test_a_frame_that_stays_corrupt_is_counted_told_and_does_not_stop_a_follower
         assert (ids(frames), frames.lost) == ([11], 1)
 
 
-def test_what_was_overwritten_and_what_is_damaged_are_told_apart(checked: RingWriter) -> None:
+def test_overwritten_frames_and_damaged_frames_are_reported_separately(checked: RingWriter) -> None:
     events: list[RingEvent] = []
     checked.publish(20)
     flip(checked, 5)
@@ -170,7 +170,7 @@ def test_what_was_overwritten_and_what_is_damaged_are_told_apart(checked: RingWr
     assert [event[::2] for event in events] == [("lost", 3), ("damaged", 1)]
 
 
-def test_a_ring_of_nothing_but_damage_ends_the_read(ring_path: Path) -> None:
+def test_a_read_ends_if_every_frame_is_damaged(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=300) as writer:
         writer.publish(300)
         for frame_id in range(1, 300):

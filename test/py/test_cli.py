@@ -1,4 +1,4 @@
-"""python consumer.py: what it prints, where, and with which exit code."""
+"""python consumer.py: its output, its errors and its exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def ring(writer: RingWriter) -> RingWriter:
-    """Two frames: one of which everything is known, and one of which nothing is."""
+    """Two frames: one with every field set, and one with none."""
     writer.labels({"intents": {"11": "pix"}, "types": {"21": "User\x1b[31mMessage"}})
     writer.publish_fields(
         struct.pack("<4f", 0.5, -0.25, 0.125, 0.0),
@@ -54,7 +54,7 @@ def ring(writer: RingWriter) -> RingWriter:
     return writer
 
 
-def test_batch_prints_a_line_a_frame(ring: RingWriter) -> None:
+def test_batch_prints_one_line_for_each_frame(ring: RingWriter) -> None:
     result = run("--batch", "100", "--path", str(ring.path))
     assert (result.returncode, result.stderr) == (0, "")
     known, unknown = result.stdout.splitlines()
@@ -101,7 +101,7 @@ def follower(ring: RingWriter) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_follow_prints_frames_as_they_come_and_ends_quietly_at_sigint(
+def test_follow_prints_each_frame_at_once_and_ends_without_an_error_at_sigint(
     ring: RingWriter, follower: subprocess.Popen[str]
 ) -> None:
     assert follower.stdout is not None
@@ -120,7 +120,9 @@ def test_follow_prints_frames_as_they_come_and_ends_quietly_at_sigint(
     assert follower.stderr.read() == ""
 
 
-def test_a_closed_pipe_ends_it_quietly(ring: RingWriter, follower: subprocess.Popen[str]) -> None:
+def test_a_closed_pipe_ends_the_program_without_an_error(
+    ring: RingWriter, follower: subprocess.Popen[str]
+) -> None:
     assert follower.stdout is not None
     assert follower.stderr is not None
     assert "#1 " in follower.stdout.readline()
@@ -134,7 +136,7 @@ def test_a_closed_pipe_ends_it_quietly(ring: RingWriter, follower: subprocess.Po
     assert follower.stderr.read() == ""
 
 
-def test_follow_is_what_it_does_by_default(ring: RingWriter) -> None:
+def test_follow_is_the_default_mode(ring: RingWriter) -> None:
     with subprocess.Popen(
         [sys.executable, CONSUMER, "--from", "2", "--json", "--path", str(ring.path)],
         stdout=subprocess.PIPE,
@@ -147,7 +149,7 @@ def test_follow_is_what_it_does_by_default(ring: RingWriter) -> None:
         assert process.wait(10) == 0
 
 
-def test_stats(ring: RingWriter) -> None:
+def test_stats_prints_the_header_and_the_counters(ring: RingWriter) -> None:
     result = run("--stats", "--path", str(ring.path))
     assert result.returncode == 0
     assert "capacity         16\n" in result.stdout
@@ -158,7 +160,7 @@ def test_stats(ring: RingWriter) -> None:
 
 
 @pytest.mark.parametrize("mode", [["--follow"], ["--batch", "5"], ["--pytorch"], ["--stats"], ["--json"]])
-def test_without_a_ring_there_is_one_line_and_exit_code_1(mode: list[str], tmp_path: Path) -> None:
+def test_a_missing_ring_is_an_error_of_one_line_with_exit_code_1(mode: list[str], tmp_path: Path) -> None:
     result = run(*mode, "--path", str(tmp_path / "none"))
     assert result.returncode == 1
     assert result.stdout == ""
@@ -166,7 +168,7 @@ def test_without_a_ring_there_is_one_line_and_exit_code_1(mode: list[str], tmp_p
     assert f"no ring at {tmp_path / 'none'}" in result.stderr
 
 
-def test_a_foreign_file_and_another_version_are_one_line_and_exit_code_1(ring: RingWriter) -> None:
+def test_a_foreign_file_or_another_version_is_an_error_of_one_line_with_exit_code_1(ring: RingWriter) -> None:
     ring.map[8:12] = struct.pack("<I", 2)
     result = run("--batch", "5", "--path", str(ring.path))
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
@@ -176,7 +178,7 @@ def test_a_foreign_file_and_another_version_are_one_line_and_exit_code_1(ring: R
     assert "no physics ring" in result.stderr
 
 
-def test_an_empty_ring_says_so(writer: RingWriter) -> None:
+def test_an_empty_ring_is_reported(writer: RingWriter) -> None:
     result = run("--batch", "5", "--path", str(writer.path))
     assert (result.returncode, result.stdout) == (0, "")
     assert "no frames yet" in result.stderr
@@ -197,7 +199,7 @@ def test_an_empty_ring_says_so(writer: RingWriter) -> None:
         ["extra"],
     ],
 )
-def test_a_usage_error_is_exit_code_2_and_names_the_argument(arguments: list[str]) -> None:
+def test_a_usage_error_names_the_argument_and_exits_with_2(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -212,7 +214,7 @@ def test_a_terminal_without_utf_8_shows_escapes(writer: RingWriter) -> None:
     assert r"a\xe7\xe3o" in result.stdout
 
 
-def test_it_works_with_no_more_than_numpy_beside_it(ring: RingWriter, tmp_path: Path) -> None:
+def test_the_program_needs_only_numpy(ring: RingWriter, tmp_path: Path) -> None:
     copy = tmp_path / "consumer.py"
     copy.write_bytes(Path(CONSUMER).read_bytes())
     result = subprocess.run(
@@ -226,7 +228,7 @@ def test_it_works_with_no_more_than_numpy_beside_it(ring: RingWriter, tmp_path: 
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_torch_one_line_says_how_to_install_it(ring: RingWriter) -> None:
+def test_without_torch_the_error_is_one_line_and_says_how_to_install_it(ring: RingWriter) -> None:
     program = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
         "runpy.run_path(sys.argv[0], run_name='__main__')"

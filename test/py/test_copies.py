@@ -72,7 +72,7 @@ def test_a_copy_of_frames_keeps_values_labels_and_lost(consumer: PhysicsConsumer
     assert copied.tobytes() == frames.tobytes()
     assert not np.shares_memory(copied, frames)
     if how.startswith("pickle"):
-        # The others look labels up where the original does.
+        # Other copies share the labels of the original.
         consumer.close()
     assert labels_of(copied) == EXPECTED
     assert copied[1:].type_label.tolist() == ["Order", "Order"]

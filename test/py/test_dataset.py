@@ -1,4 +1,4 @@
-"""PhysicsDataset on the torch that is installed: tensors, workers, ranks, and where it goes on."""
+"""PhysicsDataset with the installed torch: tensors, workers, ranks and resuming."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_end_of_workers() -> Iterator[None]:
-    """Torch 1.13 waits for each worker that raised as long as it waits for anything: 5 s."""
+    """Shortens the 5 s that torch 1.13 waits for each worker that raised."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
         yield
@@ -71,7 +71,7 @@ def flat(batches: Any) -> list[int]:
     return [one for batch in ids(batches) for one in batch]
 
 
-def test_batches_have_the_promised_tensors_with_the_frames_values(ring: RingWriter) -> None:
+def test_batches_have_the_documented_tensors_with_the_values_of_the_frames(ring: RingWriter) -> None:
     batches = list(made(ring))
     first = batches[0]
     assert {name: (tuple(one.shape), one.dtype) for name, one in first.items()} == SHAPES
@@ -83,14 +83,16 @@ def test_batches_have_the_promised_tensors_with_the_frames_values(ring: RingWrit
     assert first["model_id"].tolist() == [3] * 8
 
 
-def test_each_batch_has_memory_of_its_own(ring: RingWriter) -> None:
+def test_each_batch_has_its_own_memory(ring: RingWriter) -> None:
     batches = list(made(ring))
     assert len({batch["semantic"].data_ptr() for batch in batches}) == 13
     assert [batch["semantic"][0, 0].item() for batch in batches] == list(range(1, 101, 8))
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
-def test_buffers_are_used_in_turn_and_hold_until_then(ring: RingWriter, device: str | None) -> None:
+def test_buffers_are_used_in_turn_and_stay_valid_until_their_next_turn(
+    ring: RingWriter, device: str | None
+) -> None:
     held: list[Any] = []
     pointers = set()
     for batch in made(ring, buffers=3, device=device):
@@ -120,7 +122,7 @@ def test_a_batch_of_several_models_warns(writer: RingWriter) -> None:
         list(made(writer))
 
 
-def test_start_says_where_to_begin(ring: RingWriter) -> None:
+def test_start_decides_where_reading_begins(ring: RingWriter) -> None:
     latest = made(ring, start="latest")
     ring.publish(3)
     assert flat(latest) == [101, 102, 103]
@@ -130,7 +132,7 @@ def test_start_says_where_to_begin(ring: RingWriter) -> None:
     assert flat(made(ring)) == list(range(6, 134))
 
 
-def test_with_a_gateway_oldest_is_the_oldest_of_all_and_nothing_is_lost(writer: RingWriter) -> None:
+def test_with_a_gateway_oldest_is_its_oldest_frame_and_nothing_is_lost(writer: RingWriter) -> None:
     writer.publish(100)
     with GatewayStub(token="secret") as gateway:
         gateway.publish(100)
@@ -146,7 +148,9 @@ def test_with_a_gateway_oldest_is_the_oldest_of_all_and_nothing_is_lost(writer: 
         assert late.lost == 35
 
 
-def test_latest_is_what_the_ring_has_not_published_yet(writer: RingWriter, tmp_path: Path) -> None:
+def test_latest_begins_at_the_first_frame_that_the_ring_has_not_published(
+    writer: RingWriter, tmp_path: Path
+) -> None:
     writer.publish(10)
     with GatewayStub() as gateway:
         gateway.publish(12)
@@ -158,7 +162,7 @@ def test_latest_is_what_the_ring_has_not_published_yet(writer: RingWriter, tmp_p
         assert flat(elsewhere) == [13]
 
 
-def test_without_ring_and_gateway_it_is_an_error_at_once(tmp_path: Path) -> None:
+def test_a_dataset_without_ring_and_gateway_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(RingMissingError):
         PhysicsDataset(path=tmp_path / "none")
     with pytest.raises(GatewayUnreachableError, match="and no ring can be read"):
@@ -176,17 +180,17 @@ def test_without_ring_and_gateway_it_is_an_error_at_once(tmp_path: Path) -> None
         ({"token": "x"}, "token goes with a url"),
     ],
 )
-def test_an_argument_that_can_not_be_is_refused(
+def test_an_argument_out_of_range_is_refused(
     ring: RingWriter, options: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         made(ring, **options)
 
 
-# Where it goes on
+# Resuming
 
 
-def test_an_iteration_goes_on_after_the_last_batch_handed_out(ring: RingWriter) -> None:
+def test_an_iteration_goes_on_after_the_last_batch_that_was_returned(ring: RingWriter) -> None:
     dataset = made(ring)
     batches = iter(dataset)
     assert [next(batches)["frame_id"][-1].item() for _ in range(2)] == [8, 16]
@@ -205,7 +209,7 @@ def test_an_iteration_goes_on_after_the_last_batch_handed_out(ring: RingWriter) 
     assert flat(dataset) == [101, 102]
 
 
-def test_a_saved_state_goes_on_in_another_process_as_json(ring: RingWriter) -> None:
+def test_another_process_resumes_from_a_state_saved_as_json(ring: RingWriter) -> None:
     first = made(ring, start=5, shard=(1, 2))
     batches = iter(first)
     seen = next(batches)["frame_id"].tolist() + next(batches)["frame_id"].tolist()
@@ -217,7 +221,7 @@ def test_a_saved_state_goes_on_in_another_process_as_json(ring: RingWriter) -> N
     assert seen == [one for one in range(5, 101) if (one - 1) // 8 % 2 == 1]
 
 
-def test_a_kill_between_two_batches_loses_and_repeats_nothing_even_where_frames_were_lost(
+def test_a_kill_between_two_batches_loses_and_repeats_nothing_even_after_frames_were_lost(
     writer: RingWriter,
 ) -> None:
     writer.publish(20)
@@ -253,7 +257,7 @@ def test_a_kill_between_two_batches_loses_and_repeats_nothing_even_where_frames_
         ({"lost": None}, "not what state_dict"),
     ],
 )
-def test_a_state_of_something_else_is_refused(
+def test_a_state_of_another_dataset_is_refused(
     ring: RingWriter, change: dict[str, Any], expected: str
 ) -> None:
     dataset = made(ring)
@@ -283,7 +287,7 @@ def loader(dataset: PhysicsDataset, workers: int, context: str | None = None, **
 def test_workers_share_the_frames_without_overlap_or_gap(
     ring: RingWriter, workers: int, context: str | None
 ) -> None:
-    # Workers must not use the buffers: their batches are still on their way when the next one is made.
+    # Workers must not use the buffers: a batch may still be in transit when the worker makes the next one.
     dataset = made(ring, start=5, buffers=1 if workers else 0)
     batches = list(loader(dataset, workers, context))
     for batch in batches:
@@ -293,13 +297,13 @@ def test_workers_share_the_frames_without_overlap_or_gap(
     assert sorted(flat(batches)) == list(range(5, 101))
 
 
-def test_workers_begin_where_latest_was_when_the_dataset_was_made(ring: RingWriter) -> None:
+def test_workers_begin_at_the_latest_frame_as_of_when_the_dataset_was_made(ring: RingWriter) -> None:
     dataset = made(ring, start="latest")
     ring.publish(20)
     assert sorted(flat(loader(dataset, 2, "fork"))) == list(range(101, 121))
 
 
-def test_the_main_process_knows_what_workers_lost_but_not_where_they_are(writer: RingWriter) -> None:
+def test_the_main_process_knows_the_losses_of_workers_but_not_their_places(writer: RingWriter) -> None:
     writer.publish(50)
     dataset = made(writer, start=1)
     assert dataset.state_dict()["next_frame_id"] == 1
@@ -313,7 +317,7 @@ def test_the_main_process_knows_what_workers_lost_but_not_where_they_are(writer:
     assert dataset.lost == 34
 
 
-def test_what_was_lost_after_the_last_batch_is_counted_at_the_end(ring_path: Path) -> None:
+def test_frames_lost_after_the_last_batch_are_counted_at_the_end(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=8) as writer:
         writer.publish(24)
         idle = made(writer, start=1, shard=(1, 2))
@@ -325,7 +329,7 @@ def test_what_was_lost_after_the_last_batch_is_counted_at_the_end(ring_path: Pat
 
 
 class Stateful(torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg, name-defined, unused-ignore]
-    """What torchdata's StatefulDataLoader does in a worker: loads a state, sends one with each batch."""
+    """Works like torchdata's StatefulDataLoader in a worker: loads a state, and sends one with each batch."""
 
     def __init__(self, dataset: PhysicsDataset, states: dict[int, Any] | None, batches: int) -> None:
         self.dataset = dataset
@@ -334,7 +338,7 @@ class Stateful(torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info().id
-        # As there: the iterator is made first.
+        # The StatefulDataLoader, too, makes the iterator first.
         batches = iter(self.dataset)
         if self.states is not None:
             self.dataset.load_state_dict(self.states[worker])
@@ -344,7 +348,7 @@ class Stateful(torch.utils.data.IterableDataset):  # type: ignore[misc, type-arg
                 return
 
 
-def test_the_state_of_each_worker_is_its_own(ring: RingWriter) -> None:
+def test_each_worker_has_its_own_state(ring: RingWriter) -> None:
     seen: list[int] = []
     states: dict[int, Any] | None = None
     for batches in (1, 2, 1, 1000):
@@ -361,8 +365,8 @@ def test_the_state_of_each_worker_is_its_own(ring: RingWriter) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torchdatas_own_loader_saves_and_goes_on(ring: RingWriter, workers: int) -> None:
-    # It says that it needs torch 2, but runs with 1.13 (pip install --no-deps torchdata).
+def test_the_loader_of_torchdata_saves_and_resumes(ring: RingWriter, workers: int) -> None:
+    # torchdata declares torch 2 but runs with 1.13 (pip install --no-deps torchdata).
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
     seen: list[int] = []
     state = None
@@ -385,7 +389,7 @@ def numbered(object_: dict[str, Any]) -> dict[Any, Any]:
     return {int(key) if key.isdecimal() else key: value for key, value in object_.items()}
 
 
-def test_a_state_of_one_process_is_not_gone_on_with_by_two_workers(ring: RingWriter) -> None:
+def test_two_workers_refuse_the_state_of_one_process(ring: RingWriter) -> None:
     dataset = made(ring)
     dataset.load_state_dict(dataset.state_dict())
     assert len(flat(loader(dataset, 1, "fork"))) == 100
@@ -393,14 +397,14 @@ def test_a_state_of_one_process_is_not_gone_on_with_by_two_workers(ring: RingWri
         list(loader(dataset, 2, "fork"))
 
 
-def test_persistent_workers_go_on(ring: RingWriter) -> None:
+def test_persistent_workers_go_on_after_an_epoch(ring: RingWriter) -> None:
     batches = loader(made(ring), 2, "fork", persistent_workers=True)
     assert sorted(flat(batches)) == list(range(1, 101))
     ring.publish(20)
     assert sorted(flat(batches)) == list(range(101, 121))
 
 
-def test_a_frame_goes_out_as_soon_as_max_wait_says_while_others_are_waited_for(ring: RingWriter) -> None:
+def test_a_batch_that_is_not_full_is_returned_after_max_wait(ring: RingWriter) -> None:
     batches = iter(made(ring, start="latest", timeout_s=30.0, max_wait_s=0.0))
     for frame_id in range(101, 105):
         publisher = threading.Timer(0.01, ring.publish)
@@ -427,7 +431,7 @@ try:
     PhysicsDataset(start=1, path=path, shard=(0, 2) if rank else (1, 2))
 except ValueError as error:
     print("refused", "torch.distributed" in str(error))
-# The second rank has no ring to ask at first: it takes the word of the first.
+# The second rank has no ring at first and relies on the first rank.
 dataset = PhysicsDataset(batch_size=8, start="oldest", path=path + ".none" if rank else path, timeout_s=0)
 dataset.path = path
 print(json.dumps([batch["frame_id"].tolist() for batch in dataset]))
@@ -474,7 +478,7 @@ def test_ranks_agree_on_the_start_and_share_the_frames(
 # The class
 
 
-def test_torch_is_not_imported_before_the_dataset_is_asked_for(repository: Path) -> None:
+def test_torch_is_imported_only_when_the_dataset_is_used(repository: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import consumer; assert 'torch' not in sys.modules; "
         "from consumer import *; assert 'torch' not in sys.modules; "
@@ -488,7 +492,7 @@ def test_torch_is_not_imported_before_the_dataset_is_asked_for(repository: Path)
     assert result.stdout == "consumer\n"
 
 
-def test_it_survives_pickling_and_documents_itself(ring: RingWriter) -> None:
+def test_a_dataset_can_be_pickled_and_has_a_docstring(ring: RingWriter) -> None:
     dataset = pickle.loads(pickle.dumps(made(ring)))
     assert type(dataset) is PhysicsDataset
     assert len(flat(dataset)) == 100
@@ -497,7 +501,7 @@ def test_it_survives_pickling_and_documents_itself(ring: RingWriter) -> None:
         _ = getattr(module, "Nonsense")  # noqa: B009
 
 
-def test_a_copied_dataset_counts_what_its_own_workers_lose(writer: RingWriter) -> None:
+def test_a_copied_dataset_shares_its_counters_with_its_own_workers(writer: RingWriter) -> None:
     writer.publish(8)
     dataset = PhysicsDataset(batch_size=8, start="oldest", path=writer.path, timeout_s=0.5)
     for copied in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):

@@ -1,4 +1,4 @@
-"""follow(): each frame once and in order, over lapping, restarts and replacements, and told of each."""
+"""follow(): each frame once and in order, across laps, restarts and replacements, which it reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def events() -> list[RingEvent]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path and the heartbeat are looked at on every occasion instead of four times a second."""
+    """Checks path and heartbeat at every read instead of four times a second."""
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.005)
 
 
@@ -46,7 +46,7 @@ def kinds(events: list[RingEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
-def test_start_says_where_to_begin(writer: RingWriter) -> None:
+def test_start_decides_where_reading_begins(writer: RingWriter) -> None:
     writer.publish(40)
     with PhysicsConsumer(writer.path) as consumer:
         assert drain(consumer, "latest") == []
@@ -62,12 +62,12 @@ def test_start_says_where_to_begin(writer: RingWriter) -> None:
 
 
 @pytest.mark.parametrize("start", ["newest", -1])
-def test_another_start_is_refused_at_once(writer: RingWriter, start: str | int) -> None:
+def test_an_invalid_start_is_refused_at_once(writer: RingWriter, start: str | int) -> None:
     with PhysicsConsumer(writer.path) as consumer, pytest.raises(ValueError, match="start"):
         consumer.follow(start)
 
 
-def test_latest_means_from_the_call_on(writer: RingWriter) -> None:
+def test_latest_begins_at_the_moment_of_the_call(writer: RingWriter) -> None:
     writer.publish(3)
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.follow(timeout_s=10)
@@ -75,7 +75,7 @@ def test_latest_means_from_the_call_on(writer: RingWriter) -> None:
         assert [next(frames).frame_id, next(frames).frame_id] == [4, 5]
 
 
-def test_a_frame_id_of_the_future_is_waited_for(writer: RingWriter) -> None:
+def test_follow_waits_for_a_future_frame_id(writer: RingWriter) -> None:
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.follow(5, timeout_s=10)
         writer.publish(6)
@@ -83,13 +83,13 @@ def test_a_frame_id_of_the_future_is_waited_for(writer: RingWriter) -> None:
         assert consumer.lost == 0
 
 
-def test_a_slow_reader_is_told_exactly_what_it_lost(writer: RingWriter, events: list[RingEvent]) -> None:
+def test_a_slow_reader_learns_its_exact_loss(writer: RingWriter, events: list[RingEvent]) -> None:
     with PhysicsConsumer(writer.path, on_event=events.append) as consumer:
         frames = consumer.follow("oldest", timeout_s=10)
         writer.publish(2)
         assert next(frames).frame_id == 1
         writer.publish(100)
-        # The second was copied together with the first.
+        # The reader copied the second together with the first.
         assert next(frames).frame_id == 2
         assert next(frames).frame_id == 102 - 16 + 1
         assert consumer.lost == 84
@@ -97,7 +97,7 @@ def test_a_slow_reader_is_told_exactly_what_it_lost(writer: RingWriter, events: 
     assert [(event.kind, event.lost) for event in events] == [("lost", 84)]
 
 
-def test_a_sleeping_reader_sets_the_flag_and_is_woken_by_the_futex(writer: RingWriter) -> None:
+def test_a_sleeping_reader_sets_waiters_and_the_futex_wakes_it(writer: RingWriter) -> None:
     wake = futex_wake(writer)
     if wake is None:
         pytest.skip("no futex here")
@@ -115,7 +115,7 @@ def test_a_sleeping_reader_sets_the_flag_and_is_woken_by_the_futex(writer: RingW
         eventually(lambda: writer.waiters == 1)
         writer.publish()
         writer.waiters = 0
-        # Before it sleeps in the kernel nobody can be woken; it then sees by itself that the head has moved.
+        # Before the reader sleeps in the kernel, no wake reaches it. It then sees that the head has moved.
         while reader.is_alive():
             wake()
             reader.join(0.001)
@@ -130,7 +130,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def futex_wake(writer: RingWriter) -> Callable[[], int] | None:
-    """What the gateway does after a frame when `waiters` is set."""
+    """Wakes readers as the gateway does after a frame if `waiters` is set."""
     import ctypes
     import platform
 
@@ -146,7 +146,7 @@ def futex_wake(writer: RingWriter) -> Callable[[], int] | None:
     return wake
 
 
-def test_waiting_ends_by_itself_when_nobody_wakes(writer: RingWriter) -> None:
+def test_a_wait_ends_at_its_timeout_if_no_writer_wakes_the_reader(writer: RingWriter) -> None:
     with PhysicsConsumer(writer.path) as consumer:
         ring = ring_of(consumer)
         start = time.monotonic()
@@ -170,7 +170,7 @@ def test_closing_from_another_thread_ends_follow(writer: RingWriter) -> None:
         closer.join()
 
 
-def test_closing_inside_the_loop_ends_it(writer: RingWriter) -> None:
+def test_closing_the_reader_inside_the_loop_ends_the_loop(writer: RingWriter) -> None:
     writer.publish(5)
     consumer = PhysicsConsumer(writer.path)
     seen = []
@@ -180,7 +180,7 @@ def test_closing_inside_the_loop_ends_it(writer: RingWriter) -> None:
     assert seen == [1]
 
 
-def test_a_restart_on_the_same_ring_is_told_and_nothing_is_missed(
+def test_a_restart_on_the_same_ring_is_reported_and_no_frame_is_missed(
     writer: RingWriter, events: list[RingEvent]
 ) -> None:
     with PhysicsConsumer(writer.path, on_event=events.append) as consumer:
@@ -205,7 +205,7 @@ def test_a_replaced_ring_is_read_to_its_end_and_followed(
         frames = consumer.follow(8, timeout_s=10)
         assert next(frames).frame_id == 8
         writer.publish(4)
-        # The new ring is smaller than what the reader has not seen yet: the old one still has it.
+        # The new ring is too small for the frames that the reader has not seen yet. The old ring has them.
         with RingWriter(writer.path, capacity=4, head=21) as successor:
             successor.publish(6)
             if superseded:
@@ -219,7 +219,7 @@ def test_a_replaced_ring_is_read_to_its_end_and_followed(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_comes_to_the_old_ring_while_it_is_replaced_is_read_first(writer: RingWriter) -> None:
+def test_frames_published_in_the_old_ring_during_its_replacement_are_read_first(writer: RingWriter) -> None:
     def publish_on_the_old(event: RingEvent) -> None:
         if event.kind == "replaced":
             writer.publish(2)
@@ -234,7 +234,7 @@ def test_what_comes_to_the_old_ring_while_it_is_replaced_is_read_first(writer: R
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_a_new_ring_no_longer_has_is_counted_as_lost(
+def test_frames_that_a_new_ring_no_longer_has_count_as_lost(
     writer: RingWriter, events: list[RingEvent]
 ) -> None:
     writer.publish(5)
@@ -251,7 +251,7 @@ def test_what_a_new_ring_no_longer_has_is_counted_as_lost(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("empty_at_first", [True, False])
-def test_another_journal_is_read_anew_and_told(
+def test_another_journal_is_reported_and_read_from_its_oldest_frame(
     writer: RingWriter, events: list[RingEvent], empty_at_first: bool
 ) -> None:
     writer.publish(50)
@@ -268,7 +268,7 @@ def test_another_journal_is_read_anew_and_told(
     assert kinds(events) == ["replaced", "journal_changed"]
 
 
-def test_a_saved_position_of_another_journal_begins_at_the_oldest(
+def test_a_saved_position_of_another_journal_begins_at_the_oldest_frame(
     writer: RingWriter, events: list[RingEvent]
 ) -> None:
     writer.publish(20)
@@ -279,7 +279,7 @@ def test_a_saved_position_of_another_journal_begins_at_the_oldest(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_reader_that_has_seen_nothing_reads_all_of_the_new_ring(writer: RingWriter) -> None:
+def test_a_reader_that_has_seen_no_frame_reads_all_of_the_new_ring(writer: RingWriter) -> None:
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.follow("latest", timeout_s=10)
         with RingWriter(writer.path, capacity=16, head=501, journal_id=8) as successor:
@@ -290,7 +290,7 @@ def test_a_reader_that_has_seen_nothing_reads_all_of_the_new_ring(writer: RingWr
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_removed_ring_is_still_read_until_there_is_a_new_one(writer: RingWriter) -> None:
+def test_a_removed_ring_is_read_until_a_new_one_exists(writer: RingWriter) -> None:
     writer.publish(2)
     with PhysicsConsumer(writer.path) as consumer:
         writer.path.unlink()
@@ -301,7 +301,7 @@ def test_a_removed_ring_is_still_read_until_there_is_a_new_one(writer: RingWrite
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_stranger_at_the_path_is_borne_for_a_while_then_refused(
+def test_a_foreign_file_at_the_path_is_tolerated_for_a_while_and_then_refused(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.publish(2)
@@ -318,7 +318,7 @@ def test_a_stranger_at_the_path_is_borne_for_a_while_then_refused(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_stall_return_and_clean_close_are_told(writer: RingWriter, events: list[RingEvent]) -> None:
+def test_a_stall_a_return_and_a_shutdown_are_reported(writer: RingWriter, events: list[RingEvent]) -> None:
     with PhysicsConsumer(writer.path, on_event=events.append) as consumer:
         assert not consumer.stalled
 
@@ -343,7 +343,7 @@ def test_stall_return_and_clean_close_are_told(writer: RingWriter, events: list[
     assert kinds(events) == ["stalled", "resumed", "closed"]
 
 
-def test_without_a_handler_events_are_logged(writer: RingWriter, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_without_a_handler_are_logged(writer: RingWriter, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "consumer"), PhysicsConsumer(writer.path) as consumer:
         writer.publish(20)
         consumer.read_since(0)
@@ -359,13 +359,13 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from consumer import PhysicsConsumer
 with PhysicsConsumer(sys.argv[1]) as consumer:
-    before = time.thread_time()  # without numpy's own threads, which are still starting
+    before = time.thread_time()  # excludes numpy's threads, which are still starting
     assert list(consumer.follow(timeout_s=1.0)) == []
     print(time.thread_time() - before)
 """
 
 
-def test_an_idle_follower_uses_little_of_a_core(writer: RingWriter, repository: Path) -> None:
+def test_an_idle_follower_uses_little_processor_time(writer: RingWriter, repository: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", IDLE, str(writer.path), str(repository)],
         capture_output=True,

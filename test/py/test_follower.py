@@ -1,4 +1,4 @@
-"""The follow loop and the feeds that it reads from, each on its own."""
+"""The follow loop and its feeds, each by itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BEGINNING = _Place(7, 1, 0)
 
 
 class Clock:
-    """Stands in for the reader's ``time``: it moves when the test moves it, and when the reader sleeps."""
+    """Replaces the reader's ``time``. It advances if the test says so, and while the reader sleeps."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -73,17 +73,17 @@ def found(first: int, count: int, journal_id: int = 7, *, damaged: int = 0, anew
 
 
 class ScriptedFeed:
-    """Returns what it was told to, one answer a read, then None."""
+    """Returns the given results, one for each read, and then None."""
 
-    def __init__(self, *answers: _Found | None, clock: Clock | None = None) -> None:
-        self.answers = list(answers)
+    def __init__(self, *results: _Found | None, clock: Clock | None = None) -> None:
+        self.results = list(results)
         self.clock = clock
         self.reads: list[tuple[int | None, int, int, int]] = []
         self.waits: list[float] = []
 
     def read(self, journal_id: int | None, wanted: int, limit: int, ahead: int) -> _Found | None:
         self.reads.append((journal_id, wanted, limit, ahead))
-        return self.answers.pop(0) if self.answers else None
+        return self.results.pop(0) if self.results else None
 
     def wait(self, timeout_s: float) -> None:
         self.waits.append(round(timeout_s, 6))
@@ -114,7 +114,7 @@ def taken(one: _Follower, limit: int = 100) -> list[int] | None:
 # The loop
 
 
-def test_a_follower_takes_what_the_feed_has_and_its_place_is_behind_it() -> None:
+def test_a_follower_takes_the_frames_of_the_feed_and_its_place_is_after_them() -> None:
     feed = ScriptedFeed(found(1, 3), found(4, 2))
     one, losses = follower(feed)
     assert (taken(one), one.place) == ([1, 2, 3], _Place(7, 4, 0))
@@ -124,16 +124,16 @@ def test_a_follower_takes_what_the_feed_has_and_its_place_is_behind_it() -> None
     assert (losses.calls, one.lost) == ([], 0)
 
 
-def test_a_follower_waits_in_short_turns_until_its_deadline(clock: Clock) -> None:
+def test_a_follower_waits_in_short_steps_until_its_deadline(clock: Clock) -> None:
     feed = ScriptedFeed(clock=clock)
     one, _ = follower(feed)
     assert one.take(10, clock.now + 0.6) is None
     assert feed.waits == [0.25, 0.25, 0.1]
-    # It looks once more when the time is over: what came meanwhile is handed out.
+    # It looks once more when the time is over, and returns the frames that came meanwhile.
     assert len(feed.reads) == 4
 
 
-def test_a_follower_without_a_deadline_waits_for_as_long_as_it_takes(clock: Clock) -> None:
+def test_a_follower_without_a_deadline_waits_until_a_frame_comes(clock: Clock) -> None:
     feed = ScriptedFeed(*[None] * 50, found(1, 1), clock=clock)
     one, _ = follower(feed)
     rows = one.take(10, float("inf"))
@@ -142,41 +142,41 @@ def test_a_follower_without_a_deadline_waits_for_as_long_as_it_takes(clock: Cloc
     assert feed.waits == [0.25] * 50
 
 
-def test_a_closed_reader_ends_the_waiting(clock: Clock) -> None:
+def test_closing_the_reader_ends_the_wait(clock: Clock) -> None:
     feed = ScriptedFeed(clock=clock)
     one = _Follower(feed, _Place(7, 1, 0), _ALL_FRAMES, Losses(), lambda: len(feed.waits) == 3)
     assert one.take(10, float("inf")) is None
     assert len(feed.waits) == 3
 
 
-def test_a_gap_counts_as_lost_and_says_how_much_of_it_is_damaged() -> None:
+def test_a_gap_counts_as_lost_and_its_damaged_frames_are_reported() -> None:
     one, losses = follower(ScriptedFeed(found(1, 1), found(10, 2, damaged=3)))
     assert [taken(one), taken(one)] == [[1], [10, 11]]
     assert (losses.calls, one.place) == ([(8, 10, 3)], _Place(7, 12, 8))
 
 
-def test_a_shard_counts_only_frames_of_its_own_and_hands_out_no_others() -> None:
-    # Of blocks of 4 the second of three shards has 5 to 8, 17 to 20, 29 to 32.
+def test_a_shard_counts_and_returns_only_its_own_frames() -> None:
+    # With blocks of 4, the second of three shards has the frames 5 to 8, 17 to 20 and 29 to 32.
     blocks = _Blocks(4, 1, 3)
     feed = ScriptedFeed(found(7, 20), found(10, 4), found(30, 20))
     one, losses = follower(feed, blocks=blocks)
     assert (taken(one), losses.calls.pop()) == ([7, 8], (2, 7, 0))
-    # The gap ends in a block of another shard: there is nothing for this one in it.
-    feed.answers[0] = found(21, 4)
+    # The gap ends in a block of another shard, so this shard has no frame there.
+    feed.results[0] = found(21, 4)
     assert (taken(one), losses.calls.pop()) == ([], (4, 21, 0))
     assert (taken(one), losses.calls.pop()) == ([30, 31, 32], (1, 30, 0))
     assert one.place == _Place(7, 33, 7)
     assert [read[1:] for read in feed.reads] == [(5, 4, 4), (17, 4, 4), (29, 4, 4)]
 
 
-def test_reading_that_begins_anew_loses_nothing() -> None:
+def test_a_feed_that_begins_anew_counts_no_loss() -> None:
     one, losses = follower(ScriptedFeed(found(500, 0, 8, anew=True), found(500, 2, 8)), _Place(7, 40, 5))
     assert (taken(one), one.place) == ([], _Place(8, 500, 5))
     assert (taken(one), one.place) == ([500, 501], _Place(8, 502, 5))
     assert losses.calls == []
 
 
-def test_a_follower_learns_whose_frames_it_reads_without_moving() -> None:
+def test_a_follower_learns_the_journal_without_moving() -> None:
     one, losses = follower(ScriptedFeed(found(5, 0)), _Place(None, 2, 0), _Blocks(4, 1, 2))
     assert (taken(one), one.place, losses.calls) == ([], _Place(7, 2, 0), [])
 
@@ -193,7 +193,7 @@ def first_and_count(result: _Found | None) -> tuple[int, int, int] | None:
     return None if result is None else (result.journal_id, result.first, len(result.rows))
 
 
-def test_a_ring_that_is_the_only_source_says_whose_frames_are_read(writer: RingWriter) -> None:
+def test_a_ring_that_is_the_only_source_decides_the_journal(writer: RingWriter) -> None:
     writer.publish(40)
     events: list[RingEvent] = []
     feed = ring_feed(writer.path, events)
@@ -208,7 +208,7 @@ def test_a_ring_that_is_the_only_source_says_whose_frames_are_read(writer: RingW
     assert [event.kind for event in events] == ["journal_changed"]
 
 
-def test_a_ring_beside_a_gateway_has_only_whole_answers_of_the_journal_that_is_read(
+def test_a_ring_beside_a_gateway_returns_only_whole_runs_of_the_wanted_journal(
     writer: RingWriter,
 ) -> None:
     writer.publish(40)
@@ -216,13 +216,13 @@ def test_a_ring_beside_a_gateway_has_only_whole_answers_of_the_journal_that_is_r
     events: list[RingEvent] = []
     feed = ring_feed(writer.path, events, sole=False)
     assert first_and_count(feed.read(7, 30, 100, 100)) == (7, 30, 5)
-    # Not known, another, overwritten, damaged.
+    # An unknown journal, another journal, an overwritten frame, a damaged frame.
     for journal_id, wanted in ((None, 30), (9, 30), (7, 3), (7, 35)):
         assert feed.read(journal_id, wanted, 100, 100) is None
     assert (feed.journal_id, events) == (7, [])
 
 
-def test_a_ring_is_expected_to_have_a_frame_while_a_living_gateway_writes_it(writer: RingWriter) -> None:
+def test_a_frame_is_expected_in_a_ring_that_a_live_gateway_writes(writer: RingWriter) -> None:
     writer.publish(3)
     feed = ring_feed(writer.path, [], sole=False)
     assert not feed.expects(7, 4)
@@ -238,7 +238,7 @@ def test_a_ring_is_expected_to_have_a_frame_while_a_living_gateway_writes_it(wri
     assert not feed.expects(7, 4)
 
 
-def test_a_follower_that_has_seen_no_frame_takes_a_new_ring_from_its_oldest(
+def test_a_follower_that_has_seen_no_frame_begins_a_new_ring_at_its_oldest_frame(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
@@ -246,7 +246,7 @@ def test_a_follower_that_has_seen_no_frame_takes_a_new_ring_from_its_oldest(
     source = _RingSource(str(writer.path), tell)
     feed = _RingFeed(source.observe, tell, source.ring)
     writer.publish(3)
-    # In the ring that it began with, its frame_id holds whoever's frames come.
+    # In the first ring the frame_id counts, whichever journal the frames are from.
     assert feed.read(None, 5, 10, 10) is None
     with RingWriter(writer.path, capacity=4, head=501, journal_id=8) as successor:
         successor.publish(2)
@@ -254,12 +254,12 @@ def test_a_follower_that_has_seen_no_frame_takes_a_new_ring_from_its_oldest(
         assert (first_and_count(begun), begun is not None and begun.anew) == ((8, 501, 0), True)
     with RingWriter(writer.path, capacity=4, head=501, journal_id=8) as successor:
         successor.publish(2)
-        # A frame that it has, or has next, is not what it lost: it goes on there.
+        # A frame that the ring has, or will have next, is not lost: the follower goes on there.
         later = feed.read(None, 503, 10, 10)
         assert (first_and_count(later), later is not None and later.anew) == ((8, 503, 0), False)
 
 
-def test_a_damaged_end_does_not_hold_a_follower_back_from_the_next_ring(
+def test_a_damaged_end_of_a_ring_does_not_keep_a_follower_from_the_next_ring(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
@@ -272,7 +272,7 @@ def test_a_damaged_end_does_not_hold_a_follower_back_from_the_next_ring(
         assert first_and_count(feed.read(7, 5, 10, 10)) == (7, 5, 2)
 
 
-def test_a_late_ring_is_told_once_or_not_at_all(ring_path: Path, clock: Clock) -> None:
+def test_a_late_ring_is_reported_once_or_not_at_all(ring_path: Path, clock: Clock) -> None:
     events: list[RingEvent] = []
     tell = _Teller(events.append)
     needed = _LateRing(str(ring_path), tell, optional=False)
@@ -286,7 +286,7 @@ def test_a_late_ring_is_told_once_or_not_at_all(ring_path: Path, clock: Clock) -
         needed.observe()
     assert optional.observe() is None
     with RingWriter(ring_path, capacity=4):
-        # Both look again only after a while.
+        # Both sources look again only after a pause.
         assert (needed.observe(), optional.observe()) == (None, None)
         clock.now += 1
         assert needed.observe() is not None
@@ -319,7 +319,7 @@ class MakeHttpFeed(Protocol):
 
 @pytest.fixture
 def http_feed() -> Iterator[MakeHttpFeed]:
-    """Makes feeds, the connections of which the test need not close."""
+    """Makes feeds and closes their connections."""
     sources: list[_HttpSource] = []
 
     def make(url: str, events: list[RingEvent], *, anew: bool = False) -> _HttpFeed:
@@ -331,7 +331,7 @@ def http_feed() -> Iterator[MakeHttpFeed]:
         source.close()
 
 
-def test_a_page_serves_many_reads_and_is_as_long_as_what_is_ahead(
+def test_one_page_serves_many_reads_and_is_as_long_as_the_frames_ahead(
     clock: Clock, http_feed: MakeHttpFeed
 ) -> None:
     with GatewayStub() as gateway:
@@ -340,19 +340,21 @@ def test_a_page_serves_many_reads_and_is_as_long_as_what_is_ahead(
         assert first_and_count(feed.read(7, 1, 4, 10)) == (7, 1, 4)
         assert first_and_count(feed.read(7, 5, 4, 6)) == (7, 5, 4)
         assert first_and_count(feed.read(7, 9, 4, 2)) == (7, 9, 2)
-        assert gateway.asked == [(0, 10)]
+        assert gateway.requests == [(0, 10)]
         assert first_and_count(feed.read(7, 11, 4, 5)) == (7, 11, 4)
-        assert gateway.asked == [(0, 10), (10, 5)]
+        assert gateway.requests == [(0, 10), (10, 5)]
 
 
-def test_a_gateway_that_has_nothing_is_asked_ever_more_seldom(clock: Clock, http_feed: MakeHttpFeed) -> None:
+def test_the_feed_polls_less_and_less_often_while_no_frames_come(
+    clock: Clock, http_feed: MakeHttpFeed
+) -> None:
     with GatewayStub() as gateway:
         feed = http_feed(gateway.url, [])
         for _ in range(8):
             assert feed.read(7, 1, 4, 10) is None
-            asked = len(gateway.asked)
+            before = len(gateway.requests)
             assert feed.read(7, 1, 4, 10) is None
-            assert len(gateway.asked) == asked
+            assert len(gateway.requests) == before
             feed.wait(100)
         assert clock.slept == [0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
         gateway.publish()
@@ -362,9 +364,7 @@ def test_a_gateway_that_has_nothing_is_asked_ever_more_seldom(clock: Clock, http
         assert clock.slept[-1] == 0.005
 
 
-def test_a_gateway_that_does_not_answer_is_left_alone_for_a_while(
-    clock: Clock, http_feed: MakeHttpFeed
-) -> None:
+def test_the_feed_pauses_after_a_failed_request(clock: Clock, http_feed: MakeHttpFeed) -> None:
     events: list[RingEvent] = []
     feed = http_feed(f"http://127.0.0.1:{closed_port()}", events)
     for _ in range(3):
@@ -376,7 +376,7 @@ def test_a_gateway_that_does_not_answer_is_left_alone_for_a_while(
     assert clock.slept[-1] == 0.0
 
 
-def test_another_journal_begins_at_its_oldest_frame_and_is_told_once(
+def test_another_journal_begins_at_its_oldest_frame_and_is_reported_once(
     clock: Clock, http_feed: MakeHttpFeed
 ) -> None:
     events: list[RingEvent] = []
@@ -391,12 +391,12 @@ def test_another_journal_begins_at_its_oldest_frame_and_is_told_once(
 
 
 @pytest.mark.parametrize("anew", [True, False])
-def test_only_a_follower_of_all_that_there_is_begins_anew(
+def test_only_a_follower_from_the_oldest_frame_begins_anew(
     clock: Clock, anew: bool, http_feed: MakeHttpFeed
 ) -> None:
     with GatewayStub() as gateway:
         feed = http_feed(gateway.url, [], anew=anew)
-        # No frame yet, but it is known whose they will be.
+        # No frame exists yet, but the journal is known.
         assert first_and_count(feed.read(None, 1, 4, 10)) == (7, 1, 0)
         clock.now += 1
         gateway.publish(9)
@@ -413,7 +413,7 @@ def test_only_a_follower_of_all_that_there_is_begins_anew(
 # Both
 
 
-def test_joined_feeds_wait_for_whichever_has_the_next_frame(
+def test_joined_feeds_wait_for_the_feed_that_has_the_next_frame(
     writer: RingWriter, clock: Clock, http_feed: MakeHttpFeed
 ) -> None:
     writer.publish(3)
@@ -423,8 +423,8 @@ def test_joined_feeds_wait_for_whichever_has_the_next_frame(
         feed = _JoinedFeed(ring_feed(writer.path, [], sole=False), http)
         assert first_and_count(feed.read(7, 1, 10, 10)) == (7, 1, 3)
         assert feed.read(7, 4, 10, 10) is None
-        assert (feed._awaited, gateway.asked) == (feed._ring, [])
+        assert (feed._awaited, gateway.requests) == (feed._ring, [])
         writer.state(2)
         assert first_and_count(feed.read(7, 4, 10, 10)) == (7, 4, 2)
         assert feed.read(7, 6, 10, 10) is None
-        assert (feed._awaited, len(gateway.asked)) == (http, 2)
+        assert (feed._awaited, len(gateway.requests)) == (http, 2)

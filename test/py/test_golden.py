@@ -1,4 +1,4 @@
-"""The same bytes on both sides: src/frame.ts wrote test/golden/frames.bin, frames.json says what is in it."""
+"""The same bytes on both sides: src/frame.ts wrote test/golden/frames.bin, and frames.json has its values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def frames(golden: Path) -> Frames:
     return Frames.from_bytes((golden / "frames.bin").read_bytes())
 
 
-def test_every_value_is_read_as_it_was_written(table: dict[str, Any], frames: Frames) -> None:
+def test_every_value_is_read_as_the_gateway_wrote_it(table: dict[str, Any], frames: Frames) -> None:
     assert table["frame_bytes"] == FRAME_BYTES
     assert len(frames) == len(table["frames"]) > 0
     for frame, expected in zip(frames, table["frames"]):
@@ -52,12 +52,12 @@ def test_encoding_the_values_again_gives_the_same_bytes(table: dict[str, Any], g
     assert rows.tobytes() == (golden / "frames.bin").read_bytes()
 
 
-def test_the_sequence_is_that_of_the_ring_it_stands_in(table: dict[str, Any], frames: Frames) -> None:
+def test_the_sequence_is_that_of_the_frames_ring(table: dict[str, Any], frames: Frames) -> None:
     expected = [2 * (int(one) // table["capacity"] + 1) for one in frames["frame_id"]]
     assert frames["sequence"].tolist() == expected
 
 
-def test_the_ids_are_the_hashes_that_the_format_says(table: dict[str, Any], frames: Frames) -> None:
+def test_the_ids_are_the_hashes_that_the_format_defines(table: dict[str, Any], frames: Frames) -> None:
     texts = {name: hashlib.sha256(text.encode()).digest() for name, text in table["texts"].items()}
     frame = frames[0]
     assert frame.conversation_hash == struct.unpack_from("<Q", texts["conversation_hash"])[0]
@@ -66,7 +66,7 @@ def test_the_ids_are_the_hashes_that_the_format_says(table: dict[str, Any], fram
     assert frame.model_id == struct.unpack_from("<I", texts["model_id"])[0]
 
 
-def test_golden_frames_are_read_out_of_a_ring(table: dict[str, Any], golden: Path, ring_path: Path) -> None:
+def test_golden_frames_in_a_ring_are_read(table: dict[str, Any], golden: Path, ring_path: Path) -> None:
     content = (golden / "frames.bin").read_bytes()
     for index, values in enumerate(table["frames"]):
         frame_bytes = content[index * FRAME_BYTES : (index + 1) * FRAME_BYTES]

@@ -1,4 +1,4 @@
-"""What answers at the gateway's address is not a gateway: every read ends in time, in one clear error."""
+"""A server at the gateway's address that is not a gateway: every read ends in time, with one clear error."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OK = (
     b"X-Frames-Head: 11\r\nX-Journal-Id: 7\r\n"
 )
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-# So long that no test waits for it: a reader that is not cut off fails by its own limit of time.
+# Longer than any limit of the reader, so that only the reader's own limits end a test.
 FOR_EVER_S = 100.0
 
 Script = Callable[["Server", socket.socket], None]
 
 
 class Server:
-    """Accepts connections and runs `script` on each, after the head of a request has come."""
+    """Accepts connections, and runs `script` on each after the request has arrived."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -42,16 +42,16 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+                threading.Thread(target=self._respond, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             connection.recv(65536)
             self.requests += 1
             self.script(self, connection)
 
     def goes_on(self) -> bool:
-        """False once the test is over. Paces what drips."""
+        """Waits a little; returns False once the test is over."""
         return not self.stopped.wait(0.01)
 
     def __enter__(self) -> Server:
@@ -88,7 +88,7 @@ def repeats(head: bytes, part: bytes) -> Script:
 
 
 def drips(head: bytes, part: bytes) -> Script:
-    """Sends `part` again and again, always sooner than the reader gives up waiting."""
+    """Sends `part` again and again, each time before the reader gives up waiting."""
 
     def script(server: Server, connection: socket.socket) -> None:
         connection.sendall(head)
@@ -167,7 +167,7 @@ def test_a_response_without_an_end_is_an_error_within_the_deadline(what: str) ->
         start = time.monotonic()
         with pytest.raises(ConsumerError, match=expected) as refused:
             PhysicsConsumer(url=server.url)
-        # The limits above, and what a busy machine adds.
+        # The limits above, plus the delays of a busy machine.
         assert time.monotonic() - start < 20
         assert "\n" not in str(refused.value)
 
@@ -179,17 +179,17 @@ def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_unhurried")
-def test_one_interim_response_before_the_answer_is_fine() -> None:
-    answer = OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+def test_one_interim_response_before_the_respond_is_fine() -> None:
+    response = OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
     interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-    with Server(sends(interim, answer)) as server, PhysicsConsumer(url=server.url) as consumer:
+    with Server(sends(interim, response)) as server, PhysicsConsumer(url=server.url) as consumer:
         assert consumer.lag == 10
 
 
 @pytest.mark.usefixtures("_unhurried")
 def test_a_body_in_chunks_is_the_same_body() -> None:
     def script(server: Server, connection: socket.socket) -> None:
-        # The first request is for no frame: it asks how far the gateway is.
+        # The first request is only for the gateway's head.
         ids = () if server.requests == 1 else (1, 2)
         frames = b"".join(struct.pack("<QQ4196xI8x", 2, frame_id, 7) for frame_id in ids)
         pieces = [frames[at : at + 1000] for at in range(0, len(frames), 1000)]
@@ -202,8 +202,8 @@ def test_a_body_in_chunks_is_the_same_body() -> None:
 
 
 def test_an_address_that_does_not_accept_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
-    with Server(sends(answer)) as server, socket.socket() as full:
+    response = OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+    with Server(sends(response)) as server, socket.socket() as full:
         monkeypatch.setattr(module, "_HTTP_TIMEOUT_S", 2.0)
         # A listener whose queue is full accepts nothing and refuses nothing.
         full.bind(("127.0.0.1", 0))

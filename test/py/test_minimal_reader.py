@@ -1,7 +1,7 @@
-"""A reader of the reference part of the layout alone: the first 40 bytes of the header and 4,192 of a frame.
+"""A reader of the reference layout alone: the first 40 bytes of the header and 4,192 bytes of a frame.
 
-It is written from the byte table with struct and mmap, as a program in another language would be, and
-knows nothing of consumer.py, of the other header fields or of what stands behind `spin`.
+It is made from the byte table with struct and mmap, as a program in another language would be. It uses
+nothing of consumer.py, no other header field, and no field after `spin`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MinimalFrame(NamedTuple):
 
 
 def read_ring(path: Path) -> list[MinimalFrame]:
-    """All frames that can be read, oldest first."""
+    """All readable frames, oldest first."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as ring:
         magic, version, frame_size, capacity, head, tail = struct.unpack_from("<QIIQQQ", ring, 0)
         assert (magic, version, frame_size) == (0x5048595349435300, 1, 4224)
@@ -83,7 +83,7 @@ def test_a_reader_of_the_reference_part_reads_every_field(ring_path: Path) -> No
     assert frames[0] == expected
 
 
-def test_it_leaves_out_a_frame_that_is_being_written(ring_path: Path) -> None:
+def test_the_minimal_reader_leaves_out_a_frame_that_is_being_written(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=4) as writer:
         writer.publish(4)
         writer.begin(5)

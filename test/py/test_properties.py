@@ -1,4 +1,4 @@
-"""For any ring and any pace: what is returned is whole, in order and without gaps, and the loss is exact."""
+"""At any pace of the writer, returned frames are whole, in order and without gaps, and losses are exact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ heads = st.one_of(
 
 
 def assert_whole(frames: Frames) -> None:
-    """Every float of a frame is a function of its id: see ring_writer.frame_payload."""
+    """Checks that every float is the function of the id that ring_writer.frame_payload defines."""
     ids = frames["frame_id"]
     if len(frames) == 0:
         return
@@ -42,7 +42,7 @@ def assert_whole(frames: Frames) -> None:
 
 @settings(max_examples=60)
 @given(capacity=capacities, head=heads, published=st.integers(0, 100), wanted=st.integers(0, 60))
-def test_a_batch_is_the_newest_run(capacity: int, head: int, published: int, wanted: int) -> None:
+def test_a_batch_is_the_newest_run_of_frames(capacity: int, head: int, published: int, wanted: int) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         RingWriter(Path(folder, "ring"), capacity, head=head) as writer,
@@ -110,7 +110,7 @@ def test_follow_yields_or_counts_every_frame_once(
                 before = consumer.lost
                 frame = next(frames, None)
                 if frame is None:
-                    # Fewer were left than we thought: the others are lost, and counted.
+                    # Fewer frames were left than expected. The others are lost and counted.
                     break
                 assert frame.frame_id == last + 1 + consumer.lost - before
                 assert frame.semantic[0] == np.float32(frame.frame_id % 1_000_003)

@@ -1,4 +1,4 @@
-"""Snapshots of the ring: read_latest, read_batch, read_since, view, and what a frame says of itself."""
+"""Snapshots of the ring: read_latest, read_batch, read_since, view, and the fields and labels of frames."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ids(frames: Frames) -> list[int]:
     return [int(one) for one in frames["frame_id"]]
 
 
-def test_the_dtype_has_no_holes() -> None:
+def test_the_dtype_has_no_gaps() -> None:
     assert FRAME_DTYPE.itemsize == FRAME_BYTES == 4224
     assert HEADER_DTYPE.itemsize == HEADER_BYTES == 64
     assert FRAME_DTYPE.fields is not None
@@ -52,7 +52,7 @@ def test_every_field_is_an_attribute_of_frame_and_frames(writer: RingWriter) -> 
                 assert np.array_equal(getattr(frames, name), frames[name])
             if name not in ("semantic", "spin"):
                 assert type(value) in (int, float), name
-        assert frames.flags.c_contiguous  # numpy's own, or np.save and others would break
+        assert frames.flags.c_contiguous  # numpy's own flags, which np.save and others need
         with pytest.raises(AttributeError, match="no field 'semantics'"):
             _ = frames[0].semantics
         with pytest.raises(AttributeError, match="no attribute 'semantics'"):
@@ -75,7 +75,7 @@ def test_an_empty_ring_has_nothing_to_read(writer: RingWriter) -> None:
         assert (consumer.lag, consumer.lost, consumer.position) == (0, 0, None)
 
 
-def test_the_newest_come_oldest_first(writer: RingWriter) -> None:
+def test_the_newest_frames_are_returned_oldest_first(writer: RingWriter) -> None:
     writer.publish(40)
     with PhysicsConsumer(writer.path) as consumer:
         assert ids(consumer.read_batch(5)) == [36, 37, 38, 39, 40]
@@ -89,7 +89,7 @@ def test_the_newest_come_oldest_first(writer: RingWriter) -> None:
             consumer.read_batch(-1)
 
 
-def test_read_since_begins_after_the_id_and_counts_what_is_gone(writer: RingWriter) -> None:
+def test_read_since_begins_after_the_id_and_counts_overwritten_frames(writer: RingWriter) -> None:
     writer.publish(40)
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.read_since(30, 4)
@@ -106,7 +106,7 @@ def test_read_since_begins_after_the_id_and_counts_what_is_gone(writer: RingWrit
             consumer.read_since(-1)
 
 
-def test_the_tail_is_respected_even_where_the_sequence_fits(ring_path: Path) -> None:
+def test_a_frame_below_the_tail_is_not_returned_even_if_its_sequence_fits(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=16) as writer:
         writer.publish(10)
         writer._words[4] = 8
@@ -148,7 +148,7 @@ def test_a_frame_of_another_sequence_is_never_returned(writer: RingWriter, damag
         assert (ids(frames), frames.lost) == ([26, 27, 28, 29, 30], 1)
 
 
-def test_ids_across_two_to_the_32(ring_path: Path) -> None:
+def test_ids_beyond_two_to_the_32_are_exact(ring_path: Path) -> None:
     start = 2**32 - 3
     with RingWriter(ring_path, capacity=4, head=start) as writer, PhysicsConsumer(ring_path) as consumer:
         frames = consumer.follow("latest", timeout_s=10)
@@ -158,7 +158,7 @@ def test_ids_across_two_to_the_32(ring_path: Path) -> None:
         assert ids(consumer.read_batch(4)) == list(range(start + 4, start + 8))
 
 
-def test_copies_are_owned(writer: RingWriter) -> None:
+def test_copies_have_their_own_memory(writer: RingWriter) -> None:
     writer.publish(16)
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.read_batch(16)
@@ -186,7 +186,7 @@ def test_frames_slice_index_and_survive_pickling(writer: RingWriter) -> None:
     assert frames[["frame_id", "event_seq"]][0].tolist() == (5, 10)
 
 
-def test_raw_frames_of_the_http_interface_are_the_same_frames(writer: RingWriter) -> None:
+def test_raw_bytes_of_the_http_interface_are_the_same_frames(writer: RingWriter) -> None:
     writer.publish(5)
     with PhysicsConsumer(writer.path) as consumer:
         frames = consumer.read_batch(5)
@@ -252,7 +252,7 @@ def test_labels_come_from_the_file_beside_the_ring(writer: RingWriter) -> None:
 @pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"intents": 5}', '{"intents": {"11": null}}', "[" * 100_000]
 )
-def test_a_label_file_that_is_none_does_not_stop_reading(writer: RingWriter, content: str) -> None:
+def test_a_malformed_file_of_labels_does_not_stop_reading(writer: RingWriter, content: str) -> None:
     writer.publish_fields(intent_id=11)
     writer.labels(content)
     with PhysicsConsumer(writer.path) as consumer:
@@ -261,7 +261,7 @@ def test_a_label_file_that_is_none_does_not_stop_reading(writer: RingWriter, con
         assert frame.intent_label is None
 
 
-def test_a_view_is_the_ring_itself_and_says_when_it_was_overwritten(writer: RingWriter) -> None:
+def test_a_view_shows_the_ring_itself_and_reports_that_it_was_overwritten(writer: RingWriter) -> None:
     writer.publish(14)
     with PhysicsConsumer(writer.path) as consumer, consumer.view(4) as view:
         assert len(view.segments) == 1
@@ -306,11 +306,11 @@ def meddle_with(consumer: PhysicsConsumer, meddle: Callable[[], None]) -> None:
 
 @pytest.fixture(params=[0, 16], ids=["by numpy", "frame by frame"])
 def _either_copy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few frames are copied in another way than many; what a copy promises is the same."""
+    """Runs the test with both ways of copying: frame by frame for few frames, and with numpy for many."""
     monkeypatch.setattr(module, "_FEW_FRAMES", request.param)
 
 
-# Each of the three alone is enough to throw a frame away: the writer of today raises the tail as well.
+# Each of the three alone makes the reader reject a frame, although today's writer also raises the tail.
 @pytest.mark.usefixtures("_either_copy")
 def test_a_frame_whose_sequence_changes_during_the_copy_is_not_returned(writer: RingWriter) -> None:
     writer.publish(10)
@@ -367,7 +367,7 @@ def test_a_view_around_the_end_of_the_ring_has_two_segments(writer: RingWriter) 
         assert view.segments == ()
 
 
-def test_what_was_handed_out_stays_valid_when_the_reader_is_gone(writer: RingWriter) -> None:
+def test_returned_frames_stay_valid_after_the_reader_is_gone(writer: RingWriter) -> None:
     writer.publish(3)
     consumer = PhysicsConsumer(writer.path)
     view = consumer.view(3)
@@ -379,7 +379,7 @@ def test_what_was_handed_out_stays_valid_when_the_reader_is_gone(writer: RingWri
     assert view["frame_id"].tolist() == [1, 2, 3]
 
 
-def test_age_is_that_of_the_newest_frame_handed_out(writer: RingWriter) -> None:
+def test_the_age_is_that_of_the_newest_frame_that_was_returned(writer: RingWriter) -> None:
     now_us = int(time.time() * 1e6)
     for age_s in (30, 20, 10):
         writer.publish_fields(timestamp_us=now_us - age_s * 1_000_000)
@@ -406,7 +406,7 @@ def test_age_is_that_of_the_newest_frame_handed_out(writer: RingWriter) -> None:
         assert consumer.age_ms < 0
 
 
-def test_a_batch_says_whether_it_mixes_models(writer: RingWriter) -> None:
+def test_a_batch_reports_whether_it_mixes_models(writer: RingWriter) -> None:
     with PhysicsConsumer(writer.path) as consumer:
         assert (consumer.read_batch(9).model_ids, consumer.read_batch(9).mixed_models) == ((), False)
         for model_id in (0, 31, 0, 31):
@@ -418,7 +418,7 @@ def test_a_batch_says_whether_it_mixes_models(writer: RingWriter) -> None:
     assert not frames[:4].mixed_models
 
 
-def test_memory_of_a_batch_is_used_again_only_when_nothing_refers_to_it(writer: RingWriter) -> None:
+def test_the_memory_of_a_batch_is_reused_only_if_nothing_refers_to_it(writer: RingWriter) -> None:
     writer.publish(16)
 
     def address(frames: Frames) -> int:
@@ -461,7 +461,7 @@ def test_the_arrays_of_a_view_are_read_only(writer: RingWriter) -> None:
     writer.publish(3)
     with PhysicsConsumer(writer.path) as consumer, consumer.view(3) as view:
         assert not view["semantic"].flags.writeable
-        # What does not know of read-only memory is refused: a write would be a segmentation fault.
+        # An interface without read-only memory is refused, because a write would be a segmentation fault.
         with pytest.raises(BufferError, match="readonly"):
             view["semantic"].__dlpack__()
 

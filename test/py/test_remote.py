@@ -1,4 +1,4 @@
-"""The reader over HTTP: the same calls, the same frames, and what it does when there is no answer."""
+"""The reader over HTTP: the same calls, the same frames, and a gateway that does not respond."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def kinds(events: list[RingEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
-def test_the_same_calls_give_the_same_frames_as_the_ring(
+def test_the_same_calls_return_the_same_frames_as_over_the_ring(
     gateway: GatewayStub, consumer: PhysicsConsumer, ring_path: Path
 ) -> None:
     gateway.publish(40)
@@ -99,7 +99,7 @@ def test_an_empty_gateway_has_nothing_to_read(consumer: PhysicsConsumer) -> None
     assert (consumer.lag, consumer.lost, consumer.position, consumer.age_ms) == (0, 0, None, None)
 
 
-def test_more_than_one_answer_holds_is_read_in_several(
+def test_a_batch_larger_than_one_page_takes_several_requests(
     gateway: GatewayStub, consumer: PhysicsConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HTTP_PAGE_FRAMES", 10)
@@ -110,7 +110,7 @@ def test_more_than_one_answer_holds_is_read_in_several(
     assert gateway.connections == 1
 
 
-def test_what_the_gateway_no_longer_has_is_counted_as_lost(
+def test_frames_that_the_gateway_no_longer_has_count_as_lost(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent]
 ) -> None:
     gateway.publish(40)
@@ -124,7 +124,7 @@ def test_what_the_gateway_no_longer_has_is_counted_as_lost(
     assert [(event.kind, event.lost) for event in events] == [("lost", 14), ("lost", 4)]
 
 
-def test_a_batch_ends_before_a_gap_that_opens_between_two_answers(
+def test_a_batch_ends_before_a_gap_that_opens_between_two_responses(
     gateway: GatewayStub, consumer: PhysicsConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HTTP_PAGE_FRAMES", 10)
@@ -138,16 +138,14 @@ def test_a_batch_ends_before_a_gap_that_opens_between_two_answers(
     assert ids(consumer.read_since(0)) == list(range(1, 11))
 
 
-def test_follow_waits_and_asks_seldom_while_nothing_comes(
-    gateway: GatewayStub, consumer: PhysicsConsumer
-) -> None:
+def test_follow_polls_seldom_while_no_frames_come(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
     frames = consumer.follow(timeout_s=30)
     gateway.publish(2)
     assert [next(frames).frame_id, next(frames).frame_id] == [1, 2]
-    gateway.asked.clear()
+    gateway.requests.clear()
 
     def publish_at_the_eighth() -> None:
-        while len(gateway.asked) < 8:
+        while len(gateway.requests) < 8:
             time.sleep(0.001)
         gateway.publish()
 
@@ -158,12 +156,12 @@ def test_follow_waits_and_asks_seldom_while_nothing_comes(
     assert time.monotonic() - start > 0.4
 
 
-def test_a_view_says_that_there_is_no_shared_memory(consumer: PhysicsConsumer) -> None:
+def test_a_view_over_http_is_refused(consumer: PhysicsConsumer) -> None:
     with pytest.raises(ConsumerError, match="no shared memory"):
         consumer.view(5)
 
 
-def test_labels_come_from_the_gateway_and_are_not_asked_for_each_frame(
+def test_labels_come_from_the_gateway_without_a_request_for_each_frame(
     gateway: GatewayStub, consumer: PhysicsConsumer
 ) -> None:
     gateway.publish(200)
@@ -174,7 +172,7 @@ def test_labels_come_from_the_gateway_and_are_not_asked_for_each_frame(
     assert gateway.label_requests == 1
 
 
-def test_labels_that_do_not_come_are_none(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
+def test_labels_that_cannot_be_fetched_are_none(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
     gateway.publish(1)
     frame = consumer.read_latest()
     assert frame is not None
@@ -186,7 +184,7 @@ def test_labels_that_do_not_come_are_none(gateway: GatewayStub, consumer: Physic
     assert frame.type_label == "UnknownEvent"
 
 
-# A gateway that does not answer
+# A gateway that does not respond
 
 
 def closed_port() -> int:
@@ -195,13 +193,13 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_nobody_there_is_an_error_at_once_and_says_what_to_do() -> None:
+def test_an_address_without_a_gateway_is_an_error_at_once_with_the_next_step() -> None:
     with pytest.raises(GatewayUnreachableError, match=r"no response from http://127.0.0.1:\d+: .*start the"):
         PhysicsConsumer(url=f"http://127.0.0.1:{closed_port()}")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:9382", "ftp://x", "http://", "http://h:99999", "http://u:p@h"])
-def test_another_address_is_refused_without_showing_a_secret(url: str) -> None:
+def test_an_invalid_address_is_refused_without_a_secret_in_the_error(url: str) -> None:
     with pytest.raises(ConsumerError, match="not a gateway's address") as refused:
         PhysicsConsumer(url=url)
     assert "u:p" not in str(refused.value)
@@ -218,7 +216,7 @@ def test_a_path_and_a_url_or_a_token_without_a_url_are_refused(gateway: GatewayS
 
 
 @pytest.mark.parametrize(("token", "expected"), [(None, "requires a token"), ("wrong", "rejects this token")])
-def test_a_token_that_is_missing_or_wrong_is_an_error_at_once(
+def test_a_missing_or_wrong_token_is_an_error_at_once(
     gateway: GatewayStub, token: str | None, expected: str
 ) -> None:
     with pytest.raises(ConsumerError, match=expected) as refused:
@@ -235,7 +233,7 @@ def test_the_token_may_come_from_the_environment(
         assert consumer.stats()["head"] == 1
 
 
-def test_a_token_that_is_revoked_ends_a_follower(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
+def test_a_revoked_token_ends_a_follower(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
     gateway.publish(1)
     frames = consumer.follow("oldest", timeout_s=30)
     next(frames)
@@ -245,7 +243,7 @@ def test_a_token_that_is_revoked_ends_a_follower(gateway: GatewayStub, consumer:
 
 
 @pytest.mark.parametrize("failure", ["gone", "503", "500", "429"])
-def test_a_follower_goes_on_when_the_gateway_is_back_and_is_told_once(
+def test_a_follower_goes_on_when_the_gateway_is_back_and_reports_it_once(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent], failure: str
 ) -> None:
     gateway.publish(3)
@@ -273,7 +271,7 @@ def test_a_follower_goes_on_when_the_gateway_is_back_and_is_told_once(
         gateway.stop()
 
 
-def test_retries_grow_and_respect_what_the_gateway_asks_for() -> None:
+def test_pauses_after_failures_grow_and_respect_retry_after() -> None:
     backoff = module._Backoff()
     error = GatewayUnreachableError("x")
     pauses = [backoff.failed(error) for _ in range(8)]
@@ -295,7 +293,7 @@ def test_retry_after_is_read_and_bounded(
     assert refused.value.retry_after_s == expected
 
 
-def test_a_connection_that_stood_idle_and_was_closed_is_no_failure(
+def test_a_closed_idle_connection_is_not_a_failure(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent]
 ) -> None:
     gateway.publish(3)
@@ -306,7 +304,7 @@ def test_a_connection_that_stood_idle_and_was_closed_is_no_failure(
     assert events == []
 
 
-def test_a_gateway_that_accepts_and_says_nothing_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gateway_that_accepts_and_does_not_respond_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_HTTP_TIMEOUT_S", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -315,7 +313,9 @@ def test_a_gateway_that_accepts_and_says_nothing_times_out(monkeypatch: pytest.M
             PhysicsConsumer(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_timeout_s_counts_while_the_gateway_is_away(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
+def test_timeout_s_includes_the_time_while_the_gateway_is_unreachable(
+    gateway: GatewayStub, consumer: PhysicsConsumer
+) -> None:
     gateway.fail = (503, {"retry-after": "60"}, b"")
     start = time.monotonic()
     assert list(consumer.follow("oldest", timeout_s=0.1)) == []
@@ -341,7 +341,7 @@ def test_closing_from_another_thread_ends_follow_and_the_connection(
         consumer.read_latest()
 
 
-# An answer that is not what was asked for
+# A response with other content than requested
 
 Change = Callable[[bytes, dict[str, str]], tuple[bytes, dict[str, str]]]
 
@@ -356,7 +356,7 @@ def with_body(change: Callable[[bytes], bytes]) -> Change:
 
 LIES: dict[str, tuple[Change, str]] = {
     "half a frame": (with_body(lambda body: body[:-1]), "not a whole number of frames"),
-    "more than asked for": (with_body(lambda body: body * 2000), "more than"),
+    "more than requested": (with_body(lambda body: body * 2000), "more than"),
     "out of order": (with_body(lambda body: body[FRAME_BYTES:] + body[:FRAME_BYTES]), "other frames"),
     "a gap": (with_body(lambda body: body[:FRAME_BYTES] + body[2 * FRAME_BYTES :]), "other frames"),
     "a repeat": (with_body(lambda body: body[:FRAME_BYTES] + body[:FRAME_BYTES]), "other frames"),
@@ -382,7 +382,7 @@ def corrupt(frame_id: int) -> bytes:
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_an_answer_that_is_not_these_frames_is_an_error_and_never_a_frame(
+def test_a_response_with_other_content_is_an_error_and_never_a_frame(
     gateway: GatewayStub, consumer: PhysicsConsumer, lie: str
 ) -> None:
     gateway.publish(10)
@@ -396,7 +396,7 @@ def test_an_answer_that_is_not_these_frames_is_an_error_and_never_a_frame(
     assert ids(consumer.read_since(5)) == [6, 7, 8, 9, 10]
 
 
-def test_an_answer_cut_short_is_asked_for_again(
+def test_a_truncated_response_is_requested_again(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent]
 ) -> None:
     gateway.publish(3)
@@ -413,13 +413,15 @@ def test_an_answer_cut_short_is_asked_for_again(
 
 
 @pytest.mark.parametrize("status", [301, 404, 400])
-def test_what_is_no_gateway_is_named(gateway: GatewayStub, consumer: PhysicsConsumer, status: int) -> None:
+def test_a_server_that_is_not_a_gateway_is_named_in_the_error(
+    gateway: GatewayStub, consumer: PhysicsConsumer, status: int
+) -> None:
     gateway.fail = (status, {"location": "/"}, b"")
     with pytest.raises(ConsumerError, match=f"responds with {status}; is it a gateway"):
         consumer.read_latest()
 
 
-def test_a_checksum_that_fits_is_no_obstacle(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
+def test_frames_with_a_right_checksum_are_accepted(gateway: GatewayStub, consumer: PhysicsConsumer) -> None:
     gateway.publish(1)
     payload = bytearray(frame_payload(1))
     payload[-8:] = checksum(bytes(payload)).to_bytes(8, "little")
@@ -432,7 +434,7 @@ def test_a_checksum_that_fits_is_no_obstacle(gateway: GatewayStub, consumer: Phy
 # Another journal
 
 
-def test_another_journal_is_followed_from_its_oldest_and_told(
+def test_another_journal_is_reported_and_followed_from_its_oldest_frame(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent]
 ) -> None:
     gateway.publish(50)
@@ -444,7 +446,7 @@ def test_another_journal_is_followed_from_its_oldest_and_told(
     assert kinds(events) == ["journal_changed"]
 
 
-def test_a_saved_position_of_another_journal_begins_at_the_oldest(
+def test_a_saved_position_of_another_journal_begins_at_the_oldest_frame(
     gateway: GatewayStub, consumer: PhysicsConsumer, events: list[RingEvent]
 ) -> None:
     gateway.publish(20)
@@ -481,7 +483,7 @@ def test_the_command_line_reads_over_http(gateway: GatewayStub) -> None:
         assert process.wait(10) == 0
 
 
-def test_its_errors_are_one_line_and_exit_code_1(gateway: GatewayStub) -> None:
+def test_errors_over_http_are_one_line_with_exit_code_1(gateway: GatewayStub) -> None:
     for arguments, expected in (
         (["--url", gateway.url], "requires a token"),
         (["--url", gateway.url, "--token", "wrong"], "rejects this token"),

@@ -1,4 +1,4 @@
-"""What a dataset reads, without torch: shards, and the joining of ring and gateway."""
+"""The stream under a dataset, without torch: shards, and ring and gateway as one source."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stream(
 
 
 def drain(one: _Stream, size: int = 4, timeout_s: float = 0.0) -> list[int]:
-    """The ids of all that is there, in batches of `size`; each frame is looked at."""
+    """The ids of all frames, in batches of `size`. Checks each frame."""
     ids: list[int] = []
     for rows, _ in module._batches(one, size, timeout_s, None):
         assert 0 < len(rows) <= size
@@ -51,7 +51,7 @@ def drain(one: _Stream, size: int = 4, timeout_s: float = 0.0) -> list[int]:
 
 
 def ask_at_once(one: _Stream) -> None:
-    """Forgets for how long the gateway is not to be asked."""
+    """Forgets the pause before the next request."""
     assert isinstance(one._feed, _JoinedFeed)
     one._feed._http._next_ask = 0
 
@@ -69,7 +69,7 @@ def kinds(events: list[RingEvent]) -> list[str]:
     low=st.one_of(st.integers(1, 60), st.integers(2**53, 2**53 + 60)),
     count=st.integers(0, 80),
 )
-def test_each_frame_is_one_shards_and_the_arithmetic_agrees(
+def test_each_frame_belongs_to_one_shard_and_the_arithmetic_agrees(
     size: int, shards: int, low: int, count: int
 ) -> None:
     owned = []
@@ -177,7 +177,7 @@ def test_every_frame_comes_once_over_all_shards_or_is_counted_as_lost(
 
 
 def assert_whole_each(rows: np.ndarray) -> None:  # type: ignore[type-arg]
-    """Like assert_whole, but of frames that are not neighbours."""
+    """Like assert_whole, for frames that are not neighbours."""
     value = (rows["frame_id"] % np.uint64(1_000_003)).astype(np.float32)
     assert (rows["semantic"] == value[:, None]).all()
     assert (rows["spin"] == value[:, None]).all()
@@ -190,14 +190,14 @@ def test_a_shard_downloads_only_its_own_blocks(tmp_path: Path) -> None:
         own = stream(tmp_path / "none", _Blocks(5, 1, 3), url=gateway.url)
         assert drain(own, 5) == [*range(6, 11), *range(21, 26), *range(36, 41)]
         own.close()
-        for after, limit in gateway.asked[:-1]:
+        for after, limit in gateway.requests[:-1]:
             assert (after // 5 % 3, limit) == (1, 5)
 
 
 # Joining
 
 
-def test_what_the_ring_has_overwritten_comes_from_the_gateway(writer: RingWriter) -> None:
+def test_frames_that_the_ring_has_overwritten_come_from_the_gateway(writer: RingWriter) -> None:
     writer.publish(100)
     with GatewayStub() as gateway:
         gateway.publish(100)
@@ -205,15 +205,15 @@ def test_what_the_ring_has_overwritten_comes_from_the_gateway(writer: RingWriter
         one = stream(writer.path, url=gateway.url, events=events)
         assert drain(one) == list(range(1, 101))
         assert (one.lost, events) == (0, [])
-        before = len(gateway.asked)
+        before = len(gateway.requests)
         writer.publish(10)
         gateway.publish(10)
         assert drain(one) == list(range(101, 111))
-        assert len(gateway.asked) == before, "what the ring has was asked for over HTTP"
+        assert len(gateway.requests) == before, "frames that the ring has were requested over HTTP"
         one.close()
 
 
-def test_without_a_gateway_what_was_overwritten_is_counted(writer: RingWriter) -> None:
+def test_without_a_gateway_overwritten_frames_are_counted(writer: RingWriter) -> None:
     events: list[RingEvent] = []
     writer.publish(100)
     shards = [stream(writer.path, _Blocks(8, shard, 3), events=events) for shard in range(3)]
@@ -223,7 +223,7 @@ def test_without_a_gateway_what_was_overwritten_is_counted(writer: RingWriter) -
     assert kinds(events) == ["lost"] * 3
 
 
-def test_what_the_gateway_no_longer_has_either_is_counted_by_the_shard_whose_it_is(tmp_path: Path) -> None:
+def test_frames_that_the_gateway_no_longer_has_are_counted_by_their_shard(tmp_path: Path) -> None:
     events: list[RingEvent] = []
     with GatewayStub() as gateway:
         gateway.publish(30)
@@ -240,7 +240,7 @@ def test_what_the_gateway_no_longer_has_either_is_counted_by_the_shard_whose_it_
     assert kinds(events) == ["lost"] * 3
 
 
-def test_a_damaged_frame_comes_from_the_gateway_or_is_counted(writer: RingWriter) -> None:
+def test_a_damaged_frame_comes_from_the_gateway_or_counts_as_lost(writer: RingWriter) -> None:
     writer.publish(10)
     writer.sequence(5, 1)
     writer.sequence(10, 1)
@@ -256,7 +256,7 @@ def test_a_damaged_frame_comes_from_the_gateway_or_is_counted(writer: RingWriter
         one.close()
 
 
-def test_without_a_ring_all_comes_over_http_until_there_is_one(
+def test_without_a_ring_all_frames_come_over_http_until_a_ring_exists(
     ring_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
@@ -267,13 +267,13 @@ def test_without_a_ring_all_comes_over_http_until_there_is_one(
         with RingWriter(ring_path, capacity=16) as writer:
             writer.publish(20)
             gateway.publish(5)
-            # The ring has more than the gateway says by now: it is what is read.
+            # The ring has more frames than the gateway has reported, so they come from the ring.
             assert drain(one) == list(range(11, 21))
         one.close()
 
 
 @pytest.mark.parametrize("stranger", ["another gateway's ring", "an empty ring", "no ring"])
-def test_a_ring_that_is_not_the_gateways_is_not_read(ring_path: Path, stranger: str) -> None:
+def test_a_ring_of_another_gateway_is_not_read(ring_path: Path, stranger: str) -> None:
     with GatewayStub() as gateway, RingWriter(ring_path, capacity=16, journal_id=99) as writer:
         gateway.publish(10)
         if stranger == "another gateway's ring":
@@ -294,7 +294,9 @@ def test_a_ring_that_is_not_the_gateways_is_not_read(ring_path: Path, stranger: 
                 drain(stream(ring_path))
 
 
-def test_while_the_gateway_is_down_the_ring_is_read_and_it_is_told_once(writer: RingWriter) -> None:
+def test_while_the_gateway_is_down_the_ring_is_read_and_the_failure_is_reported_once(
+    writer: RingWriter,
+) -> None:
     writer.publish(100)
     events: list[RingEvent] = []
     port = closed_port()
@@ -314,7 +316,7 @@ def test_while_the_gateway_is_down_the_ring_is_read_and_it_is_told_once(writer: 
     one.close()
 
 
-def test_while_the_gateway_is_down_a_ring_of_an_unknown_journal_is_taken_for_its_own(
+def test_while_the_gateway_is_down_a_ring_of_an_unknown_journal_is_read_as_its_ring(
     writer: RingWriter,
 ) -> None:
     writer.publish(100)
@@ -328,7 +330,7 @@ def test_while_the_gateway_is_down_a_ring_of_an_unknown_journal_is_taken_for_its
     one.close()
 
 
-def test_a_ring_that_nobody_writes_any_more_does_not_hide_what_the_gateway_has(writer: RingWriter) -> None:
+def test_a_ring_without_a_writer_does_not_hide_the_frames_of_the_gateway(writer: RingWriter) -> None:
     writer.publish(10)
     with GatewayStub() as gateway:
         gateway.publish(15)
@@ -339,7 +341,7 @@ def test_a_ring_that_nobody_writes_any_more_does_not_hide_what_the_gateway_has(w
         one.close()
 
 
-def test_a_replaced_ring_is_read_to_its_end_and_what_the_new_one_lacks_is_fetched(
+def test_a_replaced_ring_is_read_to_its_end_and_frames_that_the_new_one_lacks_are_fetched(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
@@ -364,7 +366,7 @@ def test_a_replaced_ring_is_read_to_its_end_and_what_the_new_one_lacks_is_fetche
 
 
 @pytest.mark.parametrize("with_gateway", [True, False])
-def test_another_journal_is_read_from_its_oldest_in_a_batch_of_its_own(
+def test_another_journal_begins_a_new_batch_at_its_oldest_frame(
     writer: RingWriter, monkeypatch: pytest.MonkeyPatch, with_gateway: bool
 ) -> None:
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.0)
@@ -388,7 +390,7 @@ def test_another_journal_is_read_from_its_oldest_in_a_batch_of_its_own(
         one.close()
 
 
-def test_a_saved_place_of_another_journal_begins_at_the_oldest(writer: RingWriter) -> None:
+def test_a_saved_place_of_another_journal_begins_at_the_oldest_frame(writer: RingWriter) -> None:
     writer.publish(20)
     events: list[RingEvent] = []
     one = stream(writer.path, place=_Place(99, 18, 3), events=events)
@@ -396,7 +398,7 @@ def test_a_saved_place_of_another_journal_begins_at_the_oldest(writer: RingWrite
     assert (one.lost, kinds(events)) == (3, ["journal_changed"])
 
 
-def test_a_ring_that_is_not_there_yet_is_waited_for_and_told_once(ring_path: Path) -> None:
+def test_a_missing_ring_is_awaited_and_reported_once(ring_path: Path) -> None:
     events: list[RingEvent] = []
     one = stream(ring_path, place=_Place(None, 1, 0), events=events)
     seen: list[int] = []
@@ -412,7 +414,7 @@ def test_a_ring_that_is_not_there_yet_is_waited_for_and_told_once(ring_path: Pat
 # Batches
 
 
-def test_a_batch_that_is_not_full_waits_or_is_handed_out_after_max_wait(writer: RingWriter) -> None:
+def test_a_batch_that_is_not_full_waits_or_is_returned_after_max_wait(writer: RingWriter) -> None:
     writer.publish(6)
     taking = module._batches(stream(writer.path), 4, None, 0.05)
     assert len(next(taking)[0]) == 4
@@ -423,7 +425,7 @@ def test_a_batch_that_is_not_full_waits_or_is_handed_out_after_max_wait(writer: 
     assert [len(rows) for rows, _ in patient] == [4, 2]
 
 
-def test_the_place_after_a_batch_is_behind_its_last_frame(writer: RingWriter) -> None:
+def test_the_place_after_a_batch_follows_its_last_frame(writer: RingWriter) -> None:
     writer.publish(100)
     for shards in (1, 2):
         for rows, place in module._batches(stream(writer.path, _Blocks(4, 0, shards)), 3, 0.0, None):

@@ -1,4 +1,4 @@
-"""The tensors, on the torch that is installed."""
+"""Tensors, with the installed torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _torch() -> None:
     pytest.importorskip("torch")
 
 
-def test_tensors_have_the_promised_shapes_types_and_values(ring: Path) -> None:
+def test_tensors_have_the_documented_shapes_types_and_values(ring: Path) -> None:
     with PhysicsConsumer(ring) as consumer:
         frames = consumer.read_batch(50)
     tensors = frames.tensors()
@@ -49,7 +49,7 @@ def test_tensors_have_the_promised_shapes_types_and_values(ring: Path) -> None:
     assert tensors["timestamp_us"].tolist() == frames["timestamp_us"].tolist()
 
 
-def test_tensors_own_their_memory(ring: Path) -> None:
+def test_tensors_have_their_own_memory(ring: Path) -> None:
     with PhysicsConsumer(ring) as consumer:
         frames = consumer.read_batch(5)
     tensors = frames.tensors("cpu")
@@ -58,7 +58,7 @@ def test_tensors_own_their_memory(ring: Path) -> None:
     assert tensors["semantic"].is_contiguous()
 
 
-def test_fewer_frames_than_asked_for_are_what_there_is(ring_path: Path) -> None:
+def test_a_batch_has_fewer_frames_if_the_ring_has_fewer(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=64) as writer, PhysicsConsumer(ring_path) as consumer:
         assert tuple(consumer.read_batch(50).tensors()["semantic"].shape) == (0, 1024)
         writer.publish(3)

@@ -1,4 +1,4 @@
-"""A writer in another process at full speed, and readers that must never see half a frame.
+"""A writer at full speed in another process, and readers that must never return a torn frame.
 
 CS_TORTURE_S (seconds for each case, 1 by default) makes it longer.
 """
@@ -45,7 +45,7 @@ def busy_ring(request: pytest.FixtureRequest, ring_path: Path) -> Iterator[Path]
         process.kill()
 
 
-def test_no_read_is_torn_and_no_loss_is_missed(busy_ring: Path) -> None:
+def test_no_read_is_torn_and_no_loss_goes_uncounted(busy_ring: Path) -> None:
     read = batches = 0
     with PhysicsConsumer(busy_ring) as consumer:
         first = position = consumer.stats()["head"] - 1
@@ -69,7 +69,7 @@ def test_no_read_is_torn_and_no_loss_is_missed(busy_ring: Path) -> None:
     assert batches > 0
 
 
-def test_a_view_that_says_valid_was_not_touched(busy_ring: Path) -> None:
+def test_a_view_that_reports_valid_was_not_touched(busy_ring: Path) -> None:
     checked = 0
     with PhysicsConsumer(busy_ring) as consumer:
         end = time.monotonic() + SECONDS
@@ -86,7 +86,7 @@ def test_a_view_that_says_valid_was_not_touched(busy_ring: Path) -> None:
             assert checked > 0
 
 
-def test_follow_sees_or_counts_every_frame(busy_ring: Path) -> None:
+def test_follow_returns_or_counts_every_frame(busy_ring: Path) -> None:
     seen = 0
     with PhysicsConsumer(busy_ring) as consumer:
         end = time.monotonic() + SECONDS
@@ -104,7 +104,7 @@ def test_follow_sees_or_counts_every_frame(busy_ring: Path) -> None:
         assert seen + consumer.lost - lost_before == last - first + 1
 
 
-def test_the_shards_of_a_dataset_see_or_count_every_frame(busy_ring: Path) -> None:
+def test_the_shards_of_a_dataset_return_or_count_every_frame(busy_ring: Path) -> None:
     told: list[RingEvent] = []
     with PhysicsConsumer(busy_ring) as consumer:
         first = consumer.stats()["head"]
@@ -128,7 +128,7 @@ def test_the_shards_of_a_dataset_see_or_count_every_frame(busy_ring: Path) -> No
     assert sum(event.lost for event in told) == sum(one.lost for one in shards)
 
 
-def test_many_readers_do_not_disturb_the_writer_or_each_other(ring_path: Path) -> None:
+def test_many_readers_do_not_disturb_the_writer_or_one_another(ring_path: Path) -> None:
     with RingWriter(ring_path, capacity=64) as writer:
         readers = [PhysicsConsumer(ring_path) for _ in range(4)]
         followers = [reader.follow(timeout_s=10) for reader in readers]

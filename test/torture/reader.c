@@ -1,10 +1,10 @@
-/* A reader of the ring in C, from the byte table of docs/FRAME.md alone.
+/* A reader of the ring in C, made from the byte table of docs/FRAME.md alone.
  *
  *     reader PATH FIRST STATUS_MS [trusting]
  *
- * Reads frame after frame from FIRST (0: from the head) until its stdin ends, checks every byte against the
- * content of test/torture/content.ts, and prints a line of JSON every STATUS_MS and at the end. `trusting` leaves out
- * the second look at sequence and tail: the control that must find torn frames. */
+ * Reads frame after frame from FIRST (0: from the head) until its stdin ends. Checks every byte against the content that
+ * test/torture/content.ts defines, and prints a line of JSON every STATUS_MS and at the end. `trusting` leaves out the
+ * second look at sequence and tail. This is the control, which must find torn frames. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -114,7 +114,7 @@ int main(int argc, char **argv) {
     }
     uint64_t head = atomic_load(head_at), tail = atomic_load(tail_at);
     if (next >= head) {
-      /* The next frame is 200 ns away; who gives its core up meanwhile comes back laps later. */
+      /* The next frame is 200 ns away. A reader that yields its core now comes back laps later. */
       if (++idle > 2000) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
       continue;
     }
@@ -128,7 +128,7 @@ int main(int argc, char **argv) {
     counter *sequence = (counter *)frame;
     uint64_t whole = 2 * (next / capacity + 1), before = atomic_load(sequence);
     if (before != whole) {
-      /* Below head it is whole until its slot is used again, and tail says that before the sequence does. */
+      /* A frame below head is whole until its slot is reused, and the writer raises tail before it changes the sequence. */
       if (atomic_load(tail_at) <= next) {
         tally.violations++;
         sched_yield();

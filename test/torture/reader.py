@@ -1,10 +1,10 @@
-"""A reader of the torture tests, by the public API of consumer.py.
+"""A reader for the torture tests that uses the public API of consumer.py.
 
     reader.py PATH MODE [--first ID] [--status-s S] [--seed N] [--trusting]
 
-MODE is since, follow, batch (with read_latest), latest or view. Reads until its stdin ends, checks every
-byte of every frame that it was given against the content of test/torture/content.ts, and prints a line of
-JSON every S seconds and at the end. --trusting takes the second check out of consumer.py: the control that
+MODE is since, follow, batch (with read_latest), latest or view. Reads until its stdin ends. Checks every
+byte of every frame against the content that test/torture/content.ts defines, and prints a line of JSON every
+S seconds and at the end. --trusting takes the second check out of consumer.py. This is the control, which
 must find torn frames.
 """
 
@@ -32,9 +32,9 @@ JOURNAL_ID = 0x70BED7
 BATCH_MAX = 512
 
 SEMANTIC = slice(16 // 8, 4112 // 8)
-PHYSICS = slice(4112 // 8, 4216 // 8)  # without the checksum, which is the writer's
+PHYSICS = slice(4112 // 8, 4216 // 8)  # without the checksum, which the writer computes
 
-# The fields behind `semantic`, from the table of docs/FRAME.md.
+# The fields after `semantic`, from the table of docs/FRAME.md.
 PHYSICS_DTYPE = np.dtype(
     [
         ("four", "<f4", (4,)),
@@ -61,13 +61,13 @@ Words = npt.NDArray[np.uint64]
 
 
 def expected_physics(ids: Words) -> Words:
-    """The bytes behind `semantic` as they must be: (n, 13) uint64."""
+    """The expected bytes after `semantic`: (n, 13) uint64."""
     rows = np.zeros(len(ids), dtype=PHYSICS_DTYPE)
     low = ids & np.uint64(0xFFFFFFFF)
     value = (ids % np.uint64(VALUES)).astype(np.float32)
     rows["four"] = value[:, None] + np.arange(0, 4, dtype=np.float32)
     rows["timestamp_us"] = ids * np.uint64(1000)
-    # In the low word one product, in the high word another.
+    # The low word has one product, the high word another.
     products = [(low * np.uint64(factor)) & np.uint64(0xFFFFFFFF) for factor in (0x9E3779B1, 0x85EBCA6B)]
     rows["conversation_hash"] = products[0] | products[1] << np.uint64(32)
     rows["workflow_node"] = low
@@ -87,7 +87,7 @@ def expected_physics(ids: Words) -> Words:
 
 
 def torn_frames(rows: npt.NDArray[Any], first: int) -> int:
-    """How many of the frames first, first + 1, … are not what they must be, in any byte."""
+    """How many of the frames first, first + 1, … have a wrong byte."""
     count = len(rows)
     words = rows.view(np.ndarray).view(np.uint64).reshape(count, FRAME_BYTES // 8)
     ids = np.arange(first, first + count, dtype=np.uint64)
@@ -100,7 +100,7 @@ def torn_frames(rows: npt.NDArray[Any], first: int) -> int:
 
 
 def is_torn(frame: Frame, frame_id: int) -> bool:
-    """The same for one frame of follow(), by its attributes."""
+    """Whether one frame of follow() has a wrong attribute."""
     low = frame_id & 0xFFFFFFFF
     value = float(frame_id % VALUES)
     expected = {
@@ -143,7 +143,7 @@ def trust_the_first_look() -> None:
             copied[start - low : end - low] = ring._bytes[slot : slot + end - start]
         return copied.reshape(-1).view(module.FRAME_DTYPE), valid
 
-    # Where the reader was rebuilt, this must be, too, rather than change nothing in silence.
+    # If these were renamed in the reader, this patch would change nothing, so it must fail.
     ring_class = module._Ring
     assert callable(ring_class.copy)
     ring_class.copy = copy  # type: ignore[assignment, method-assign, unused-ignore]
@@ -152,7 +152,7 @@ def trust_the_first_look() -> None:
 
 
 class Reader:
-    """Counts what it is given, until stdin ends."""
+    """Counts the frames that it reads, until stdin ends."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.consumer = PhysicsConsumer(arguments.path, on_event=self.told)
@@ -173,7 +173,7 @@ class Reader:
         self.events[event.kind] = self.events.get(event.kind, 0) + 1
 
     def listen(self) -> None:
-        """A thread of its own: one that waits for a frame can neither say how far it is nor see the end."""
+        """Reports progress and notices the end. Has its own thread: the reader may be waiting."""
         while not select.select([sys.stdin], [], [], self.status_s)[0]:
             self.say()
         self.ended.set()
@@ -187,7 +187,7 @@ class Reader:
             "lost": self.lost,
             "first": self.first,
             "last": self.last,
-            # What was lost by our own count; the reader's must be the same.
+            # Our own count of lost frames must equal that of the reader.
             "violations": abs(self.gaps - self.lost),
             "events": self.events,
             "done": done,
@@ -195,7 +195,7 @@ class Reader:
         print(json.dumps(said), flush=True)
 
     def turns(self) -> Iterator[int]:
-        """A number of frames to ask for, again and again until the end."""
+        """Numbers of frames to request, until the end."""
         capacity: int = self.consumer.stats()["capacity"]
         while not self.ended.is_set():
             yield self.random.randint(1, min(capacity, BATCH_MAX))
@@ -221,11 +221,11 @@ class Reader:
         for frame in self.consumer.follow(self.first):
             frame_id: int = frame.frame_id
             self.gaps += frame_id - self.last - 1
-            # An id that goes back would hide a repeat.
+            # An id that decreases would hide a repeated frame.
             self.torn += frame_id <= self.last or is_torn(frame, frame_id)
             self.accepted += 1
             self.last = frame_id
-            # As of this frame: the reader may have lost more before the next one, which we do not take.
+            # As of this frame. The reader may lose more before the next one, which we may never read.
             self.lost = self.consumer.lost
 
     def read_batch(self) -> None:
@@ -262,7 +262,7 @@ class Reader:
                     self.newest(at - 1)
 
     def newest(self, frame_id: int) -> None:
-        """What is the newest can not become older."""
+        """Checks that the newest frame never becomes older."""
         self.torn += frame_id < self.last
         self.last = frame_id
         self.lost = self.consumer.lost
