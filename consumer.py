@@ -3278,6 +3278,16 @@ def _printable(text: str) -> str:
     )
 
 
+def _json(value: dict[str, Any]) -> str:
+    """`value` as JSON in one line, with an escape for each character that could control the terminal."""
+    text = json.dumps(value, ensure_ascii=False)
+    return (
+        text
+        if text.isprintable()
+        else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    )
+
+
 def _label(text: str | None, number: int) -> str:
     return _printable(text) if text is not None else "-" if number < 0 else f"id:{number}"
 
@@ -3309,8 +3319,7 @@ def _line(frame: Frame) -> str:
 
 
 def _print_frame(frame: Frame, as_json: bool) -> None:
-    text = json.dumps(frame.to_dict(), ensure_ascii=False) if as_json else _line(frame)
-    print(text, flush=True)
+    print(_json(frame.to_dict()) if as_json else _line(frame), flush=True)
 
 
 def _run_follow(consumer: PhysicsConsumer, start: StartPosition, as_json: bool) -> None:

@@ -155,7 +155,7 @@ def train(arguments: argparse.Namespace) -> None:
             break
     if not predicted:
         raise SystemExit(
-            "train_intents: no frame with embedding and intent came within 10 s; give the gateway's ring (--path)"
+            "train_intents: no frame with embedding and intent within 10 s; give the gateway's ring (--path)"
         )
     test_x, test_y = torch.cat(held_x), torch.cat(held_y)
     accuracy = float((learner.predict(test_x) == test_y).float().mean()) if len(test_y) else float("nan")

@@ -57,7 +57,7 @@ export async function ringTool(command: RingCommand, around: RingToolSurrounding
       return Object.keys(report.problems).length === 0 ? 0 : 1;
     }
     const stat = ringStat(opened, (around.clock ?? systemClock).nowUs());
-    await around.write(command.json ? `${JSON.stringify(stat)}\n` : statText(stat));
+    await around.write(command.json ? `${escaped(JSON.stringify(stat))}\n` : statText(stat));
     return 0;
   } catch (error) {
     // The program that reads our output has ended, as `head` does: no failure.
@@ -253,7 +253,7 @@ function framesText({ bytes, count }: CopiedFrames, labels: LabelsBeside, json: 
 function jsonLine(view: DataView, at: number, labels: LabelsBeside): string {
   const { intent, type } = labelsOf(view, at, labels);
   const added = JSON.stringify({ intent_label: intent, type_label: type });
-  return `${frameJson(view, at).slice(0, -1)},${added.slice(1)}`;
+  return escaped(`${frameJson(view, at).slice(0, -1)},${added.slice(1)}`);
 }
 
 function labelsOf(
@@ -326,6 +326,15 @@ function significant(value: number, digits: number): string {
 function labelText(label: string | null, id: number): string {
   if (label !== null) return printable(label);
   return id < 0 ? "-" : `id:${id}`;
+}
+
+/** JSON with an escape for each character that could control the terminal. */
+function escaped(json: string): string {
+  return json.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) =>
+    Array.from({ length: character.length }, (_, index) => {
+      return `\\u${character.charCodeAt(index).toString(16).padStart(4, "0")}`;
+    }).join(""),
+  );
 }
 
 /** Labels come from whoever sent the event: a control character in one must not reach the terminal. */

@@ -101,6 +101,16 @@ def follower(ring: RingWriter) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+def test_json_escapes_every_character_that_could_control_the_terminal(writer: RingWriter) -> None:
+    label = "a\x1b[2J\x7f\x9b\n\u202e\u2028\U000e0001ção"
+    writer.labels({"types": {"21": label}})
+    writer.publish_fields(type_id=21)
+    (line,) = run("--batch", "1", "--json", "--path", str(writer.path)).stdout.splitlines()
+    assert line.isprintable()
+    assert "ção" in line
+    assert json.loads(line)["type_label"] == label
+
+
 def test_follow_prints_each_frame_at_once_and_ends_without_an_error_at_sigint(
     ring: RingWriter, follower: subprocess.Popen[str]
 ) -> None:

@@ -455,6 +455,21 @@ describe("tail", () => {
     expect([await noneCode, none.out, none.err]).toEqual([0, "", []]);
   });
 
+  test("escapes every character in JSON that could control the terminal", async () => {
+    const label = "a\u001b[2J\u007f\u009b\n\u202e\u2028\u{e0001}ção";
+    const ring = await open();
+    ring.setLabels({ intents: {}, types: { 6: label }, models: { [MODEL]: { name: label, dim: 3 } } });
+    publish(ring, 1);
+    const { said, code } = run("tail", { count: 1, json: true });
+    expect(await code).toBe(0);
+    expect(said.out).toMatch(/^[^\p{C}\p{Zl}\p{Zp}]+\n$/u);
+    expect([JSON.parse(said.out).type_label, said.out.includes("ção")]).toEqual([label, true]);
+    const { said: stat, code: statCode } = run("stat", { json: true });
+    expect(await statCode).toBe(0);
+    expect(stat.out).toMatch(/^[^\p{C}\p{Zl}\p{Zp}]+\n$/u);
+    expect(JSON.parse(stat.out).models[0].name).toBe(label);
+  });
+
   test("continues across a shutdown, a restart, a removed file and a file of another journal, and reports each", async () => {
     let ring = await open();
     publish(ring, 3);
