@@ -61,8 +61,9 @@ def _read(path: str) -> None:
         batch, copied = _in_turns(20, lambda: consumer.read_batch(BATCH), lambda: np.copyto(target, source))
         _figure("ring/read-batch-copy", batch / BATCH, copied / BATCH)
 
-        (latest,) = _in_turns(2000, consumer.read_latest)
+        latest, one = _in_turns(2000, consumer.read_latest, lambda: consumer.read_batch(1))
         _figure("ring/read-latest", latest)
+        _figure("ring/read-batch-1", one)
 
         start = time.process_time()
         for _ in consumer.follow(timeout_s=IDLE_S):
