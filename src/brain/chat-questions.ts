@@ -31,6 +31,8 @@ export interface TurnInput {
   readonly history: readonly ChatMessage[];
   readonly message: string;
   readonly signal: AbortSignal;
+  /** The reader waits for the whole reply. */
+  readonly whole: boolean;
 }
 
 const UNDERSTAND_RULES = `You find out what a person wants. The input is one JSON object:
@@ -128,7 +130,7 @@ function findingsJsonSchema(intents: readonly OfferedIntent[]): object {
  */
 export async function* reply(
   llm: ChatModel,
-  { history, message, signal }: TurnInput,
+  { history, message, signal, whole }: TurnInput,
   state: ChatState,
 ): AsyncGenerator<string> {
   const { intent, slots: filled, missing, complete } = state;
@@ -144,6 +146,7 @@ export async function* reply(
     maxTokens: REPLY_TOKENS_MAX,
     deadlineMs: REPLY_MS_MAX,
     signal,
+    whole,
   });
   const plain = new PlainText();
   let leftChars = REPLY_CHARS_MAX;

@@ -48,6 +48,7 @@ export class Chat {
    * One turn. The session remembers it only when it is complete: a turn that fails or is aborted leaves no trace, so the
    * person may send the message again.
    * @param sessionId null: a new session.
+   * @param o.whole the reader waits for the whole reply anyway.
    * @throws GatewayError llm_unavailable; overloaded if the session is in the middle of another turn, or if too many
    *   sessions are.
    */
@@ -55,6 +56,7 @@ export class Chat {
     message: string,
     sessionId: string | null,
     signal: AbortSignal,
+    { whole = false }: { readonly whole?: boolean } = {},
   ): AsyncGenerator<ChatPart, void> {
     const session = this.#sessions.begin(sessionId);
     let done = false;
@@ -62,7 +64,7 @@ export class Chat {
       const { llm } = this.#o;
       if (llm === null) throw unavailable("the gateway has none");
       const history = newestMessages(session.history);
-      const input = { history, message, signal };
+      const input = { history, message, signal, whole };
       const offer = offerOf(session.intent, this.#o);
       const found = await understand(llm, input, { known: session, offer });
       const written = [

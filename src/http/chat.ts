@@ -66,7 +66,9 @@ export class ChatRoutes {
     const streams = accept.toLowerCase().includes(EVENT_STREAM);
     const abort = new AbortController();
     const signal = AbortSignal.any([abort.signal, this.#stop.signal, req.signal]);
-    const parts = this.#o.chat.turn(request.msg.toWellFormed(), request.session_id, signal);
+    const parts = this.#o.chat.turn(request.msg.toWellFormed(), request.session_id, signal, {
+      whole: !streams,
+    });
     if (streams) return this.#stream(parts, abort);
     let state: ChatState | null = null;
     let content = "";

@@ -6,7 +6,7 @@ import type { EndpointFailure, Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET, type Outcome } from "./failure.ts";
 import { Form, TOO_LONG } from "./form.ts";
 import { type Feature, type Forms, type Message, messagesOf } from "./forms.ts";
-import { completionOf, firstValid } from "./reply.ts";
+import { completionOf, lastValid } from "./reply.ts";
 import type { Tally } from "./tally.ts";
 import { correction, dataTurn, systemWithSchema } from "./wording.ts";
 
@@ -57,7 +57,8 @@ async function askOf<T>(context: AskContext, request: AskRequest<T>, limit: Limi
     if (completion === null) {
       return { ok: false, failure: failure("no_completion", "the reply is not a chat completion") };
     }
-    const found = firstValid(completion.texts, request.schema);
+    if (completion.orphan) context.forms.noteThoughts(context.model, { orphan: true });
+    const found = lastValid(completion.texts, request.schema);
     if (found.ok) {
       if (attempt === 1) context.tally.corrections++;
       context.forms.noteAnswer(context.model, reply.value.schema, attempt);

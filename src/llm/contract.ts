@@ -34,6 +34,8 @@ export interface StreamRequest {
   readonly maxTokens: number;
   readonly deadlineMs: number;
   readonly signal?: AbortSignal;
+  /** The reader waits for the end anyway: then no thought can slip through. */
+  readonly whole?: boolean;
 }
 
 export interface LlmRefusal {
@@ -59,7 +61,7 @@ export interface LlmClient extends AsyncDisposable {
   /** Asks one question and returns the answer, checked against the schema. */
   ask<T>(request: AskRequest<T>): Promise<{ ok: true; value: T } | LlmRefusal>;
   /**
-   * Yields plain text as it arrives, without the model's thoughts.
+   * Yields plain text as it arrives, without the model's thoughts. The first text of a model comes as one piece.
    * @throws GatewayError llm_unavailable, before the first piece or after any of them.
    */
   stream(request: StreamRequest): AsyncIterable<string>;

@@ -13,10 +13,12 @@ export interface Message {
 /** Parts of a request that some endpoints or models refuse. */
 export type Feature = "json_schema" | "temperature" | "max_tokens" | "system";
 
-/** Remembers for each model which features it refused, and how many tokens it takes. */
+/** Remembers for each model which features it refused, how many tokens it takes, and how it thinks. */
 export class Forms {
   readonly contexts = new Contexts();
   readonly #refused = new Map<string, Set<Feature>>();
+  /** For each model that sent text: whether all of its thoughts had their opening mark. */
+  readonly #opens = new Map<string, boolean>();
   #schemaFailures = 0;
 
   refusedBy(model: string): ReadonlySet<Feature> {
@@ -25,6 +27,16 @@ export class Forms {
 
   learn(model: string, features: Iterable<Feature>): void {
     this.#refused.set(model, new Set([...this.refusedBy(model), ...features]));
+  }
+
+  /** Whether every thought of the model began with a mark, in at least one text that it sent. */
+  opensThoughts(model: string): boolean {
+    return this.#opens.get(model) ?? false;
+  }
+
+  /** @param o.orphan whether a text had a thought without its opening mark. One such text is enough for good. */
+  noteThoughts(model: string, { orphan }: { orphan: boolean }): void {
+    this.#opens.set(model, !orphan && this.#opens.get(model) !== false);
   }
 
   /**

@@ -191,6 +191,11 @@ export function pieceOf(value: unknown): string | null {
   return contentText(from?.content);
 }
 
+/** Whether this chunk says that the reply ended at the limit of tokens. */
+export function isCut(value: unknown): boolean {
+  return choiceOf(value)?.finish_reason === "length";
+}
+
 /** Content is a text, or a list of parts. Parts of a thought are left out. */
 function contentText(content: unknown): string {
   if (typeof content === "string") return content;

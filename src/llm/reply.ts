@@ -3,13 +3,13 @@
  * explain it, and invent fields, so nothing in a reply is trusted. Pure, and linear in the length of the reply.
  */
 import * as v from "valibot";
+import { Thoughts } from "./thoughts.ts";
 
 /** Characters of one text that are read. An answer is far shorter. */
 const TEXT_CHARS_MAX = 64 * 1024;
 /** Characters that the search for JSON may read in one reply: about 5 ms, however the braces are nested. */
 const SEARCH_CHARS_MAX = 1024 * 1024;
 const NO_OBJECT = "the reply holds no JSON object";
-const TAG = /<(\/?)think(?:ing)?\b[^<>]*>/gi;
 
 /** The fields of a message that are read. Each may be missing or of any type. */
 const MessageSchema = v.object({
@@ -32,6 +32,8 @@ export interface Completion {
   readonly content: string;
   /** Whether the reply ended at the limit of tokens. */
   readonly cut: boolean;
+  /** Whether it held a thought without its opening mark. */
+  readonly orphan: boolean;
 }
 
 /** @returns null if the reply is not a chat completion. */
@@ -40,16 +42,23 @@ export function completionOf(reply: unknown): Completion | null {
   const choice = parsed.success ? parsed.output.choices[0] : undefined;
   if (choice === undefined) return null;
   const content = textOf(choice.message.content);
-  const { spoken, unclosed } = withoutThoughts(content);
-  // Some servers put the answer of a thinking model into another field than its content. A thought without its end or
-  // its beginning comes last: a grammar can force the answer into it.
+  const { said, doubtful, orphan } = withoutThoughts(content);
+  // Some servers put the answer of a thinking model into another field than its content. What was said decides before that.
   const { reasoning, reasoning_content } = choice.message;
-  const texts = [spoken, textOf(reasoning), textOf(reasoning_content), unclosed];
+  const silent = said.trim() === "";
+  const others = silent ? [objectAlone(doubtful), ...[reasoning, reasoning_content].map(answerIn)] : [];
   return {
-    texts: texts.filter((text) => text.trim() !== ""),
-    content: spoken,
+    texts: [said, ...others].filter((text) => text.trim() !== ""),
+    content: said,
     cut: choice.finish_reason === "length",
+    orphan,
   };
+}
+
+/** A field of thoughts: what follows its marks or, if it has none, all of it. */
+function answerIn(field: unknown): string {
+  const { said, doubtful } = withoutThoughts(textOf(field));
+  return said.trim() === "" ? objectAlone(doubtful) : said;
 }
 
 /** Content is a text, or a list of parts with a text each. */
@@ -57,38 +66,37 @@ function textOf(content: unknown): string {
   if (typeof content === "string") return content.slice(0, TEXT_CHARS_MAX);
   if (!Array.isArray(content)) return "";
   const parts = content.slice(0, 64).map((part: unknown) => {
-    const text = (part as { text?: unknown } | null)?.text;
-    return typeof text === "string" ? text : "";
+    const { type, text } = (part ?? {}) as { type?: unknown; text?: unknown };
+    const thinks = typeof type === "string" && /think|thought|reason/i.test(type);
+    return typeof text === "string" && !thinks ? text : "";
   });
   return parts.join("").slice(0, TEXT_CHARS_MAX);
 }
 
 /**
- * Removes `<think>` blocks, nested ones too. Text before a `</think>` without its `<think>`, and text after a `<think>`
- * without its `</think>`, counts as thought too: it is returned as `unclosed`.
+ * `said`: the text without thoughts. `doubtful`: the thoughts of which only their place or one mark tells that they are
+ * thoughts; a server's grammar can force an answer into them.
  */
-export function withoutThoughts(text: string): { spoken: string; unclosed: string } {
-  let spoken = "";
-  let unclosed = "";
-  let depth = 0;
-  let from = 0;
-  for (const tag of text.matchAll(TAG)) {
-    const before = text.slice(from, tag.index);
-    from = tag.index + tag[0].length;
-    if (tag[1] === "") {
-      if (depth === 0) spoken += before;
-      depth++;
-    } else if (depth > 0) {
-      depth--;
-    } else {
-      // The server's chat template opens the thought, so the model never sends the beginning.
-      unclosed += spoken + before;
-      spoken = "";
-    }
+function withoutThoughts(text: string): { said: string; doubtful: string; orphan: boolean } {
+  const thoughts = new Thoughts({ mode: "hold" });
+  const said = thoughts.push(text) + thoughts.end({ cut: true });
+  return { said, doubtful: thoughts.doubtful, orphan: thoughts.orphan };
+}
+
+/** A text that is one JSON object and nothing else, fences aside; "" if it is not. A draft in a thought has words around it. */
+function objectAlone(text: string): string {
+  const object = text
+    .trim()
+    .replace(/^```\w*/, "")
+    .replace(/```$/, "")
+    .trim();
+  if (!object.startsWith("{")) return "";
+  try {
+    JSON.parse(object);
+    return object;
+  } catch {
+    return "";
   }
-  if (depth === 0) spoken += text.slice(from);
-  else unclosed += text.slice(from);
-  return { spoken, unclosed };
 }
 
 export type Found<T> =
@@ -97,34 +105,62 @@ export type Found<T> =
   | { readonly ok: false; readonly why: string; readonly json: boolean };
 
 /**
- * Finds the first balanced JSON object in `texts` that satisfies the schema. Prose and code fences around it do not
- * matter. If none does, `why` tells what is wrong with the first candidate, in words that a model can act on.
+ * Finds the last balanced JSON object that satisfies the schema, in the first of `texts` that has one: models write drafts
+ * before their answer. Prose and code fences around it do not matter. An object inside one that satisfies the schema does
+ * not count. If none does, `why` tells what is wrong with the last candidate, in words that a model can act on.
  */
-export function firstValid<T>(texts: readonly string[], schema: v.GenericSchema<unknown, T>): Found<T> {
-  let why: string | null = null;
-  let json = false;
-  let leftChars = SEARCH_CHARS_MAX;
+export function lastValid<T>(texts: readonly string[], schema: v.GenericSchema<unknown, T>): Found<T> {
+  const search = new Search(schema);
   for (const text of texts) {
-    for (let start = text.indexOf("{"); start >= 0; start = text.indexOf("{", start + 1)) {
-      const end = balancedEnd(text, start, start + leftChars);
-      leftChars -= Math.max(1, (end ?? text.length) - start);
-      if (leftChars <= 0) return { ok: false, why: why ?? NO_OBJECT, json };
-      if (end === null) continue;
-      let value: unknown;
-      try {
-        value = JSON.parse(text.slice(start, end));
-      } catch (error) {
-        // NaN and Infinity end here: they are not JSON.
-        why ??= error instanceof Error ? error.message : String(error);
-        continue;
-      }
-      json = true;
-      const parsed = v.safeParse(schema, value);
-      if (parsed.success) return { ok: true, value: parsed.output };
-      why ??= issuesOf(parsed.issues);
-    }
+    const found = search.in(text);
+    if (found !== null) return found;
   }
-  return { ok: false, why: why ?? NO_OBJECT, json };
+  return { ok: false, why: search.why ?? NO_OBJECT, json: search.json };
+}
+
+class Search<T> {
+  why: string | null = null;
+  json = false;
+  #leftChars = SEARCH_CHARS_MAX;
+  readonly #schema: v.GenericSchema<unknown, T>;
+
+  constructor(schema: v.GenericSchema<unknown, T>) {
+    this.#schema = schema;
+  }
+
+  in(text: string): Found<T> | null {
+    let last: Found<T> | null = null;
+    /** The end of the outermost object whose inside is searched, because it does not satisfy the schema. */
+    let outerEnd = 0;
+    for (let start = text.indexOf("{"); start >= 0; ) {
+      const end = balancedEnd(text, start, start + this.#leftChars);
+      this.#leftChars -= Math.max(1, (end ?? text.length) - start);
+      // An answer may stand in the rest, so a draft before it must not count.
+      if (this.#leftChars <= 0) return null;
+      const value = end === null ? null : this.#valueOf(text.slice(start, end), start >= outerEnd);
+      if (value !== null) last = { ok: true, value: value.output };
+      if (end !== null) outerEnd = Math.max(outerEnd, end);
+      start = text.indexOf("{", value !== null && end !== null ? end : start + 1);
+    }
+    return last;
+  }
+
+  /** @param outermost whether the object stands in no other, so that it tells why there is no answer. */
+  #valueOf(json: string, outermost: boolean): { output: T } | null {
+    let value: unknown;
+    try {
+      value = JSON.parse(json);
+    } catch (error) {
+      // NaN and Infinity end here: they are not JSON.
+      if (outermost) this.why = error instanceof Error ? error.message : String(error);
+      return null;
+    }
+    this.json = true;
+    const parsed = v.safeParse(this.#schema, value);
+    if (parsed.success) return { output: parsed.output };
+    if (outermost) this.why = issuesOf(parsed.issues);
+    return null;
+  }
 }
 
 function issuesOf(issues: readonly v.BaseIssue<unknown>[]): string {
@@ -153,38 +189,4 @@ function balancedEnd(text: string, start: number, limit: number): number | null 
     }
   }
   return null;
-}
-
-/** Removes thoughts from a text that arrives in pieces. A piece that ends within a tag is held back from there. */
-export class ThoughtFilter {
-  #pending = "";
-  #depth = 0;
-  /** Whether a thought ended that had not begun: the chat template opens it, so the model never sends the beginning. */
-  orphan = false;
-
-  /** @returns the text that may be shown. */
-  push(piece: string): string {
-    this.#pending += piece;
-    let shown = "";
-    let from = 0;
-    for (const tag of this.#pending.matchAll(TAG)) {
-      if (this.#depth === 0) shown += this.#pending.slice(from, tag.index);
-      from = tag.index + tag[0].length;
-      if (tag[1] === "") this.#depth++;
-      else if (this.#depth > 0) this.#depth--;
-      else this.orphan = true;
-    }
-    const tail = this.#pending.slice(from);
-    const half = /<[^<>]{0,64}$/.exec(tail)?.index ?? tail.length;
-    if (this.#depth === 0) shown += tail.slice(0, half);
-    this.#pending = tail.slice(half);
-    return shown;
-  }
-
-  /** @returns the text that was held back and is not a tag after all. */
-  end(): string {
-    const rest = this.#depth === 0 ? this.#pending : "";
-    this.#pending = "";
-    return rest;
-  }
 }

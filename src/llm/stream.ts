@@ -6,8 +6,8 @@ import type { Limit } from "./endpoint-contract.ts";
 import { type Failure, failure, NO_BUDGET } from "./failure.ts";
 import { Form } from "./form.ts";
 import { type Feature, type Message, messagesOf } from "./forms.ts";
-import { ThoughtFilter } from "./reply.ts";
-import { pieceOf } from "./reply-body.ts";
+import { isCut, pieceOf } from "./reply-body.ts";
+import { Thoughts } from "./thoughts.ts";
 
 export class StreamError extends Error {
   readonly failure: Failure;
@@ -19,18 +19,21 @@ export class StreamError extends Error {
 }
 
 /**
- * Yields the text in pieces as they arrive, without the model's thoughts. Sends the request again in another form if the
- * endpoint refuses it.
+/**
+ * Yields the text without the model's thoughts, in pieces as they arrive. If `whole`, or as long as the model is not known
+ * to open its thoughts, everything comes at the end, because a late closing mark can make a thought of it. Sends the request
+ * again in another form if the endpoint refuses it.
  * @throws StreamError before the first piece or after any of them.
  */
 export async function* pieces(
   context: AskContext,
-  { messages, maxTokens }: StreamRequest,
+  { messages, maxTokens, whole = false }: StreamRequest,
   limit: Limit,
 ): AsyncIterable<string> {
-  const { endpoint, model, budget, tally, judge } = context;
+  const { endpoint, model, forms, budget, tally, judge } = context;
   const form = new Form(context, maxTokens);
-  const thoughts = new ThoughtFilter();
+  const thoughts = new Thoughts({ mode: whole || !forms.opensThoughts(model) ? "hold" : "pass" });
+  let cut = false;
   for (let chunks = 0; chunks === 0; ) {
     const body = form.withTokens({ model, messages: turnsOf(messages, form.without) });
     if (body === null) throw new StreamError(form.noRoom);
@@ -41,6 +44,7 @@ export async function* pieces(
         const piece = pieceOf(chunk);
         if (piece === null) continue;
         if (chunks++ === 0) form.accepted();
+        cut ||= isCut(chunk);
         const shown = thoughts.push(piece);
         if (shown !== "") yield shown;
       }
@@ -51,7 +55,8 @@ export async function* pieces(
       if (chunks > 0 || !form.adapts(failed)) throw new StreamError(failed);
     }
   }
-  const last = thoughts.end();
+  const last = thoughts.end({ cut });
+  forms.noteThoughts(model, { orphan: thoughts.orphan });
   if (last !== "") yield last;
 }
 

@@ -9,7 +9,12 @@ const OFFER: Offer = new Map([
   ["Refund", { name: "Refund", slots: [{ name: "order", types: ["string"], required: true }] }],
 ]);
 const KNOWN = { intent: "Refund", slots: new Map([["order", "A1"]]) };
-const input = (message = "Oi") => ({ history: [], message, signal: new AbortController().signal });
+const input = (message = "Oi") => ({
+  history: [],
+  message,
+  signal: new AbortController().signal,
+  whole: false,
+});
 
 async function code(promise: Promise<unknown>): Promise<string> {
   return promise.then(

@@ -183,6 +183,10 @@ describe("the dashboard in a terminal", () => {
       await terminal.shows("Ask the gateway");
       await terminal.type("i");
       await terminal.shows("Enter sends");
+      // The first reply of a model comes in one piece.
+      await terminal.type("oi");
+      await terminal.press("Enter");
+      await terminal.shows("Good day to you");
       const first = Promise.withResolvers<void>();
       stub.held = first.promise;
       // An input takes letters and digits that are commands elsewhere.
@@ -195,7 +199,7 @@ describe("the dashboard in a terminal", () => {
       expect(streaming).toContain("✓ car.model: Uno");
       expect(streaming).toContain("○ car.year");
       first.resolve();
-      await terminal.shows("Good day to you");
+      await terminal.until("the reply has come", (screen) => screen.split("Good day to you").length === 3);
       stub.held = null;
       await terminal.press("Escape");
       await terminal.shows("i writes");

@@ -40,13 +40,16 @@ describe("/api/chat", () => {
       missing: ["reason"],
       complete: false,
     });
+    await (await chat(http, '{"msg":"Oi"}', STREAM)).text();
+    // Whoever waits for the whole response loses nothing if it comes at the end.
+    expect(http.model.streamed.map(({ whole }) => whole)).toEqual([true, false]);
     http.model.found = { intent: null, slots: { reason: "chegou quebrado" } };
     const next = await chat(http, '{"msg":"Chegou quebrado","session_id":"session-1"}');
     expect(await next.json()).toMatchObject({ session_id: "session-1", missing: [], complete: true });
     const metrics = await (await fetch(`${http.url}/metrics`)).text();
-    expect(metrics).toContain("gateway_chat_turns_total 2");
-    expect(metrics).toContain("gateway_chat_sessions 1");
-    expect(metrics).toContain('gateway_http_requests_total{route="/api/chat",status="2xx"} 2');
+    expect(metrics).toContain("gateway_chat_turns_total 3");
+    expect(metrics).toContain("gateway_chat_sessions 2");
+    expect(metrics).toContain('gateway_http_requests_total{route="/api/chat",status="2xx"} 3');
   });
 
   test("streams the state and the pieces as they come, and the whole text at the end", async () => {

@@ -306,17 +306,22 @@ describe("a stream of text", () => {
 
   test("comes without thoughts, in pieces", async () => {
     const stub = await opened.stubIn("thinking");
-    const pieces: string[] = [];
-    for await (const piece of opened.llmAt(stub.baseUrl).stream(request)) pieces.push(piece);
+    const llm = opened.llmAt(stub.baseUrl);
+    const read = async (): Promise<string[]> => Array.fromAsync(llm.stream(request));
+    // The first text of a model comes as a whole, because nobody knows yet how it marks its thoughts.
+    expect(await read()).toEqual(["Good day <3"]);
+    const pieces = await read();
     expect(pieces.join("")).toBe("Good day <3");
     expect(pieces.length).toBeGreaterThan(1);
   });
 
   test("throws llm_unavailable if the endpoint fails, before the first piece or later", async () => {
     for (const mode of ["storm", "reset", "hang"] as const) {
-      const stub = await opened.stubIn(mode);
+      const stub = await opened.stubIn("well");
       const clock = new FakeClock();
       const llm = opened.llmAt(stub.baseUrl, { clock });
+      for await (const _ of llm.stream(request));
+      stub.mode = mode;
       const shown: string[] = [];
       const read = async (): Promise<void> => {
         for await (const piece of llm.stream(request)) {
