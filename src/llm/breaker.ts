@@ -83,7 +83,10 @@ export class Breaker {
     if (isTrial) this.#trial = null;
     const retryAfterMs = o.retryAfterMs ?? null;
     this.#failures += o.weight ?? 1;
-    if (retryAfterMs !== null) return this.#leaveAlone(retryAfterMs, isTrial);
+    if (retryAfterMs !== null) {
+      this.#leaveAlone(retryAfterMs, isTrial);
+      return;
+    }
     // A call that began before the breaker opened says nothing about the time after it.
     if (state !== "closed" && !isTrial) return;
     if (state === "closed" && this.#failures < FAILURES_MAX) return;

@@ -126,7 +126,7 @@ export class OpenAiEndpoint implements Endpoint {
   ): Promise<EndpointReply<unknown>> {
     try {
       const response = await call(optionsOf(limit)).asResponse();
-      const value = valueOf(await textOf(response, limit.signal));
+      const value = jsonOf(await textOf(response, limit.signal));
       const told = toldError(value);
       if (told !== null) throw new ToldFailure(told);
       return { ok: true, value };
@@ -153,7 +153,7 @@ export class OpenAiEndpoint implements Endpoint {
 }
 
 /** @throws NotJsonError */
-function valueOf(text: string): unknown {
+function jsonOf(text: string): unknown {
   try {
     return replyOf(text);
   } catch (error) {
