@@ -18,10 +18,13 @@ const STRING_BYTES_MAX = 512;
 /** More levels than any accepted event has. */
 const NESTING_MAX = 200;
 /**
- * Only this many elements of an array are kept.
+ * Only this many elements of an array are kept, and of an object whose keys are numbers: a byte array that was written as
+ * {"0":255,"1":216} is skipped as quickly as an array.
  * @bound elements of an array that a schema learns | not looked at
  */
 export const ARRAY_ELEMENTS_MAX = 32;
+/** How many skipped bytes count as one step. */
+const SKIPPED_BYTES = 16;
 
 const QUOTE = 34;
 const COMMA = 44;
@@ -32,6 +35,8 @@ const LOWER_U = 117;
 const OPEN_OBJECT = 123;
 const CLOSE_OBJECT = 125;
 const SPACE = 32;
+const ZERO = 48;
+const NINE = 57;
 
 /**
  * A shorter JSON text of the same shape. Long strings and arrays lose their ends. If the result is full or the steps are
@@ -54,7 +59,9 @@ export function condensed(body: Uint8Array): Uint8Array {
     walk.steps--;
     if (byte <= SPACE) continue;
     if (byte === COMMA) {
-      if (!shorter.comma()) walk.skipElements(shorter.depth);
+      if (shorter.inArray) {
+        if (!shorter.comma()) walk.skipElements(shorter.depth);
+      } else if (walk.skipNumbers(shorter)) shorter.comma();
     } else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
       if (shorter.depth === NESTING_MAX) break;
       shorter.open(byte);
@@ -96,6 +103,43 @@ class Walk {
     return count;
   }
 
+  /**
+   * Behind a comma in an object: skips the members whose keys are numbers if the object has had enough of them.
+   * @returns whether the next member belongs to the shorter text.
+   */
+  skipNumbers(shorter: { countNumber(): number; readonly depth: number }): boolean {
+    for (;;) {
+      const key = numberKeyEnd(this.#body, this.at);
+      if (key < 0 || shorter.countNumber() <= ARRAY_ELEMENTS_MAX) return true;
+      const from = this.at;
+      const left = this.steps;
+      this.at = key;
+      if (!this.#skipMember()) return false;
+      this.steps = left - Math.ceil((this.at - from) / SKIPPED_BYTES);
+      if (this.steps <= 0 || this.#body[this.at] !== COMMA) return false;
+      this.at++;
+    }
+  }
+
+  /** Skips a value, up to the comma or bracket behind it. @returns false: the steps are used up. */
+  #skipMember(): boolean {
+    const body = this.#body;
+    for (let level = 0; this.steps > 0; ) {
+      const byte = body[this.at] as number;
+      if (byte === QUOTE) {
+        if (this.skipString() < 0) return false;
+        continue;
+      }
+      if (level === 0 && (byte === COMMA || byte === CLOSE_OBJECT)) return true;
+      if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) level++;
+      else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) level--;
+      this.at++;
+      this.steps--;
+      if (level > NESTING_MAX) this.steps = 0;
+    }
+    return false;
+  }
+
   /** Skips the remaining elements of an array, up to its closing bracket. @param depth the level of the array. */
   skipElements(depth: number): void {
     const body = this.#body;
@@ -117,6 +161,15 @@ class Walk {
   }
 }
 
+/** The position behind the key at `at` and its quotes, if white space and a key of digits stand there; else −1. */
+function numberKeyEnd(body: Uint8Array, at: number): number {
+  let from = at;
+  while ((body[from] as number) <= SPACE) from++;
+  let end = from + 1;
+  while ((body[end] as number) >= ZERO && (body[end] as number) <= NINE) end++;
+  return body[from] === QUOTE && end > from + 1 && body[end] === QUOTE ? end + 1 : -1;
+}
+
 /** Where to cut a long string, so that neither an escape nor a character is torn apart. */
 function cutOf(body: Uint8Array, start: number): number {
   const end = start + STRING_BYTES_MAX;
@@ -135,15 +188,28 @@ class ShorterText {
   // The extra room is for one more string, and for the brackets that are closed at the end.
   readonly #out = new Uint8Array(CONDENSED_BYTES_MAX + STRING_BYTES_MAX + 256);
   #bytes = 0;
-  /** For each open level its closing bracket, and how many commas it had. */
+  /** For each open level its closing bracket, how many commas it had, and how many members with a number as their key. */
   readonly #closers: number[] = [];
   readonly #commas: number[] = [];
+  readonly #numbers: number[] = [];
   /** The text up to here is valid JSON if the brackets of `#safeDepth` levels are added. */
   #safeBytes = 0;
   #safeDepth = 0;
 
   get isFull(): boolean {
     return this.#bytes >= CONDENSED_BYTES_MAX;
+  }
+
+  get inArray(): boolean {
+    return this.#closers.at(-1) === CLOSE_ARRAY;
+  }
+
+  /** Counts a member of the innermost object whose key is a number. The first member counts as one. */
+  countNumber(): number {
+    const level = this.#numbers.length - 1;
+    const count = (this.#numbers[level] as number) + 1;
+    this.#numbers[level] = count;
+    return count;
   }
 
   get depth(): number {
@@ -166,12 +232,14 @@ class ShorterText {
   open(bracket: number): void {
     this.#closers.push(bracket + 2);
     this.#commas.push(0);
+    this.#numbers.push(1);
     this.#bracket(bracket);
   }
 
   close(bracket: number): void {
     this.#closers.pop();
     this.#commas.pop();
+    this.#numbers.pop();
     this.#bracket(bracket);
   }
 

@@ -68,6 +68,18 @@ export class Field {
   }
 }
 
+/** All fields inside a field, each followed by those inside it. */
+export function* fieldsInOrder(field: Field): Generator<Field> {
+  for (const inner of innerFields(field)) {
+    yield inner;
+    yield* fieldsInOrder(inner);
+  }
+}
+
+function innerFields({ children, anyKey, elements }: Field): Field[] {
+  return [...(children?.values() ?? []), anyKey, elements].filter((field) => field !== null);
+}
+
 export function typeOf(value: JsonValue): number {
   switch (typeof value) {
     case "string":

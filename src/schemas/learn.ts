@@ -5,7 +5,18 @@
  * Everything counts events and never time, so the same events in the same order give the same schema.
  */
 import { ARRAY_ELEMENTS_MAX } from "./condense.ts";
-import { ARRAY, type DriftKind, Field, isChange, NULL, OBJECT, type Step, typeOf } from "./field.ts";
+import { isDataKey, shapeOf } from "./data-key.ts";
+import {
+  ARRAY,
+  type DriftKind,
+  Field,
+  fieldsInOrder,
+  isChange,
+  NULL,
+  OBJECT,
+  type Step,
+  typeOf,
+} from "./field.ts";
 import { mergeField } from "./merge.ts";
 import type { JsonObject, JsonValue } from "./read.ts";
 import { exactDigits, isSecretKey, sampleOf } from "./sample.ts";
@@ -29,6 +40,20 @@ export const FIELDS_PER_TYPE_MAX = 512;
 const RARE_KEYS_MAX = 64;
 /** A key is rare if less than this share of the objects have it. */
 const RARE_SHARE = 0.05;
+/**
+ * Keys that differ only in their numbers, like `u-17` and `u-18`, are data if there are this many and all of them hold
+ * objects or arrays.
+ * @bound keys of one object that hold objects and differ only in their numbers | they are learned as one, `*`
+ */
+const ALIKE_OBJECTS_MAX = 16;
+/**
+ * They are also data if there are this many and less than this share of the objects have each.
+ * @bound rare keys of one object that differ only in their numbers | they are learned as one, `*`
+ */
+const ALIKE_RARE_KEYS_MAX = 32;
+const ALIKE_SHARE = 0.25;
+/** In a schema that is full, this many keys that differ only in their numbers are data in any case. */
+const ALIKE_KEYS_FULL_MAX = 64;
 /** At this many events all `filled` counts are halved, so fill rates describe the newest 4,096 to 8,192 events. */
 const WINDOW_EVENTS = 8192;
 /** The set of expected fields is computed again after this many events. */
@@ -77,7 +102,10 @@ export class TypeSchema {
   #firstFilled: Field[] = [];
   /** Numbers of the current event that need a sample and whose digits a double cannot hold. */
   #inexact: { readonly field: Field; readonly value: number }[] = [];
-  #collapseTriedEvent = 0;
+  /** How many keys the objects had when the current event made the schema look whether they are data. */
+  readonly #lookedSizes = new Map<Field, number>();
+  /** The event before which a full schema does not try to make room. */
+  #makeRoomEvent = 0;
 
   constructor(options: TypeSchemaOptions) {
     this.type = options.type;
@@ -97,10 +125,12 @@ export class TypeSchema {
     this.lastUs = receivedUs;
     this.#nowUs = receivedUs;
     this.#filledExpected = 0;
+    if (this.fields.length >= FIELDS_PER_TYPE_MAX && this.events >= this.#makeRoomEvent) this.#makeRoom();
     this.#members(this.root, value, 1);
     const fillRate = expected === 0 ? 0 : this.#filledExpected / expected;
     if (this.#firstFilled.length > 0) this.#expectNew();
     if (this.#inexact.length > 0) this.#sampleExactly(text);
+    if (this.#lookedSizes.size > 0) this.#lookedSizes.clear();
     if (this.events % SWEEP_EVENTS === 0) this.#sweep();
     return fillRate;
   }
@@ -109,6 +139,18 @@ export class TypeSchema {
   take(kept: Pick<TypeSchema, "events" | "windowEvents" | "firstUs" | "lastUs" | "fields">): void {
     Object.assign(this, kept);
     this.expected = kept.fields.filter((field) => field.expected).length;
+  }
+
+  /** Merges keys that are data. Earlier versions learned each under its name. */
+  mergeDataKeys(): void {
+    this.#nowUs = this.lastUs;
+    const visit = (field: Field): void => {
+      const data = [...(field.children ?? [])].filter(([key]) => isDataKey(key) && !isSecretKey(key));
+      if (data.length > 0) this.#merge(field, data);
+      for (const inner of [...(field.children?.values() ?? []), field.anyKey, field.elements])
+        if (inner !== null) visit(inner);
+    };
+    visit(this.root);
   }
 
   #members(field: Field, value: JsonObject, depth: number): void {
@@ -173,11 +215,11 @@ export class TypeSchema {
   }
 
   #childOf(parent: Field, key: string): Field | null {
-    if (parent.map || key.length > KEY_CHARS_MAX) return this.#anyKeyOf(parent);
-    const children = parent.children;
-    if (children !== null && children.size >= RARE_KEYS_MAX && this.#collapse(parent, children)) {
+    if (parent.map || key.length > KEY_CHARS_MAX || (isDataKey(key) && !isSecretKey(key)))
       return this.#anyKeyOf(parent);
-    }
+    const children = parent.children;
+    if (children !== null && children.size >= ALIKE_OBJECTS_MAX && this.#collapse(parent, children, key))
+      return this.#anyKeyOf(parent);
     const child = this.#add(parent, { key });
     if (child === null) return null;
     parent.children ??= new Map();
@@ -206,21 +248,48 @@ export class TypeSchema {
     return field;
   }
 
-  /** Merges the rare keys of an object into one field if the object is a map. @returns false: it is not. */
-  #collapse(parent: Field, children: Map<string, Field>): boolean {
-    if (this.#collapseTriedEvent === this.events) return false;
-    this.#collapseTriedEvent = this.events;
-    const rareBelow = RARE_SHARE * (parent.values[OBJECT] as number);
-    const rare = [...children].filter(([, child]) => child.occurrences < rareBelow);
-    if (rare.length < RARE_KEYS_MAX) return false;
-    let { anyKey } = parent;
-    if (anyKey === null) {
-      // It takes the place of the first rare key, so that it stands before the fields inside it.
-      const place = this.fields.findIndex(
-        (field) => field.parent === parent && rare.some((r) => r[1] === field),
-      );
-      anyKey = new Field(parent, "any key", parent.hidden);
-      this.fields.splice(place, 0, anyKey);
+  /**
+   * Merges keys of an object into one field if they are data, judged by how rare and how alike they are.
+   * @param key the key that is new in the object.
+   * @returns false: they are not.
+   */
+  #collapse(parent: Field, children: Map<string, Field>, key: string): boolean {
+    // Looking takes time in proportion to the keys, so one event makes the schema look only when they have doubled.
+    if (children.size < 2 * (this.#lookedSizes.get(parent) ?? 0)) return false;
+    this.#lookedSizes.set(parent, children.size);
+    const objects = parent.values[OBJECT] as number;
+    const rare = [...children].filter(([, child]) => child.occurrences < RARE_SHARE * objects);
+    const shape = shapeOf(key);
+    const alike = shape === null ? [] : [...children].filter(([name]) => shapeOf(name) === shape);
+    const alikeData =
+      (alike.length >= ALIKE_OBJECTS_MAX && alike.every(([, child]) => holdsOthers(child))) ||
+      (alike.length >= ALIKE_RARE_KEYS_MAX &&
+        alike.every(([, child]) => child.occurrences < ALIKE_SHARE * objects));
+    const data = rare.length >= RARE_KEYS_MAX ? rare : alikeData ? alike : [];
+    if (data.length === 0) return false;
+    this.#merge(parent, data);
+    parent.map = true;
+    return true;
+  }
+
+  /** Merges keys that differ only in their numbers, because the schema has no room for more fields. */
+  #makeRoom(): void {
+    this.#makeRoomEvent = this.events + SWEEP_EVENTS;
+    for (const field of [this.root, ...this.fields]) {
+      if (field.removed || field.children === null || field.children.size < ALIKE_KEYS_FULL_MAX) continue;
+      const byShape = Map.groupBy(field.children, ([key]) => shapeOf(key));
+      for (const [shape, alike] of byShape) {
+        if (shape === null || alike.length < ALIKE_KEYS_FULL_MAX) continue;
+        this.#merge(field, alike);
+        field.map = true;
+      }
+    }
+  }
+
+  /** Merges members of an object into the field of any key. */
+  #merge(parent: Field, members: readonly (readonly [string, Field])[]): void {
+    if (parent.anyKey === null) {
+      parent.anyKey = new Field(parent, "any key", parent.hidden);
       this.#o.giveRoom(-1);
     }
     const merging = {
@@ -229,14 +298,11 @@ export class TypeSchema {
       nowUs: this.#nowUs,
       onRemoved: (field: Field) => this.#remove(field),
     };
-    for (const [key, child] of rare) {
-      children.delete(key);
-      mergeField(anyKey, child, merging);
+    for (const [key, child] of members) {
+      parent.children?.delete(key);
+      mergeField(parent.anyKey, child, merging);
     }
-    this.fields = this.fields.filter((field) => !field.removed);
-    parent.anyKey = anyKey;
-    parent.map = true;
-    return true;
+    this.fields = [...fieldsInOrder(this.root)];
   }
 
   #remove(field: Field): void {
@@ -305,4 +371,9 @@ export class TypeSchema {
     if (field.changedEvent > 0 && this.events - field.changedEvent < MARKED_EVENTS) return "type_change";
     return field.late && this.events - field.firstEvent < MARKED_EVENTS ? "new_field" : null;
   }
+}
+
+/** Whether a field has held nothing but objects and arrays. */
+function holdsOthers({ values }: Field): boolean {
+  return values.every((count, type) => count === 0 || type === OBJECT || type === ARRAY || type === NULL);
 }

@@ -107,6 +107,7 @@ export class Schemas implements Disposable {
     if (room && restore(schema, text) && this.#fields + schema.fields.length <= FIELDS_MAX) {
       this.#types.set(type, schema);
       this.#fields += schema.fields.length;
+      schema.mergeDataKeys();
       return;
     }
     this.#o.log(

@@ -1,5 +1,5 @@
 /** Shows schemas: field paths, the JSON of responses, and JSON Schema. Part of the schemas. */
-import { type DriftKind, type Field, JSON_TYPES, type JsonType, OBJECT } from "./field.ts";
+import { type DriftKind, type Field, fieldsInOrder, JSON_TYPES, type JsonType, OBJECT } from "./field.ts";
 import type { TypeSchema } from "./learn.ts";
 
 /** A key that needs no brackets in a path. */
@@ -54,18 +54,6 @@ export function shownField(schema: TypeSchema, field: Field): ShownField {
     last_seen_us: field.lastUs,
     drift: schema.driftOf(field),
   };
-}
-
-/** All fields inside a field, each followed by those inside it. */
-export function* fieldsInOrder(field: Field): Generator<Field> {
-  for (const inner of innerFields(field)) {
-    yield inner;
-    yield* fieldsInOrder(inner);
-  }
-}
-
-function innerFields({ children, anyKey, elements }: Field): Field[] {
-  return [...(children?.values() ?? []), anyKey, elements].filter((field) => field !== null);
 }
 
 /** A type as chat uses it, with its expected fields. */
@@ -145,7 +133,7 @@ export function jsonSchemaText(schema: TypeSchema, dialect: boolean): string {
 
 /** The keywords of a field as JSON texts. Text is safer than an object, because a key may be `__proto__`. */
 function keywordsOf(field: Field): string[] {
-  const { children, anyKey, elements, map, sample, values } = field;
+  const { children, anyKey, elements, sample, values } = field;
   const types = typesOf(field).filter((type, _, all) => type !== "integer" || !all.includes("number"));
   const keywords: string[] = [];
   if (types.length > 0) keywords.push(`"type":${JSON.stringify(types.length === 1 ? types[0] : types)}`);
@@ -156,7 +144,7 @@ function keywordsOf(field: Field): string[] {
     const required = [...children].filter(([, child]) => child.occurrences === values[OBJECT]);
     if (required.length > 0) keywords.push(`"required":${JSON.stringify(required.map(([key]) => key))}`);
   }
-  if (map && anyKey !== null) keywords.push(`"additionalProperties":${objectOf(anyKey)}`);
+  if (anyKey !== null) keywords.push(`"additionalProperties":${objectOf(anyKey)}`);
   if (elements !== null) keywords.push(`"items":${objectOf(elements)}`);
   if (sample !== null && !field.hidden) keywords.push(`"examples":[${sample}]`);
   return keywords;

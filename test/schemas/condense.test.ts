@@ -114,6 +114,22 @@ describe("a large body", () => {
     expect(parsed(whole(400))).toMatchObject({ b: { c: 1 } });
   });
 
+  test("loses the members of an object whose keys are numbers after the 32nd, and keeps what follows", () => {
+    const object = (members: number, more = ""): string =>
+      `{${Array.from({ length: members }, (_, n) => ` "${n}" : ${n % 3 === 0 ? '{"a":["}",1]}' : '"\\",x"'} `).join(",")}${more}}`;
+    const members = (text: string): number => Object.keys((parsed(text) as { a: object }).a).length;
+    expect(members(`{"a":${object(20)},"b":1}`)).toBe(20);
+    expect(members(`{"a":${object(32)},"b":1}`)).toBe(32);
+    for (const more of ["", ',"z":{"1":2}', ',"z":{"1":2},"9":1', ',"n0":1,"00":[]']) {
+      const text = `{"a":${object(4000, more)},"b":{"c":1}}`;
+      expect(parsed(text)).toMatchObject({ b: { c: 1 } });
+      expect(members(text)).toBe(32 + (more.match(/"[zn]/g)?.length ?? 0));
+    }
+    // As Baileys' thumbnails come, a megabyte of them is skipped.
+    const bytes = Array.from({ length: 100_000 }, (_, n) => `"${n}":${n % 256}`).join(",");
+    expect(parsed(`{"a":{${bytes}},"b":1}`)).toMatchObject({ b: 1 });
+  });
+
   test("ends at brackets that are nested deeper than an event may be, also inside skipped elements", () => {
     const nest = (levels: number): string => "[".repeat(levels) + "]".repeat(levels);
     expect(parsed(`{"a":1,"b":${nest(199)},"c":2}`)).toMatchObject({ c: 2 });

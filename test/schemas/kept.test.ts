@@ -71,6 +71,41 @@ describe("a learned schema", () => {
     expect(table.rows.size).toBe(1);
   });
 
+  test("of an earlier version, full of keys that are data, is mended when it is read", () => {
+    const table = new MemoryTable();
+    const field = (key: string | 0, values: number[], inner: unknown[] = []): unknown => [
+      ...[key === 0 ? 0 : [key], values, [60, 60, 60, 1, 60, 1, 1, 60, 0], 16, null, inner],
+    ];
+    const once = [0, 60, 0, 0, 0, 0, 0];
+    const objects = [0, 0, 0, 0, 0, 60, 0];
+    const bytes = Array.from({ length: 400 }, (_, n) => field(`${n}`, once));
+    const people = Array.from({ length: 20 }, (_, n) =>
+      field(`5511${n}@lid`, objects, [field("name", once)]),
+    );
+    const inner = [field("media", objects, [field("7z", once), ...bytes]), field("people", objects, people)];
+    table.rows.set(
+      "T",
+      JSON.stringify({
+        ...{ version: 1, events: 60, windowEvents: 60, firstUs: 1, lastUs: 60 },
+        root: field(0, objects, inner),
+      }),
+    );
+    const learner = new Learner(table);
+    expect(learner.paths("T")).toEqual([
+      "media",
+      "media.7z",
+      "media.*",
+      "people",
+      "people.*",
+      "people.*.name",
+    ]);
+    expect(learner.schemas.gauges.schema_fields).toBe(6);
+    expect(learner.shown("T").expected_fields).toBe(4);
+    expect(learner.see("T", { media: { "7z": 1, 0: 9, 5000: 1 }, people: {}, fresh: 1 })).toHaveLength(1);
+    expect(learner.field("T", "media.*").types).toEqual(["integer"]);
+    expect(learner.schemas.gauges.schema_fields).toBe(7);
+  });
+
   test("is removed from the table if its type is dropped", () => {
     const table = new MemoryTable();
     const learner = new Learner(table);

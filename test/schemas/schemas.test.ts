@@ -255,6 +255,86 @@ describe("bounds", () => {
     expect(learner.paths("T")).not.toContain("users.brand_new");
   });
 
+  const byteObject = (bytes: number, first = 0): object =>
+    Object.fromEntries(Array.from({ length: bytes }, (_, n) => [n, (first + n) % 256]));
+
+  test("byte arrays that were written as objects are one field each, and the fields around them are learned", () => {
+    const learner = new Learner();
+    learner.repeat(80, "T", (n) => ({
+      data: {
+        key: { id: `3EB0${n}` },
+        message: { mediaKey: byteObject(32, n), jpegThumbnail: byteObject(480 + 14 * n, n), caption: `${n}` },
+      },
+      sender: "x",
+    }));
+    expect(learner.paths("T")).toEqual([
+      ...[
+        "data",
+        "data.key",
+        "data.key.id",
+        "data.message",
+        "data.message.mediaKey",
+        "data.message.mediaKey.*",
+      ],
+      ...["data.message.jpegThumbnail", "data.message.jpegThumbnail.*", "data.message.caption", "sender"],
+    ]);
+    expect(learner.field("T", "data.message.jpegThumbnail.*").types).toEqual(["integer"]);
+    expect(learner.counter("schema_skipped_fields_total")).toBe(0);
+    const { properties } = JSON.parse(learner.schemas.show("T", "jsonschema", { dialect: false }) ?? "");
+    expect(properties.data.properties.message.properties.mediaKey.additionalProperties).toMatchObject({
+      type: "integer",
+    });
+  });
+
+  test("keys that are data are one field at once, beside the names in the same object", () => {
+    const learner = new Learner();
+    learner.see("T", {
+      people: {
+        count: 2,
+        "5511987654321@s.whatsapp.net": { name: "Ana" },
+        "3f2504e0-4f89-11d3-9a0c-0305e82c3301": { name: "Rui", age: 3 },
+        "2026-11-28": { name: "" },
+      },
+    });
+    learner.see("T", { people: { count: 1, total: 1, "17": { name: "Eva" } } });
+    expect(learner.paths("T")).toEqual([
+      "people",
+      ...["count", "total", "*", "*.name", "*.age"].map((p) => `people.${p}`),
+    ]);
+    expect(learner.field("T", "people.*.name").fill_rate).toBe(1);
+  });
+
+  test("keys that differ only in their numbers are one field if they hold objects or are rare", () => {
+    const learner = new Learner();
+    const items = Object.fromEntries(
+      Array.from({ length: 100 }, (_, n) => [`item${n}`, { id: n, price: 1, tags: ["x"] }]),
+    );
+    learner.see("Nested", { order: { total: 1, ...items } });
+    expect(learner.paths("Nested")).toEqual([
+      ...["order", "order.total", "order.*", "order.*.id", "order.*.price", "order.*.tags", "order.*.tags[]"],
+    ]);
+    learner.repeat(200, "Rare", (n) => ({ seen: { [`u-${n}`]: 1 } }));
+    expect(learner.paths("Rare")).toEqual(["seen", "seen.*"]);
+  });
+
+  test("secrets under keys that are data stay hidden", () => {
+    const learner = new Learner();
+    learner.see("T", { token_1234567: "abc", tokens: { "1234567": "def" } });
+    expect(learner.field("T", "token_1234567").sample).toBe("***");
+    expect(learner.field("T", "tokens.*").sample).toBe("***");
+  });
+
+  test("a full schema makes room by merging keys that differ only in their numbers", () => {
+    const learner = new Learner();
+    const wide = Object.fromEntries(Array.from({ length: 600 }, (_, n) => [`k${n}`, n]));
+    learner.see("T", wide);
+    expect(learner.shown("T").fields).toHaveLength(512);
+    learner.see("T", { ...wide, name: "x" });
+    learner.see("T", { ...wide, other: { name: "x" } });
+    expect(learner.paths("T")).toEqual(["*", "*.name"]);
+    expect(learner.schemas.gauges.schema_fields).toBe(2);
+  });
+
   test("a table with many columns is not a map", () => {
     const learner = new Learner();
     const row = Object.fromEntries(Array.from({ length: 200 }, (_, n) => [`column_${n}`, n]));
