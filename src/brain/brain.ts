@@ -21,18 +21,14 @@ export type { Understanding } from "./understanding.ts";
  * @bound tokens of a reply to a question | the question fails
  */
 const REPLY_TOKENS_MAX = 2048;
-/**
- * A question shows the model at most this much of a body, before the bound in characters.
- * @bound bytes of a body from which a question is made | not looked at
- */
-const BODY_BYTES_MAX = 16 * 1024;
-
 export interface BrainOptions {
   readonly llm: LlmClient;
   /** How long one question may take, all attempts included. */
   readonly deadlineMs: number;
   /** The fingerprint of a body's shape; null: there are no fingerprints, so types are not remembered by shape. */
   readonly fingerprint: ((body: Uint8Array) => string) | null;
+  /** The text of a body, in which nothing long hides what follows it. */
+  readonly excerpt: (body: Uint8Array) => string;
   /** Keeps types by shape over restarts. */
   readonly shapes: SmallTable;
   /** The model's replies to earlier messages, for messages of the same words. */
@@ -130,7 +126,7 @@ export class Brain {
     signal?: AbortSignal,
   ): Promise<AskResult<Understanding>> {
     const fingerprint = this.#o.fingerprint?.(body) ?? null;
-    const text = dataOf(new TextDecoder().decode(body.subarray(0, BODY_BYTES_MAX)));
+    const text = dataOf(this.#o.excerpt(body));
     const asked = await this.#askOnce<EventReply>(`event ${fingerprint ?? text}`, () =>
       this.llm.ask({ ...EVENT_QUESTION, data: text, ...this.#limits(signal) }),
     );

@@ -23,6 +23,13 @@ const NESTING_MAX = 200;
  * @bound elements of an array that a schema learns | not looked at
  */
 export const ARRAY_ELEMENTS_MAX = 32;
+/** How much of long values is kept. */
+export interface Kept {
+  readonly stringBytes: number;
+  readonly elements: number;
+}
+
+const KEPT: Kept = { stringBytes: STRING_BYTES_MAX, elements: ARRAY_ELEMENTS_MAX };
 /** How many skipped bytes count as one step. */
 const SKIPPED_BYTES = 16;
 
@@ -42,10 +49,11 @@ const NINE = 57;
  * A shorter JSON text of the same shape. Long strings and arrays lose their ends. If the result is full or the steps are
  * used up, the rest of the body is left out.
  * @param body one valid JSON object or array.
+ * @param kept at most as much as the schemas keep.
  */
-export function condensed(body: Uint8Array): Uint8Array {
+export function condensed(body: Uint8Array, kept: Kept = KEPT): Uint8Array {
   const walk = new Walk(body);
-  const shorter = new ShorterText();
+  const shorter = new ShorterText(kept);
   while (walk.at < body.length && walk.steps > 0 && !shorter.isFull) {
     const { at } = walk;
     const byte = body[at] as number;
@@ -107,10 +115,10 @@ class Walk {
    * Behind a comma in an object: skips the members whose keys are numbers if the object has had enough of them.
    * @returns whether the next member belongs to the shorter text.
    */
-  skipNumbers(shorter: { countNumber(): number; readonly depth: number }): boolean {
+  skipNumbers(shorter: Pick<ShorterText, "takesNumber">): boolean {
     for (;;) {
       const key = numberKeyEnd(this.#body, this.at);
-      if (key < 0 || shorter.countNumber() <= ARRAY_ELEMENTS_MAX) return true;
+      if (key < 0 || shorter.takesNumber()) return true;
       const from = this.at;
       const left = this.steps;
       this.at = key;
@@ -171,8 +179,8 @@ function numberKeyEnd(body: Uint8Array, at: number): number {
 }
 
 /** Where to cut a long string, so that neither an escape nor a character is torn apart. */
-function cutOf(body: Uint8Array, start: number): number {
-  const end = start + STRING_BYTES_MAX;
+function cutOf(body: Uint8Array, start: number, bytesMax: number): number {
+  const end = start + bytesMax;
   for (let at = start + 1, next = at; ; at = next) {
     if (body[at] === BACKSLASH) next = at + (body[at + 1] === LOWER_U ? 6 : 2);
     else {
@@ -195,6 +203,11 @@ class ShorterText {
   /** The text up to here is valid JSON if the brackets of `#safeDepth` levels are added. */
   #safeBytes = 0;
   #safeDepth = 0;
+  readonly #kept: Kept;
+
+  constructor(kept: Kept) {
+    this.#kept = kept;
+  }
 
   get isFull(): boolean {
     return this.#bytes >= CONDENSED_BYTES_MAX;
@@ -204,12 +217,12 @@ class ShorterText {
     return this.#closers.at(-1) === CLOSE_ARRAY;
   }
 
-  /** Counts a member of the innermost object whose key is a number. The first member counts as one. */
-  countNumber(): number {
+  /** Counts a member of the innermost object whose key is a number. @returns whether there is room for it. */
+  takesNumber(): boolean {
     const level = this.#numbers.length - 1;
     const count = (this.#numbers[level] as number) + 1;
     this.#numbers[level] = count;
-    return count;
+    return count <= this.#kept.elements;
   }
 
   get depth(): number {
@@ -218,7 +231,8 @@ class ShorterText {
 
   /** Adds the string between the quotes at `start` and `end`. */
   string(body: Uint8Array, start: number, end: number): void {
-    const cut = end - start <= STRING_BYTES_MAX ? end : cutOf(body, start);
+    const { stringBytes } = this.#kept;
+    const cut = end - start <= stringBytes ? end : cutOf(body, start, stringBytes);
     this.#out.set(body.subarray(start, cut), this.#bytes);
     this.#bytes += cut - start;
     this.#out[this.#bytes++] = QUOTE;
@@ -232,6 +246,7 @@ class ShorterText {
   open(bracket: number): void {
     this.#closers.push(bracket + 2);
     this.#commas.push(0);
+    // The first member has no comma before it, so it counts as one.
     this.#numbers.push(1);
     this.#bracket(bracket);
   }
@@ -255,7 +270,7 @@ class ShorterText {
     const commas = (this.#commas[level] as number) + 1;
     this.#commas[level] = commas;
     this.#safeBytes = this.#bytes;
-    if (this.#closers[level] === CLOSE_ARRAY && commas >= ARRAY_ELEMENTS_MAX) return false;
+    if (this.#closers[level] === CLOSE_ARRAY && commas >= this.#kept.elements) return false;
     this.#out[this.#bytes++] = COMMA;
     return true;
   }

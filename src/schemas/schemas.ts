@@ -16,7 +16,7 @@ import { fingerprintOf } from "./fingerprint.ts";
 import { LateWriter } from "./late-writer.ts";
 import { TypeSchema } from "./learn.ts";
 import { packed, restore } from "./pack.ts";
-import { type JsonObject, textToRead } from "./read.ts";
+import { type JsonObject, textToRead, textToShow } from "./read.ts";
 import {
   JSON_SCHEMA_DIALECT,
   jsonSchemaText,
@@ -150,6 +150,11 @@ export class Schemas implements Disposable {
   /** 32 hexadecimal digits: the same for all bodies of one shape. Values and the order of keys do not matter. */
   fingerprint(body: Uint8Array): string {
     return fingerprintOf(JSON.parse(textToRead(body)));
+  }
+
+  /** The text of a body for a reader of few words: long strings, arrays and byte arrays lose their ends. */
+  excerpt(body: Uint8Array): string {
+    return textToShow(body);
   }
 
   #newSchema(type: string): TypeSchema {

@@ -54,6 +54,7 @@ export function openUnderstanding(
     llm,
     deadlineMs: config.llmTimeoutMs,
     fingerprint: (body) => schemas.fingerprint(body),
+    excerpt: (body) => schemas.excerpt(body),
     shapes: journal.table("shapes"),
     replies,
   });

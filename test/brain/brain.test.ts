@@ -75,6 +75,7 @@ function brainAt(
   const brain = new Brain({
     llm: opened.llmAt(stub.baseUrl),
     deadlineMs: PATIENCE_MS,
+    excerpt: (body) => new TextDecoder().decode(body),
     fingerprint: (body) => Object.keys(JSON.parse(new TextDecoder().decode(body))).join(),
     shapes: {
       all: () => [...shapes].map(([key, value]) => ({ key, value })),

@@ -14,9 +14,12 @@ interface Completion {
 }
 
 /** Replies to the chat's questions with thoughts around the reply, and records the questions. */
-function endpoint(): { url: string; asked: Completion[]; understood: unknown; stop(): Promise<void> } {
+function endpoint() {
   const asked: Completion[] = [];
-  const state = { understood: {} as unknown };
+  const state = {
+    understood: {} as unknown,
+    pieces: ["<thi", "nk>The person said </b>", "</think>", "De que ", "<b>ano</b> é?"],
+  };
   const server = Bun.serve({
     port: 0,
     hostname: "127.0.0.1",
@@ -26,8 +29,7 @@ function endpoint(): { url: string; asked: Completion[]; understood: unknown; st
       const body = (await req.json()) as Completion;
       asked.push(body);
       if (body.stream === true) {
-        const pieces = ["<thi", "nk>The person said </b>", "</think>", "De que ", "<b>ano</b> é?"];
-        const lines = pieces.map(
+        const lines = state.pieces.map(
           (content) =>
             `data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", choices: [{ index: 0, delta: { content } }] })}\n\n`,
         );
@@ -46,12 +48,7 @@ function endpoint(): { url: string; asked: Completion[]; understood: unknown; st
   return {
     url: `http://127.0.0.1:${server.port}/v1`,
     asked,
-    get understood() {
-      return state.understood;
-    },
-    set understood(value: unknown) {
-      state.understood = value;
-    },
+    state,
     stop: () => server.stop(true),
   };
 }
@@ -74,7 +71,7 @@ describe("chat in the executable", () => {
           headers: { "content-type": "application/json", accept },
           body: JSON.stringify(body),
         });
-      model.understood = {
+      model.state.understood = {
         intent: "CarInsuranceRequest",
         slots: [
           { name: "car.model", value: "Uno" },
@@ -96,11 +93,23 @@ describe("chat in the executable", () => {
         "CarInsuranceRequest",
         null,
       ]);
-      model.understood = { intent: null, slots: { "car.year": "2015" } };
+      model.state.understood = { intent: null, slots: { "car.year": "2015" } };
       const text = await (await chat({ msg: "2015", session_id: "b" }, "text/event-stream")).text();
       expect(text).toContain('event: text\ndata: {"content":"ano é?"}');
       expect(text).toContain("event: done\n");
       expect(text).not.toContain("think");
+      // Whatever a model puts around its thoughts, and even if only their end is marked.
+      for (const [begin, end] of [
+        ["", "</think>"],
+        ["[THINK]", "[/THINK]"],
+        ["<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"],
+        ["analysis", "assistantfinal"],
+        ["<wuzzle>", "</wuzzle>"],
+      ]) {
+        model.state.pieces = [...`${begin}SECRET thought${end}Bom dia!`];
+        const reply = (await (await chat({ msg: "Oi" })).json()) as { content: string };
+        expect([begin, reply.content]).toEqual([begin, "Bom dia!"]);
+      }
       await model.stop();
       const away = await chat({ msg: "Oi", session_id: "c" });
       expect(away.status).toBe(503);

@@ -108,7 +108,7 @@ describe("watch", () => {
         return embedder;
       },
       brain: new Brain({
-        ...{ llm, deadlineMs: 5000, fingerprint: null },
+        ...{ llm, deadlineMs: 5000, fingerprint: null, excerpt: (body) => new TextDecoder().decode(body) },
         shapes: { all: () => [], write: () => {} },
         replies: { recall: () => null, remember: () => {}, keepOnly: () => {} },
       }),

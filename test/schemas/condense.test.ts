@@ -130,6 +130,22 @@ describe("a large body", () => {
     expect(parsed(`{"a":{${bytes}},"b":1}`)).toMatchObject({ b: 1 });
   });
 
+  test("is shown to the model with what stands behind an attachment and byte arrays", () => {
+    const { schemas } = new Learner();
+    const bytes = Object.fromEntries(Array.from({ length: 700 }, (_, n) => [n, n % 256]));
+    const body = {
+      a: bytes,
+      b: "QUJD".repeat(10_000),
+      list: Array(500).fill("x"),
+      key: bytes,
+      caption: "olá",
+    };
+    const shown = schemas.excerpt(encode(JSON.stringify(body)));
+    expect(shown.length).toBeLessThan(600);
+    expect(JSON.parse(shown)).toMatchObject({ caption: "olá", list: Array(8).fill("x") });
+    expect(schemas.excerpt(encode('{ "small" : 1 }'))).toBe('{ "small" : 1 }');
+  });
+
   test("ends at brackets that are nested deeper than an event may be, also inside skipped elements", () => {
     const nest = (levels: number): string => "[".repeat(levels) + "]".repeat(levels);
     expect(parsed(`{"a":1,"b":${nest(199)},"c":2}`)).toMatchObject({ c: 2 });

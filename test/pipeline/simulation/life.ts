@@ -114,7 +114,12 @@ export class Life {
     const around = { clock: this.clock, dice };
     this.llm = new LlmDouble(around, () => (options.llm ? world.weather.llm : "off"));
     const brain = new Brain({
-      ...{ llm: this.llm, deadlineMs: 30_000, fingerprint: null },
+      ...{
+        llm: this.llm,
+        deadlineMs: 30_000,
+        fingerprint: null,
+        excerpt: (body) => new TextDecoder().decode(body),
+      },
       shapes: { all: () => [], write: () => {} },
       replies: { recall: () => null, remember: () => {}, keepOnly: () => {} },
     });
