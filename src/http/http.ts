@@ -157,6 +157,8 @@ class Gateway implements GatewayServer {
           http_responses_in_flight_bytes: this.#held.responses,
           http_pending_requests: this.#server.pendingRequests,
         }),
+        // Without a token, the guard has let nobody through who may not see everything.
+        seesDetails: (headers) => !this.#hasToken || this.#guard(headers) === null,
         admission,
         describeConfig: options.describeConfig,
       }),

@@ -147,8 +147,9 @@ export const ROUTES = [
     method: "GET",
     path: "/ready",
     token: false,
-    summary: "Whether the gateway accepts events, and the state of each of its parts.",
-    handler: ({ state }) => state.ready(),
+    summary:
+      "Whether the gateway accepts events, and the state of each of its parts; details with the token.",
+    handler: ({ state }, request) => state.ready(request),
   },
   {
     method: "GET",

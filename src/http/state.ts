@@ -11,6 +11,8 @@ export interface StateReadsOptions {
   readonly chat: Pick<Snapshot, "counters" | "gauges">;
   readonly metrics: HttpMetrics;
   readonly gauges: () => HttpGauges;
+  /** Whether the sender of a request may see more than the states of parts: their details name paths and addresses. */
+  readonly seesDetails: (headers: Headers) => boolean;
   /** Why no event can be accepted now; null if it can. */
   readonly admission: () => Refused | null;
   /** The body of /api/config: secrets masked. */
@@ -28,17 +30,23 @@ export class StateReads {
     return { body: '{"status":"ok"}' };
   }
 
-  /** Ready means that an event would be accepted now. The state of each part behind that is in the body. */
-  ready(): Handled {
-    const { parts } = this.#o.snapshot();
+  /**
+   * Ready means that an event would be accepted now. The state of each part behind that is in the body, and its details, if
+   * the sender may see them.
+   */
+  ready({ req }: Pick<RouteRequest, "req">): Handled {
+    const seesDetails = this.#o.seesDetails(req.headers);
+    const known = this.#o.snapshot().parts;
+    const parts = seesDetails ? known : withoutDetails(known);
     const refused = this.#o.admission();
-    if (refused === null && parts.journal.state !== "down")
+    if (refused === null && known.journal.state !== "down")
       return { body: JSON.stringify({ status: "ready", parts }) };
-    const { code, detail } = refused ?? { code: "journal_failed", detail: parts.journal.detail };
+    const { code, detail } = refused ?? { code: "journal_failed", detail: known.journal.detail };
+    const shown = seesDetails ? detail : "send the token to see details";
     return {
       status: 503,
       headers: { "retry-after": String(refused?.retryAfterSeconds ?? RETRY_AFTER_SECONDS) },
-      body: JSON.stringify({ status: "not ready", code, detail, parts }),
+      body: JSON.stringify({ status: "not ready", code, detail: shown, parts }),
     };
   }
 
@@ -60,4 +68,9 @@ export class StateReads {
     const type = "text/plain; version=0.0.4; charset=utf-8";
     return { headers, type, body: prometheusText(snapshot, metrics, gauges) };
   }
+}
+
+function withoutDetails(parts: Snapshot["parts"]): Snapshot["parts"] {
+  const bare = Object.entries(parts).map(([name, { state }]) => [name, { state, detail: "" }]);
+  return Object.fromEntries(bare) as Snapshot["parts"];
 }

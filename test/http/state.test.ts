@@ -68,7 +68,7 @@ describe("the state of the gateway", () => {
 describe("readiness", () => {
   const ok = { state: "ok", detail: "" } as const;
 
-  function ready(o: { readonly refusal?: Refused; readonly journal?: PartState }) {
+  function ready(o: { readonly refusal?: Refused; readonly journal?: PartState; readonly sees?: boolean }) {
     const parts = { journal: o.journal ?? ok, store: ok, ring: ok, embedder: ok, llm: ok };
     const state = new StateReads({
       snapshot: () => ({
@@ -82,10 +82,11 @@ describe("readiness", () => {
         http_bodies_in_flight_bytes: 0,
         http_pending_requests: 0,
       }),
+      seesDetails: () => o.sees ?? true,
       admission: () => o.refusal ?? null,
       describeConfig: () => ({}),
     });
-    const handled = state.ready();
+    const handled = state.ready({ req: new Request("http://localhost/ready") });
     if ("code" in handled) throw new Error("expected a response");
     return { ...handled, body: JSON.parse(handled.body as string) as unknown };
   }
@@ -103,5 +104,32 @@ describe("readiness", () => {
       headers: { "retry-after": "2" },
       body: { status: "not ready", code: "journal_failed", detail: "broken" },
     });
+  });
+
+  test("is shown to strangers by states and codes alone", () => {
+    const journal = { state: "down", detail: "/var/lib/events.journal: broken" } as const;
+    const refusal = { code: "disk_full", detail: "/var is full" } as const;
+    for (const given of [{ journal }, { refusal, journal }]) {
+      const { body } = ready({ ...given, sees: false });
+      expect(JSON.stringify(body)).not.toContain("/var");
+      expect(body).toMatchObject({ status: "not ready", parts: { journal: { state: "down" } } });
+      expect(JSON.stringify(ready(given).body)).toContain("/var");
+    }
+  });
+
+  test("needs the token to be seen in detail, if there is one", async () => {
+    await using open = start();
+    await using guarded = start({ token: "sesame" });
+    const detailOf = async (url: string, headers: Record<string, string> = {}): Promise<string> => {
+      const { parts } = (await (await fetch(`${url}/ready`, { headers })).json()) as {
+        parts: { store: { state: string; detail: string } };
+      };
+      expect(parts.store.state).toBe("starting");
+      return parts.store.detail;
+    };
+    expect(await detailOf(open.url)).toBe("DuckDB is being opened");
+    expect(await detailOf(guarded.url)).toBe("");
+    expect(await detailOf(guarded.url, { authorization: "Bearer wrong" })).toBe("");
+    expect(await detailOf(guarded.url, { authorization: "Bearer sesame" })).toBe("DuckDB is being opened");
   });
 });
