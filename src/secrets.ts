@@ -76,8 +76,8 @@ export function urlSecrets(url: string): string[] {
 /** The URL without the parts that may be secrets, to show it. */
 export function shownUrl(url: string): string {
   if (!URL.canParse(url)) return "(no valid address)";
-  const { origin, pathname } = new URL(url);
-  return `${origin}${pathname}`;
+  const { protocol, host, pathname } = new URL(url);
+  return host === "" ? `(an address of ${protocol})` : `${protocol}//${host}${pathname}`;
 }
 
 function decoded(part: string): string {

@@ -53,5 +53,9 @@ test("user, password, query and fragment of a URL are secrets, and are not shown
   const url = "https://me:p%40ss@host:8443/v1?api_key=hidden&v=#frag";
   expect(urlSecrets(url)).toEqual(["me", "p@ss", "hidden", "frag"]);
   expect(shownUrl(url)).toBe("https://host:8443/v1");
+  expect([shownUrl("file:///etc/passwd"), shownUrl("data:,x")]).toEqual([
+    "(an address of file:)",
+    "(an address of data:)",
+  ]);
   expect([urlSecrets("nonsense"), shownUrl("nonsense")]).toEqual([[], "(no valid address)"]);
 });

@@ -9,7 +9,7 @@ import { GatewayError, messageOf } from "../errors.ts";
 import type { Endpoint } from "../llm/endpoint-contract.ts";
 import type { Log } from "../log.ts";
 import type { Embedder, EmbedderKind } from "./embedder.ts";
-import { embeddingModels, findRemote } from "./find-remote.ts";
+import { embeddingModels, type FoundRemote, findRemote } from "./find-remote.ts";
 import { HASHING_NAME } from "./hashing.ts";
 import { HashingEmbedder } from "./hashing-embedder.ts";
 import { LocalEmbedder } from "./local.ts";
@@ -95,10 +95,7 @@ async function choose(o: ChooseOptions): Promise<Choice> {
 async function decide(o: ChooseOptions): Promise<Choice> {
   if (findModel(o.modelsDir, o.embeddingModel) !== null)
     return { embedder: await openLocal(o), advice: null };
-  const found = await findRemote({
-    ...{ endpoint: o.endpoint, expected: o.expected === true, wanted: o.embeddingModel, log: o.log },
-    ...{ open: (name) => remoteOf(o, name, 0), clock: o.clock ?? systemClock },
-  });
+  const found = await findFor(o);
   if (found.embedder !== null) return { embedder: found.embedder, advice: null };
   const lexical = `vectors are lexical (${HASHING_NAME}), not semantic, because --models-dir holds no model and ${found.why}`;
   const todo = found.final
@@ -195,12 +192,22 @@ async function openRemote(o: ChooseOptions): Promise<Choice> {
   }
   const recorded = o.recorded?.kind === "remote" ? o.recorded : null;
   if (recorded !== null) return { embedder: recordedRemote(o, recorded), advice: null };
-  const remote = remoteOf(o, o.embeddingModel ?? (await listedModel(o)) ?? MODEL_DEFAULT, 0);
+  // A model that the user named need not be listed.
+  const found = o.embeddingModel === null ? await findFor({ ...o, expected: true }) : null;
+  if (found !== null && found.embedder !== null) return { embedder: found.embedder, advice: null };
+  const remote = remoteOf(o, o.embeddingModel ?? MODEL_DEFAULT, 0);
   const error = await remote.probe(LOOK_TIMEOUT_MS);
   // An endpoint that returns wrong vectors may be repaired while the gateway runs, so frames wait as for one that is away.
   const level = error?.code === "embedder_invalid" ? "error" : "warn";
   if (error !== null) o.log(level, `${error.message}; frames wait for it`);
   return { embedder: remote, advice: null, undecided: error !== null };
+}
+
+function findFor(o: ChooseOptions): Promise<FoundRemote> {
+  return findRemote({
+    ...{ endpoint: o.endpoint, expected: o.expected === true, wanted: o.embeddingModel, log: o.log },
+    ...{ open: (name) => remoteOf(o, name, 0), clock: o.clock ?? systemClock },
+  });
 }
 
 function recordedRemote(o: ChooseOptions, recorded: RecordedEmbedder): Embedder {

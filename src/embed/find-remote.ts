@@ -6,8 +6,8 @@ import { MODEL_DEFAULT, type RemoteEmbedder } from "./remote.ts";
 
 /** For the list of models. */
 const LIST_TIMEOUT_MS = 1000;
-/** For the first text of a model, which a server may load only then. */
-const PROBE_TIMEOUT_MS = 30_000;
+/** At least, for the first text of a model; at most what is left of the wait, because a server may load it only then. */
+const PROBE_TIMEOUT_MS_MIN = 1000;
 /** @bound how long a new database waits for an endpoint that says that it is loading | hashing until the next start */
 const LOADING_MS_MAX = 30_000;
 /** @bound how long a new database waits for an endpoint that the user named and that does not answer | hashing until the next start */
@@ -52,7 +52,7 @@ export async function findRemote(o: FindRemoteOptions): Promise<FoundRemote> {
   if (endpoint === null) return { embedder: null, why: "no endpoint is set", final: true };
   const startedMs = clock.monotonicMs();
   for (let looks = 1; ; looks++) {
-    const found = await look(o, endpoint);
+    const found = await look(o, endpoint, startedMs + LOADING_MS_MAX);
     if (found.embedder !== null || found.final) return found;
     const patienceMs = found.isLoading ? LOADING_MS_MAX : expected ? ABSENT_MS_MAX : 0;
     if (clock.monotonicMs() - startedMs >= patienceMs) return found;
@@ -64,8 +64,9 @@ export async function findRemote(o: FindRemoteOptions): Promise<FoundRemote> {
 async function look(
   o: FindRemoteOptions,
   endpoint: Endpoint,
+  untilMs: number,
 ): Promise<{ embedder: RemoteEmbedder } | Absent> {
-  const { wanted, expected, log } = o;
+  const { wanted, expected, clock, log } = o;
   using limit = endpoint.limit(LIST_TIMEOUT_MS, []);
   const listed = await endpoint.listModels(limit);
   if (!listed.ok) {
@@ -80,7 +81,7 @@ async function look(
   };
   for (const name of names) {
     const embedder = o.open(name);
-    const error = await embedder.probe(PROBE_TIMEOUT_MS);
+    const error = await embedder.probe(Math.max(PROBE_TIMEOUT_MS_MIN, untilMs - clock.monotonicMs()));
     if (error === null) return { embedder };
     await embedder[Symbol.asyncDispose]();
     const cannot = error.code === "embedder_invalid";

@@ -217,5 +217,5 @@ function causeOf<E extends Error>(error: unknown, kind: new (message: string) =>
 }
 
 function oneLine(text: string): string {
-  return text.replace(/\s+/g, " ").slice(0, DETAIL_CHARS_MAX);
+  return text.replace(/[\s\p{Cc}]+/gu, " ").slice(0, DETAIL_CHARS_MAX);
 }

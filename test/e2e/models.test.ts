@@ -151,3 +151,31 @@ test("pull-model --from a folder without a model names the missing file and leav
   expect(await gateway.exited()).toBe(1);
   expect(gateway.log.trim().split("\n").at(-1)).toContain(folder.path);
 });
+
+test("one text that the endpoint cannot embed costs its own event the vector, and no other, within seconds", async () => {
+  await using endpoint = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    routes: {
+      "/v1/models": () => Response.json({ data: [{ id: "text-embedding-stub" }] }),
+      "/v1/embeddings": async (request: Request) => {
+        const { input } = (await request.json()) as { input: string[] };
+        // What llama.cpp answers to the whole batch.
+        if (input.some((text) => text.includes("palavra")))
+          return Response.json({ error: { message: "input is too large to process" } }, { status: 500 });
+        return Response.json({ data: input.map((text, index) => ({ index, embedding: [1, text.length] })) });
+      },
+    },
+  });
+  const url = `http://127.0.0.1:${endpoint.port}/v1`;
+  await using gateway = await Gateway.start(folder, {
+    args: ["--llm-base-url", url, "--embedder", "remote"],
+  });
+  const lines = Array.from({ length: 21 }, (_, n) => ({ message: n === 7 ? "palavra" : `mensagem ${n}` }));
+  const startedMs = performance.now();
+  expect((await gateway.post(lines)).status).toBe(200);
+  await framed(21);
+  expect(performance.now() - startedMs).toBeLessThan(28_000);
+  const bare = ringFrames(folder.ring).flatMap(({ flags }, index) => (flags & 1 ? [] : [index]));
+  expect(bare).toEqual([7]);
+}, 300_000);

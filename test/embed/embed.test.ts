@@ -277,10 +277,37 @@ describe("an explicit --embedder", () => {
 
   test("remote is a usage error without an endpoint, and waits for one that is away", async () => {
     expect((await refusal(chooseEmbedder(options({ choice: "remote" })))).code).toBe("usage");
-    const away = await chooseEmbedder(options({ choice: "remote", endpoint: at("http://127.0.0.1:1/v1") }));
+    const clock = new FakeClock();
+    const choosing = chooseEmbedder(
+      options({ choice: "remote", endpoint: at("http://127.0.0.1:1/v1"), clock }),
+    );
+    let waits = true;
+    void choosing.finally(() => {
+      waits = false;
+    });
+    await until(() => {
+      if (waits) void clock.advance(250);
+      return !waits;
+    });
+    const away = await choosing;
+    expect(clock.monotonicMs()).toBeGreaterThanOrEqual(10_000);
     // Nothing is recorded that was not seen to work.
     expect([away.record, away.embedder.name]).toEqual([null, "text-embedding-bge-m3@f16"]);
     expect((await refusal(away.embedder.embed(["a"]))).code).toBe("embedder_unavailable");
+  });
+
+  test("remote takes the model of an endpoint that is loading, and asks for a named one at once", async () => {
+    using endpoint = new EmbeddingsEndpoint();
+    endpoint.models = new Response("loading", { status: 503 });
+    const clock = new FakeClock();
+    const around = options({ choice: "remote", endpoint: at(endpoint.baseUrl), clock });
+    const named = await chooseEmbedder({ ...around, embeddingModel: "mine" });
+    expect(named.record).toEqual({ kind: "remote", name: "mine", dim: 3 });
+    const choosing = chooseEmbedder(around);
+    await until(() => clock.pending > 0);
+    endpoint.models = ["qwen3-8b", "nomic-embed-text"];
+    await clock.advance(1000);
+    expect((await choosing).record?.name).toBe("nomic-embed-text");
   });
 
   test("remote logs vectors that are too long for a frame, and refuses every call", async () => {

@@ -120,6 +120,12 @@ describe("a failure", () => {
     expect((await busy("Sun, 01 Mar 2026 10:00:05 GMT")).retryAfterMs).toBe(5000);
   });
 
+  test("has a message without control characters", async () => {
+    const message = "boom \u001b]0;owned\u0007\u009b31m\nFAKE line";
+    const { detail } = await failureOf(() => Response.json({ error: { message } }, { status: 500 }));
+    expect(detail).toBe("the endpoint responded 500 boom ]0;owned 31m FAKE line");
+  });
+
   test("has a message of at most 300 characters", async () => {
     const long = await failureOf(() => new Response("x".repeat(5000), { status: 500 }));
     expect(long.detail.length).toBe(300);
