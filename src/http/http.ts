@@ -7,17 +7,18 @@
  */
 import { type Clock, systemClock } from "../clock.ts";
 import type { Config } from "../config/config.ts";
-import { GatewayError, messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Snapshot } from "../pipeline/snapshot.ts";
 import { type AccessOptions, type Guard, guardOf } from "./access.ts";
 import { ChatRoutes, type ChatRoutesOptions } from "./chat.ts";
 import type { Handled, Pieces, Refused, RouteRequest, RouteResponse } from "./contract.ts";
+import { Descriptors } from "./descriptors.ts";
 import { EventReads, type StoredEvents } from "./events.ts";
 import { FrameReads, type FrameReadsOptions } from "./frames.ts";
 import { HeldBytes, Hold } from "./held.ts";
 import { Ingest, type IngestOptions, type IngestResult } from "./ingest.ts";
 import { type IntentsOptions, IntentsRoutes } from "./intents.ts";
+import { Listener, type ListenerOptions } from "./listener.ts";
 import { HttpMetrics } from "./metrics.ts";
 import { Problems, SAFE_HEADERS } from "./problems.ts";
 import { RequestIds } from "./request-ids.ts";
@@ -57,6 +58,7 @@ export interface HttpOptions extends Pick<AccessOptions, "isLoopback"> {
   readonly chat: ChatRoutesOptions["chat"];
   readonly log: Log;
   readonly clock?: Clock;
+  readonly descriptors?: Descriptors;
   /** The beginning of each process's request ids. */
   readonly randomId?: () => string;
 }
@@ -71,6 +73,9 @@ export interface GatewayServer {
   /** Drains, accepts no new connection, and lets requests under way finish for at most 10 s. */
   stop(): Promise<void>;
 }
+
+/** The server that has a request, which need not be the one that listens now. */
+type TimeoutOf = Pick<Bun.Server<undefined>, "timeout">;
 
 const INGEST_INDEX = ROUTE_NAMES.indexOf("/ingest");
 const JSON_TYPE = "application/json";
@@ -89,7 +94,7 @@ class Gateway implements GatewayServer {
   readonly #streams: Streams;
   readonly #ingest: Ingest;
   readonly #parts: RouteParts;
-  readonly #server: Bun.Server<undefined>;
+  readonly #listener: Listener;
   #stopping = false;
 
   constructor(options: HttpOptions) {
@@ -114,7 +119,7 @@ class Gateway implements GatewayServer {
       metrics,
     );
     this.#parts = this.#openParts(options, clock);
-    this.#server = listen({
+    const serve: ListenerOptions["serve"] = {
       hostname: config.host,
       port: config.port,
       development: false,
@@ -123,11 +128,18 @@ class Gateway implements GatewayServer {
       idleTimeout: IDLE_SECONDS,
       // The gateway has its own limits: they depend on the format, and their responses say what was accepted before.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-      routes: { "/ingest": { POST: (req: Request) => this.#takeIngest(req) } },
-      fetch: (req: Request) => this.#answer(req),
+      routes: { "/ingest": { POST: (req: Request, server: TimeoutOf) => this.#takeIngest(req, server) } },
+      fetch: (req: Request, server: TimeoutOf) => this.#answer(req, server),
       error: (thrown: unknown) => this.#problems.failed(OTHER_INDEX, thrown, this.#ids.next()),
+    };
+    const { descriptors = new Descriptors() } = options;
+    this.#listener = new Listener({
+      ...{ serve, descriptors, clock, log },
+      onExhausted: () => {
+        metrics.descriptorExhaustions++;
+      },
     });
-    this.port = this.#server.port ?? config.port;
+    this.port = this.#listener.port;
     this.url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${this.port}`;
   }
 
@@ -155,7 +167,7 @@ class Gateway implements GatewayServer {
         gauges: () => ({
           http_bodies_in_flight_bytes: this.#held.requests,
           http_responses_in_flight_bytes: this.#held.responses,
-          http_pending_requests: this.#server.pendingRequests,
+          http_pending_requests: this.#listener.pendingRequests,
         }),
         // Without a token, the guard has let nobody through who may not see everything.
         seesDetails: (headers) => !this.#hasToken || this.#guard(headers) === null,
@@ -176,21 +188,20 @@ class Gateway implements GatewayServer {
     this.drain();
     this.#stopping = true;
     const untilMs = this.#clock.monotonicMs() + STOP_MS_MAX;
-    // Not awaited, because it also waits until idle keep-alive connections have closed.
-    void this.#server.stop(false);
-    while (this.#server.pendingRequests > 0 && this.#clock.monotonicMs() < untilMs)
+    this.#listener.close();
+    while (this.#listener.pendingRequests > 0 && this.#clock.monotonicMs() < untilMs)
       await this.#clock.sleep(STOP_POLL_MS);
-    await this.#server.stop(true);
+    await this.#listener.cut();
   }
 
   /** The hot path: no allocation here that an acknowledgement does not need. */
-  #takeIngest(req: Request): Response | Promise<Response> {
+  #takeIngest(req: Request, server: TimeoutOf): Response | Promise<Response> {
     const requestId = this.#ids.of(req.headers);
     const refused = this.#guard(req.headers);
     if (refused !== null) return this.#problems.refuse(INGEST_INDEX, refused, requestId);
     const mark = req.url.indexOf("?");
     const query = mark < 0 ? "" : req.url.slice(mark + 1);
-    const result = this.#ingest.take(req, query, (seconds) => this.#server.timeout(req, seconds));
+    const result = this.#ingest.take(req, query, (seconds) => server.timeout(req, seconds));
     if (!(result instanceof Promise)) return this.#ingestResponse(result, requestId);
     return result.then(
       (value) => this.#ingestResponse(value, requestId),
@@ -208,7 +219,7 @@ class Gateway implements GatewayServer {
   }
 
   /** Every request but POST /ingest. */
-  async #answer(req: Request): Promise<Response> {
+  async #answer(req: Request, server: TimeoutOf): Promise<Response> {
     const requestId = this.#ids.of(req.headers);
     const { path, query } = targetOf(req.url);
     const found = routesAt(path);
@@ -221,7 +232,7 @@ class Gateway implements GatewayServer {
         parameter: found?.parameter ?? "",
         query,
         accept: req.headers.get("accept") ?? "",
-        keepOpen: (seconds) => this.#server.timeout(req, seconds),
+        keepOpen: (seconds) => server.timeout(req, seconds),
         hold: (bytes) => hold.add(bytes),
       };
       const handled =
@@ -275,35 +286,6 @@ class Gateway implements GatewayServer {
     const handler = handlers.get(request.req.method);
     if (handler === undefined) return { status: 204, headers: { allow }, body: "" };
     return handler(this.#parts, request);
-  }
-}
-
-function listen(
-  options: Parameters<typeof Bun.serve<undefined>>[0] & { hostname: string; port: number },
-): Bun.Server<undefined> {
-  try {
-    return Bun.serve(options);
-  } catch (thrown) {
-    const code = (thrown as { code?: unknown }).code;
-    const object = `${options.hostname}:${options.port}`;
-    if (code === "EADDRINUSE") {
-      throw new GatewayError({
-        code: "address_in_use",
-        operation: "http: listen on",
-        object,
-        detail: "another program already listens there",
-        hint: "stop it, or pass another --port (0 takes a free one)",
-        cause: thrown,
-      });
-    }
-    throw new GatewayError({
-      code: "address_in_use",
-      operation: "http: listen on",
-      object,
-      detail: messageOf(thrown),
-      hint: "pass another --host or --port",
-      cause: thrown,
-    });
   }
 }
 

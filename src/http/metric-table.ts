@@ -49,6 +49,10 @@ export const METRICS = {
     "requests",
     "Responses that were ended because their client took nothing for 60 s.",
   ),
+  http_descriptor_exhaustions_total: counter(
+    "times",
+    "How often connections had taken all file descriptors, so that the idle ones were closed.",
+  ),
   http_bodies_in_flight_bytes: gauge(
     "bytes",
     "Bytes of request bodies over 16 KiB that are being read or parsed.",

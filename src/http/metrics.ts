@@ -70,6 +70,8 @@ export class HttpMetrics {
   aborted = 0;
   /** Responses that were ended because their clients took nothing. */
   stuckClients = 0;
+  /** How often connections had taken all file descriptors. */
+  descriptorExhaustions = 0;
   /** Of single events, from the head of the request to its acknowledgement. */
   readonly ackLatency = new LatencyHistogram();
   readonly #routeNames: readonly string[];
@@ -103,6 +105,7 @@ export class HttpMetrics {
       http_body_bytes_total: this.bodyBytes,
       http_aborted_requests_total: this.aborted,
       http_stuck_clients_total: this.stuckClients,
+      http_descriptor_exhaustions_total: this.descriptorExhaustions,
     };
   }
 
