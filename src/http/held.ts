@@ -111,18 +111,23 @@ export class Hold implements Disposable {
     return true;
   }
 
-  /** Gives back what it has and waits for room for `bytes` instead, so that no two requests wait for each other. */
-  async resize(bytes: number): Promise<boolean> {
-    if (bytes === this.#bytes) return true;
-    this[Symbol.dispose]();
-    if (bytes > 0 && !(await this.#held.waitRequest(bytes))) return false;
+  /** Waits for room for what `bytes` are more than it has. It keeps what it has meanwhile, because that is in memory. */
+  async grow(bytes: number): Promise<boolean> {
+    if (bytes <= this.#bytes) return true;
+    if (!(await this.#held.waitRequest(bytes - this.#bytes))) return false;
     this.#bytes = bytes;
     return true;
   }
 
+  /** Gives back what it has beyond `bytes`. */
+  shrink(bytes: number): void {
+    const more = this.#bytes - bytes;
+    if (more <= 0) return;
+    this.#bytes = bytes;
+    this.#held.giveRequest(more);
+  }
+
   [Symbol.dispose](): void {
-    const bytes = this.#bytes;
-    this.#bytes = 0;
-    if (bytes > 0) this.#held.giveRequest(bytes);
+    this.shrink(0);
   }
 }

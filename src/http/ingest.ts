@@ -187,7 +187,7 @@ export class Ingest {
     if (sizeBytes !== null && sizeBytes > jsonBodyBytesMax)
       return tooLargeBody(`${sizeBytes}`, jsonBodyBytesMax);
     using hold = new Hold(held);
-    if (sizeBytes !== null && !(await hold.resize(sizeBytes))) return this.#busy();
+    if (sizeBytes !== null && !(await hold.grow(sizeBytes))) return this.#busy();
     const readMs = clock.monotonicMs();
     let bytes = 0;
     const body = await wholeBody(req.body, sizeBytes, (chunkBytes) => {

@@ -6,6 +6,8 @@ import type { Hold } from "./held.ts";
 
 /** Up to this much is not counted. */
 const LARGE_CHUNK_BYTES = 64 * 1024;
+/** What a long line gets at first: enough for one of 1 MiB, with its copies and the chunk that ends it. */
+const LINE_ROOM_BYTES = 4 * 1024 * 1024;
 /** @bound an NDJSON body that stops arriving | the connection is closed */
 export const READ_TIMEOUT_SECONDS = 300;
 /** @bound an NDJSON body that stops arriving within a line over 64 KiB | the connection is closed */
@@ -40,9 +42,11 @@ export class LineRoom {
       isTooSlow(lineBytes + chunkBytes, clock.monotonicMs() - this.#longSinceMs)
     )
       return TOO_SLOW;
-    // A long line gets room for the longest one at once: then it can be completed, whatever else waits.
-    const bytes = lineBytes > LARGE_CHUNK_BYTES ? 2 * lineBytesMax + chunkBytes : 2 * chunkBytes;
-    return bytes <= hold.bytes || (await hold.resize(bytes)) ? null : BUSY;
+    // The line and the chunk, and a copy of each. A very long line gets room for the longest one at once, so that it can be completed.
+    const needBytes = 2 * (lineBytes + chunkBytes);
+    const isLong = lineBytes > LARGE_CHUNK_BYTES;
+    const longBytes = needBytes <= LINE_ROOM_BYTES ? LINE_ROOM_BYTES : 2 * lineBytesMax + chunkBytes;
+    return (await hold.grow(isLong ? longBytes : needBytes)) ? null : BUSY;
   }
 
   /** Gives the room back unless an unfinished line needs it. */
@@ -52,9 +56,12 @@ export class LineRoom {
       hold[Symbol.dispose]();
       if (this.#longSinceMs !== null) keepOpen(READ_TIMEOUT_SECONDS);
       this.#longSinceMs = null;
-    } else if (this.#longSinceMs === null) {
-      this.#longSinceMs = clock.monotonicMs();
-      keepOpen(LINE_TIMEOUT_SECONDS);
+      return;
     }
+    // The line before may have been longer.
+    if (2 * lineBytes <= LINE_ROOM_BYTES / 2) hold.shrink(LINE_ROOM_BYTES);
+    if (this.#longSinceMs !== null) return;
+    this.#longSinceMs = clock.monotonicMs();
+    keepOpen(LINE_TIMEOUT_SECONDS);
   }
 }

@@ -66,14 +66,16 @@ describe("room", () => {
     expect(held.requests).toBe(256);
   });
 
-  test("of a request is given back by itself, also if the request waits for more", async () => {
+  test("of a request is kept while it waits for more, and given back by itself", async () => {
     const { held } = around();
     {
       using hold = new Hold(held);
-      expect([hold.add(5), await hold.resize(3), hold.bytes, held.requests]).toEqual([true, true, 3, 3]);
+      expect([hold.add(5), await hold.grow(3), held.requests]).toEqual([true, true, 5]);
+      hold.shrink(3);
+      hold.shrink(4);
       held.takeRequest(160 * MIB - 3);
-      const waiting = hold.resize(4);
-      expect(held.requests).toBe(160 * MIB - 3);
+      const waiting = hold.grow(4);
+      expect([hold.bytes, held.requests]).toEqual([3, 160 * MIB]);
       held.giveRequest(160 * MIB - 3);
       expect([await waiting, held.requests]).toEqual([true, 4]);
     }
@@ -99,19 +101,25 @@ describe("an NDJSON body", () => {
     const { held, room, timeouts } = lines();
     expect([await room.before(10, 60 * KIB), held.requests]).toEqual([null, 0]);
     room.after(64 * KIB);
-    expect([await room.before(64 * KIB, MIB), held.requests]).toEqual([null, 2 * MIB]);
+    expect([await room.before(64 * KIB, MIB), held.requests]).toEqual([null, 2 * (MIB + 64 * KIB)]);
     room.after(3);
     expect([held.requests, timeouts]).toEqual([0, []]);
   });
 
-  test("holds room for the longest line while a line is long, and must go on within 30 s there", async () => {
+  test("holds 4 MiB for a line of 1 MiB, room for the longest one if it grows, and must go on within 30 s there", async () => {
     const { held, room, timeouts } = lines();
     await room.before(0, 100 * KIB);
     room.after(100 * KIB);
     expect([held.requests, timeouts]).toEqual([200 * KIB, [30]]);
-    expect([await room.before(100 * KIB, MIB), held.requests]).toEqual([null, 17 * MIB]);
+    expect([await room.before(100 * KIB, MIB), held.requests]).toEqual([null, 4 * MIB]);
     room.after(MIB);
-    expect([await room.before(MIB, KIB), held.requests]).toEqual([null, 17 * MIB]);
+    expect([await room.before(MIB, MIB), held.requests]).toEqual([null, 4 * MIB]);
+    room.after(2 * MIB);
+    expect([await room.before(2 * MIB, KIB), held.requests]).toEqual([null, 16 * MIB + KIB]);
+    room.after(2 * MIB);
+    expect(held.requests).toBe(16 * MIB + KIB);
+    room.after(500 * KIB);
+    expect([held.requests, timeouts]).toEqual([4 * MIB, [30]]);
     room.after(0);
     expect([held.requests, timeouts]).toEqual([0, [30, 300]]);
   });
