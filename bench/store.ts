@@ -23,12 +23,12 @@ function filledJournal(path: string): void {
   const journal = new Database(path);
   journal.run("PRAGMA journal_mode = WAL");
   journal.run(`CREATE TABLE events(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us, id TEXT, type, message,
-    conversation_id, timestamp_us, fields TEXT, source TEXT, body BLOB)`);
+    conversation_id, timestamp_us, fields TEXT, source TEXT, body BLOB, checksum)`);
   journal.run(`CREATE TABLE frames(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, seq INTEGER UNIQUE, decided_us, physics BLOB,
-    vector BLOB, event_type, intent, provenance)`);
+    vector BLOB, event_type, intent, provenance, checksum)`);
   const encoder = new TextEncoder();
   const event = journal.prepare(
-    "INSERT INTO events(received_us, id, type, message, conversation_id, source, body) VALUES (?, ?, 'UserMessage', ?, ?, 'bench', ?)",
+    "INSERT INTO events(received_us, id, type, message, conversation_id, source, body, checksum) VALUES (?, ?, 'UserMessage', ?, ?, 'bench', ?)",
   );
   const frame = journal.prepare(
     'INSERT INTO frames(seq, decided_us, physics, provenance) VALUES (?, 1, ?, \'{"embedder":"bench"}\')',

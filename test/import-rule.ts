@@ -12,6 +12,7 @@ export const LEAVES: readonly string[] = [
   "src/frame.ts",
   "src/errors.ts",
   "src/log.ts",
+  "src/row-damage.ts",
   "src/clock.ts",
   "src/secrets.ts",
 ];

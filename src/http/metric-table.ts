@@ -70,6 +70,10 @@ export const METRICS = {
     "events",
     "Events that left the journal because a checkpoint of DuckDB holds them.",
   ),
+  journal_damaged_rows_total: counter(
+    "rows",
+    "Damaged rows of the journal that were passed over since the start. The log names them.",
+  ),
   dropped_events_total: counter(
     "events",
     "Events that left a full temporary folder before they had a frame (without --db-path only).",

@@ -6,7 +6,10 @@ import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
 import { GatewayError, messageOf } from "../errors.ts";
 
-const SCHEMA_VERSION = 1;
+/** Version 2 added the column `checksum` to the three logs; it is NULL in older rows. */
+const SCHEMA_VERSION = 2;
+/** The highest number of a row of any log that was written without a checksum. */
+export const UNCHECKED_TO = "journal.unchecked_to";
 /** "OFEG" or "OFET" in the header of the SQLite file marks a kept or a temporary journal. */
 const APPLICATION_ID = { kept: 0x4f464547, temporary: 0x4f464554 } as const;
 /**
@@ -42,11 +45,11 @@ const SCHEMA_SQL = `
 /** The three logs of one generation. */
 function logsSql(suffix: string): string {
   const decided = (unique: string): string => `seq INTEGER NOT NULL${unique}, decided_us INTEGER NOT NULL,
-    physics BLOB NOT NULL, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT NOT NULL`;
+    physics BLOB NOT NULL, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT NOT NULL, checksum INTEGER`;
   return `
     CREATE TABLE events${suffix}(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER NOT NULL,
       id TEXT NOT NULL, type TEXT, message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT,
-      source TEXT NOT NULL, body BLOB NOT NULL);
+      source TEXT NOT NULL, body BLOB NOT NULL, checksum INTEGER);
     CREATE TABLE frames${suffix}(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided(" UNIQUE")});
     CREATE TABLE answers${suffix}(answer_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided("")});
     CREATE INDEX answers_by_seq${suffix} ON answers${suffix}(seq);`;
@@ -74,6 +77,7 @@ export function journalError(operation: string, path: string, thrown: unknown): 
   const code = thrown instanceof SQLiteError ? (thrown.code ?? "") : "";
   const errno = (thrown as { code?: unknown } | null)?.code;
   // SQLITE_IOERR_SHMSIZE means that the index of the WAL does not fit on the disk.
+  const damaged = /^SQLITE_(CORRUPT|NOTADB)/.test(code);
   const full = code === "SQLITE_FULL" || code === "SQLITE_IOERR_SHMSIZE" || errno === "ENOSPC";
   return new GatewayError({
     code: full ? "disk_full" : "journal_failed",
@@ -82,7 +86,9 @@ export function journalError(operation: string, path: string, thrown: unknown): 
     detail: code === "" ? messageOf(thrown) : `${messageOf(thrown)} (${code})`,
     hint: full
       ? "make room on its disk; nothing that was acknowledged is lost"
-      : "check its disk and its folder",
+      : damaged
+        ? "the file is damaged: check its disk, and put back a copy of the journal with its -wal"
+        : "check its disk and its folder",
     cause: thrown,
   });
 }
@@ -235,6 +241,7 @@ export function openFile(
     else create(path, kind, o);
     const database = new Database(path, { create: false, readwrite: true });
     configure(database, path, kind, o.walBytes);
+    if (kind === "kept") migrate(database);
     return database;
   } catch (error) {
     throw journalError("open", path, error);
@@ -258,6 +265,22 @@ function configure(database: Database, path: string, kind: JournalKind, walBytes
     ]) {
       database.run(`PRAGMA ${pragma}`);
     }
+  } catch (error) {
+    database.close(true);
+    throw error;
+  }
+}
+
+/** Brings an older journal to SCHEMA_VERSION in one transaction, which writes only the schema and the header. */
+function migrate(database: Database): void {
+  try {
+    if (pragmaOf(database, "user_version") >= SCHEMA_VERSION) return;
+    const columns = ["events", "frames", "answers"].map(
+      (log) => `ALTER TABLE ${log} ADD COLUMN checksum INTEGER;`,
+    );
+    database.run(`BEGIN IMMEDIATE; ${columns.join(" ")} PRAGMA user_version = ${SCHEMA_VERSION};
+      INSERT OR REPLACE INTO meta VALUES('${UNCHECKED_TO}', (SELECT coalesce(max(seq), 0) FROM sqlite_sequence));
+      COMMIT`);
   } catch (error) {
     database.close(true);
     throw error;

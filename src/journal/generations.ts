@@ -22,9 +22,9 @@ export class Generation {
   constructor(database: Database, suffix: string) {
     this.#database = database;
     this.suffix = suffix;
-    this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 10);
-    this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_READ})`, 8);
-    this.insertUpdates = new Inserter(database, `INSERT INTO answers${suffix}(${UPDATE_READ})`, 8);
+    this.insertEvents = new Inserter(database, `INSERT INTO events${suffix}(${EVENT_COLUMNS})`, 11);
+    this.insertFrames = new Inserter(database, `INSERT INTO frames${suffix}(${FRAME_READ})`, 9);
+    this.insertUpdates = new Inserter(database, `INSERT INTO answers${suffix}(${UPDATE_READ})`, 9);
   }
 
   /** Prepares `sql` once, with this generation's tables in place of `{events}`, `{frames}` and `{answers}`. */

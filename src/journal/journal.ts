@@ -22,7 +22,8 @@
 import type { Database } from "bun:sqlite";
 import type { ParsedEvent } from "../event/event.ts";
 import { AppendCall, type Call, DecideCall, isAppend } from "./calls.ts";
-import { type JournalKind, journalError, openFile, pagesInUse } from "./file.ts";
+import { Damage } from "./damage.ts";
+import { type JournalKind, journalError, openFile, pagesInUse, UNCHECKED_TO } from "./file.ts";
 import { Generations } from "./generations.ts";
 import { GroupCommit } from "./group-commit.ts";
 import { IntentRows } from "./intents.ts";
@@ -91,6 +92,9 @@ export class Journal implements Disposable {
   /** Called after each commit with new events, in order of seq, before the promises of their calls resolve. */
   onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
 
+  /** Called when a damaged row is seen for the first time; the rest of the journal goes on. */
+  onDamage: (message: string) => void = () => {};
+
   /** Labelled examples, and remembered replies of the language model. */
   readonly intents: IntentRows;
 
@@ -105,6 +109,7 @@ export class Journal implements Disposable {
   readonly #room: Room | null;
   readonly #group: GroupCommit<Call>;
   readonly #usedBytes: () => number;
+  readonly #damage = new Damage((message) => this.onDamage(message));
 
   /**
    * Opens the journal at `path`, or creates one (mode 0600) if there is no file.
@@ -129,7 +134,8 @@ export class Journal implements Disposable {
       const transactions = new Transactions(database, path);
       const settings = new Settings(database, transactions);
       const generations = new Generations(database, kind);
-      const logs = new Logs(generations);
+      this.#damage.uncheckedTo = Number(settings.get(UNCHECKED_TO) ?? 0);
+      const logs = new Logs(generations, this.#damage);
       const keys = new Keys(database, {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
@@ -224,9 +230,11 @@ export class Journal implements Disposable {
   }
 
   /** Events above `seq` that have no frame, ascending, at most `limit` and `bytesMax` of bodies, but at least one. */
-  unframedAfter(seq: number, limit: number, bytesMax?: number): JournalEvent[] {
+  unframedAfter(seq: number, limit: number, bytesMax = Number.MAX_SAFE_INTEGER): JournalEvent[] {
     const after = Math.max(seq, this.#writer.heads.framedTo);
-    return this.#transactions.reading(() => this.#logs.unframedAfter(after, limit, bytesMax));
+    return this.#transactions.reading(() =>
+      this.#logs.unframedAfter(after, { headSeq: this.headSeq(), limit, bytesMax }),
+    );
   }
 
   /** The events with these numbers, in their order; null for an event that is not in the journal (any more). */
@@ -236,7 +244,7 @@ export class Journal implements Disposable {
 
   /** Frames from `frameId` on that are still in the journal, ascending, at most `limit`. */
   framesFrom(frameId: number, limit: number): StoredFrame[] {
-    return this.#transactions.reading(() => this.#logs.framesFrom(frameId, limit));
+    return this.#transactions.reading(() => this.#logs.framesFrom(frameId, this.nextFrameId() - 1, limit));
   }
 
   /** How many frames the journal has from `frameId` on without a gap, at most `limit`; 0 if it does not have that one. */
@@ -287,6 +295,16 @@ export class Journal implements Disposable {
         return usedBytes();
       },
     };
+  }
+
+  /** Rows that were damaged when they were read. They are passed over. */
+  damagedRows(): number {
+    return this.#damage.rows;
+  }
+
+  /** Whether rows leave only by pruning, so that a frame that is in no place was damaged. */
+  get complete(): boolean {
+    return this.#room === null;
   }
 
   /** Events that a temporary journal dropped at its bound before they had a frame. */

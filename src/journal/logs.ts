@@ -4,11 +4,14 @@
  */
 
 import type { SQLQueryBindings } from "bun:sqlite";
+import { isDamage } from "../row-damage.ts";
+import type { Damage } from "./damage.ts";
 import type { Row } from "./file.ts";
 import type { Generation, Generations } from "./generations.ts";
 import {
   type ConversationMotion,
   type DecidedFrame,
+  decidedChecksum,
   EVENT_READ,
   eventOf,
   FRAME_READ,
@@ -37,9 +40,11 @@ export interface Heads {
 
 export class Logs {
   readonly #generations: Generations;
+  readonly #damage: Damage;
 
-  constructor(generations: Generations) {
+  constructor(generations: Generations, damage: Damage) {
     this.#generations = generations;
+    this.#damage = damage;
   }
 
   /** The heads by SQLite's own sequences, which never go back. */
@@ -72,7 +77,8 @@ export class Logs {
       const generation = this.#generations.of(frame.seq);
       if (generation === undefined) throw new Error(`journal: event ${frame.seq} has no generation`);
       const rows = cells.get(generation) ?? [];
-      rows.push(next++, ...cellsOf(frame));
+      rows.push(next, ...cellsOf(next, frame));
+      next++;
       cells.set(generation, rows);
     }
     for (const [generation, rows] of cells) generation.insertFrames.insert(rows);
@@ -85,15 +91,19 @@ export class Logs {
   insertUpdates(updates: readonly DecidedFrame[], answerId: number): void {
     updates.forEach((update, index) => {
       const generation = this.#generations.of(update.seq) ?? this.#generations.current;
-      generation.insertUpdates.insert([answerId + index, ...cellsOf(update)]);
+      generation.insertUpdates.insert([answerId + index, ...cellsOf(answerId + index, update)]);
     });
   }
 
   updateOf(seq: number): StoredUpdate | null {
     const sql = `SELECT ${UPDATE_READ} FROM {answers} WHERE seq = ? ORDER BY answer_id DESC LIMIT 1`;
-    const rows = this.#generations.each((generation) => generation.query(sql).all(seq));
+    const rows = this.#damage.around("answers", [seq, seq], () =>
+      this.#generations.each((generation) => generation.query(sql).all(seq)),
+    );
     const [newest] = rows.sort((a, b) => (b.answer_id as number) - (a.answer_id as number));
-    return newest === undefined ? null : updateOf(newest);
+    return newest === undefined || !this.#damage.isWhole("answers", newest, newest.answer_id)
+      ? null
+      : updateOf(newest);
   }
 
   /** The ids, ascending, of updates up to `answerId` of events up to `seq` whose frame is not in the journal. */
@@ -138,9 +148,13 @@ export class Logs {
   missing(seqs: readonly number[]): number[] {
     const present = "FROM json_each(?) j CROSS JOIN {events} e ON e.seq = j.value";
     const json = JSON.stringify(seqs);
-    const counts = this.#generations.each((generation) =>
-      generation.query(`SELECT count(*) AS count ${present}`).all(json),
+    const counts = this.#readable(() =>
+      this.#generations.each((generation) =>
+        generation.query(`SELECT count(*) AS count ${present}`).all(json),
+      ),
     );
+    // The events of a damaged page were read before the damage. Their frames can be decided.
+    if (counts === null) return [];
     if (counts.reduce((sum, row) => sum + (row.count as number), 0) === seqs.length) return [];
     const rows = this.#generations.each((generation) =>
       generation.query(`SELECT e.seq AS seq ${present}`).all(json),
@@ -159,7 +173,10 @@ export class Logs {
       FROM {events} e WHERE seq > ? ORDER BY seq LIMIT ${step}`;
     let reached = from;
     for (let turn = 0; turn < 64 && reached < framedMax; turn++) {
-      const rows = this.#generations.each((generation) => generation.query(sql).all(reached)).slice(0, step);
+      const rows = this.#readable(() =>
+        this.#generations.each((generation) => generation.query(sql).all(reached)).slice(0, step),
+      );
+      if (rows === null) return reached;
       const open = rows.find((row) => row.framed === 0);
       if (open !== undefined) return (open.seq as number) - 1;
       reached = rows.length < step ? framedMax : (rows.at(-1)?.seq as number);
@@ -168,48 +185,99 @@ export class Logs {
   }
 
   /** @param bytesMax ends the list before its bodies have more bytes; one event may have more. */
-  unframedAfter(seq: number, limit: number, bytesMax = Number.MAX_SAFE_INTEGER): JournalEvent[] {
+  /** What `read` returns; null if it meets a damaged page. */
+  #readable<T>(read: () => T): T | null {
+    try {
+      return read();
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      return null;
+    }
+  }
+
+  /**
+   * Events above `seq` and up to `headSeq` that have no frame, at most `limit` and `bytesMax` of bodies, but at least one.
+   * Passes over damaged rows.
+   */
+  unframedAfter(seq: number, o: { headSeq: number; limit: number; bytesMax: number }): JournalEvent[] {
+    const { headSeq, limit, bytesMax } = o;
     const unframed = "NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = e.seq)";
     // SQLite tells the length of a body without reading it.
-    const lengths = `SELECT seq, length(body) AS bytes FROM {events} e WHERE seq > ? AND ${unframed} ORDER BY seq LIMIT ?`;
-    let to = 0;
-    let bytes = 0;
-    for (const row of this.#generations
-      .each((generation) => generation.query(lengths).all(seq, limit))
-      .slice(0, limit)) {
-      bytes += row.bytes as number;
-      if (to > 0 && bytes > bytesMax) break;
-      to = row.seq as number;
+    const lengths = `SELECT seq, length(body) AS bytes FROM {events} e WHERE seq >= ? AND seq <= ? AND ${unframed}
+      ORDER BY seq LIMIT ?`;
+    const sql = `SELECT ${EVENT_READ} FROM {events} e WHERE seq >= ? AND seq <= ? AND ${unframed} ORDER BY seq`;
+    for (let from = seq + 1; ; ) {
+      const sizes = this.#events([from, headSeq], (generation, low, high) =>
+        generation.query(lengths).all(low, high, limit),
+      ).slice(0, limit);
+      let to = 0;
+      let bytes = 0;
+      for (const row of sizes) {
+        bytes += row.bytes as number;
+        if (to > 0 && bytes > bytesMax) break;
+        to = row.seq as number;
+      }
+      if (to === 0) return [];
+      const rows = this.#events([from, to], (generation, low, high) => generation.query(sql).all(low, high));
+      const whole = rows.filter((row) => this.#damage.isWhole("events", row, row.seq));
+      if (whole.length > 0) return whole.map(eventOf);
+      from = to + 1;
     }
-    const sql = `SELECT ${EVENT_READ} FROM {events} e WHERE seq > ? AND seq <= ? AND ${unframed} ORDER BY seq`;
-    return this.#generations.each((generation) => generation.query(sql).all(seq, to)).map(eventOf);
   }
 
+  #events(
+    range: readonly [number, number],
+    read: (generation: Generation, low: number, high: number) => Row[],
+  ): Row[] {
+    return this.#damage.around("events", range, (low, high) =>
+      this.#generations.each((generation) => read(generation, low, high)),
+    );
+  }
+
+  /** Null if the event is not in the journal (any more), or if its row is damaged. */
   eventAt(seq: number): JournalEvent | null {
-    const row =
-      this.#generations.of(seq)?.query(`SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`).get(seq) ?? null;
-    return row === null ? null : eventOf(row);
+    const sql = `SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`;
+    const [row] = this.#damage.around("events", [seq, seq], () =>
+      [this.#generations.of(seq)?.query(sql).get(seq) ?? null].filter((found) => found !== null),
+    );
+    return row === undefined || !this.#damage.isWhole("events", row, seq) ? null : eventOf(row);
   }
 
-  framesFrom(frameId: number, limit: number): StoredFrame[] {
-    const sql = `SELECT ${FRAME_READ} FROM {frames} WHERE frame_id >= ? ORDER BY frame_id LIMIT ?`;
-    const rows = this.#generations.each((generation) => generation.query(sql).all(frameId, limit));
-    return rows.sort(byFrameId).slice(0, limit).map(frameOf);
+  /** Frames from `frameId` up to `headFrameId`, at most `limit`, without those whose rows are damaged. */
+  framesFrom(frameId: number, headFrameId: number, limit: number): StoredFrame[] {
+    const sql = `SELECT ${FRAME_READ} FROM {frames} WHERE frame_id >= ? AND frame_id <= ? ORDER BY frame_id LIMIT ?`;
+    for (let from = frameId; from <= headFrameId; ) {
+      const rows = this.#damage.around("frames", [from, headFrameId], (low, high) =>
+        this.#generations
+          .each((generation) => generation.query(sql).all(low, high, limit))
+          .sort(byFrameId)
+          .slice(0, limit),
+      );
+      const whole = rows.filter((row) => this.#damage.isWhole("frames", row, row.frame_id));
+      if (whole.length > 0 || rows.length < limit) return whole.slice(0, limit).map(frameOf);
+      from = (rows.at(-1)?.frame_id as number) + 1;
+    }
+    return [];
   }
 
   /** How many frames follow each other without a gap from `frameId` on, at most `limit`; 0 if that frame is not here. */
   frameCount(frameId: number, limit: number): number {
     const sql = "SELECT frame_id FROM {frames} WHERE frame_id >= ? AND frame_id < ? ORDER BY frame_id";
-    const rows = this.#generations.each((generation) => generation.query(sql).all(frameId, frameId + limit));
+    const rows = this.#readable(() =>
+      this.#generations.each((generation) => generation.query(sql).all(frameId, frameId + limit)),
+    );
+    if (rows === null) return 0;
     rows.sort(byFrameId);
     const gap = rows.findIndex((row, index) => row.frame_id !== frameId + index);
     return gap < 0 ? rows.length : gap;
   }
 
   frameOf(seq: number): StoredFrame | null {
-    const row =
-      this.#generations.of(seq)?.query(`SELECT ${FRAME_READ} FROM {frames} WHERE seq = ?`).get(seq) ?? null;
-    return row === null ? null : frameOf(row);
+    const sql = `SELECT ${FRAME_READ} FROM {frames} WHERE seq = ?`;
+    const [row] = this.#damage.around("frames", [seq, seq], () =>
+      [this.#generations.of(seq)?.query(sql).get(seq) ?? null].filter((found) => found !== null),
+    );
+    return row === undefined || !this.#damage.isWhole("frames", row, row.frame_id) ? null : frameOf(row);
   }
 
   recentConversations(limit: number, afterFrameId: number | undefined): ConversationMotion[] {
@@ -263,17 +331,11 @@ export class Logs {
 }
 
 /** The cells that frames and updates share, in the order of FRAME_READ and UPDATE_READ. */
-function cellsOf({
-  seq,
-  decidedUs,
-  physics,
-  vector,
-  eventType,
-  intent,
-  provenance,
-}: DecidedFrame): SQLQueryBindings[] {
-  const blob = vector === null ? null : new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength);
-  return [seq, decidedUs, physics, blob, eventType, intent, provenance];
+function cellsOf(id: number, decided: DecidedFrame): SQLQueryBindings[] {
+  const { seq, decidedUs, physics, vector: floats, eventType, intent, provenance } = decided;
+  const vector = floats === null ? null : new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
+  const sum = decidedChecksum(id, { ...decided, vector });
+  return [seq, decidedUs, physics, vector, eventType, intent, provenance, sum];
 }
 
 function byFrameId(a: Row, b: Row): number {

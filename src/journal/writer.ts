@@ -10,7 +10,7 @@ import { type AppendCall, type Call, type DecideCall, isAppend, isDecide } from 
 import { isFileFailure } from "./file.ts";
 import type { Key, Keys } from "./keys.ts";
 import type { Heads, Logs } from "./logs.ts";
-import { EventsGone, eventId, idPrefix, idRest } from "./rows.ts";
+import { EventsGone, eventChecksum, eventId, idPrefix, idRest } from "./rows.ts";
 import type { Settings } from "./settings.ts";
 import type { Transactions } from "./transactions.ts";
 
@@ -151,7 +151,19 @@ export class Writer {
         const seq = ++counters.headSeq;
         const id = event.id ?? prefix + idRest(journalId, seq);
         const json = fields === null ? null : JSON.stringify(fields);
-        cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body);
+        const sum = eventChecksum({
+          seq,
+          receivedUs,
+          timestampUs,
+          id,
+          type,
+          message,
+          conversationId,
+          fields: json,
+          source,
+          body,
+        });
+        cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body, sum);
         call.stored.push({ seq, receivedUs, id, type, message, conversationId, timestampUs, fields, body });
         call.results.push({ seq, id, duplicate: false });
       }

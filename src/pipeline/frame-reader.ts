@@ -5,7 +5,16 @@
 import type { Ring } from "../../collider.ts";
 import type { Clock } from "../clock.ts";
 import type { Embedder } from "../embed/embedder.ts";
-import { decodeFrame, decodePhysics, encodeFrame, FLAG, FRAME_BYTES, PHYSICS_OFFSET } from "../frame.ts";
+import {
+  decodeFrame,
+  decodePhysics,
+  encodeFrame,
+  encodePhysics,
+  FLAG,
+  FRAME_BYTES,
+  fillChecksum,
+  PHYSICS_OFFSET,
+} from "../frame.ts";
 import type { Journal, StoredFrame } from "../journal/journal.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
@@ -21,7 +30,10 @@ const READ_SLICE_FRAMES = 128;
 const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 
 export interface DecidedFramesOptions {
-  readonly journal: Pick<Journal, "framesFrom" | "frameCount" | "eventsAt">;
+  readonly journal: Pick<
+    Journal,
+    "complete" | "pruned" | "journalId" | "framesFrom" | "frameCount" | "eventsAt"
+  >;
   /** Computes the vectors that the journal does not keep. */
   readonly hashing: Embedder;
   readonly textOf: (message: string | null, body: Uint8Array) => string;
@@ -57,6 +69,7 @@ export class DecidedFrames {
     const kept = await this.#keptFrom(start, limit);
     if (kept.length > 0) return kept;
     const { bytes, count } = await this.#storedFrom(start, limit);
+    if (count === 0 && this.#isDamaged(start)) return [emptyFrame(start, this.#o.journal.journalId)];
     return Array.from({ length: count }, (_, index) => {
       const at = index * FRAME_BYTES;
       const { frame_id: frameId, flags, semantic, semantic_dim } = decodeFrame(bytes, at);
@@ -64,6 +77,12 @@ export class DecidedFrames {
       const vector = (flags & FLAG.semantic) === 0 ? null : semantic.subarray(0, semantic_dim);
       return { frameId, physics, vector, eventType: null, intent: null };
     });
+  }
+
+  /** Whether frame `start`, which is in no place, was decided and not pruned: then its row was damaged. */
+  #isDamaged(start: number): boolean {
+    const { journal, recent } = this.#o;
+    return journal.complete && start > journal.pruned().frameId && start < recent.next;
   }
 
   /** Returns the first rows without a gap between them. Computes the vectors that the journal does not keep. */
@@ -78,6 +97,9 @@ export class DecidedFrames {
     for (let from = 0; from < missing.length; from += hashing.maxBatch) {
       const part = missing.slice(from, from + hashing.maxBatch);
       const events = journal.eventsAt(part.map((index) => run[index]?.seq ?? 0));
+      // Its event is damaged, or has just left, so only DuckDB can have the vector.
+      const gone = events.indexOf(null);
+      if (gone !== -1) return this.#entriesOf(run.slice(0, part[gone]));
       const texts = events.map((event) =>
         event === null ? "" : textToEmbed(textOf(event.message, event.body)),
       );
@@ -169,7 +191,8 @@ export class DecidedFrames {
     const inJournal = this.#o.journal.frameCount(start, limit);
     if (inJournal > 0) return inJournal;
     const store = await this.#o.openedStore();
-    return start > store.cursors.frameId ? 0 : store.frameCount(start, limit);
+    const stored = start > store.cursors.frameId ? 0 : await store.frameCount(start, limit);
+    return stored === 0 && this.#isDamaged(start) ? 1 : stored;
   }
 
   /** Returns raw frames that begin with `start`: one slice from ring, memory or journal, else at most `limit` from DuckDB. */
@@ -178,7 +201,9 @@ export class DecidedFrames {
     const inRing = this.#o.ring()?.read(start, slice) ?? null;
     if (inRing !== null) return { bytes: inRing, count: inRing.byteLength / FRAME_BYTES };
     const kept = await this.#keptFrom(start, slice);
-    return kept.length > 0 ? this.#raw(kept) : this.#storedFrom(start, limit);
+    if (kept.length > 0) return this.#raw(kept);
+    const stored = await this.#storedFrom(start, limit);
+    return stored.count === 0 && this.#isDamaged(start) ? this.rawFrom(start, 1) : stored;
   }
 
   /** Returns the oldest frames that are kept from `start` on. A temporary folder at its bound has dropped older ones. */
@@ -189,4 +214,16 @@ export class DecidedFrames {
     const oldest = this.#o.journal.framesFrom(start, 1)[0]?.frameId ?? this.#o.recent.entries[0]?.frameId;
     return oldest === undefined ? NO_FRAMES : this.rawFrom(oldest, limit);
   }
+}
+
+/** Holds the place of a frame whose row was damaged, so that ids have no gap: it has no flags, and `event_seq` is 0. */
+function emptyFrame(frameId: number, journalId: number): Entry {
+  const physics = encodePhysics({
+    ...{ delta_time: 0, duration_ms: 0, velocity: 0, interrupt: 0, timestamp_us: 0, conversation_hash: 0n },
+    ...{ workflow_node: -1, case_status: 0, lead_status: 0, fill_rate: 0, actor_type: 0, intent_id: -1 },
+    ...{ sentiment: 0, confidence: 0, spin: [1, 0, 0, 0], event_seq: 0, semantic_dim: 0, flags: 0 },
+    ...{ model_id: 0, type_id: -1, journal_id: journalId, checksum: 0n },
+  });
+  fillChecksum(physics, null);
+  return { frameId, physics, vector: null, eventType: null, intent: null };
 }

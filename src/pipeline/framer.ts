@@ -4,7 +4,7 @@
  */
 import type { Brain } from "../brain/brain.ts";
 import { GatewayError, messageOf } from "../errors.ts";
-import type { EventsGone, Journal, JournalEvent } from "../journal/journal.ts";
+import type { ConversationMotion, EventsGone, Journal, JournalEvent } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
 import { Arrivals } from "./arrivals.ts";
 import { type PatientEmbedder, vectorOf } from "./embedding.ts";
@@ -104,7 +104,7 @@ export class Framer {
     const { journal, kinetics, clock } = this.#o;
     let after = Math.max(0, journal.nextFrameId() - 1 - RESTORE_FRAMES_MAX);
     while (!this.#stopped) {
-      const rows = journal.recentConversations(RESTORE_STEP_FRAMES, after);
+      const rows = this.#motionsAfter(after);
       kinetics.restore(rows);
       after = rows.at(-1)?.frameId ?? after;
       if (rows.length < RESTORE_STEP_FRAMES) return;
@@ -112,11 +112,21 @@ export class Framer {
     }
   }
 
+  /** A damaged page of the journal ends the restoring, because framing does not need it. */
+  #motionsAfter(frameId: number): ConversationMotion[] {
+    try {
+      return this.#o.journal.recentConversations(RESTORE_STEP_FRAMES, frameId);
+    } catch (error) {
+      this.#o.log("error", `${messageOf(error)}; conversations after frame ${frameId} begin anew`);
+      return [];
+    }
+  }
+
   /** Embeds ahead, and decides in order of receipt what does not wait for the language model, until {@link stop}. */
   async run(embedder: PatientEmbedder): Promise<void> {
     const ahead: Batch[] = [];
     while (!this.#stopped) {
-      this.#embedAhead(embedder, ahead);
+      if (!this.#embedAhead(embedder, ahead)) await this.#o.clock.sleep(RETRY_MS_MAX);
       const [batch] = ahead;
       if (batch?.embedded !== undefined) {
         ahead.shift();
@@ -134,10 +144,12 @@ export class Framer {
     }
   }
 
-  #embedAhead(embedder: PatientEmbedder, ahead: Batch[]): void {
+  /** @returns whether the journal could be read. */
+  #embedAhead(embedder: PatientEmbedder, ahead: Batch[]): boolean {
     while (ahead.length < BATCHES_AHEAD) {
-      const events = this.#intake.next(embedder.maxBatch);
-      if (events.length === 0) return;
+      const events = this.#next(embedder.maxBatch);
+      if (events === null) return false;
+      if (events.length === 0) return true;
       this.#embedding += events.length;
       const batch: Batch = { events, embedded: undefined };
       ahead.push(batch);
@@ -145,6 +157,17 @@ export class Framer {
         batch.embedded = embedded;
         this.wake();
       });
+    }
+    return true;
+  }
+
+  #next(limit: number): JournalEvent[] | null {
+    try {
+      return this.#intake.next(limit);
+    } catch (error) {
+      this.state = { state: "degraded", detail: messageOf(error) };
+      this.#o.log("error", `events wait for their frames: ${messageOf(error)}`);
+      return null;
     }
   }
 

@@ -103,15 +103,18 @@ export class Pipeline {
       published: () => (this.#publisher.ring?.head() ?? 1) - 1,
     });
     journal.onCommitted = ({ events }) => this.#received(events);
+    journal.onDamage = (message) => log("error", `journal ${journal.path}: ${message}`);
   }
 
   /** Starts everything behind the acknowledgement. Returns at once. */
   start(): void {
-    const { clock } = this.#o;
+    const { clock, log } = this.#o;
     this.#feed.open();
     void this.#publisher.open();
-    void this.#frame();
-    void this.#questions.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
+    void this.#frame().catch((error) => this.#fail(error, "journal_failed", "pipeline: frame"));
+    void this.#questions
+      .restore()
+      .catch((error) => log("error", `${messageOf(error)}; open questions of earlier runs are not asked`));
     this.#lookAround();
     this.#timers = [
       clock.every(HEARTBEAT_MS, () => this.#beat()),

@@ -48,7 +48,12 @@ export function takeSnapshot(parts: Parts): Snapshot {
       embedder: embedder?.state ?? choosing,
       llm: partOf(brain.llm.state),
     },
-    counters: { ...countersOf(parts), ...others.counters, dropped_events_total: parts.journal.dropped() },
+    counters: {
+      ...countersOf(parts),
+      ...others.counters,
+      dropped_events_total: parts.journal.dropped(),
+      journal_damaged_rows_total: parts.journal.damagedRows(),
+    },
     gauges: { ...gaugesOf(parts), ...others.gauges },
     drift: parts.schemas.drift,
   };

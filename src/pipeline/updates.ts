@@ -112,6 +112,16 @@ export class Updates {
     return enrichmentOf(frame.frameId, journal.updateOf(seq) ?? frame);
   }
 
+  /** Like {@link known}; null if the journal cannot be read, because nobody could catch the error. */
+  #readable(seq: number): Enrichment | null {
+    try {
+      return this.known(seq);
+    } catch (error) {
+      this.#o.log("error", messageOf(error));
+      return null;
+    }
+  }
+
   /** Like {@link known}, for an event that has left the journal: a repeated delivery may ask for it. */
   async stored(seq: number): Promise<Enrichment | null> {
     const { json } = (await this.#o.store()?.event(seq, 0)) ?? { json: null };
@@ -134,7 +144,7 @@ export class Updates {
         if (waiters.size === 0) this.#waiters.delete(seq);
         resolve(enrichment);
       };
-      const timer = this.#o.clock.after(timeoutMs, () => settle(this.known(seq)));
+      const timer = this.#o.clock.after(timeoutMs, () => settle(this.#readable(seq)));
       waiters.add(settle);
     });
   }
@@ -143,7 +153,7 @@ export class Updates {
   tell(seq: number): void {
     const waiters = this.#waiters.get(seq);
     if (waiters === undefined) return;
-    const known = this.known(seq);
+    const known = this.#readable(seq);
     for (const settle of [...waiters]) settle(known);
   }
 

@@ -92,7 +92,13 @@ export class Conductor {
     this.#journal.run("PRAGMA busy_timeout = 5000");
     this.#backlog = new Backlog({ gapsAllowed: ephemeral });
     const { journalId } = open;
-    this.#writer = new Writer({ clock, journal: this.#journal, journalId, bounds, gapsAllowed: ephemeral });
+    this.#writer = new Writer({
+      ...{ clock, journal: this.#journal, journalId, bounds, gapsAllowed: ephemeral },
+      onDamage: (log, id, why) => {
+        const message = `journal ${open.journalPath}: row ${id} of ${log} is not stored: ${why}`;
+        post({ event: "notice", message });
+      },
+    });
     this.#generations = new Generations(limitBytes);
     this.#reads = new Reads({ clock, path });
     this.#checkpoints = new Checkpoints({

@@ -73,6 +73,26 @@ export function messageFor(thrown: unknown, path: string): SerialisedError {
   return serialiseError(failureOf(thrown, path));
 }
 
+const DAMAGED_HINT =
+  "nothing was written to it; put back a copy of this database with its journal, and check the disk";
+
+/** Whether DuckDB says that a file is cut short or differs from its checksums. */
+function isDamageText(detail: string): boolean {
+  return /checksum|corrupt|could not read enough bytes|could not read all|unexpected end|serialization error|out of range|INTERNAL Error/i.test(
+    detail,
+  );
+}
+
+/** What to do next after DuckDB could not open a file, by what it says. */
+function openHint(detail: string): string {
+  if (/could not set lock|conflicting lock/i.test(detail)) return "close other programs that have it open";
+  if (/permission denied/i.test(detail))
+    return "make it readable and writable for the user that runs the gateway";
+  if (/newer|different version|version number/i.test(detail)) return "use the later gateway that wrote it";
+  if (isDamageText(detail)) return DAMAGED_HINT;
+  return "check the file and its disk; nothing was written to it";
+}
+
 /** The files in which DuckDB 1.5 keeps what is not yet in the database file. */
 function logPaths(path: string): string[] {
   return [`${path}.wal`, `${path}.wal.checkpoint`, `${path}.wal.recovery`];
@@ -152,7 +172,7 @@ async function inspect(options: DatabaseOptions): Promise<Inspection> {
       throw storeError(options.path, "open", {
         code: "store_failed",
         detail: messageOf(thrown),
-        hint: "close other programs that have it open",
+        hint: openHint(messageOf(thrown)),
         cause: thrown,
       });
     }
@@ -184,6 +204,15 @@ async function cursorsOfOurs(
     );
     await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
   } catch (thrown) {
+    if (isDamageText(messageOf(thrown))) {
+      const detail = `the file is damaged: ${messageOf(thrown)}`;
+      throw storeError(options.path, "open", {
+        code: "store_failed",
+        detail,
+        hint: DAMAGED_HINT,
+        cause: thrown,
+      });
+    }
     throw foreign(options, "it is another program's database", thrown);
   }
   const owner = owners[0];

@@ -15,6 +15,7 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../frame.ts";
+import { readAround, rowChecksum } from "../row-damage.ts";
 import type { Run } from "./backlog.ts";
 import { VECTOR_ROWS } from "./bounds.ts";
 import { duckdb } from "./database.ts";
@@ -72,6 +73,26 @@ function chunkOf(
 
 type SqlValue = string | number | Uint8Array | null;
 type Row = readonly SqlValue[];
+/** Is told about a row of the journal that is passed over, and why. */
+export type OnDamage = (log: "events" | "frames" | "answers", id: number, why: string) => void;
+
+/** Whether a row is as it was written. Its last cell is the checksum; rows of older journals have none. */
+function isWhole(row: Row, numbers: readonly number[], parts: readonly number[]): boolean {
+  const sum = row.at(-1);
+  if (sum === null || sum === undefined) return true;
+  const numberAt = (at: number): number | null => {
+    const value = row[at];
+    return value === null || typeof value === "number" ? value : Number.NaN;
+  };
+  const partAt = (at: number): string | Uint8Array | null => {
+    const value = row[at] ?? null;
+    return typeof value === "number" ? "" : value;
+  };
+  return sum === rowChecksum(numbers.map(numberAt), parts.map(partAt));
+}
+
+const CHECKSUM_DIFFERS = "its checksum differs";
+const NO_VECTOR = "it should have a vector, but neither the journal nor the offer holds it";
 
 function textOrNull(value: SqlValue | undefined): string | null {
   return typeof value === "string" ? value : null;
@@ -95,19 +116,27 @@ function fillTexts(vector: duckdb.DuckDBVector, rows: readonly Row[], column: nu
   vector.flush();
 }
 
+/** Where the columns under the checksum are in a row, in the order of the journal. */
+const EVENT_NUMBERS = [0, 2, 3];
+const EVENT_PARTS = [1, 4, 6, 5, 9, 7, 8];
+const FRAME_NUMBERS = [0, 1, 2];
+const FRAME_PARTS = [6, 8, 3, 4, 5];
+
 /** Copies events from the journal into DuckDB. It owns one data chunk and reuses it. */
 export class EventWriter {
   #chunk = chunkOf(EVENT_COLUMNS);
   #sizes: Statement<unknown, [number, number, number]>;
   #select: Statement<unknown, [number, number]>;
+  #onDamage: OnDamage;
 
-  constructor(journal: Journal) {
+  constructor(journal: Journal, onDamage: OnDamage) {
+    this.#onDamage = onDamage;
     this.#sizes = journal.prepare(
-      "SELECT seq, length(body) FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+      "SELECT seq, length(body) FROM events WHERE seq >= ? AND seq <= ? ORDER BY seq LIMIT ?",
     );
     this.#select = journal.prepare(
-      `SELECT seq, id, received_us, timestamp_us, type, conversation_id, message, source, CAST(body AS TEXT)
-       FROM events WHERE seq > ? AND seq <= ? ORDER BY seq`,
+      `SELECT seq, id, received_us, timestamp_us, type, conversation_id, message, source, CAST(body AS TEXT),
+         fields, checksum FROM events WHERE seq >= ? AND seq <= ? ORDER BY seq`,
     );
   }
 
@@ -122,7 +151,11 @@ export class EventWriter {
   ): { seq: number; rows: number; bytes: number; largestBytes: number } {
     const { afterSeq, headSeq } = range;
     const bytesMax = Math.min(range.bytesMax, CHUNK_BODY_BYTES_MAX);
-    const sizes = this.#sizes.values(afterSeq, headSeq, CHUNK_ROWS) as [number, number][];
+    const lost = (seq: number, why: string): void => this.#onDamage("events", seq, why);
+    const sizes = readAround(afterSeq + 1, headSeq, {
+      read: (low, high) => this.#sizes.values(low, high, CHUNK_ROWS) as [number, number][],
+      lost,
+    }).slice(0, CHUNK_ROWS);
     let bytes = 0;
     let count = 0;
     let largestBytes = 0;
@@ -135,19 +168,30 @@ export class EventWriter {
     const last = sizes[count - 1];
     // No row is left: an ephemeral journal may have dropped the rest before it was read. The cursor passes over it.
     if (last === undefined) return { seq: headSeq, rows: 0, bytes: 0, largestBytes: 0 };
-    const rows = this.#select.values(afterSeq, last[0]) as Row[];
+    const rows = readAround(afterSeq + 1, last[0], {
+      read: (low, high) => this.#select.values(low, high) as Row[],
+      lost,
+    }).filter((row) => {
+      const whole = typeof row[8] === "string" && isWhole(row, EVENT_NUMBERS, EVENT_PARTS);
+      if (!whole) lost(row[0] as number, CHECKSUM_DIFFERS);
+      return whole;
+    });
     const chunk = this.#chunk;
     chunk.reset();
     chunk.rowCount = rows.length;
-    EVENT_COLUMNS.forEach((column, index) => {
-      const vector = chunk.getColumnVector(index);
-      if (column.sqlType === "BIGINT") fillBigInts(vector, rows, index);
-      else fillTexts(vector, rows, index);
-    });
-    appender.appendDataChunk(chunk);
+    if (rows.length > 0) this.#fill(rows);
+    if (rows.length > 0) appender.appendDataChunk(chunk);
     const done = count === sizes.length && sizes.length < CHUNK_ROWS;
     const seq = done ? headSeq : last[0];
     return { seq, rows: rows.length, bytes: bytes + 128 * rows.length, largestBytes };
+  }
+
+  #fill(rows: readonly Row[]): void {
+    EVENT_COLUMNS.forEach((column, index) => {
+      const vector = this.#chunk.getColumnVector(index);
+      if (column.sqlType === "BIGINT") fillBigInts(vector, rows, index);
+      else fillTexts(vector, rows, index);
+    });
   }
 }
 
@@ -219,6 +263,18 @@ function copyStrided(
 const FRAME_TABLE_COLUMNS = [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS];
 const columnIndex = (name: string): number => FRAME_TABLE_COLUMNS.findIndex((column) => column.name === name);
 
+/** Why a row cannot be stored; null if it can. */
+function whyUnusable(row: Row, run: Run): string | null {
+  const [id, , , , , , physics, vector] = row;
+  if (!(physics instanceof Uint8Array) || physics.byteLength !== PHYSICS_BYTES)
+    return `it has no ${PHYSICS_BYTES} bytes of physics`;
+  const view = new DataView(physics.buffer, physics.byteOffset, PHYSICS_BYTES);
+  const flags = view.getUint16(OFFSET.flags - PHYSICS_OFFSET, true);
+  if ((flags & FLAG.semantic) === 0 || run.vectors !== null || typeof id !== "number") return null;
+  const bytes = vector instanceof Uint8Array ? vector.byteLength : -1;
+  return bytes < 0 || bytes > 4 * SEMANTIC_DIM_MAX || bytes % 4 !== 0 ? NO_VECTOR : null;
+}
+
 /** Copies frames, or updates, from the journal into DuckDB, together with the vectors that were offered. */
 export class FrameWriter {
   #chunk = chunkOf(FRAME_TABLE_COLUMNS);
@@ -228,11 +284,18 @@ export class FrameWriter {
   #withVector: Statement<unknown, [number, number]>;
   #withoutVector: Statement<unknown, [number, number]>;
 
-  constructor(journal: Journal, log: "frames" | "answers") {
+  #lost: (id: number, why: string) => void;
+  /** The frame whose missing vector made a commit fail. */
+  #withoutVectorBefore = 0;
+  /** The frame whose missing row made a commit fail. */
+  #missingBefore = 0;
+
+  constructor(journal: Journal, log: "frames" | "answers", onDamage: OnDamage) {
+    this.#lost = (id, why) => onDamage(log, id, why);
     const id = log === "frames" ? "frame_id" : "answer_id";
     const select = (vector: string): Statement<unknown, [number, number]> =>
       journal.prepare(
-        `SELECT ${id}, seq, decided_us, event_type, intent, provenance, physics, ${vector}
+        `SELECT ${id}, seq, decided_us, event_type, intent, provenance, physics, ${vector}, vector, checksum
          FROM ${log} WHERE ${id} >= ? AND ${id} < ? ORDER BY ${id}`,
       );
     this.#withVector = select("vector");
@@ -250,12 +313,7 @@ export class FrameWriter {
     o: { firstFrameId: number; count: number; gapsAllowed: boolean },
   ): { rows: number; bytes: number } {
     const select = run.vectors === null ? this.#withVector : this.#withoutVector;
-    const rows = select.values(o.firstFrameId, o.firstFrameId + o.count) as Row[];
-    if (rows.length < o.count && !o.gapsAllowed) {
-      throw new Error(
-        `the journal has only ${rows.length} of the ${o.count} frames from ${o.firstFrameId} on`,
-      );
-    }
+    const rows = this.#wholeRows(select, run, o);
     if (rows.length === 0) return { rows: 0, bytes: 0 };
     const chunk = this.#chunk;
     chunk.reset();
@@ -276,6 +334,50 @@ export class FrameWriter {
     this.#fillMasks(rows.length, masks);
     appender.appendDataChunk(chunk);
     return { rows: rows.length, bytes: rows.length * 256 + vectors * 4 * SEMANTIC_DIM_MAX };
+  }
+
+  /** The rows that can be stored. Names those that are damaged. */
+  #wholeRows(
+    select: Statement<unknown, [number, number]>,
+    run: Run,
+    o: { firstFrameId: number; count: number; gapsAllowed: boolean },
+  ): Row[] {
+    const end = o.firstFrameId + o.count;
+    const lost = new Map<number, string>();
+    const read = (low: number, high: number): Row[] => select.values(low, high + 1) as Row[];
+    const rows = readAround(o.firstFrameId, end - 1, { read, lost: (id, why) => lost.set(id, why) });
+    if (!o.gapsAllowed) {
+      const there = new Set(rows.map(([id]) => id));
+      for (let id = o.firstFrameId; id < end; id++) {
+        if (!there.has(id) && !lost.has(id)) lost.set(id, "the journal does not have it");
+      }
+    }
+    // Rows that are missing may have been on their way. Only if they still are after the next opening, they are passed over.
+    const [first] = lost.keys();
+    if (rows.length === 0 && !o.gapsAllowed && first !== undefined && first !== this.#missingBefore) {
+      this.#missingBefore = first;
+      throw new Error(
+        `the journal has only ${rows.length} of the ${o.count} frames from ${o.firstFrameId} on`,
+      );
+    }
+    const whole = rows.filter((row) => {
+      const why = isWhole(row, FRAME_NUMBERS, FRAME_PARTS) ? this.#whyUnusable(row, run) : CHECKSUM_DIFFERS;
+      if (why !== null) lost.set(row[0] as number, why);
+      return why === null;
+    });
+    for (const [id, why] of lost) this.#lost(id, why);
+    return whole;
+  }
+
+  /**
+   * Why a row cannot be stored; null if it can.
+   * @throws Error if its vector is missing for the first time, so that the frame is offered again.
+   */
+  #whyUnusable(row: Row, run: Run): string | null {
+    const why = whyUnusable(row, run);
+    if (why !== NO_VECTOR || this.#withoutVectorBefore === row[0]) return why;
+    this.#withoutVectorBefore = row[0] as number;
+    throw new Error(`frame ${String(row[0])}: ${why}`);
   }
 
   #fillPhysics(rows: readonly Row[], masks: Map<number, Uint8Array>): void {

@@ -11,7 +11,7 @@ import { type StoreBounds, VectorFill } from "./bounds.ts";
 import { appenderFor, type duckdb } from "./database.ts";
 import type { Generations } from "./generations.ts";
 import type { StoreCursors } from "./protocol.ts";
-import { CHUNK_ROWS, CursorWriter, EventWriter, FrameWriter } from "./rows.ts";
+import { CHUNK_ROWS, CursorWriter, EventWriter, FrameWriter, type OnDamage } from "./rows.ts";
 
 /**
  * Events in one transaction. DuckDB writes whole row groups (8,192 rows) straight to the file, and the log only says where they are.
@@ -42,6 +42,7 @@ export interface WriterOptions {
   readonly bounds: StoreBounds;
   /** Whether rows may be missing, because an ephemeral journal drops what nobody has read. */
   readonly gapsAllowed: boolean;
+  readonly onDamage: OnDamage;
 }
 
 export interface Committed {
@@ -58,6 +59,7 @@ export class Writer {
   readonly #journal: Journal;
   readonly #journalId: number;
   readonly #gapsAllowed: boolean;
+  readonly #onDamage: OnDamage;
   #bounds: StoreBounds;
   readonly #fill: VectorFill;
   readonly #events: EventWriter;
@@ -73,10 +75,11 @@ export class Writer {
     this.#journal = o.journal;
     this.#journalId = o.journalId;
     this.#gapsAllowed = o.gapsAllowed;
+    this.#onDamage = o.onDamage;
     this.#bounds = o.bounds;
     this.#fill = new VectorFill(o.bounds.vectorBytesMax);
-    this.#events = new EventWriter(o.journal);
-    this.#frames = new FrameWriter(o.journal, "frames");
+    this.#events = new EventWriter(o.journal, o.onDamage);
+    this.#frames = new FrameWriter(o.journal, "frames", o.onDamage);
   }
 
   /** Smaller bounds, after a transaction has run out of memory. */
@@ -189,7 +192,7 @@ export class Writer {
   #appendUpdates(appender: duckdb.DuckDBAppender, backlog: Backlog, next: StoreCursors): number {
     const count = Math.min(backlog.headAnswerId - next.answerId, COMMIT_UPDATES_MAX);
     if (count <= 0) return 0;
-    this.#updates ??= new FrameWriter(this.#journal, "answers");
+    this.#updates ??= new FrameWriter(this.#journal, "answers", this.#onDamage);
     const firstFrameId = next.answerId + 1;
     const run = { firstFrameId, count, vectors: null };
     // An ephemeral journal drops updates together with their event, so some may be missing.

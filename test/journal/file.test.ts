@@ -61,7 +61,7 @@ describe("the file", () => {
     "a journal of a later version": (path) => {
       openAt(path)[Symbol.dispose]();
       const database = new Database(path);
-      database.run("PRAGMA user_version = 2");
+      database.run("PRAGMA user_version = 3");
       database.close(true);
     },
     "a temporary journal": (path) => openAt(path, { ephemeral: { limitBytes: 1e8 } })[Symbol.dispose](),

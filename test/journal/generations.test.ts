@@ -25,7 +25,19 @@ describe("generations", () => {
     const suffixes = (): string => generations.all.map(({ suffix }) => suffix).join(" ");
     expect(suffixes()).toBe("_a _b _c _d");
     const put = (seq: number): void =>
-      generations.current.insertEvents.insert([seq, 0, "", null, null, null, null, null, "", Buffer.of(1)]);
+      generations.current.insertEvents.insert([
+        seq,
+        0,
+        "",
+        null,
+        null,
+        null,
+        null,
+        null,
+        "",
+        Buffer.of(1),
+        null,
+      ]);
     const oldest: number[] = [];
     for (const seq of [1, 11, 21, 31, 41, 51]) {
       if (seq > 1) {

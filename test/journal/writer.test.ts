@@ -3,6 +3,7 @@
 import { SQLiteError } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { AppendCall, type Call, DecideCall } from "../../src/journal/calls.ts";
+import { Damage } from "../../src/journal/damage.ts";
 import { Generations } from "../../src/journal/generations.ts";
 import { EventsGone } from "../../src/journal/journal.ts";
 import { Keys } from "../../src/journal/keys.ts";
@@ -19,7 +20,7 @@ const { newPath } = tempFolder();
 function opened(path = newPath()) {
   const { database, transactions, [Symbol.dispose]: dispose } = openParts(path);
   const settings = new Settings(database, transactions);
-  const logs = new Logs(new Generations(database, "kept"));
+  const logs = new Logs(new Generations(database, "kept"), new Damage(() => {}));
   const keys = new Keys(database, { inMemoryMax: 100, forgetful: false });
   const writer = new Writer({ path, journalId: 7, transactions, settings, logs, keys });
   const rows = (table: string): unknown => rowsOf(path, `SELECT count(*) FROM ${table}`)[0]?.[0];

@@ -83,8 +83,8 @@ export class TestJournal {
     this.db = new Database(this.path);
     this.db.run("PRAGMA journal_mode = WAL");
     this.db.run(`CREATE TABLE events(seq INTEGER PRIMARY KEY AUTOINCREMENT, received_us INTEGER, id TEXT, type TEXT,
-      message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT, source TEXT, body BLOB)`);
-    const decided = `seq INTEGER, decided_us INTEGER, physics BLOB, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT`;
+      message TEXT, conversation_id TEXT, timestamp_us INTEGER, fields TEXT, source TEXT, body BLOB, checksum INTEGER)`);
+    const decided = `seq INTEGER, decided_us INTEGER, physics BLOB, vector BLOB, event_type TEXT, intent TEXT, provenance TEXT, checksum INTEGER`;
     this.db.run(`CREATE TABLE frames(frame_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided}, UNIQUE(seq))`);
     this.db.run(`CREATE TABLE answers(answer_id INTEGER PRIMARY KEY AUTOINCREMENT, ${decided})`);
   }

@@ -48,6 +48,7 @@ class Case implements Disposable {
       ...{ clock: this.clock, journal: this.#sqlite, journalId: JOURNAL_ID },
       bounds: boundsOf(150_000_000, limitBytes),
       gapsAllowed: this.#ephemeral,
+      onDamage: () => {},
     });
   }
 

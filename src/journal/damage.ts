@@ -1,0 +1,56 @@
+/**
+ * Reads around what is damaged: a row whose checksum differs, and rows on pages that SQLite cannot read. Each is named and
+ * counted once, and the rows around it are read. Part of the journal.
+ */
+import { readAround } from "../row-damage.ts";
+import type { Row } from "./file.ts";
+import { isWhole } from "./rows.ts";
+
+type LogName = "events" | "frames" | "answers";
+/** @bound damaged rows that are named in the log | the rest are counted */
+const NAMED_ROWS_MAX = 10_000;
+
+export class Damage {
+  readonly #onDamage: (message: string) => void;
+  readonly #seen = new Set<string>();
+  /** Rows that were damaged when they were read, each counted once up to NAMED_ROWS_MAX. */
+  rows = 0;
+  /** Rows up to this number may have no checksum. */
+  uncheckedTo = 0;
+
+  constructor(onDamage: (message: string) => void) {
+    this.#onDamage = onDamage;
+  }
+
+  /** Whether a row is as it was written. Notes it if it is not. */
+  isWhole(log: LogName, row: Row, id: unknown): boolean {
+    if (row.checksum === null ? Number(id) <= this.uncheckedTo && hasForm(row) : isWhole(row)) return true;
+    this.#note(log, id, "its checksum differs");
+    return false;
+  }
+
+  /** Reads a range, and notes the rows on damaged pages; see {@link readAround}. */
+  around(
+    log: LogName,
+    [low, high]: readonly [number, number],
+    read: (low: number, high: number) => Row[],
+  ): Row[] {
+    return readAround(low, high, { read, lost: (id, why) => this.#note(log, id, why) });
+  }
+
+  #note(log: LogName, id: unknown, why: string): void {
+    const name = `${log} ${String(id)}`;
+    if (this.#seen.has(name)) return;
+    this.rows += 1;
+    if (this.#seen.size >= NAMED_ROWS_MAX) return;
+    this.#seen.add(name);
+    this.#onDamage(`row ${String(id)} of ${log} is damaged (${why}); it is passed over`);
+  }
+}
+
+/** Whether what every row has is there. */
+function hasForm(row: Row): boolean {
+  return "body" in row
+    ? row.body instanceof Uint8Array && typeof row.id === "string"
+    : row.physics instanceof Uint8Array && typeof row.provenance === "string";
+}

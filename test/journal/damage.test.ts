@@ -1,0 +1,126 @@
+import { Database } from "bun:sqlite";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { GatewayError } from "../../src/errors.ts";
+import { event, FROM, frame, openAt, rowsOf, tempFolder } from "./fixtures.ts";
+
+// Generous, because the machine may be busy.
+setDefaultTimeout(60_000);
+
+const { newPath } = tempFolder();
+const EVENTS = 400;
+const FRAMED = 200;
+const bodyOf = (seq: number): string => JSON.stringify({ n: seq, text: `message ${seq} `.repeat(40) });
+
+/** A closed journal with EVENTS events, the first FRAMED of them with frames. */
+async function filled(): Promise<string> {
+  const path = newPath();
+  const journal = openAt(path);
+  const events = Array.from({ length: EVENTS }, (_, index) =>
+    event({ body: new TextEncoder().encode(bodyOf(index + 1)), message: `olá ${index} \ud800 \0 ☕` }),
+  );
+  await journal.append(events, FROM);
+  const vector = new Float32Array(64).fill(0.5);
+  await journal.decide(Array.from({ length: FRAMED }, (_, index) => frame(index + 1, { vector })));
+  journal[Symbol.dispose]();
+  return path;
+}
+
+/** Reads everything as the pipeline does. */
+function readAll(path: string) {
+  const named: string[] = [];
+  const journal = openAt(path);
+  journal.onDamage = (message) => named.push(message);
+  try {
+    const events: string[] = [];
+    const seqs: number[] = [];
+    for (let after = 0; ; after = seqs.at(-1) ?? after) {
+      const part = journal.unframedAfter(after, 64);
+      for (const { seq, body } of part) {
+        seqs.push(seq);
+        events.push(new TextDecoder().decode(body));
+      }
+      if (part.length === 0) break;
+    }
+    const frames: number[] = [];
+    for (let from = 1; ; from = (frames.at(-1) ?? 0) + 1) {
+      const part = journal.framesFrom(from, 64);
+      for (const { frameId, physics, vector } of part) {
+        expect(physics.every((byte) => byte === frameId % 256)).toBe(true);
+        expect(vector).toEqual(new Float32Array(64).fill(0.5));
+        frames.push(frameId);
+      }
+      if (part.length === 0) break;
+    }
+    return { events, seqs, frames, named, damaged: journal.damagedRows() };
+  } finally {
+    journal[Symbol.dispose]();
+  }
+}
+
+test("odd texts and bytes are whole after they were stored", async () => {
+  const { seqs, frames, damaged } = readAll(await filled());
+  expect([seqs.length, frames.length, damaged]).toEqual([EVENTS - FRAMED, FRAMED, 0]);
+});
+
+test("a journal of version 1 is migrated, and its rows without checksum are read", async () => {
+  const path = await filled();
+  const old = new Database(path);
+  for (const log of ["events", "frames", "answers"]) old.run(`ALTER TABLE ${log} DROP COLUMN checksum`);
+  old.run("PRAGMA user_version = 1");
+  old.close(true);
+  const { seqs, frames, damaged } = readAll(path);
+  expect([seqs.length, frames.length, damaged]).toEqual([EVENTS - FRAMED, FRAMED, 0]);
+  expect(rowsOf(path, "PRAGMA user_version")).toEqual([[2]]);
+});
+
+test("a changed value is named, counted once, and passed over", async () => {
+  const path = await filled();
+  const database = new Database(path);
+  database.run("UPDATE events SET body = '{}' WHERE seq = 300");
+  database.run("UPDATE frames SET intent = 'other' WHERE frame_id = 7");
+  database.close(true);
+  const { seqs, frames, named, damaged } = readAll(path);
+  expect(seqs).not.toContain(300);
+  expect(frames).not.toContain(7);
+  expect([seqs.length, frames.length, damaged]).toEqual([EVENTS - FRAMED - 1, FRAMED - 1, 2]);
+  expect(named).toEqual([
+    "row 300 of events is damaged (its checksum differs); it is passed over",
+    "row 7 of frames is damaged (its checksum differs); it is passed over",
+  ]);
+});
+
+describe("seeded damage to pages", () => {
+  const seed = Number(process.env.DAMAGE_SEED ?? 1);
+  test(`no row is wrong, and no error is without a name (seed ${seed})`, async () => {
+    console.log(`damage: DAMAGE_SEED=${seed}`);
+    const path = await filled();
+    const clean = readFileSync(path);
+    const pageBytes = clean.readUInt16BE(16);
+    let state = seed;
+    const random = (below: number): number => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return state % below;
+    };
+    const outcomes = { whole: 0, damaged: 0, refused: 0 };
+    for (let page = 0; page < statSync(path).size / pageBytes; page++) {
+      const bytes = Buffer.from(clean);
+      const at = page * pageBytes;
+      if (random(2) === 0) bytes.fill(0, at, at + pageBytes);
+      else for (let n = 0; n < 40; n++) bytes.writeUInt8(random(256), at + random(pageBytes));
+      writeFileSync(path, bytes);
+      try {
+        const { events, seqs, damaged } = readAll(path);
+        for (const [index, seq] of seqs.entries()) expect(events[index]).toBe(bodyOf(seq));
+        if (damaged === 0) outcomes.whole++;
+        else outcomes.damaged++;
+      } catch (error) {
+        if (!(error instanceof GatewayError)) throw new Error(`page ${page}: ${error}`, { cause: error });
+        expect(error.message).toContain(path);
+        outcomes.refused++;
+      }
+    }
+    console.log(`damage: ${JSON.stringify(outcomes)}`);
+    expect(outcomes.damaged).toBeGreaterThan(20);
+  });
+});
