@@ -1085,7 +1085,8 @@ class _Ring:
     def copy_newest(self, count: int) -> _Rows:
         """Copies of at most `count` newest frames, oldest first, without those overwritten during the copy.
 
-        Empty if the ring is, or if a writer at full speed overwrites even the newest frame on every attempt.
+        Frames that stay damaged at the end are left out. Empty if the ring is, or if a writer at full speed
+        overwrites even the newest frame on every attempt.
         """
         words = self._u64
         for attempt in range(_ATTEMPTS):
@@ -1103,6 +1104,15 @@ class _Ring:
             after_last_invalid = len(valid) - int(np.argmin(valid[::-1]))
             if after_last_invalid < len(valid):
                 return rows[after_last_invalid:]
+        else:
+            # The newest frame stays damaged: return the run before it.
+            head = words[_HEAD_U64]
+            low = max(words[_TAIL_U64], head - min(count, self.capacity), 0)
+            rows, valid = self.copy(low, max(head, low))
+            if valid.any():
+                end = len(valid) - int(np.argmax(valid[::-1]))
+                invalid = np.flatnonzero(~valid[:end])
+                return rows[int(invalid[-1]) + 1 if len(invalid) else 0 : end]
         return np.empty(0, dtype=FRAME_DTYPE)
 
     def copy_latest(self) -> np.void | None:
