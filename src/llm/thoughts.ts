@@ -223,6 +223,12 @@ export class Thoughts {
         if (this.#inTag()) return false;
         if (CHANNELS.has(this.#open[0]?.name ?? "")) this.#closeTo(0);
         return true;
+      case "channel sentence":
+        return this.#open.length === 0 && this.#silent && this.#apply({ kind: "channel" }, raw);
+      case "end sentence":
+        if (this.#open[0]?.name !== "channel") return false;
+        this.#closeTo(0);
+        return true;
       case "noise":
         return true;
     }

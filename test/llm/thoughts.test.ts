@@ -51,6 +51,8 @@ const KNOWN = [
   ["<|channel>thought\n", "<channel|>"],
   ["<|channel|>analysis<|message|>", `<|end|>${HARMONY_FINAL}`],
   ["<|start|>assistant<|channel|>analysis<|message|>", `<|end|>${HARMONY_FINAL}`],
+  ["<|im_start|>think\n", "<|im_end|>\n<|im_start|>assistant\n"],
+  ["Here is my thought process: ", "Here is my response: "],
   ['<details type="reasoning" done="true"><summary>A while</summary>', "</details>"],
 ] as const;
 /** Nobody has seen these: they are known by their shape, at the start of a reply. */
@@ -83,7 +85,7 @@ describe("a thought", () => {
   test.each([...KNOWN, ...UNKNOWN, ...EATEN].map(([, close]) => ({ close })))(
     "without its beginning ends at $close",
     ({ close }) => {
-      if (close === "</details>") return;
+      if (/details|im_end|Here/.test(close)) return;
       expect(shownOf([`${THOUGHT}${close}Bom dia!`]).trim()).toBe("Bom dia!");
       expect(intentOf(THOUGHT + close + FINAL)).toBe("Final");
     },
@@ -129,6 +131,7 @@ describe("no thought is seen in", () => {
     "Write <nome>, not <sobrenome>, if 1 < 2 and 3 > 2 or a < b and c > d <3",
     "<answer>Olá</answer>",
     "analysis of the data is what you want",
+    "He said: Here is my response: no. Here is my thought process: I have none",
     "<!-- a comment --> Olá <br/>",
     '{"message":"use <think> tags</think>","n":["[THINK]","assistantfinal"]}',
     "{nome} e [sobrenome}: {1, 2",
@@ -198,7 +201,7 @@ const thoughts = fc
   .map(([blocks, orphan]) => {
     const texts = blocks.map(({ marks: [open, close], text, inner, doubled }, index) => {
       // A channel has no thought within, and what ends it does not end a tag.
-      const channel = open.includes("channel");
+      const channel = /channel|im_start|Here/.test(open);
       const inside = inner === null || channel ? "" : `${inner.marks[0]}${inner.text}${inner.marks[1]}`;
       const begin =
         orphan && index === 0
@@ -207,7 +210,7 @@ const thoughts = fc
       return `${begin}${text}${inside}${text}${close}${doubled === "end" && !channel ? close : ""}`;
     });
     const [first] = blocks;
-    const first0 = orphan && (first?.marks[1] === "</details>" || first?.inner !== null);
+    const first0 = orphan && (/details|im_end|Here/.test(first?.marks[1] ?? "") || first?.inner !== null);
     return { text: texts.join(""), firstEnd: orphan ? (texts[0]?.length ?? 0) : 0, usable: !first0 };
   })
   .filter(({ usable }) => usable);
