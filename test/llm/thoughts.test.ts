@@ -181,6 +181,8 @@ const answerText = fc.constantFrom(
 );
 const known = fc.constantFrom(...KNOWN);
 const unknown = fc.constantFrom(...UNKNOWN);
+/** Thoughts behind an answer. What ends a channel begins an answer, so channels are left out. */
+const late = fc.constantFrom(...[...KNOWN, ...UNKNOWN].filter(([, end]) => !/final|im_start|Here/.test(end)));
 
 /** Closed thoughts with a nested one, with marks that are doubled, and the first one maybe without its beginning. */
 const thoughts = fc
@@ -224,11 +226,15 @@ const cuts = fc.array(fc.nat(5000), { maxLength: 30 });
 describe("made-up replies", () => {
   test("show their answer and no thought, and the last object behind the thoughts is the answer", () => {
     fc.assert(
-      fc.property(thoughts, answerText, cuts, ({ text }, answer, at) => {
+      fc.property(thoughts, answerText, cuts, late, unknown, ({ text }, answer, at, late, wrap) => {
         expect(shownOf(cutAt(text + answer, at)).trim()).toBe(answer);
         expect(intentOf(`${text}${answer} ${FINAL}`)).toBe("Final");
         expect(intentOf(`${text}${DRAFT} no: ${FINAL}`)).toBe("Final");
         expect(intentOf(`${text}I cannot say.`)).toBeNull();
+        // Behind the answer, too, thoughts are not searched.
+        expect(intentOf(`${FINAL} ${late[0]}${THOUGHT}${late[1]}`)).toBe("Final");
+        expect(intentOf(`The answer: ${wrap[0]}${FINAL}${wrap[1]}`)).toBe("Final");
+        expect(intentOf(`The answer for ${wrap[0]} is ${FINAL}`)).toBe("Final");
       }),
     );
   });
