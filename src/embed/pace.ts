@@ -6,45 +6,32 @@
 const PATIENCE_MS_MAX = 30_000;
 /** @bound a request for embeddings beyond three times what its like took before | the request fails */
 const PATIENCE_MS_MIN = 3000;
-/** After this long without a request, a server may have unloaded its model and has to load it again. */
-const IDLE_MS = 60_000;
 /** How fast a slow request is forgotten. */
 const DECAY = 0.95;
 
 /**
- * A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves, because
- * that one may load the model.
+ * A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves. After a
+ * timeout the next request has that patience again, because the server may have unloaded the model and has to load it.
  */
 export class Pace {
-  readonly #nowMs: () => number;
   /** The slowest request by the binary logarithm of its number of texts. */
   readonly #slowestMs: number[] = [];
-  #floorMs = PATIENCE_MS_MIN;
-  #lastMs: number | null = null;
-
-  constructor(nowMs: () => number) {
-    this.#nowMs = nowMs;
-  }
+  #isPatient = true;
 
   /** How long a request with so many texts may take. */
   limitMs(texts: number): number {
-    if (this.#lastMs === null || this.#nowMs() - this.#lastMs > IDLE_MS) return PATIENCE_MS_MAX;
-    return Math.min(
-      PATIENCE_MS_MAX,
-      Math.max(this.#floorMs, PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts))),
-    );
+    if (this.#isPatient) return PATIENCE_MS_MAX;
+    return Math.min(PATIENCE_MS_MAX, PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts)));
   }
 
   succeeded(texts: number, tookMs: number): void {
     const size = sizeOf(texts);
     this.#slowestMs[size] = Math.max(tookMs, DECAY * (this.#slowestMs[size] ?? 0));
-    this.#floorMs = PATIENCE_MS_MIN;
-    this.#lastMs = this.#nowMs();
+    this.#isPatient = false;
   }
 
-  /** The next request may take twice as long, until one succeeds. */
-  timedOut(texts: number): void {
-    this.#floorMs = Math.min(2 * this.limitMs(texts), PATIENCE_MS_MAX);
+  timedOut(): void {
+    this.#isPatient = true;
   }
 
   /** From requests of about this size, else from smaller ones, as if time grew with the number of texts. */

@@ -39,12 +39,11 @@ export class RemoteEmbedder implements Embedder {
   readonly #examples: Examples;
   readonly #recent = new RecentVectors();
   readonly #clock: Clock;
-  readonly #pace: Pace;
+  readonly #pace = new Pace();
   #dim: number;
 
   constructor({ endpoint, name, dim, worker, clock = systemClock }: RemoteOptions) {
     this.#clock = clock;
-    this.#pace = new Pace(() => clock.monotonicMs());
     this.#endpoint = endpoint;
     this.#examples = new Examples(worker);
     this.name = name;
@@ -118,7 +117,7 @@ export class RemoteEmbedder implements Embedder {
       this.#pace.succeeded(count, this.#clock.monotonicMs() - startedMs);
       return reply.value;
     }
-    if (reply.failure.kind === "timeout") this.#pace.timedOut(count);
+    if (reply.failure.kind === "timeout") this.#pace.timedOut();
     throw this.#failure(reply.failure);
   }
 
