@@ -9,29 +9,24 @@ const PATIENCE_MS_MIN = 3000;
 /** How fast a slow request is forgotten. */
 const DECAY = 0.95;
 
-/**
- * A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves. After a
- * timeout the next request has that patience again, because the server may have unloaded the model and has to load it.
- */
+/** A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves. */
 export class Pace {
   /** The slowest request by the binary logarithm of its number of texts. */
   readonly #slowestMs: number[] = [];
-  #isPatient = true;
 
-  /** How long a request with so many texts may take. */
-  limitMs(texts: number): number {
-    if (this.#isPatient) return PATIENCE_MS_MAX;
-    return Math.min(PATIENCE_MS_MAX, PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts)));
+  /**
+   * How long a request with so many texts may take.
+   * @param leastMs at least this long.
+   */
+  limitMs(texts: number, leastMs = 0): number {
+    if (this.#slowestMs.length === 0) return PATIENCE_MS_MAX;
+    const usualMs = PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts));
+    return Math.min(PATIENCE_MS_MAX, Math.max(leastMs, usualMs));
   }
 
   succeeded(texts: number, tookMs: number): void {
     const size = sizeOf(texts);
     this.#slowestMs[size] = Math.max(tookMs, DECAY * (this.#slowestMs[size] ?? 0));
-    this.#isPatient = false;
-  }
-
-  timedOut(): void {
-    this.#isPatient = true;
   }
 
   /** From requests of about this size, else from smaller ones, as if time grew with the number of texts. */
