@@ -15,7 +15,7 @@ import {
   isLoopback,
   parseCommand,
 } from "./src/config/config.ts";
-import { openHashing, pullModel } from "./src/embed/embed.ts";
+import { checkEmbedder, openHashing, pullModel } from "./src/embed/embed.ts";
 import type { Embedder } from "./src/embed/embedder.ts";
 import { GatewayError } from "./src/errors.ts";
 import * as events from "./src/event/event.ts";
@@ -34,12 +34,18 @@ import { outboundFetch } from "./src/start/outbound.ts";
 import { runRingCommand } from "./src/start/ring-command.ts";
 import { complain, print, stderr } from "./src/start/stdio.ts";
 import { openEmbedder, openUnderstanding, type Understanding } from "./src/start/understanding.ts";
+import type { Store } from "./src/store/store.ts";
 
 const VERSION = packageJson.version;
 /** Only x86-64 keeps the order of stores and loads that the ring's sequences need (docs/decisions/0006-order-of-stores.md). */
 const CHECKSUMS = process.arch !== "x64";
 /** How long ingest still answers 503 after a drain began, so that senders learn why they are refused. */
 const DRAIN_GRACE_MS = 200;
+/**
+ * How long the start waits for DuckDB before it accepts events.
+ * @bound the start waits for DuckDB to open | events are accepted, and wait for DuckDB in the journal
+ */
+const OPEN_FIRST_MS = 2000;
 
 const { nowUs } = systemClock;
 
@@ -57,6 +63,7 @@ interface Parts extends Understanding {
 /** Takes the locks and opens everything that must be open before the first event is accepted. */
 function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
   checkUnpackFolder();
+  checkEmbedder({ ...config, choice: config.embedder, hasEndpoint: config.llmBaseUrl !== null });
   const home = stack.use(openHome(config));
   stack.use(RingLock.acquire(config.ringPath, "pass another --ring-path"));
   ringFits({ path: config.ringPath, capacity: config.ringCapacity });
@@ -67,7 +74,14 @@ function openParts(config: Config, stack: DisposableStack, log: Log): Parts {
   return { ...understanding, config, log, home, journal, fetch, hashing: openHashing(workerUrl("embed")) };
 }
 
-function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayError) => void): Pipeline {
+interface PipelineOpening {
+  readonly desk: Desk | null;
+  /** The store that is being opened; taken up when the pipeline starts. */
+  readonly store: Promise<Store>;
+  readonly fatal: (error: GatewayError) => void;
+}
+
+function openPipeline(parts: Parts, { desk, store, fatal }: PipelineOpening): Pipeline {
   const { config, log, home, journal, schemas, intents, replies, brain, hashing } = parts;
   return new Pipeline({
     version: VERSION,
@@ -79,7 +93,7 @@ function openPipeline(parts: Parts, desk: Desk | null, fatal: (error: GatewayErr
     schemas,
     textOf: events.textOf,
     hashing,
-    openStore: () => openStore(config, home, journal, log),
+    openStore: () => store,
     openRing: (newest) => {
       const { ringPath: path, ringCapacity: capacity, ringMode: mode, dbPath } = config;
       const adopt = journal.sameBoot && dbPath !== null;
@@ -140,10 +154,12 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   const quit = (): void => stop("q");
   const later = { pipeline: () => pipeline, server: () => server };
   if (headless === null) desk = stack.use(new Desk({ version: VERSION, ...parts, ...later, quit }));
-  const pipeline: Pipeline = openPipeline(parts, desk, (error) => {
+  const store = openStore(config, parts.home, parts.journal, log);
+  const fatal = (error: GatewayError): void => {
     log("error", error.message);
     ended.resolve(1);
-  });
+  };
+  const pipeline: Pipeline = openPipeline(parts, { desk, store, fatal });
   let stopping = false;
   const stop = (signal: string): void => {
     // A closing terminal may send SIGHUP more than once.
@@ -155,6 +171,8 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     ended.resolve(0);
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop(signal));
+  // A database that cannot be opened is told before an event is acknowledged, except if that is found out only after a long replay.
+  await Promise.race([store, systemClock.sleep(OPEN_FIRST_MS)]);
   const server: GatewayServer = openServer(parts, pipeline);
   const kept = config.dbPath === null ? "; nothing is kept without --db-path" : "";
   log("info", `listening on ${server.url}${kept}`);

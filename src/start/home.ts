@@ -8,6 +8,7 @@ import { GatewayError, messageOf } from "../errors.ts";
 import { Journal } from "../journal/journal.ts";
 import { whyNotExecutable } from "../native/libc.ts";
 import { isCompiled } from "../native/worker-url.ts";
+import { checkDatabasePath, whyUnusable } from "./paths.ts";
 
 const TEMP_PREFIX = "one_file_gateway-";
 const TEMP_ELSEWHERE = "set TMPDIR to another folder";
@@ -27,17 +28,7 @@ export function openHome(config: Pick<Config, "dbPath">): Home {
 function openPersistentHome(databasePath: string): Home {
   const journalPath = `${databasePath}.journal`;
   const operation = "start: database";
-  const folder = dirname(databasePath);
-  if (!existsSync(folder)) {
-    const detail = `the folder ${folder} does not exist`;
-    throw new GatewayError({
-      code: "store_failed",
-      operation,
-      object: databasePath,
-      detail,
-      hint: "create it first",
-    });
-  }
+  checkDatabasePath(databasePath);
   const lock = RingLock.acquire(databasePath, "pass another --db-path");
   if (existsSync(databasePath) && !existsSync(journalPath)) {
     lock[Symbol.dispose]();
@@ -62,6 +53,8 @@ function openTemporaryHome(): Home {
   const root = process.env.TMPDIR ?? tmpdir();
   let folder: string;
   try {
+    const unusable = whyUnusable(join(root, TEMP_PREFIX));
+    if (unusable !== null) throw new Error(unusable);
     removeLeftOver(root);
     folder = mkdtempSync(join(root, TEMP_PREFIX));
   } catch (error) {

@@ -131,6 +131,35 @@ describe("a start that must fail", () => {
     expect(plain.lines.length).toBe(1);
   });
 
+  test("refuses what DuckDB cannot open before it listens, and leaves its log where it is", async () => {
+    const where = folder();
+    mkdirSync(where.file("o que?"));
+    const marked = await outcome(where, { args: ["--db-path", where.file("o que?/events.duckdb")] });
+    expect(marked).toMatchObject({ code: 2, lines: [expect.stringContaining('"?"')] });
+    expect(readdirSync(where.file("o que?"))).toEqual([]);
+
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 10);
+    const { DuckDBInstance } = await import("../../src/native/duckdb.ts");
+    const other = await DuckDBInstance.create(db);
+    writeFileSync(`${db}.wal`, "the log of the program that has it open");
+    for (let round = 0; round < 3; round++) {
+      const locked = await outcome(where, { args: ["--db-path", db] });
+      expect(locked.code).toBe(1);
+      expect(locked.lines).toEqual([expect.stringContaining("lock")]);
+      expect(readdirSync(where.path).filter((name) => name.includes("set-aside"))).toEqual([]);
+    }
+    other.closeSync();
+  });
+
+  test("refuses an embedder that cannot exist before it listens", async () => {
+    const where = folder();
+    const missing = await outcome(where, { args: ["--embedder", "local", "--models-dir", where.file("no")] });
+    expect(missing).toMatchObject({ code: 1, lines: [expect.stringContaining(where.file("no"))] });
+    const off = await outcome(where, { args: ["--embedder", "remote", "--llm-base-url", "off"] });
+    expect(off).toMatchObject({ code: 2, lines: [expect.stringContaining("--llm-base-url")] });
+  });
+
   test("refuses an explicit ring capacity for which there is no room", async () => {
     const where = folder();
     const { code, lines } = await outcome(where, { args: ["--ring-capacity", "2000000000"] });
