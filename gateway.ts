@@ -33,6 +33,7 @@ import { openStore } from "./src/start/open-store.ts";
 import { outboundFetch } from "./src/start/outbound.ts";
 import { runRingCommand } from "./src/start/ring-command.ts";
 import { complain, print, stderr } from "./src/start/stdio.ts";
+import { STOP_MS_MAX, Stop } from "./src/start/stop.ts";
 import { openEmbedder, openUnderstanding, type Understanding } from "./src/start/understanding.ts";
 import type { Store } from "./src/store/store.ts";
 
@@ -46,6 +47,12 @@ const DRAIN_GRACE_MS = 200;
  * @bound the start waits for DuckDB to open | events are accepted, and wait for DuckDB in the journal
  */
 const OPEN_FIRST_MS = 2000;
+/** Until when, after a stop has begun, its parts are waited for; see {@link STOP_MS_MAX}. */
+const SETTLED_MS = 2500;
+const ANSWERED_MS = 4000;
+const CLOSED_MS = 6500;
+/** What came while the server stopped is framed within this time. */
+const LAST_SETTLE_MS = 500;
 
 const { nowUs } = systemClock;
 
@@ -160,12 +167,12 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
     ended.resolve(1);
   };
   const pipeline: Pipeline = openPipeline(parts, { desk, store, fatal });
-  let stopping = false;
+  let stopping: Stop | null = null;
   const stop = (signal: string): void => {
     // A closing terminal may send SIGHUP more than once.
-    if (stopping && signal === "SIGHUP") return;
-    if (stopping) process.exit(130);
-    stopping = true;
+    if (stopping !== null && signal === "SIGHUP") return;
+    if (stopping !== null) process.exit(130);
+    stopping = new Stop({ clock: systemClock, log });
     log("info", `${signal}: finishing what was received; again to stop at once`);
     pipeline.beginDrain();
     ended.resolve(0);
@@ -180,7 +187,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   parts.brain.llm.start();
   pipeline.start();
   if (command.name === "demo") {
-    const isStopping = (): boolean => stopping;
+    const isStopping = (): boolean => stopping !== null;
     void playDemo({
       ...{ url: server.url, token: config.token, log },
       ...{ fetch: parts.fetch, clock: systemClock, isStopping },
@@ -192,24 +199,33 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   }
   try {
     const exitCode = await ended.promise;
-    await drain(parts, server, pipeline);
+    await drain(parts, server, pipeline, stopping ?? new Stop({ clock: systemClock, log }));
     return exitCode;
   } finally {
     await desk?.close();
   }
 }
 
-/** Finishes what was received, then stops everything in the reverse order of its start. */
-async function drain(parts: Parts, server: GatewayServer, pipeline: Pipeline): Promise<void> {
+/** Finishes what was received, then stops everything in the reverse order of its start, all before the deadline of `stop`. */
+async function drain(parts: Parts, server: GatewayServer, pipeline: Pipeline, stop: Stop): Promise<void> {
   server.drain();
-  await Promise.all([pipeline.settle(), systemClock.sleep(DRAIN_GRACE_MS)]);
+  const settle = () =>
+    Promise.all([pipeline.settle(stop.leftMs(SETTLED_MS)), systemClock.sleep(DRAIN_GRACE_MS)]);
+  await stop.step("framing what was received", SETTLED_MS + 100, settle);
   // Ends the requests that still wait for the model or for examples to be learned, so that the server can stop.
-  await parts.brain.llm[Symbol.asyncDispose]();
+  await stop.step("the language model", ANSWERED_MS, () => parts.brain.llm[Symbol.asyncDispose]());
   parts.intents.stop();
-  parts.replies.flush();
-  await server.stop();
-  await pipeline.close();
-  await parts.hashing[Symbol.asyncDispose]();
+  await stop.step("the model's replies", ANSWERED_MS, () => parts.replies.flush());
+  await stop.step("the HTTP server", ANSWERED_MS + 500, () => server.stop(stop.leftMs(ANSWERED_MS)));
+  await stop.step("ring, DuckDB and embedder", CLOSED_MS + 500, () =>
+    pipeline.close({
+      settleMs: Math.min(LAST_SETTLE_MS, stop.leftMs(CLOSED_MS)),
+      storeMs: stop.leftMs(CLOSED_MS),
+    }),
+  );
+  await stop.step("the hashing embedder", CLOSED_MS + 500, () => parts.hashing[Symbol.asyncDispose]());
+  // An attempt to open DuckDB that a stop has cut off says nothing about its log.
+  await stop.step("the journal", STOP_MS_MAX, () => parts.journal.clearOpenAttempts());
 }
 
 async function main(): Promise<number> {

@@ -33,7 +33,7 @@ import type { Draft } from "./work.ts";
 
 const HEARTBEAT_MS = 500;
 const DISK_LOOK_MS = 1000;
-/** @bound a drain | what is not framed, shown and stored by then stays in the journal */
+/** @bound a drain (less if the gateway stops) | what is not framed, shown and stored by then stays in the journal */
 const DRAIN_MS_MAX = 10_000;
 const DRAIN_LOOK_MS = 5;
 
@@ -253,11 +253,11 @@ export class Pipeline {
     this.#reembed?.stop();
   }
 
-  /** Waits until everything received is framed, published and offered to the store, at most 10 s. */
-  async settle(): Promise<void> {
+  /** Waits until everything received is framed, published and offered to the store, at most `withinMs` (10 s if left out). */
+  async settle(withinMs = DRAIN_MS_MAX): Promise<void> {
     const { clock } = this.#o;
     this.beginDrain();
-    const untilMs = clock.monotonicMs() + DRAIN_MS_MAX;
+    const untilMs = clock.monotonicMs() + withinMs;
     while (!this.#idle && clock.monotonicMs() < untilMs) {
       this.#framer.wake();
       void this.#feed.feed();
@@ -271,15 +271,18 @@ export class Pipeline {
     return framed && this.#publisher.idle && this.#feed.idle;
   }
 
-  /** Settles, then closes store, ring and embedder. Events without a frame stay in the journal. */
-  async close(): Promise<void> {
-    await this.settle();
+  /**
+   * Settles, then closes store, ring and embedder. Events without a frame stay in the journal.
+   * @param within how long it settles, and how long it waits for DuckDB then.
+   */
+  async close(within: { readonly settleMs?: number; readonly storeMs?: number } = {}): Promise<void> {
+    await this.settle(within.settleMs);
     this.#framer.stop();
     this.#updates.stop();
     this.#publisher.stop();
     this.#pruner.stop();
     for (const timer of this.#timers) timer[Symbol.dispose]();
-    await this.#feed.close();
+    await this.#feed.close(within.storeMs);
     this.#publisher.close();
     await this.#embedder?.stop();
   }

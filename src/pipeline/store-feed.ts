@@ -21,6 +21,8 @@ const OPEN_WAIT_MS = 2000;
 const OPEN_LOOK_MS = 10;
 /** @bound the end waits for DuckDB to finish opening | it is not waited for; the next start replays its log again */
 const OPENING_MS_MAX = 2000;
+/** @bound the end waits for DuckDB to store and checkpoint (less if the gateway stops) | the journal keeps the rest */
+const CLOSE_MS_MAX = 10_000;
 
 export interface StoreFeedOptions {
   readonly journal: Pick<Journal, "headSeq" | "headAnswerId" | "framesFrom">;
@@ -189,11 +191,18 @@ export class StoreFeed {
     this.#stopped = true;
   }
 
-  /** Closes the store, which first commits what it was offered. */
-  async close(): Promise<void> {
+  /**
+   * Closes the store, which first commits what it was offered, as far as `withinMs` (10 s if left out) suffices. What it has not
+   * committed stays in the journal.
+   */
+  async close(withinMs = CLOSE_MS_MAX): Promise<void> {
     this.stop();
     // DuckDB may still be opening. It would make files in a folder that is removed after this.
-    await Promise.race([this.#opening, this.#o.clock.sleep(OPENING_MS_MAX)]);
-    await this.#store?.[Symbol.asyncDispose]();
+    await Promise.race([this.#opening, this.#o.clock.sleep(Math.min(OPENING_MS_MAX, withinMs))]);
+    if ((await this.#store?.close(withinMs)) === false)
+      this.#o.log(
+        "warn",
+        "store: DuckDB did not close in time; the next start stores what is missing from the journal",
+      );
   }
 }

@@ -118,7 +118,7 @@ export interface StoreCalls {
   checkpoint: [Record<never, never>, null];
   stats: [Record<never, never>, StoreStats];
   flush: [{ headSeq: number }, null];
-  close: [Record<never, never>, null];
+  close: [{ withinMs: number }, null];
 }
 
 export type StoreOpen = Omit<StoreOptions, "workerUrl" | "onNotice">;

@@ -22,6 +22,11 @@ import type {
   ToWorker,
 } from "./protocol.ts";
 
+/** @bound DuckDB stores what is missing and closes, if nobody says how long that may take | the journal keeps the rest */
+const CLOSE_MS_MAX = 10_000;
+/** The share of that time in which the Worker stores and checkpoints. */
+const WORKER_SHARE = 0.8;
+
 interface Waiting {
   resolve: (value: unknown) => void;
   reject: (error: Error) => void;
@@ -51,7 +56,7 @@ export class Store implements AsyncDisposable {
   #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
   #memory: StoreMemory;
   #broken: GatewayError | null = null;
-  #closing: Promise<void> | null = null;
+  #closing: Promise<boolean> | null = null;
 
   private constructor(options: StoreOptions) {
     this.#path = options.databasePath;
@@ -161,17 +166,30 @@ export class Store implements AsyncDisposable {
     await this.#call("flush", { headSeq });
   }
 
-  /** Stores what was told and offered (for 10 s at most), checkpoints, closes and lets the Worker end. Idempotent. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing ??= this.#close();
-    await this.#closing;
+  /**
+   * Stores what was told and offered, checkpoints, closes and lets the Worker end. Idempotent.
+   * @returns false if the Worker has not ended within `withinMs`; DuckDB may keep its thread busy. It is not waited for any longer.
+   */
+  close(withinMs: number): Promise<boolean> {
+    this.#closing ??= this.#close(withinMs);
+    return this.#closing;
   }
 
-  async #close(): Promise<void> {
-    if (this.#broken !== null) return;
-    const ended = new Promise<void>((resolve) => this.#worker.addEventListener("close", () => resolve()));
-    await this.#call("close", {});
-    await ended;
+  /** Closes within 10 s. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close(CLOSE_MS_MAX);
+  }
+
+  async #close(withinMs: number): Promise<boolean> {
+    if (this.#broken !== null) return true;
+    const { promise: ended, resolve } = Promise.withResolvers<boolean>();
+    const late = setTimeout(() => resolve(false), withinMs);
+    this.#worker.addEventListener("close", () => resolve(true));
+    // The Worker keeps some time for closing the files.
+    this.#call("close", { withinMs: withinMs * WORKER_SHARE }).catch(() => {});
+    const inTime = await ended;
+    clearTimeout(late);
+    return inTime;
   }
 
   #post(message: ToWorker, transfer: ArrayBuffer[] = []): void {

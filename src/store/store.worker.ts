@@ -50,7 +50,7 @@ async function perform(message: StoreCall): Promise<unknown> {
     case "flush":
       return conductor.flush(message.args);
     case "close":
-      return conductor.close();
+      return conductor.close(message.args);
   }
 }
 

@@ -21,6 +21,7 @@ class StoreDouble {
   told: string[] = [];
   checkpoints: PromiseWithResolvers<void>[] = [];
   disposed = false;
+  closesInTime = true;
   onCursors: (cursors: JournalCursors) => void = () => {};
   onReopened: (cursors: JournalCursors) => void = () => {};
   onMemory: () => void = () => {};
@@ -50,8 +51,9 @@ class StoreDouble {
     return asked.promise;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<boolean> {
     this.disposed = true;
+    return this.closesInTime;
   }
 }
 
