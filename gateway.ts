@@ -25,6 +25,7 @@ import type { Log } from "./src/log.ts";
 import { executableDir, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
 import { Pipeline } from "./src/pipeline/pipeline.ts";
+import { compareStore, noteStoreLeft } from "./src/start/compare-store.ts";
 import { playDemo } from "./src/start/demo.ts";
 import { Desk, whyHeadless } from "./src/start/desk.ts";
 import { checkUnpackFolder, freeDiskBytes, type Home, openHome, openJournal } from "./src/start/home.ts";
@@ -106,7 +107,8 @@ function openPipeline(parts: Parts, { desk, store, fatal }: PipelineOpening): Pi
       const adopt = journal.sameBoot && dbPath !== null;
       const { journalId } = journal;
       const nextFrameId = journal.nextFrameId();
-      return openRing({ path, capacity, mode, journalId, nextFrameId, adopt, log }, newest);
+      const { firstFrameId } = journal.gaps;
+      return openRing({ path, capacity, mode, journalId, nextFrameId, firstFrameId, adopt, log }, newest);
     },
     openEmbedder: async () => {
       const embedder = await openEmbedder(config, journal, { log, fetch: parts.fetch });
@@ -156,12 +158,15 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   for (const note of notes) log("info", note);
   using stack = new DisposableStack();
   const parts = openParts(config, stack, log);
+  const { home, journal } = parts;
+  const open = (): Promise<Store> => openStore(config, home, journal, log);
+  const compared = await compareStore({ config, home, journal, log, openStore: open });
+  const store = compared === null ? open() : Promise.resolve(compared);
   const ended = Promise.withResolvers<number>();
   const headless = whyHeadless(config);
   const quit = (): void => stop("q");
   const later = { pipeline: () => pipeline, server: () => server };
   if (headless === null) desk = stack.use(new Desk({ version: VERSION, ...parts, ...later, quit }));
-  const store = openStore(config, parts.home, parts.journal, log);
   const fatal = (error: GatewayError): void => {
     log("error", error.message);
     ended.resolve(1);
@@ -224,8 +229,11 @@ async function drain(parts: Parts, server: GatewayServer, pipeline: Pipeline, st
     }),
   );
   await stop.step("the hashing embedder", CLOSED_MS + 500, () => parts.hashing[Symbol.asyncDispose]());
-  // An attempt to open DuckDB that a stop has cut off says nothing about its log.
-  await stop.step("the journal", STOP_MS_MAX, () => parts.journal.clearOpenAttempts());
+  await stop.step("the journal", STOP_MS_MAX, () => {
+    // An attempt to open DuckDB that a stop has cut off says nothing about its log.
+    parts.journal.clearOpenAttempts();
+    noteStoreLeft(parts);
+  });
 }
 
 async function main(): Promise<number> {

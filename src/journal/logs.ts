@@ -59,6 +59,31 @@ export class Logs {
     return heads;
   }
 
+  /** Lets the next numbers begin above `to`. A log that is already there keeps its numbers. */
+  raise(to: JournalCursors): void {
+    const { current } = this.#generations;
+    const logs = { events: to.seq, frames: to.frameId, answers: to.answerId };
+    for (const [name, number] of Object.entries(logs)) {
+      const log = `${name}${current.suffix}`;
+      const raised = current.query("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?");
+      if (raised.run(number, log).changes > 0) continue;
+      current.query("INSERT INTO sqlite_sequence(name, seq) VALUES (?, ?)").run(log, number);
+    }
+  }
+
+  /** Events in the journal. */
+  count(): number {
+    const rows = this.#generations.each((generation) =>
+      generation.query("SELECT count(*) AS count FROM {events}").all(),
+    );
+    return rows.reduce((sum, row) => sum + (row.count as number), 0);
+  }
+
+  removeEvents(seqs: readonly number[]): void {
+    const sql = "DELETE FROM {events} WHERE seq IN (SELECT value FROM json_each(?))";
+    for (const generation of this.#generations.all) generation.query(sql).run(JSON.stringify(seqs));
+  }
+
   /** @param cells the values of EVENT_COLUMNS of one event after another. */
   insertEvents(cells: SQLQueryBindings[]): void {
     this.#generations.current.insertEvents.insert(cells);

@@ -50,6 +50,12 @@ export class Pruning {
     return this.#removed;
   }
 
+  /** Counts again, inside the open transaction, after numbers were skipped or events were removed without their frame. */
+  recount(): void {
+    this.#removed = this.#o.logs.heads().headSeq - this.#o.logs.count();
+    this.#put(this.#pruned, this.#removed);
+  }
+
   /** Counts events that a temporary journal dropped at its bound. */
   dropped(events: number): void {
     this.#removed += events;

@@ -45,6 +45,11 @@ export class Writer {
     return this.#counters;
   }
 
+  /** Reads the heads again, after numbers were skipped. */
+  reload(): void {
+    this.#counters = this.#readCounters();
+  }
+
   /** Notes that all events before `seq` have left. */
   startsAt(seq: number): void {
     this.#counters = { ...this.#counters, framedTo: Math.max(this.#counters.framedTo, seq - 1) };

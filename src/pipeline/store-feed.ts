@@ -179,11 +179,13 @@ export class StoreFeed {
     }
   }
 
-  /** Passes over frames from `start` on that a temporary journal dropped at its bound. */
+  /** Passes over frames from `start` on that no place has: skipped numbers, or dropped by a temporary journal at its bound. */
   #passOver(start: number): void {
     const { journal, recent } = this.#o;
     const kept = journal.framesFrom(start, 1)[0]?.frameId ?? recent.next;
     this.#offered = Math.min(kept, recent.entries[0]?.frameId ?? recent.next) - 1;
+    const count = this.#offered + 1 - start;
+    if (count > 0) this.#store?.skip({ firstFrameId: start, count });
   }
 
   /** Offers nothing more. */

@@ -33,7 +33,7 @@ export interface Parts extends FromOptions {
 }
 
 export function takeSnapshot(parts: Parts): Snapshot {
-  const { embedder, framer, publisher, feed, brain, clock } = parts;
+  const { embedder, publisher, feed, brain, clock } = parts;
   const choosing: PartState = { state: "starting", detail: "the embedder is being chosen" };
   const others = parts.otherMetrics();
   return {
@@ -42,7 +42,7 @@ export function takeSnapshot(parts: Parts): Snapshot {
     nowUs: clock.nowUs(),
     embedderName: embedder?.name ?? null,
     parts: {
-      journal: framer.state,
+      journal: journalPart(parts),
       store: feed.state,
       ring: publisher.state,
       embedder: embedder?.state ?? choosing,
@@ -52,6 +52,15 @@ export function takeSnapshot(parts: Parts): Snapshot {
     gauges: { ...gaugesOf(parts), ...others.gauges },
     drift: parts.schemas.drift,
   };
+}
+
+function journalPart({ journal, framer }: Parts): PartState {
+  const lost = journal.filesLost();
+  if (lost !== null) return { state: "down", detail: lost.message };
+  const { notice } = journal;
+  return framer.state.state === "ok" && notice !== null
+    ? { state: "degraded", detail: notice }
+    : framer.state;
 }
 
 function countersOf({ embedder, framer, publisher, feed, pruner, ...parts }: Parts): Snapshot["counters"] {
@@ -76,6 +85,7 @@ function gaugesOf({ journal, recent, publisher, feed, questions, ...parts }: Par
   return {
     journal_backlog_events: backlog.events,
     journal_bytes: backlog.bytes,
+    lost_events: journal.gaps.lostEvents,
     head_seq: headSeq,
     next_frame_id: recent.next,
     unframed_events: parts.framer.unframed,

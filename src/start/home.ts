@@ -18,6 +18,9 @@ export interface Home extends Disposable {
   readonly databasePath: string;
   readonly journalPath: string;
   readonly tempFolder: string;
+  /** The file that says how far the journal has acknowledged; null in a temporary folder, which is never opened again. */
+  readonly headsPath: string | null;
+  readonly lockPath: string;
 }
 
 /** Locks the files of `--db-path`, or makes a temporary folder if there is no `--db-path`. @throws GatewayError */
@@ -44,6 +47,8 @@ function openPersistentHome(databasePath: string): Home {
     databasePath,
     journalPath,
     tempFolder: `${databasePath}.tmp`,
+    headsPath: `${databasePath}.heads`,
+    lockPath: `${databasePath}.lock`,
     [Symbol.dispose]: () => lock[Symbol.dispose](),
   };
 }
@@ -72,6 +77,8 @@ function openTemporaryHome(): Home {
     databasePath: join(folder, "events.duckdb"),
     journalPath: join(folder, "events.duckdb.journal"),
     tempFolder: join(folder, "duckdb"),
+    headsPath: null,
+    lockPath: join(folder, "gateway.lock"),
     [Symbol.dispose]: () => {
       lock[Symbol.dispose]();
       rmSync(folder, { recursive: true, force: true });
@@ -123,6 +130,8 @@ export function openJournal(
     nowUs,
     randomU32: () => crypto.getRandomValues(new Uint32Array(1))[0] ?? 1,
     bootId: bootId(),
+    headsPath: home.headsPath,
+    needs: [home.databasePath, home.lockPath],
   });
   if (journal.pruned().seq > 0 && !existsSync(home.databasePath)) {
     journal[Symbol.dispose]();

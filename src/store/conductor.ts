@@ -99,7 +99,7 @@ export class Conductor {
     });
     const cursors = (): StoreCursors => this.#cursors;
     const { pageBytesMax } = bounds;
-    this.#queries = new Queries({ path, cursors, reads: this.#reads, gapsAllowed: ephemeral, pageBytesMax });
+    this.#queries = new Queries({ path, cursors, reads: this.#reads, pageBytesMax });
     this.#pause = new WritePause(clock);
   }
 

@@ -131,7 +131,7 @@ export type ToWorker =
   | StoreCall
   | { call: "head"; seq: number }
   | { call: "updates"; answerId: number }
-  | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
+  | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null; absent?: boolean };
 
 export type FromWorker =
   | { event: "reply"; id: number; value: unknown }

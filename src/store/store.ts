@@ -111,6 +111,11 @@ export class Store implements AsyncDisposable {
     this.#post({ call: "offer", ...run }, transferable);
   }
 
+  /** Says, in place of an offer, that the journal has none of these frames, because it skipped their numbers. */
+  skip(run: { firstFrameId: number; count: number }): void {
+    this.#post({ call: "offer", ...run, vectors: null, absent: true });
+  }
+
   /**
    * The response body of GET /api/events. Waits up to 2 s for the store to reach `headSeq`.
    * @returns `lag`: by how many events the store was behind `headSeq` when it read.

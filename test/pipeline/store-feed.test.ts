@@ -18,6 +18,7 @@ const entryOf = (frameId: number): Entry => ({
 class StoreDouble {
   cursors: JournalCursors;
   offered: [firstFrameId: number, count: number][] = [];
+  skipped: [firstFrameId: number, count: number][] = [];
   told: string[] = [];
   checkpoints: PromiseWithResolvers<void>[] = [];
   disposed = false;
@@ -41,6 +42,9 @@ class StoreDouble {
     this.told.push(`updates ${answerId}`);
   }
 
+  skip({ firstFrameId, count }: { firstFrameId: number; count: number }): void {
+    this.skipped.push([firstFrameId, count]);
+  }
   offer({ firstFrameId, count }: { firstFrameId: number; count: number }): void {
     this.offered.push([firstFrameId, count]);
   }
@@ -154,12 +158,12 @@ test("a store whose memory limit was raised is degraded, and says why, however w
   expect(feed.state).toEqual({ state: "degraded", detail: "more was needed" });
 });
 
-test("frames that a temporary journal has dropped are passed over", async () => {
+test("the store hears which frames no place has, and is offered those that follow", async () => {
   const { clock, store, state, feed } = around(31, 0);
   state.keptFrom = 21;
   feed.open();
   await clock.settle();
-  expect([store.offered, feed.idle]).toEqual([[[21, 10]], true]);
+  expect([store.skipped, store.offered, feed.idle]).toEqual([[[1, 20]], [[21, 10]], true]);
 });
 
 test("if frames cannot be read, the feed tries again after half a second", async () => {

@@ -8,7 +8,13 @@ import type { Store } from "../../src/store/store.ts";
 
 const CONFIG = { dbPath: "/d/e.duckdb", tempLimitBytes: 1, memoryLimitBytes: 150_000_000 };
 const HOME = {
-  ...{ databasePath: "/d/e.duckdb", journalPath: "/d/e.duckdb.journal", tempFolder: "/d/e.duckdb.tmp" },
+  ...{
+    databasePath: "/d/e.duckdb",
+    journalPath: "/d/e.duckdb.journal",
+    headsPath: "",
+    lockPath: "",
+    tempFolder: "/d/e.duckdb.tmp",
+  },
   [Symbol.dispose]: () => {},
 };
 const STORE = {} as Store;
