@@ -259,6 +259,9 @@ UNKNOWN_EVENT = "UnknownEvent"
 """The type of an event that was sent without one; its type_id is -1."""
 
 STALLED_AFTER_S = 5.0
+_STILL_S = 1.5  # writers refresh the heartbeat at least once a second
+_AHEAD_S = 1.0  # a heartbeat so far ahead of the wall clock was written before that stepped back
+_SETTLE_EVERY_S = 0.05
 _LOOK_EVERY_S = 0.25  # how often a reader checks the path, the heartbeat and the epoch
 _STRANGER_PATIENCE_S = 5.0  # if its file is replaced, the gateway puts its ring back within a second
 _SPIN_S = 50e-6  # about the cost of a futex wake: for a shorter wait, sleeping is not worth it
@@ -338,7 +341,7 @@ class RingEvent(NamedTuple):
     - ``replaced``: another file is at the path now, and the reader follows that one
     - ``journal_changed``: the ring now has the frames of another journal, whose ids start over
     - ``closed``: the gateway was shut down
-    - ``stalled``: no heartbeat for 5 s
+    - ``stalled``: no heartbeat for 5 s, whatever the wall clock does
     - ``resumed``: the heartbeat is back
     - ``lost``: ``lost`` frames were overwritten before the reader could read them
     - ``damaged``: the reader left out ``lost`` frames that stayed unreadable (wrong sequence, id or checksum)
@@ -913,6 +916,8 @@ class _Ring:
         self._buffers = _Buffers()
         self.check()
         self._bell = _Bell.over(path, self.inode)
+        self._beat_us = self.heartbeat_us
+        self._beat_seen = time.monotonic()
 
     @classmethod
     def open(cls, path: str, verify: bool | None = None) -> _Ring:
@@ -971,9 +976,39 @@ class _Ring:
     def heartbeat_us(self) -> int:
         return self._i64[_HEARTBEAT_I64]
 
+    def still_s(self) -> float:
+        """How long the heartbeat has not changed, as far as this process has seen."""
+        beat_us = self.heartbeat_us
+        now = time.monotonic()
+        if beat_us != self._beat_us:
+            self._beat_us, self._beat_seen = beat_us, now
+        return now - self._beat_seen
+
     @property
     def heartbeat_age_s(self) -> float:
-        return time.time() - self.heartbeat_us / 1e6
+        """By the wall clock, unless that has stepped: then by what this process has seen."""
+        wall_s = time.time() - self.heartbeat_us / 1e6
+        if -_AHEAD_S <= wall_s <= STALLED_AFTER_S or self.state != STATE_RUNNING:
+            return max(wall_s, 0.0)
+        still_s = self.still_s()
+        return max(still_s, wall_s) if still_s > _STILL_S else still_s
+
+    def _is_doubtful(self) -> bool:
+        wall_s = time.time() - self.heartbeat_us / 1e6
+        old = max(wall_s, self.still_s()) > STALLED_AFTER_S
+        return self.state == STATE_RUNNING and (old or wall_s < -_AHEAD_S)
+
+    def is_stalled(self) -> bool:
+        """Whether the writer says that it runs, and its heartbeat is older than 5 s and stands still."""
+        return self._is_doubtful() and self.still_s() > _STILL_S
+
+    def settle(self) -> None:
+        """Waits until it is clear whether the writer is stalled.
+
+        It takes up to 1.5 s, and only if the heartbeat does not fit the wall clock: that may have stepped.
+        """
+        while self._is_doubtful() and self.still_s() <= _STILL_S:
+            time.sleep(_SETTLE_EVERY_S)
 
     def check(self) -> None:
         """Checks whether head and tail can be those of a ring.
@@ -1603,7 +1638,7 @@ class _RingSource:
         self.ring = _Ring.open(path, verify)
         self._epoch = self.ring.epoch
         self._state = self.ring.state
-        self._stalled = _is_stalled(self.ring)
+        self._stalled = False
         self._next_look = time.monotonic() + _LOOK_EVERY_S
 
     # Reading
@@ -1647,11 +1682,14 @@ class _RingSource:
         return max(ring.head - first_unread, 0)
 
     def stalled(self) -> bool:
-        return _is_stalled(self._look())
+        ring = self._look()
+        ring.settle()
+        return ring.is_stalled()
 
     def state(self) -> dict[str, Any]:
         ring = self._look()
         ring.check()
+        ring.settle()
         head = ring.head
         oldest = ring.oldest()
         return {
@@ -1666,7 +1704,7 @@ class _RingSource:
             "writer_pid": ring.writer_pid,
             "state": _STATE_NAMES.get(ring.state, str(ring.state)),
             "heartbeat_age_s": round(ring.heartbeat_age_s, 3),
-            "stalled": _is_stalled(ring),
+            "stalled": ring.is_stalled(),
             "journal_id": ring.journal_id(),
             "wait": ring.wakes,
         }
@@ -1725,7 +1763,7 @@ class _RingSource:
             raise
         self._stranger_since = None
         self.ring = successor
-        self._stalled = _is_stalled(successor)
+        self._stalled = False
         self._state = successor.state
         self.replacements += 1
         # If its file is removed, a gateway makes another, of epoch 1, without a restart.
@@ -1747,7 +1785,7 @@ class _RingSource:
             self._state = state
             if state == STATE_CLOSED:
                 self._tell("closed", "the gateway was shut down; waiting for it to come back")
-        stalled = _is_stalled(ring)
+        stalled = ring.is_stalled()
         if stalled != self._stalled:
             self._stalled = stalled
             if stalled:
@@ -1757,10 +1795,6 @@ class _RingSource:
                 )
             elif state == STATE_RUNNING:
                 self._tell("resumed", "the gateway's heartbeat is back")
-
-
-def _is_stalled(ring: _Ring) -> bool:
-    return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
 
 
 def _closed(name: str) -> ConsumerError:
@@ -1877,7 +1911,7 @@ class _RingFeed:
             and self.journal_id == journal_id
             and wanted >= self._head
             and ring.state == STATE_RUNNING
-            and not _is_stalled(ring)
+            and not ring.is_stalled()
         )
 
     def _enter(self, ring: _Ring | None) -> None:

@@ -55,7 +55,7 @@ export const HEADER_FIELDS = [
     48,
     "heartbeat_us",
     "i64",
-    "writer's clock, Unix µs, refreshed at least once a second; stale for 5 s means stalled",
+    "writer's clock, Unix µs, refreshed at least once a second; its age alone proves no stall (see below)",
   ),
   field(
     56,

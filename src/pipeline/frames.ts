@@ -31,14 +31,17 @@ export interface FrameMakerOptions {
 }
 
 /** Makes the frame of an event. Call it once for each event, in order: conversations and schemas move on with it. */
-export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMakerOptions): Draft {
+export function makeFrame(
+  { event, vector: embedded, known }: Item,
+  decidedUs: number,
+  o: FrameMakerOptions,
+): Draft {
   const { understanding } = known;
   const { type, intent, sentiment, confidence } = understanding;
   const fillRate = o.schemas.observe(type, event.body, event.receivedUs).fillRate;
   const timestampUs = event.timestampUs ?? event.receivedUs;
   const { conversationId, receivedUs } = event;
   const motion = o.kinetics.observe({ conversationId, timestampUs, receivedUs });
-  const decidedUs = o.clock.nowUs();
   if (conversationId !== null) o.kinetics.decided(conversationId, decidedUs);
   const vector = embedded?.row ?? null;
   const given = event.fields ?? {};

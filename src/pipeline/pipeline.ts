@@ -32,6 +32,7 @@ import { Updates } from "./updates.ts";
 import type { Draft } from "./work.ts";
 
 const HEARTBEAT_MS = 500;
+const START_DRIFT_US_MAX = 1_000_000;
 const DISK_LOOK_MS = 1000;
 /** @bound a drain (less if the gateway stops) | what is not framed, shown and stored by then stays in the journal */
 const DRAIN_MS_MAX = 10_000;
@@ -39,7 +40,9 @@ const DRAIN_LOOK_MS = 5;
 
 export class Pipeline {
   readonly #o: PipelineOptions;
-  readonly #startedUs: number;
+  readonly #startedMs: number;
+  /** By the wall clock as it is now set. */
+  #startedUs: number;
   readonly #admission: Admission;
   readonly #labels: Labels;
   readonly #recent: RecentFrames;
@@ -58,6 +61,7 @@ export class Pipeline {
     const { journal, clock, log, watch = null } = options;
     this.#o = options;
     this.#startedUs = clock.nowUs();
+    this.#startedMs = clock.monotonicMs();
     this.#admission = new Admission(options);
     this.#labels = new Labels(journal);
     this.#recent = new RecentFrames({
@@ -228,10 +232,18 @@ export class Pipeline {
     return this.#updates.wait(seq, timeoutMs);
   }
 
+  /** When the gateway started. Follows the wall clock if that was set since, but not each of its small corrections. */
+  #startUs(): number {
+    const { clock } = this.#o;
+    const startedUs = Math.round(clock.nowUs() - (clock.monotonicMs() - this.#startedMs) * 1000);
+    if (Math.abs(startedUs - this.#startedUs) > START_DRIFT_US_MAX) this.#startedUs = startedUs;
+    return this.#startedUs;
+  }
+
   snapshot(): Snapshot {
     return takeSnapshot({
       ...this.#o,
-      startedUs: this.#startedUs,
+      startedUs: this.#startUs(),
       recent: this.#recent,
       updates: this.#updates,
       questions: this.#questions,
