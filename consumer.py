@@ -2285,12 +2285,12 @@ class _Gateway:
         if status == 401 or (status == 403 and self._has_token):
             what = "rejects this token" if self._has_token else "requires a token"
             return ConsumerError(
-                f"consumer: {self.url} {what}; give the gateway's token (--token, GATEWAY_TOKEN){detail}"
+                f"consumer: {self.url} {what}; give the gateway's token (GATEWAY_TOKEN or --token){detail}"
             )
         if status == 403:
             return ConsumerError(
                 f"consumer: {self.url} refuses this machine (403); without a token it serves only its own "
-                f"machine: start it with --token and give the same token here{detail}"
+                f"machine: start it with a token (GATEWAY_TOKEN or --token-file) and give the same token here{detail}"
             )
         if status == 429 or status >= 500:
             after = response.headers.get("retry-after", "")

@@ -1,12 +1,14 @@
 /** Reads flags, environment and `.env` by the table of options, and returns the command with one frozen Config. */
 import { parseEnv } from "node:util";
 import { GatewayError } from "../errors.ts";
+import { urlSecrets } from "../secrets.ts";
 import { OPTIONS, type OptionName, type OptionValues, TABLE } from "./options.ts";
 import type { ConfigSources } from "./sources.ts";
 import { isLoopback, parseWhole } from "./values.ts";
 
 export { helpText } from "./help.ts";
 export { LLM_BASE_URL_DEFAULT } from "./options.ts";
+export { moveSecrets } from "./secret-arguments.ts";
 export { isLoopback } from "./values.ts";
 
 /** Everything that can be configured. A --token-file is read, so only its token is here. */
@@ -58,7 +60,11 @@ const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
 };
 
 const RING_ACTIONS = ["stat", "tail", "verify"] as const;
+/** Shorter ones are everyday words, such as "secret": masking them would make messages unreadable. */
+const SECRET_CHARS_MIN = 8;
 const TAIL_FRAMES = 10;
+/** What looks like a flag may be repeated in a message; anything else may be a secret that was put in the wrong place. */
+const FLAG_LIKE = /^--?[a-z][a-z-]{0,23}$/;
 
 /** Splits the arguments into flags and other words. Of a repeated flag the last value counts, as usual. */
 function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
@@ -73,7 +79,8 @@ function readFlags(args: readonly string[]): { flags: Map<string, string>; words
     const equals = arg.indexOf("=");
     const flag = equals < 0 ? arg : arg.slice(0, equals);
     const known = OPTIONS.find((option) => option.flag === flag) ?? COMMAND_FLAGS[flag];
-    if (known === undefined) throw usage(flag, "there is no such flag");
+    if (known === undefined)
+      throw usage(FLAG_LIKE.test(flag) ? flag : `argument ${index + 1}`, "there is no such flag");
     if (known.metavar === null) {
       if (equals >= 0) throw usage(flag, "takes no value");
       flags.set(flag, "true");
@@ -110,11 +117,13 @@ export function parseCommand(sources: ConfigSources): Command {
   const { config, notes } = readConfig(sources, flags, verb === "demo");
   if (verb === "pull-model") {
     const model = words.shift() ?? config.embeddingModel ?? "bge-m3";
-    if (words.length > 0) throw usage(words.join(" "), "pull-model takes one model name");
+    if (words.length > 0) throw usage("pull-model", "takes one model name");
     return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
   }
-  if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
-  if (words.length > 0) throw usage(words.join(" "), "is one argument too many");
+  // Words that do not belong are not repeated: one may be a token whose flag was forgotten.
+  if (verb !== undefined && verb !== "demo")
+    throw usage("command", "there is none of that name; there are demo, pull-model and ring");
+  if (words.length > 0) throw usage(verb ?? "", `takes no further words, and got ${words.length}`);
   return { name: verb === "demo" ? "demo" : "run", config, notes };
 }
 
@@ -126,7 +135,7 @@ function ringCommand(
 ): Command {
   const action = RING_ACTIONS.find((name) => name === words[0]);
   if (action === undefined || words.length > 1)
-    throw usage(["ring", ...words].join(" "), `ring takes one of ${RING_ACTIONS.join(", ")}`);
+    throw usage("ring", `takes one of ${RING_ACTIONS.join(", ")}`);
   for (const flag of flags.keys()) {
     if (flag !== TABLE.ringPath.flag && !(flag in COMMAND_FLAGS))
       throw usage(flag, `is not a flag of ring ${action}`);
@@ -184,7 +193,7 @@ function readConfig(
     throw usage(
       `--host ${host}`,
       "anyone who can reach this address could read and write everything",
-      "pass --token, or --insecure if that is intended",
+      "set GATEWAY_TOKEN or pass --token-file, or --insecure if that is intended",
     );
   }
   const values: Partial<Record<OptionName, unknown>> = {};
@@ -208,13 +217,25 @@ function readToken(options: OptionReader): string | null {
 
 /** The body of /api/config: the configuration in force, with "set" in place of each secret. */
 export function describeConfig(config: Config): Record<string, unknown> {
-  const url = config.llmBaseUrl === null ? null : new URL(config.llmBaseUrl);
-  if (url !== null && url.password !== "") url.password = "set";
   return {
     ...config,
     token: config.token === null ? null : "set",
     llmApiKey: config.llmApiKey === null ? null : "set",
-    llmBaseUrl: url === null ? null : url.href.replace(/\/$/, ""),
+    llmBaseUrl: config.llmBaseUrl === null ? null : maskedUrl(config.llmBaseUrl),
     ringMode: `0${config.ringMode.toString(8)}`,
   };
+}
+
+/** The URL with "set" in place of what may be secret: user and password, the query, and what follows `#`. */
+function maskedUrl(text: string): string {
+  const { protocol, username, password, host, pathname, search, hash } = new URL(text);
+  const user = username === "" && password === "" ? "" : "set@";
+  const more = search === "" && hash === "" ? "" : "?set";
+  return `${protocol}//${user}${host}${pathname.replace(/\/$/, "")}${more}`;
+}
+
+/** What no message may contain. */
+export function secretsOf({ token, llmApiKey, llmBaseUrl }: Config): string[] {
+  const all = [token, llmApiKey, ...(llmBaseUrl === null ? [] : urlSecrets(llmBaseUrl))];
+  return all.filter((secret) => secret !== null && secret.length >= SECRET_CHARS_MIN) as string[];
 }

@@ -20,7 +20,7 @@ describe("a kind of value", () => {
     [
       ["path", values.path, { "a/b": "/folder/a/b", "/x": "/x", "": "/folder" }, []],
       ["ringPath", values.ringPath, { r: "/folder/r" }, ["/", "/x/..", ".."]],
-      ["token", values.token, { "t!~": "t!~" }, ["", "two words", "é", "a\nb"]],
+      ["token", values.secret, { "t!~": "t!~" }, ["", "two words", "é", "a\nb"]],
       ["tokenFile", values.tokenFile, { t: "from-file" }, ["empty", "odd", "missing"]],
       ["oneOf", values.oneOf("a", "b"), { a: "a", b: "b" }, ["", "A", "ab"]],
       ["whole", values.whole("a port", 0, 10), { "0": 0, "10": 10, "007": 7 }, ["", "11", "-1", "1.0", " 1"]],
@@ -51,7 +51,7 @@ describe("a kind of value", () => {
     expect(values.whole("a port", 0, 10)("11", sources)).toEqual({
       fault: '"11" is not a port from 0 to 10',
     });
-    expect(JSON.stringify(values.token("top secret", sources))).not.toContain("secret");
+    expect(JSON.stringify(values.secret("top secret", sources))).not.toContain("secret");
     expect(JSON.stringify(values.tokenFile("odd", sources))).not.toContain("words");
   });
 });

@@ -80,6 +80,25 @@ describe("usage", () => {
     expect(third.lines[0]).toContain("shout");
   });
 
+  test("a token on the command line is soon in nobody's list of processes, and in no crash report", async () => {
+    const args = ["--token", "T0KEN-abcdefgh", "--llm-api-key=KEY-abcdefgh", "--embedder", "hashing"];
+    const gateway = await Gateway.start(folder(), { args });
+    const post = (token: string): Promise<Response> =>
+      fetch(`${gateway.url}/ingest`, {
+        method: "POST",
+        body: "{}",
+        headers: { authorization: `Bearer ${token}` },
+      });
+    expect((await post("T0KEN-abcdefgh")).status).not.toBe(401);
+    expect((await post("another")).status).toBe(401);
+    const seen = readFileSync(`/proc/${gateway.process.pid}/cmdline`, "latin1");
+    expect(seen).toContain("hashing");
+    gateway.process.kill("SIGSEGV");
+    await gateway.exited();
+    expect(gateway.log).toContain("Args:");
+    expect(seen + gateway.log).not.toMatch(/(T0KEN|KEY)-abcdefgh/);
+  });
+
   test("a token is never printed", async () => {
     await using gateway = await Gateway.start(folder(), { args: ["--token", "s3cr3t-t0ken"] });
     const authorized = { headers: { authorization: "Bearer s3cr3t-t0ken" } };
