@@ -2,6 +2,7 @@
  * The composition root and the command line: it parses, wires, serves and drains. It holds no domain logic, and no
  * module imports it.
  */
+import { lookup } from "node:dns/promises";
 import { existsSync, readFileSync } from "node:fs";
 import { claimLabels, openRing, RingLock, ringFits } from "./collider.ts";
 import packageJson from "./package.json" with { type: "json" };
@@ -12,6 +13,7 @@ import {
   type Config,
   describeConfig,
   helpText,
+  isAddress,
   isLoopback,
   moveSecrets,
   parseCommand,
@@ -47,6 +49,8 @@ const VERSION = packageJson.version;
 const CHECKSUMS = process.arch !== "x64";
 /** How long ingest still answers 503 after a drain began, so that senders learn why they are refused. */
 const DRAIN_GRACE_MS = 200;
+/** How long the name in the variable HOST may take to resolve. */
+const LOOKUP_MS = 2000;
 /**
  * How long the start waits for DuckDB before it accepts events.
  * @bound the start waits for DuckDB to open | events are accepted, and wait for DuckDB in the journal
@@ -254,6 +258,17 @@ function hideSecrets(): void {
   replaceProcess(process.execPath, [process.argv0, ...moved.args], { ...process.env, ...moved.env });
 }
 
+/** Whether a name of a host can be resolved. */
+async function isFound(host: string): Promise<boolean> {
+  if (host === "" || isAddress(host)) return false;
+  const late = systemClock.sleep(LOOKUP_MS).then(() => false);
+  const found = lookup(host).then(
+    () => true,
+    () => false,
+  );
+  return Promise.race([found, late]);
+}
+
 async function main(): Promise<number> {
   // Events are private: new files are readable by this user only, unless --ring-mode says otherwise.
   process.umask(0o077);
@@ -264,6 +279,7 @@ async function main(): Promise<number> {
     workingDir: process.cwd(),
     executableDir: executableDir(),
     platform: process.platform,
+    hostIsFound: await isFound(process.env.HOST ?? ""),
     stdoutIsTty: process.stdout.isTTY === true,
     stderrIsTty: process.stderr.isTTY === true,
     readFile: (path) => readFileSync(path, "utf8"),

@@ -453,6 +453,15 @@ export function decodeFrame(source: Uint8Array, offsetBytes = 0): Frame {
   };
 }
 
+/** The number with the fewest digits that is stored as the same f32: 0.9 instead of 0.8999999761581421. */
+export function shortestOfF32(value: number): number {
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return short;
+  }
+  return Number(value.toPrecision(9));
+}
+
 /** The shortest text that reads back as the same number; JSON has a negative zero, JavaScript does not print it. */
 function floatText(value: number): string {
   return Object.is(value, -0) ? "-0.0" : String(value);

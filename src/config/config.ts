@@ -4,12 +4,12 @@ import { GatewayError } from "../errors.ts";
 import { urlSecrets } from "../secrets.ts";
 import { OPTIONS, type OptionName, type OptionValues, TABLE } from "./options.ts";
 import type { ConfigSources } from "./sources.ts";
-import { isLoopback, parseWhole } from "./values.ts";
+import { isAddress, isLoopback, parseWhole } from "./values.ts";
 
 export { helpText } from "./help.ts";
 export { LLM_BASE_URL_DEFAULT } from "./options.ts";
 export { moveSecrets } from "./secret-arguments.ts";
-export { isLoopback } from "./values.ts";
+export { isAddress, isLoopback } from "./values.ts";
 
 /** Everything that can be configured. A --token-file is read, so only its token is here. */
 export type Config = Omit<OptionValues, "tokenFile">;
@@ -188,10 +188,11 @@ function readConfig(
 ): { config: Config; notes: string[] } {
   const options = reader(sources, flags);
   const token = readToken(options);
-  const host = options.read("host");
+  const noHost = strangeHost(sources, options);
+  const host = noHost === null ? options.read("host") : "127.0.0.1";
   if (!isLoopback(host) && token === null && !options.read("insecure")) {
     throw usage(
-      `--host ${host}`,
+      options.given("host")?.from === TABLE.host.env ? `${TABLE.host.env}=${host}` : `--host ${host}`,
       "anyone who can reach this address could read and write everything",
       "set GATEWAY_TOKEN or pass --token-file, or --insecure if that is intended",
     );
@@ -199,12 +200,21 @@ function readConfig(
   const values: Partial<Record<OptionName, unknown>> = {};
   for (const name of Object.keys(TABLE) as OptionName[]) {
     if (name === "tokenFile") continue;
-    values[name] = name === "token" ? token : options.read(name);
+    values[name] = name === "token" ? token : name === "host" ? host : options.read(name);
   }
   const config = Object.freeze(values as Config);
-  const notes =
-    demo && config.dbPath === null ? ["demo: nothing is kept; add --db-path FILE to keep it"] : [];
+  const notes = noHost === null ? [] : [noHost];
+  if (demo && config.dbPath === null) notes.push("demo: nothing is kept; add --db-path FILE to keep it");
   return { config, notes };
+}
+
+/** Why the variable HOST is ignored; null if it is not. conda's compilers, for one, set it to the kind of the machine. */
+function strangeHost({ env, hostIsFound }: ConfigSources, options: OptionReader): string | null {
+  const given = options.given("host");
+  const name = TABLE.host.env;
+  if (given === null || given.from !== name || given.value !== env[name]) return null;
+  if (hostIsFound || isAddress(given.value)) return null;
+  return `HOST=${given.value} is ignored, because it is neither an address nor the name of a host that can be found; to choose an address pass --host`;
 }
 
 /** A --token-file wins over the environment. Together with --token it is a contradiction. */

@@ -48,8 +48,12 @@ export const tokenFile: Kind<string> = (file, sources) => {
   return line === "" ? { fault: "the first line of the file is empty" } : secret(line, sources);
 };
 
+/** One of these words, in capitals or not. */
 export function oneOf<const Choice extends string>(...choices: readonly Choice[]): Kind<Choice> {
-  return kind((text) => choices.find((choice) => choice === text) ?? null, `one of ${choices.join(", ")}`);
+  return kind(
+    (text) => choices.find((choice) => choice === text.trim().toLowerCase()) ?? null,
+    `one of ${choices.join(", ")}`,
+  );
 }
 
 export function parseWhole(text: string, min: number, max: number): number | null {
@@ -117,12 +121,17 @@ export const fileMode: Kind<number> = kind(
 
 /** The URL without slashes at its end; null for "off". No message repeats it, because it may hold a key. */
 export const urlOrOff: Kind<string | null> = (text) => {
-  if (text === "off") return { value: null };
+  if (text.trim().toLowerCase() === "off") return { value: null };
   const url = URL.canParse(text) ? new URL(text) : null;
   return url !== null && ["http:", "https:"].includes(url.protocol)
     ? { value: text.replace(/\/+$/, "") }
     : { fault: 'it is not an http or https URL such as http://localhost:1234/v1 (or "off")' };
 };
+
+/** Whether a host is an address, or the name of this machine that needs no look-up. */
+export function isAddress(host: string): boolean {
+  return isIP(host.replace(/^\[|\]$/g, "")) !== 0 || host.toLowerCase() === "localhost";
+}
 
 /** Whether an address can be reached from this machine only: localhost, 127.0.0.0/8 or ::1. */
 export function isLoopback(host: string): boolean {

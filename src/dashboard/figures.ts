@@ -60,7 +60,7 @@ const FIGURES: Readonly<Record<SeriesName, (interval: Interval) => number>> = {
   ingest_rate: (interval) => rate(interval, "events"),
   ack_p50_ms: (interval) => ackMs(interval, 0.5),
   ack_p99_ms: (interval) => ackMs(interval, 0.99),
-  backlog_events: ({ gauges }) => gauges.journal_backlog_events ?? Number.NaN,
+  unframed_events: ({ gauges }) => gauges.unframed_events ?? Number.NaN,
   store_lag_events: ({ gauges }) => gauges.store_lag_events ?? Number.NaN,
   frames_rate: (interval) => rate(interval, "frames"),
   ring_fill: ringFillPercent,

@@ -11,6 +11,7 @@ import {
   OFFSET,
   PHYSICS_OFFSET,
   SEMANTIC_DIM_MAX,
+  shortestOfF32,
   UNKNOWN_EVENT,
 } from "../frame.ts";
 import type { DecidedFrame } from "../journal/journal.ts";
@@ -167,8 +168,8 @@ export function enrichmentOf(frameId: number, decided: DecidedFrame): Enrichment
     frame_id: frameId,
     event_type: decided.eventType ?? UNKNOWN_EVENT,
     intent: decided.intent,
-    sentiment: (physics.flags & FLAG.sentiment) === 0 ? null : physics.sentiment,
-    confidence: (physics.flags & FLAG.intent) === 0 ? null : physics.confidence,
+    sentiment: (physics.flags & FLAG.sentiment) === 0 ? null : shortestOfF32(physics.sentiment),
+    confidence: (physics.flags & FLAG.intent) === 0 ? null : shortestOfF32(physics.confidence),
     provenance: JSON.parse(decided.provenance),
   };
 }

@@ -54,7 +54,7 @@ describe("figures", () => {
         ring_head_frame_id: 251,
         ring_tail_frame_id: 1,
         resident_bytes: 5,
-        journal_backlog_events: 6,
+        unframed_events: 6,
         store_lag_events: 7,
         embed_batch_ms: 8,
       },
@@ -70,7 +70,7 @@ describe("figures", () => {
     expect(last("embed_ms")).toEqual([8]);
     expect(last("ring_fill")).toEqual([25]);
     expect(last("resident_bytes")).toEqual([5]);
-    expect(last("backlog_events")).toEqual([6]);
+    expect(last("unframed_events")).toEqual([6]);
     expect(last("store_lag_events")).toEqual([7]);
     expect(last("ack_p50_ms")[0]).toBeCloseTo(3.2);
     expect(last("ack_p99_ms")[0]).toBeCloseTo(3.2);
