@@ -2290,7 +2290,8 @@ class _Gateway:
         if status == 403:
             return ConsumerError(
                 f"consumer: {self.url} refuses this machine (403); without a token it serves only its own "
-                f"machine: start it with a token (GATEWAY_TOKEN or --token-file) and give the same token here{detail}"
+                "machine: start it with a token (GATEWAY_TOKEN or --token-file) and give the same token "
+                f"here{detail}"
             )
         if status == 429 or status >= 500:
             after = response.headers.get("retry-after", "")
