@@ -27,6 +27,7 @@ import { type GatewayServer, serve } from "./src/http/http.ts";
 import type { Journal } from "./src/journal/journal.ts";
 import type { Log } from "./src/log.ts";
 import { replaceProcess } from "./src/native/libc.ts";
+import { Rest } from "./src/native/rest.ts";
 import { executableDir, isCompiled, workerUrl } from "./src/native/worker-url.ts";
 import { Kinetics, spin } from "./src/physics.ts";
 import { Pipeline } from "./src/pipeline/pipeline.ts";
@@ -198,6 +199,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   // A database that cannot be opened is told before an event is acknowledged, except if that is found out only after a long replay.
   await Promise.race([store, systemClock.sleep(OPEN_FIRST_MS)]);
   const server: GatewayServer = openServer(parts, pipeline);
+  stack.use(new Rest(systemClock, () => server.metrics.bodyBytes));
   const kept = config.dbPath === null ? "; nothing is kept without --db-path" : "";
   log("info", `listening on ${server.url}${kept}`);
   if (headless !== null) log("info", `headless: ${headless}`);
