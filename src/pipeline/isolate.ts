@@ -2,13 +2,15 @@
 import type { Clock } from "../clock.ts";
 
 /** How long the last request for a text may take, at least. */
-export const LAST_PATIENCE_MS = 12_000;
+export const LAST_PATIENCE_MS = 6000;
 /** How long a probe may take, at least: the model may have to be loaded. */
 export const PROBE_PATIENCE_MS = 30_000;
 /** A failing group is asked again in so many parts. For one bad text, that takes as many requests as halving, in half the steps. */
 const PARTS = 4;
 /** A failure that took this long is not repeated with the same group. */
 const SLOW_MS = 1000;
+/** After this long, a single text is refused at its first slow failure: the frames of the others wait for it. */
+const HURRY_AFTER_MS = 15_000;
 
 export interface IsolateOptions<T> {
   /**
@@ -50,6 +52,7 @@ export async function isolate<T>(
 ): Promise<Isolated<T>> {
   const results = new Array<T | null>(count).fill(null);
   const refused: { index: number; error: unknown }[] = [];
+  const begunMs = clock.monotonicMs();
   let largest = 0;
   const groups: Group[] = [{ indices: Array.from({ length: count }, (_, index) => index), failures: 0 }];
   const ended = (givenUp: boolean): Isolated<T> => {
@@ -63,9 +66,11 @@ export async function isolate<T>(
       for (const [at, index] of indices.entries()) results[index] = taken[at] as T;
       largest = Math.max(largest, indices.length);
     } catch (error) {
-      const slow = clock.monotonicMs() - startedMs >= SLOW_MS;
+      const failedMs = clock.monotonicMs();
+      const slow = failedMs - startedMs >= SLOW_MS;
       if (!(await works(error))) return ended(true);
-      const next = nextGroups(group, slow);
+      const hurried = slow && failedMs - begunMs >= HURRY_AFTER_MS;
+      const next = hurried && indices.length === 1 ? [] : nextGroups(group, slow);
       if (next.length === 0) refused.push({ index: indices[0] as number, error });
       groups.unshift(...next);
     }
