@@ -162,6 +162,18 @@ function openServer(
   });
 }
 
+/** Begins to open DuckDB, and waits for it if only DuckDB can tell which numbers the journal may give. */
+async function startStore({
+  config,
+  home,
+  journal,
+  log,
+}: Parts): Promise<{ readonly store: Promise<Store> }> {
+  const open = (): Promise<Store> => openStore(config, home, journal, log);
+  const opened = await compareStore({ config, home, journal, log, openStore: open });
+  return { store: opened === null ? open() : Promise.resolve(opened) };
+}
+
 /** Runs the gateway until a signal, the dashboard's `q` or a fatal error ends it. @returns the exit code. */
 async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise<number> {
   const { config, notes } = command;
@@ -171,10 +183,7 @@ async function run(command: Extract<Command, { name: "run" | "demo" }>): Promise
   for (const note of notes) log("info", note);
   using stack = new DisposableStack();
   const parts = openParts(config, stack, log);
-  const { home, journal } = parts;
-  const open = (): Promise<Store> => openStore(config, home, journal, log);
-  const compared = await compareStore({ config, home, journal, log, openStore: open });
-  const store = compared === null ? open() : Promise.resolve(compared);
+  const { store } = await startStore(parts);
   const ended = Promise.withResolvers<number>();
   const headless = whyHeadless(config);
   const quit = (): void => stop("q");
