@@ -74,6 +74,8 @@ const SYMBOLS = {
   mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "i64" },
   munmap: { args: ["u64", "u64"], returns: "i32" },
   madvise: { args: ["u64", "u64", "i32"], returns: "i32" },
+  tcgetattr: { args: ["i32", "ptr"], returns: "i32" },
+  tcsetattr: { args: ["i32", "i32", "ptr"], returns: "i32" },
   setpriority: { args: ["i32", "u32", "i32"], returns: "i32" },
   poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
   execve: { args: ["ptr", "ptr", "ptr"], returns: "i32" },
@@ -333,4 +335,20 @@ function cString(text: string): Uint8Array {
 function cStrings(list: readonly string[]): { pointers: BigUint64Array; texts: Uint8Array[] } {
   const texts = list.map(cString);
   return { pointers: BigUint64Array.from([...texts.map((text) => BigInt(ptr(text))), 0n]), texts };
+}
+
+/** More than a termios has on any platform. */
+const TERMIOS_BYTES = 256;
+const TCSANOW = 0;
+
+/**
+ * Remembers the modes of a terminal.
+ * @returns sets them again, without waiting for output that the terminal has not read, as node's setRawMode would
+ */
+export function rememberTerminal(fd: number): () => void {
+  const modes = new Uint8Array(TERMIOS_BYTES);
+  if (libc().tcgetattr(fd, ptr(modes)) !== 0) return () => {};
+  return () => {
+    libc().tcsetattr(fd, TCSANOW, ptr(modes));
+  };
 }
