@@ -2,7 +2,8 @@
 import { afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { Gateway, mutatedBuild, type StartOptions, TempFolder, until } from "./gateway.ts";
+import { join } from "node:path";
+import { BINARY, Gateway, mutatedBuild, type StartOptions, TempFolder, until } from "./gateway.ts";
 
 setDefaultTimeout(300_000);
 
@@ -138,6 +139,16 @@ describe("a stop", () => {
     );
     expect(await stopped(gateway)).toBe(0);
     for (const client of clients) client.destroy();
+  });
+
+  test("with a terminal that does not read", async () => {
+    const where = folder();
+    const python = ["python3", join(import.meta.dir, "silent_terminal.py"), where.file("log")];
+    const gateway = [BINARY, "--port", "0", "--ring-path", where.ring, "--ring-capacity", "1000"];
+    const ended = Bun.spawn([...python, ...gateway, "--llm-base-url", "off"], {
+      env: { PATH: process.env.PATH ?? "", TERM: "xterm-256color", HOME: where.path },
+    });
+    expect((await new Response(ended.stdout).text()).trim()).toBe("0");
   });
 
   test("with the ring's folder gone from under it", async () => {
