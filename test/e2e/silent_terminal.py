@@ -1,4 +1,4 @@
-"""Runs the gateway in a terminal that stops reading, and prints its exit code; None: it did not end in time."""
+"""Runs the gateway in a terminal that stops reading. Prints its exit code; None: it did not end in time."""
 
 import fcntl
 import os
