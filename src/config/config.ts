@@ -160,8 +160,13 @@ interface OptionReader {
   read<Name extends OptionName>(name: Name): OptionValues[Name];
 }
 
+/** `parseEnv` ends a value at any `#`. As in shells, only one after white space begins a comment here: tokens contain `#`. */
+function withHashes(dotenv: string): string {
+  return dotenv.replace(/^([^=#\r\n]+=[ \t]*)([^\s'"`#]+#[^\s'"`]*)(?=\s|$)/gm, "$1'$2'");
+}
+
 function reader(sources: ConfigSources, flags: ReadonlyMap<string, string>): OptionReader {
-  const dotenv = sources.dotenv === null ? {} : parseEnv(sources.dotenv);
+  const dotenv = sources.dotenv === null ? {} : parseEnv(withHashes(sources.dotenv));
   const given = (name: OptionName): Given | null => {
     const { flag, env } = TABLE[name];
     const byFlag = flags.get(flag);

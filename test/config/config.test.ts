@@ -558,6 +558,16 @@ describe(".env.example", () => {
   });
 });
 
+test.each([
+  ["GATEWAY_TOKEN=s3c#ret", "s3c#ret"],
+  ["PORT=1\r\nexport GATEWAY_TOKEN=s3c#r#et # the token\r\n", "s3c#r#et"],
+  ["GATEWAY_TOKEN=s3cret # the token", "s3cret"],
+  ["GATEWAY_TOKEN='s3c#ret'", "s3c#ret"],
+  ["#GATEWAY_TOKEN=a#b\nGATEWAY_TOKEN=s3cret", "s3cret"],
+])("in .env, # begins a comment only after white space: %j", (dotenv, token) => {
+  expect(configOf({ dotenv }).token).toBe(token);
+});
+
 describe("the variable HOST", () => {
   const run = (o: Partial<ConfigSources>) => {
     const command = parseCommand(sources(o));
