@@ -18,6 +18,7 @@ import { type FileIdentity, isInPlace, writeLabels } from "./src/ring/labels.ts"
 import { FrameWriter } from "./src/ring/slots.ts";
 
 // A writer needs these before it opens the ring.
+export { ringEnd } from "./src/ring/end.ts";
 export { claimLabels } from "./src/ring/labels.ts";
 export { RingLock } from "./src/ring/lock.ts";
 export { ringFits } from "./src/ring/space.ts";

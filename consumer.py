@@ -259,6 +259,9 @@ UNKNOWN_EVENT = "UnknownEvent"
 """The type of an event that was sent without one; its type_id is -1."""
 
 STALLED_AFTER_S = 5.0
+_STILL_S = 1.5  # writers refresh the heartbeat at least once a second
+_AHEAD_S = 1.0  # a heartbeat so far ahead of the wall clock was written before that stepped back
+_SETTLE_EVERY_S = 0.05
 _LOOK_EVERY_S = 0.25  # how often a reader checks the path, the heartbeat and the epoch
 _STRANGER_PATIENCE_S = 5.0  # if its file is replaced, the gateway puts its ring back within a second
 _SPIN_S = 50e-6  # about the cost of a futex wake: for a shorter wait, sleeping is not worth it
@@ -338,7 +341,7 @@ class RingEvent(NamedTuple):
     - ``replaced``: another file is at the path now, and the reader follows that one
     - ``journal_changed``: the ring now has the frames of another journal, whose ids start over
     - ``closed``: the gateway was shut down
-    - ``stalled``: no heartbeat for 5 s
+    - ``stalled``: no heartbeat for 5 s, whatever the wall clock does
     - ``resumed``: the heartbeat is back
     - ``lost``: ``lost`` frames were overwritten before the reader could read them
     - ``damaged``: the reader left out ``lost`` frames that stayed unreadable (wrong sequence, id or checksum)
@@ -913,6 +916,8 @@ class _Ring:
         self._buffers = _Buffers()
         self.check()
         self._bell = _Bell.over(path, self.inode)
+        self._beat_us = self.heartbeat_us
+        self._beat_seen = time.monotonic()
 
     @classmethod
     def open(cls, path: str, verify: bool | None = None) -> _Ring:
@@ -971,9 +976,39 @@ class _Ring:
     def heartbeat_us(self) -> int:
         return self._i64[_HEARTBEAT_I64]
 
+    def still_s(self) -> float:
+        """How long the heartbeat has not changed, as far as this process has seen."""
+        beat_us = self.heartbeat_us
+        now = time.monotonic()
+        if beat_us != self._beat_us:
+            self._beat_us, self._beat_seen = beat_us, now
+        return now - self._beat_seen
+
     @property
     def heartbeat_age_s(self) -> float:
-        return time.time() - self.heartbeat_us / 1e6
+        """By the wall clock, unless that has stepped: then by what this process has seen."""
+        wall_s = time.time() - self.heartbeat_us / 1e6
+        if -_AHEAD_S <= wall_s <= STALLED_AFTER_S or self.state != STATE_RUNNING:
+            return max(wall_s, 0.0)
+        still_s = self.still_s()
+        return max(still_s, wall_s) if still_s > _STILL_S else still_s
+
+    def _is_doubtful(self) -> bool:
+        wall_s = time.time() - self.heartbeat_us / 1e6
+        old = max(wall_s, self.still_s()) > STALLED_AFTER_S
+        return self.state == STATE_RUNNING and (old or wall_s < -_AHEAD_S)
+
+    def is_stalled(self) -> bool:
+        """Whether the writer says that it runs, and its heartbeat is older than 5 s and stands still."""
+        return self._is_doubtful() and self.still_s() > _STILL_S
+
+    def settle(self) -> None:
+        """Waits until it is clear whether the writer is stalled.
+
+        It takes up to 1.5 s, and only if the heartbeat does not fit the wall clock: that may have stepped.
+        """
+        while self._is_doubtful() and self.still_s() <= _STILL_S:
+            time.sleep(_SETTLE_EVERY_S)
 
     def check(self) -> None:
         """Checks whether head and tail can be those of a ring.
@@ -1085,7 +1120,8 @@ class _Ring:
     def copy_newest(self, count: int) -> _Rows:
         """Copies of at most `count` newest frames, oldest first, without those overwritten during the copy.
 
-        Empty if the ring is, or if a writer at full speed overwrites even the newest frame on every attempt.
+        Frames that stay damaged at the end are left out. Empty if the ring is, or if a writer at full speed
+        overwrites even the newest frame on every attempt.
         """
         words = self._u64
         for attempt in range(_ATTEMPTS):
@@ -1103,6 +1139,15 @@ class _Ring:
             after_last_invalid = len(valid) - int(np.argmin(valid[::-1]))
             if after_last_invalid < len(valid):
                 return rows[after_last_invalid:]
+        else:
+            # The newest frame stays damaged: return the run before it.
+            head = words[_HEAD_U64]
+            low = max(words[_TAIL_U64], head - min(count, self.capacity), 0)
+            rows, valid = self.copy(low, max(head, low))
+            if valid.any():
+                end = len(valid) - int(np.argmax(valid[::-1]))
+                invalid = np.flatnonzero(~valid[:end])
+                return rows[int(invalid[-1]) + 1 if len(invalid) else 0 : end]
         return np.empty(0, dtype=FRAME_DTYPE)
 
     def copy_latest(self) -> np.void | None:
@@ -1593,7 +1638,7 @@ class _RingSource:
         self.ring = _Ring.open(path, verify)
         self._epoch = self.ring.epoch
         self._state = self.ring.state
-        self._stalled = _is_stalled(self.ring)
+        self._stalled = False
         self._next_look = time.monotonic() + _LOOK_EVERY_S
 
     # Reading
@@ -1637,11 +1682,14 @@ class _RingSource:
         return max(ring.head - first_unread, 0)
 
     def stalled(self) -> bool:
-        return _is_stalled(self._look())
+        ring = self._look()
+        ring.settle()
+        return ring.is_stalled()
 
     def state(self) -> dict[str, Any]:
         ring = self._look()
         ring.check()
+        ring.settle()
         head = ring.head
         oldest = ring.oldest()
         return {
@@ -1656,7 +1704,7 @@ class _RingSource:
             "writer_pid": ring.writer_pid,
             "state": _STATE_NAMES.get(ring.state, str(ring.state)),
             "heartbeat_age_s": round(ring.heartbeat_age_s, 3),
-            "stalled": _is_stalled(ring),
+            "stalled": ring.is_stalled(),
             "journal_id": ring.journal_id(),
             "wait": ring.wakes,
         }
@@ -1715,7 +1763,7 @@ class _RingSource:
             raise
         self._stranger_since = None
         self.ring = successor
-        self._stalled = _is_stalled(successor)
+        self._stalled = False
         self._state = successor.state
         self.replacements += 1
         # If its file is removed, a gateway makes another, of epoch 1, without a restart.
@@ -1737,7 +1785,7 @@ class _RingSource:
             self._state = state
             if state == STATE_CLOSED:
                 self._tell("closed", "the gateway was shut down; waiting for it to come back")
-        stalled = _is_stalled(ring)
+        stalled = ring.is_stalled()
         if stalled != self._stalled:
             self._stalled = stalled
             if stalled:
@@ -1747,10 +1795,6 @@ class _RingSource:
                 )
             elif state == STATE_RUNNING:
                 self._tell("resumed", "the gateway's heartbeat is back")
-
-
-def _is_stalled(ring: _Ring) -> bool:
-    return ring.state == STATE_RUNNING and ring.heartbeat_age_s > STALLED_AFTER_S
 
 
 def _closed(name: str) -> ConsumerError:
@@ -1867,7 +1911,7 @@ class _RingFeed:
             and self.journal_id == journal_id
             and wanted >= self._head
             and ring.state == STATE_RUNNING
-            and not _is_stalled(ring)
+            and not ring.is_stalled()
         )
 
     def _enter(self, ring: _Ring | None) -> None:
@@ -2241,12 +2285,13 @@ class _Gateway:
         if status == 401 or (status == 403 and self._has_token):
             what = "rejects this token" if self._has_token else "requires a token"
             return ConsumerError(
-                f"consumer: {self.url} {what}; give the gateway's token (--token, GATEWAY_TOKEN){detail}"
+                f"consumer: {self.url} {what}; give the gateway's token (GATEWAY_TOKEN or --token){detail}"
             )
         if status == 403:
             return ConsumerError(
                 f"consumer: {self.url} refuses this machine (403); without a token it serves only its own "
-                f"machine: start it with --token and give the same token here{detail}"
+                "machine: start it with a token (GATEWAY_TOKEN or --token-file) and give the same token "
+                f"here{detail}"
             )
         if status == 429 or status >= 500:
             after = response.headers.get("retry-after", "")

@@ -230,7 +230,9 @@ with a timeout. A reader that may not write polls \`head\`.
 - \`epoch\` has changed: the gateway has restarted on the same file. Frame ids continue.
 - \`state\` is ${RING_STATE.superseded}, or the path leads to another inode: another file has replaced this one. Read this one to its end, open the path
   again, and go on at the same \`frame_id\` if \`journal_id\` is the same. A saved position is (\`journal_id\`, \`frame_id\`).
-- \`heartbeat_us\` is older than 5 s while \`state\` is ${RING_STATE.running}: the writer has stalled or was killed.
+- \`heartbeat_us\` is older than 5 s while \`state\` is ${RING_STATE.running}, and does not change for 1.5 s by the reader's monotonic clock: the writer has
+  stalled or was killed. Its age alone proves nothing, because the wall clock may have been set. For the same reason a heartbeat that is
+  more than 1 s in the future counts as old, and so does one that has not changed for 5 s, whatever it says.
 
 The gateway never truncates the file. A program that truncates it kills the readers that map it (SIGBUS).
 

@@ -52,6 +52,14 @@ export const MUTATIONS: Readonly<Record<string, readonly Replacement[]>> = {
     process.on("exit", () => {\n`,
     },
   ],
+  /** Blocks the store's thread for ever at its second commit. */
+  "store-blocks": [
+    {
+      file: "src/store/conductor.ts",
+      find: "    this.#memory.begin();\n",
+      replaceWith: "    if (this.#cursors.seq > 0) for (;;);\n    this.#memory.begin();\n",
+    },
+  ],
   /** Fills in checksums, as a gateway on a weakly ordered processor does. */
   checksums: [
     {

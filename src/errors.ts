@@ -39,6 +39,7 @@ type OperationErrorCode =
   | "journal_missing"
   | "store_missing"
   | "store_behind"
+  | "store_log_unreadable"
   | "ring_failed"
   | "ring_no_space"
   | "embedder_invalid"

@@ -55,7 +55,7 @@ export const HEADER_FIELDS = [
     48,
     "heartbeat_us",
     "i64",
-    "writer's clock, Unix µs, refreshed at least once a second; stale for 5 s means stalled",
+    "writer's clock, Unix µs, refreshed at least once a second; its age alone proves no stall (see below)",
   ),
   field(
     56,
@@ -451,6 +451,15 @@ export function decodeFrame(source: Uint8Array, offsetBytes = 0): Frame {
     semantic,
     ...decodePhysics(source.subarray(offsetBytes + PHYSICS_OFFSET, offsetBytes + FRAME_BYTES)),
   };
+}
+
+/** The number with the fewest digits that is stored as the same f32: 0.9 instead of 0.8999999761581421. */
+export function shortestOfF32(value: number): number {
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return short;
+  }
+  return Number(value.toPrecision(9));
 }
 
 /** The shortest text that reads back as the same number; JSON has a negative zero, JavaScript does not print it. */

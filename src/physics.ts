@@ -26,7 +26,7 @@ export interface Motion {
    * conversation.
    */
   readonly velocity: number;
-  /** 1 if it was received before the conversation's previous event was decided, else 0. */
+  /** 1 if it was received before the conversation's previous event was decided, else 0; 0 if the clock was set back between the two. */
   readonly interrupt: number;
   /** Flag bit 5: the conversation's first event. False without a conversation. */
   readonly first: boolean;
@@ -42,6 +42,8 @@ interface Conversation {
   newer: Conversation | null;
   /** The timestamp of its newest event by order of receipt. */
   previousUs: number;
+  /** When that event was received. */
+  receivedUs: number;
   /** When that event was decided; infinite until then. */
   decidedUs: number;
   /** Timestamps in order of receipt. Those before index `start` are forgotten. */
@@ -92,14 +94,17 @@ export class Kinetics {
     const known = this.#conversations.get(conversationId);
     const conversation = known ?? newConversation(conversationId);
     const seconds = (timestampUs - conversation.previousUs) / 1e6;
+    // An event that was received before its predecessor shows that the clock was set back: the two do not compare.
+    const comparable = known !== undefined && o.receivedUs >= known.receivedUs;
     const motion = {
       delta_time: known === undefined ? 0 : Math.log(Math.max(seconds, DELTA_SECONDS_MIN)),
       velocity: this.#count(conversation, timestampUs),
-      interrupt: known !== undefined && o.receivedUs < known.decidedUs ? 1 : 0,
+      interrupt: comparable && o.receivedUs < known.decidedUs ? 1 : 0,
       first: known === undefined,
       conversation_hash: conversation.hash,
     };
     conversation.previousUs = timestampUs;
+    conversation.receivedUs = o.receivedUs;
     conversation.decidedUs = Number.POSITIVE_INFINITY;
     if (known === undefined) this.#conversations.set(conversationId, conversation);
     else this.#unlink(conversation);
@@ -123,7 +128,7 @@ export class Kinetics {
     }[],
   ): void {
     for (const { conversationId, timestampUs, decidedUs } of rows) {
-      this.observe({ conversationId, timestampUs, receivedUs: timestampUs });
+      this.observe({ conversationId, timestampUs, receivedUs: Number.NEGATIVE_INFINITY });
       this.decided(conversationId, decidedUs);
     }
   }
@@ -188,6 +193,7 @@ function newConversation(conversationId: string): Conversation {
     older: null,
     newer: null,
     previousUs: 0,
+    receivedUs: Number.NEGATIVE_INFINITY,
     decidedUs: Number.NEGATIVE_INFINITY,
     times: [],
     start: 0,

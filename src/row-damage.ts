@@ -4,30 +4,52 @@
  */
 import { SQLiteError } from "bun:sqlite";
 
-/** Mixes the bits of numbers (an odd constant near 2³² divided by the golden ratio). */
+/** Mixes the bits of a sum (an odd constant near 2³² divided by the golden ratio). */
 const MIX = 0x9e3779b1;
 /** What an absent value adds, so that it differs from an empty one. */
 const ABSENT = 0x6e756c6c;
 
-/**
- * @param numbers the columns with numbers, in a fixed order.
- * @param parts the texts and the BLOBs, in a fixed order. A text counts as its UTF-8 bytes.
- * @returns 0 to 2³² − 1.
- */
-export function rowChecksum(
-  numbers: readonly (number | null)[],
-  parts: readonly (string | Uint8Array | null)[],
-): number {
-  let sum = 0;
-  for (const number of numbers) {
-    if (number === null) sum ^= ABSENT;
-    else sum = Math.imul(sum ^ number, MIX) ^ (number / 2 ** 32);
-  }
-  for (const part of parts) {
-    // Part by part, because to join texts costs more than to hash them.
-    if (part === null) sum = Math.imul(sum ^ ABSENT, MIX);
-    else sum = Math.imul(Bun.hash.crc32(part, sum >>> 0), MIX);
-  }
+/** Adds a number to a checksum. A damaged row can hold a value of any type, which counts as NaN does. */
+function withNumber(sum: number, value: unknown): number {
+  if (value === null) return Math.imul(sum ^ ABSENT, MIX);
+  const number = typeof value === "number" ? value : Number.NaN;
+  return Math.imul(sum ^ number, MIX) ^ (number / 2 ** 32);
+}
+
+/** Adds a BLOB or a text, as its UTF-8 bytes, to a checksum: part by part, because to join texts costs more than to hash them. */
+function withPart(sum: number, part: unknown): number {
+  if (part === null) return Math.imul(sum ^ ABSENT, MIX);
+  const bytes = typeof part === "string" || part instanceof Uint8Array ? part : "";
+  return Math.imul(Bun.hash.crc32(bytes, sum >>> 0), MIX);
+}
+
+/** The columns of an event's row under its checksum. Those of a damaged row can have any value. */
+export type EventCells = readonly [
+  ...[seq: unknown, receivedUs: unknown, timestampUs: unknown, id: unknown, type: unknown],
+  ...[message: unknown, conversationId: unknown, fields: unknown, source: unknown, body: unknown],
+];
+
+/** @returns the checksum of an event's row, 0 to 2³² − 1. */
+export function eventChecksum(...cells: EventCells): number {
+  let sum = withNumber(0, cells[0]);
+  sum = withNumber(sum, cells[1]);
+  sum = withNumber(sum, cells[2]);
+  for (let at = 3; at < cells.length; at++) sum = withPart(sum, cells[at]);
+  return sum >>> 0;
+}
+
+/** The columns of the row of a frame or an update under its checksum. Those of a damaged row can have any value. */
+export type DecidedCells = readonly [
+  ...[id: unknown, seq: unknown, decidedUs: unknown, physics: unknown],
+  ...[vector: unknown, eventType: unknown, intent: unknown, provenance: unknown],
+];
+
+/** @returns the checksum of the row of a frame or an update, 0 to 2³² − 1. */
+export function decidedChecksum(...cells: DecidedCells): number {
+  let sum = withNumber(0, cells[0]);
+  sum = withNumber(sum, cells[1]);
+  sum = withNumber(sum, cells[2]);
+  for (let at = 3; at < cells.length; at++) sum = withPart(sum, cells[at]);
   return sum >>> 0;
 }
 

@@ -224,6 +224,19 @@ describe("a new ring", () => {
     expect(leftovers()).toEqual([]);
   });
 
+  test("replaces one that ends before a gap in the ids, and shows no frame before the gap", async () => {
+    const before = await open();
+    before.close("closed");
+    const asked: number[] = [];
+    const newest: typeof keepsNothing = async (from) => {
+      asked.push(from);
+      return { bytes: new Uint8Array(0), count: 0 };
+    };
+    const ring = await open({ adopt: true, nextFrameId: 12, firstFrameId: 9 }, newest);
+    expect([ring.adopted, ring.tail(), ring.head()]).toEqual([false, 12, 12]);
+    expect(Math.min(...asked)).toBe(9);
+  });
+
   test("has the mode that was asked for, whatever the umask", async () => {
     const umask = process.umask(0o077);
     try {

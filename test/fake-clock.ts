@@ -19,7 +19,7 @@ interface FakeTimer {
  * them everything that it set off runs: microtasks, and what waits for a turn of the real event loop (`setImmediate`).
  */
 export class FakeClock implements Clock {
-  readonly #startUs: number;
+  #startUs: number;
   #nowMs = 0;
   #timers: FakeTimer[] = [];
   #order = 0;
@@ -34,6 +34,11 @@ export class FakeClock implements Clock {
   nowUs(): number {
     this.#calls += 1;
     return this.#startUs + Math.round(this.#nowMs * 1000);
+  }
+
+  /** Sets the wall clock: no time passes, and no timer notices. */
+  step(us: number): void {
+    this.#startUs += us;
   }
 
   /** Milliseconds that were advanced so far. */

@@ -17,6 +17,7 @@ import {
   PHYSICS_BYTES,
   PHYSICS_OFFSET,
   type Physics,
+  shortestOfF32,
   wholeSequence,
 } from "../src/frame.ts";
 
@@ -237,4 +238,14 @@ describe("the checksum", () => {
   test("of all zeros is not 0, because 0 means that there is no checksum", () => {
     expect(frameChecksum(new Uint8Array(PHYSICS_BYTES), null)).toBe(1n);
   });
+});
+
+test("the shortest number of an f32 is stored as the same f32, and is the one that was written", () => {
+  for (const value of [0.9, -0.25, 0.1, 1, 0, 1e-7, 123456.79, 0.333])
+    expect(shortestOfF32(Math.fround(value))).toBe(value);
+  fc.assert(
+    fc.property(fc.float({ noNaN: true, noDefaultInfinity: true }), (value) => {
+      expect(Math.fround(shortestOfF32(value))).toBe(value === 0 ? shortestOfF32(value) : value);
+    }),
+  );
 });

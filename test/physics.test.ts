@@ -83,6 +83,16 @@ describe("kinetics", () => {
     expect(event(31)).toBe(1);
   });
 
+  test("an event that was received before its predecessor, because the clock was set back, does not interrupt it", () => {
+    const kinetics = new Kinetics({});
+    const event = (receivedUs: number) =>
+      kinetics.observe({ conversationId: "c", timestampUs: receivedUs, receivedUs });
+    event(3600e6);
+    kinetics.decided("c", 3600e6 + 5);
+    expect(event(10)).toMatchObject({ interrupt: 0, delta_time: Math.log(0.001), velocity: 1 });
+    expect(event(11).interrupt).toBe(1);
+  });
+
   test("the least recently seen conversation is forgotten first", () => {
     const kinetics = new Kinetics({ conversationsMax: 2 });
     at(kinetics, 1, "a");

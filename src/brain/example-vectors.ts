@@ -32,7 +32,13 @@ export async function embeddedExamples(
   );
 }
 
-/** One vector per text; null: the text holds nothing to embed, or the embedder refuses it while it takes others. */
+/** Each probe has a text of its own, because an embedder may remember vectors. */
+let probes = 0;
+
+/**
+ * One vector per text; null: the text holds nothing to embed, or the embedder fails with it while it takes others.
+ * @throws what the embedder threw, if it takes no other text either.
+ */
 async function embedEach(embedder: Embedder, texts: readonly string[]): Promise<(Float32Array | null)[]> {
   try {
     const rows = await embedder.embed(texts);
@@ -42,12 +48,13 @@ async function embedEach(embedder: Embedder, texts: readonly string[]): Promise<
       return row.some((value) => value !== 0) ? row : null;
     });
   } catch (error) {
-    if (!(error instanceof GatewayError) || error.code !== "embedder_invalid") throw error;
+    if (!(error instanceof GatewayError)) throw error;
+    await embedder.embed([`ready ${++probes}`]).catch(() => {
+      throw error;
+    });
     if (texts.length === 1) return [null];
-    const vectors: (Float32Array | null)[] = [];
-    for (const text of texts) vectors.push(...(await embedEach(embedder, [text])));
-    // If it refuses every single text, the fault is not in the texts.
-    if (vectors.every((vector) => vector === null)) throw error;
-    return vectors;
+    const middle = texts.length >> 1;
+    const first = await embedEach(embedder, texts.slice(0, middle));
+    return [...first, ...(await embedEach(embedder, texts.slice(middle)))];
   }
 }

@@ -1,13 +1,15 @@
 /** Reads flags, environment and `.env` by the table of options, and returns the command with one frozen Config. */
 import { parseEnv } from "node:util";
 import { GatewayError } from "../errors.ts";
+import { urlSecrets } from "../secrets.ts";
 import { OPTIONS, type OptionName, type OptionValues, TABLE } from "./options.ts";
 import type { ConfigSources } from "./sources.ts";
-import { isLoopback, parseWhole } from "./values.ts";
+import { isAddress, isLoopback, parseWhole } from "./values.ts";
 
 export { helpText } from "./help.ts";
 export { LLM_BASE_URL_DEFAULT } from "./options.ts";
-export { isLoopback } from "./values.ts";
+export { moveSecrets } from "./secret-arguments.ts";
+export { isAddress, isLoopback } from "./values.ts";
 
 /** Everything that can be configured. A --token-file is read, so only its token is here. */
 export type Config = Omit<OptionValues, "tokenFile">;
@@ -58,7 +60,11 @@ const COMMAND_FLAGS: Readonly<Record<string, CommandFlag>> = {
 };
 
 const RING_ACTIONS = ["stat", "tail", "verify"] as const;
+/** Shorter ones are everyday words, such as "secret": masking them would make messages unreadable. */
+const SECRET_CHARS_MIN = 8;
 const TAIL_FRAMES = 10;
+/** What looks like a flag may be repeated in a message; anything else may be a secret that was put in the wrong place. */
+const FLAG_LIKE = /^--?[a-z][a-z-]{0,23}$/;
 
 /** Splits the arguments into flags and other words. Of a repeated flag the last value counts, as usual. */
 function readFlags(args: readonly string[]): { flags: Map<string, string>; words: string[] } {
@@ -73,7 +79,8 @@ function readFlags(args: readonly string[]): { flags: Map<string, string>; words
     const equals = arg.indexOf("=");
     const flag = equals < 0 ? arg : arg.slice(0, equals);
     const known = OPTIONS.find((option) => option.flag === flag) ?? COMMAND_FLAGS[flag];
-    if (known === undefined) throw usage(flag, "there is no such flag");
+    if (known === undefined)
+      throw usage(FLAG_LIKE.test(flag) ? flag : `argument ${index + 1}`, "there is no such flag");
     if (known.metavar === null) {
       if (equals >= 0) throw usage(flag, "takes no value");
       flags.set(flag, "true");
@@ -110,11 +117,13 @@ export function parseCommand(sources: ConfigSources): Command {
   const { config, notes } = readConfig(sources, flags, verb === "demo");
   if (verb === "pull-model") {
     const model = words.shift() ?? config.embeddingModel ?? "bge-m3";
-    if (words.length > 0) throw usage(words.join(" "), "pull-model takes one model name");
+    if (words.length > 0) throw usage("pull-model", "takes one model name");
     return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
   }
-  if (verb !== undefined && verb !== "demo") throw usage(verb, "there is no such command");
-  if (words.length > 0) throw usage(words.join(" "), "is one argument too many");
+  // Words that do not belong are not repeated: one may be a token whose flag was forgotten.
+  if (verb !== undefined && verb !== "demo")
+    throw usage("command", "there is none of that name; there are demo, pull-model and ring");
+  if (words.length > 0) throw usage(verb ?? "", `takes no further words, and got ${words.length}`);
   return { name: verb === "demo" ? "demo" : "run", config, notes };
 }
 
@@ -126,7 +135,7 @@ function ringCommand(
 ): Command {
   const action = RING_ACTIONS.find((name) => name === words[0]);
   if (action === undefined || words.length > 1)
-    throw usage(["ring", ...words].join(" "), `ring takes one of ${RING_ACTIONS.join(", ")}`);
+    throw usage("ring", `takes one of ${RING_ACTIONS.join(", ")}`);
   for (const flag of flags.keys()) {
     if (flag !== TABLE.ringPath.flag && !(flag in COMMAND_FLAGS))
       throw usage(flag, `is not a flag of ring ${action}`);
@@ -151,8 +160,13 @@ interface OptionReader {
   read<Name extends OptionName>(name: Name): OptionValues[Name];
 }
 
+/** `parseEnv` ends a value at any `#`. As in shells, only one after white space begins a comment here: tokens contain `#`. */
+function withHashes(dotenv: string): string {
+  return dotenv.replace(/^([^=#\r\n]+=[ \t]*)([^\s'"`#]+#[^\s'"`]*)(?=\s|$)/gm, "$1'$2'");
+}
+
 function reader(sources: ConfigSources, flags: ReadonlyMap<string, string>): OptionReader {
-  const dotenv = sources.dotenv === null ? {} : parseEnv(sources.dotenv);
+  const dotenv = sources.dotenv === null ? {} : parseEnv(withHashes(sources.dotenv));
   const given = (name: OptionName): Given | null => {
     const { flag, env } = TABLE[name];
     const byFlag = flags.get(flag);
@@ -179,23 +193,33 @@ function readConfig(
 ): { config: Config; notes: string[] } {
   const options = reader(sources, flags);
   const token = readToken(options);
-  const host = options.read("host");
+  const noHost = strangeHost(sources, options);
+  const host = noHost === null ? options.read("host") : "127.0.0.1";
   if (!isLoopback(host) && token === null && !options.read("insecure")) {
     throw usage(
-      `--host ${host}`,
+      options.given("host")?.from === TABLE.host.env ? `${TABLE.host.env}=${host}` : `--host ${host}`,
       "anyone who can reach this address could read and write everything",
-      "pass --token, or --insecure if that is intended",
+      "set GATEWAY_TOKEN or pass --token-file, or --insecure if that is intended",
     );
   }
   const values: Partial<Record<OptionName, unknown>> = {};
   for (const name of Object.keys(TABLE) as OptionName[]) {
     if (name === "tokenFile") continue;
-    values[name] = name === "token" ? token : options.read(name);
+    values[name] = name === "token" ? token : name === "host" ? host : options.read(name);
   }
   const config = Object.freeze(values as Config);
-  const notes =
-    demo && config.dbPath === null ? ["demo: nothing is kept; add --db-path FILE to keep it"] : [];
+  const notes = noHost === null ? [] : [noHost];
+  if (demo && config.dbPath === null) notes.push("demo: nothing is kept; add --db-path FILE to keep it");
   return { config, notes };
+}
+
+/** Why the variable HOST is ignored; null if it is not. conda's compilers, for one, set it to the kind of the machine. */
+function strangeHost({ env, hostIsFound }: ConfigSources, options: OptionReader): string | null {
+  const given = options.given("host");
+  const name = TABLE.host.env;
+  if (given === null || given.from !== name || given.value !== env[name]) return null;
+  if (hostIsFound || isAddress(given.value)) return null;
+  return `HOST=${given.value} is ignored, because it is neither an address nor the name of a host that can be found; to choose an address pass --host`;
 }
 
 /** A --token-file wins over the environment. Together with --token it is a contradiction. */
@@ -208,13 +232,25 @@ function readToken(options: OptionReader): string | null {
 
 /** The body of /api/config: the configuration in force, with "set" in place of each secret. */
 export function describeConfig(config: Config): Record<string, unknown> {
-  const url = config.llmBaseUrl === null ? null : new URL(config.llmBaseUrl);
-  if (url !== null && url.password !== "") url.password = "set";
   return {
     ...config,
     token: config.token === null ? null : "set",
     llmApiKey: config.llmApiKey === null ? null : "set",
-    llmBaseUrl: url === null ? null : url.href.replace(/\/$/, ""),
+    llmBaseUrl: config.llmBaseUrl === null ? null : maskedUrl(config.llmBaseUrl),
     ringMode: `0${config.ringMode.toString(8)}`,
   };
+}
+
+/** The URL with "set" in place of what may be secret: user and password, the query, and what follows `#`. */
+function maskedUrl(text: string): string {
+  const { protocol, username, password, host, pathname, search, hash } = new URL(text);
+  const user = username === "" && password === "" ? "" : "set@";
+  const more = search === "" && hash === "" ? "" : "?set";
+  return `${protocol}//${user}${host}${pathname.replace(/\/$/, "")}${more}`;
+}
+
+/** What no message may contain. */
+export function secretsOf({ token, llmApiKey, llmBaseUrl }: Config): string[] {
+  const all = [token, llmApiKey, ...(llmBaseUrl === null ? [] : urlSecrets(llmBaseUrl))];
+  return all.filter((secret) => secret !== null && secret.length >= SECRET_CHARS_MIN) as string[];
 }

@@ -15,9 +15,9 @@ import {
   type Parsed,
   path,
   ringPath,
+  secret,
   sizeBytes,
   sizeBytesFrom,
-  token,
   tokenFile,
   urlOrOff,
   whole,
@@ -96,10 +96,10 @@ export const TABLE = {
     flag: "--token",
     metavar: "TOKEN",
     env: "GATEWAY_TOKEN",
-    kind: token,
+    kind: secret,
     defaultText: "none",
     absent: none,
-    help: "bearer token that every route but /health and /ready requires",
+    help: "bearer token that every route but /health and /ready requires; others on the machine may see it here, so better use the variable or --token-file",
   }),
   /** Another source of `token`; not in Config. */
   tokenFile: optional({
@@ -162,10 +162,10 @@ export const TABLE = {
     flag: "--llm-api-key",
     metavar: "KEY",
     env: "LLM_API_KEY",
-    kind: anyText,
+    kind: secret,
     defaultText: "none",
     absent: none,
-    help: "API key of that endpoint",
+    help: "API key of that endpoint; better set as the variable",
   }),
   /** Null: the endpoint's first chat model. */
   llmModel: optional({

@@ -8,6 +8,8 @@ export interface ConfigSources {
   /** Folder of the executable, for the default of --models-dir. */
   readonly executableDir: string;
   readonly platform: string;
+  /** Whether the variable HOST is the name of a host that can be found. Shells and compilers set it to other things. */
+  readonly hostIsFound: boolean;
   readonly stdoutIsTty: boolean;
   readonly stderrIsTty: boolean;
   readonly readFile: (path: string) => string;

@@ -1,7 +1,6 @@
 /** The kinds of values that options take, and how each is read. */
 import { isIP } from "node:net";
 import { dirname, resolve } from "node:path";
-import { messageOf } from "../errors.ts";
 import type { ConfigSources } from "./sources.ts";
 
 /** A value, or why there is none. The fault follows the name of the flag or variable and a colon. */
@@ -28,11 +27,11 @@ export const ringPath: Kind<string> = (text, { workingDir }) => {
   return dirname(value) === value ? { fault: `"${value}" is a folder` } : { value };
 };
 
-/** A token must fit into a header as it is. No message repeats it. */
-export const token: Kind<string> = (text) =>
+/** A token or key must fit into a header as it is. No message repeats it. */
+export const secret: Kind<string> = (text) =>
   /^[\x21-\x7e]+$/.test(text)
     ? { value: text }
-    : { fault: "a token consists of visible ASCII characters without spaces" };
+    : { fault: "a token or key consists of visible ASCII characters without spaces" };
 
 /** The token in the first line of a file. */
 export const tokenFile: Kind<string> = (file, sources) => {
@@ -40,13 +39,21 @@ export const tokenFile: Kind<string> = (file, sources) => {
   try {
     line = sources.readFile(resolve(sources.workingDir, file)).split("\n")[0]?.trim() ?? "";
   } catch (error) {
-    return { fault: `${file} cannot be read (${messageOf(error)})` };
+    // Neither the error nor the path is repeated: somebody may have given the token itself in its place.
+    const why = (error as NodeJS.ErrnoException).code ?? "it failed";
+    return {
+      fault: `the file cannot be read (${why}); it takes the path of a file whose first line is the token`,
+    };
   }
-  return line === "" ? { fault: `the first line of ${file} is empty` } : token(line, sources);
+  return line === "" ? { fault: "the first line of the file is empty" } : secret(line, sources);
 };
 
+/** One of these words, in capitals or not. */
 export function oneOf<const Choice extends string>(...choices: readonly Choice[]): Kind<Choice> {
-  return kind((text) => choices.find((choice) => choice === text) ?? null, `one of ${choices.join(", ")}`);
+  return kind(
+    (text) => choices.find((choice) => choice === text.trim().toLowerCase()) ?? null,
+    `one of ${choices.join(", ")}`,
+  );
 }
 
 export function parseWhole(text: string, min: number, max: number): number | null {
@@ -112,14 +119,19 @@ export const fileMode: Kind<number> = kind(
   "an octal mode such as 0600 or 0644",
 );
 
-/** The URL without slashes at its end; null for "off". */
+/** The URL without slashes at its end; null for "off". No message repeats it, because it may hold a key. */
 export const urlOrOff: Kind<string | null> = (text) => {
-  if (text === "off") return { value: null };
+  if (text.trim().toLowerCase() === "off") return { value: null };
   const url = URL.canParse(text) ? new URL(text) : null;
   return url !== null && ["http:", "https:"].includes(url.protocol)
     ? { value: text.replace(/\/+$/, "") }
-    : { fault: `"${text}" is not an http or https URL (or "off")` };
+    : { fault: 'it is not an http or https URL such as http://localhost:1234/v1 (or "off")' };
 };
+
+/** Whether a host is an address, or the name of this machine that needs no look-up. */
+export function isAddress(host: string): boolean {
+  return isIP(host.replace(/^\[|\]$/g, "")) !== 0 || host.toLowerCase() === "localhost";
+}
 
 /** Whether an address can be reached from this machine only: localhost, 127.0.0.0/8 or ::1. */
 export function isLoopback(host: string): boolean {

@@ -60,7 +60,7 @@ const FIGURES: Readonly<Record<SeriesName, (interval: Interval) => number>> = {
   ingest_rate: (interval) => rate(interval, "events"),
   ack_p50_ms: (interval) => ackMs(interval, 0.5),
   ack_p99_ms: (interval) => ackMs(interval, 0.99),
-  backlog_events: ({ gauges }) => gauges.journal_backlog_events ?? Number.NaN,
+  unframed_events: ({ gauges }) => gauges.unframed_events ?? Number.NaN,
   store_lag_events: ({ gauges }) => gauges.store_lag_events ?? Number.NaN,
   frames_rate: (interval) => rate(interval, "frames"),
   ring_fill: ringFillPercent,
@@ -102,6 +102,7 @@ export class Figures implements Disposable {
   #timer: Disposable | null = null;
   #before: Counts = { events: 0, frames: 0, batches: 0, refusals: 0, llm: 0, acks: new Float64Array(0) };
   #sample = STARTING;
+  #sampledMs = 0;
 
   constructor(options: FiguresOptions) {
     this.#o = options;
@@ -111,9 +112,14 @@ export class Figures implements Disposable {
     this.series = Object.fromEntries(series) as Record<SeriesName, Series>;
   }
 
-  /** The gateway's state at the newest sample; `nowUs` is when it was taken. */
+  /** The gateway's state at the newest sample. */
   get sample(): Snapshot {
     return this.#sample;
+  }
+
+  /** How long ago that was. */
+  get ageMs(): number {
+    return this.#o.clock.monotonicMs() - this.#sampledMs;
   }
 
   start(): void {
@@ -126,7 +132,8 @@ export class Figures implements Disposable {
     const sample = snapshot();
     const now = this.#counts(sample);
     const first = this.#sample === STARTING;
-    const seconds = Math.max(0.001, (sample.nowUs - this.#sample.nowUs) / 1e6);
+    const nowMs = clock.monotonicMs();
+    const seconds = Math.max(0.001, (nowMs - this.#sampledMs) / 1000);
     // If the process was stopped or far too busy, the seconds without a sample become gaps, so that time keeps its scale.
     const missed = first ? 0 : Math.min(SECONDS_MAX, Math.round(seconds) - 1);
     const interval = { seconds: first ? null : seconds, before: this.#before, now, gauges: sample.gauges };
@@ -135,7 +142,8 @@ export class Figures implements Disposable {
       ring.push(FIGURES[name](interval));
     }
     this.#before = now;
-    this.#sample = { ...sample, nowUs: clock.nowUs() };
+    this.#sample = sample;
+    this.#sampledMs = nowMs;
     sampled();
   }
 

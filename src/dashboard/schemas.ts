@@ -5,7 +5,7 @@ import type { SchemaView } from "../tui/model.ts";
 import { prettyJson } from "./json.ts";
 
 /** The list is rebuilt at most this often: a thousand types take some milliseconds. */
-const REFRESH_US = 1_000_000;
+const REFRESH_MS = 1000;
 /** @bound schemas listed | the less frequent types are left out */
 const TYPES_MAX = 200;
 const RATE_SECONDS = 60;
@@ -26,25 +26,26 @@ const DRIFT_TEXT = { new_field: "new field", type_change: "type changed", gone: 
 export class SchemaList {
   readonly #source: SchemaSource;
   /** The newest RATE_SECONDS refreshes, oldest first: their time, and how many events each type had. */
-  #counted: { readonly atUs: number; readonly events: ReadonlyMap<string, number> }[] = [];
+  #counted: { readonly atMs: number; readonly events: ReadonlyMap<string, number> }[] = [];
   #views: readonly SchemaView[] = [];
-  #builtUs = Number.NEGATIVE_INFINITY;
+  #builtMs = Number.NEGATIVE_INFINITY;
 
   constructor(source: SchemaSource) {
     this.#source = source;
   }
 
-  views(nowUs: number): readonly SchemaView[] {
-    if (nowUs - this.#builtUs < REFRESH_US) return this.#views;
-    this.#builtUs = nowUs;
+  /** @param nowMs by the monotonic clock. */
+  views(nowMs: number): readonly SchemaView[] {
+    if (nowMs - this.#builtMs < REFRESH_MS) return this.#views;
+    this.#builtMs = nowMs;
     const types = this.#source.shown(TYPES_MAX);
     const events = new Map(types.map(({ type, events }) => [type, events]));
-    this.#counted = [...this.#counted.slice(1 - RATE_SECONDS), { atUs: nowUs, events }];
+    this.#counted = [...this.#counted.slice(1 - RATE_SECONDS), { atMs: nowMs, events }];
     const { drift } = this.#source;
     this.#views = types.map((type) => ({
       name: type.type,
       events: type.events,
-      perMinute: this.#perMinute(type.type, nowUs),
+      perMinute: this.#perMinute(type.type, nowMs),
       firstSeenUs: type.first_seen_us,
       lastSeenUs: type.last_seen_us,
       fields: type.fields.map(({ path, types: jsonTypes, fill_rate, drift: changed }) => ({
@@ -64,11 +65,11 @@ export class SchemaList {
   }
 
   /** Null until the type was counted twice. */
-  #perMinute(type: string, nowUs: number): number | null {
+  #perMinute(type: string, nowMs: number): number | null {
     const oldest = this.#counted.find(({ events }) => events.has(type));
     const then = oldest?.events.get(type);
     const now = this.#counted.at(-1)?.events.get(type);
-    if (oldest === undefined || then === undefined || now === undefined || oldest.atUs >= nowUs) return null;
-    return ((now - then) * 60e6) / (nowUs - oldest.atUs);
+    if (oldest === undefined || then === undefined || now === undefined || oldest.atMs >= nowMs) return null;
+    return ((now - then) * 60_000) / (nowMs - oldest.atMs);
   }
 }

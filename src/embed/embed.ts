@@ -129,18 +129,45 @@ export function openHashing(workerUrl: string | URL): Embedder {
   return new HashingEmbedder(workerOf(workerUrl));
 }
 
-async function openLocal(o: ChooseOptions): Promise<Embedder> {
+function noEndpoint(): GatewayError {
+  return new GatewayError({
+    code: "usage",
+    operation: "embed: choose",
+    object: "--embedder remote",
+    detail: "no endpoint is set",
+    hint: "pass --llm-base-url URL",
+  });
+}
+
+/** @throws GatewayError model_missing */
+function localFolder(o: Pick<ChooseOptions, "modelsDir" | "embeddingModel">): string {
   const folder = findModel(o.modelsDir, o.embeddingModel);
-  if (folder === null) {
-    throw new GatewayError({
-      code: "model_missing",
-      operation: "embed: find model",
-      object: `${o.embeddingModel ?? LOCAL_MODEL_DEFAULT} in ${o.modelsDir}`,
-      detail: "no such model",
-      hint: 'run "one_file_gateway pull-model" or pass --embedder remote or hashing',
-    });
-  }
-  return openModel(folder, o.workerUrl);
+  if (folder !== null) return folder;
+  throw new GatewayError({
+    code: "model_missing",
+    operation: "embed: find model",
+    object: `${o.embeddingModel ?? LOCAL_MODEL_DEFAULT} in ${o.modelsDir}`,
+    detail: "no such model",
+    hint: 'run "one_file_gateway pull-model" or pass --embedder remote or hashing',
+  });
+}
+
+/**
+ * Refuses a choice of the user that can only fail, before anything is opened.
+ * @throws GatewayError model_missing, usage
+ */
+export function checkEmbedder(o: {
+  readonly choice: ChooseOptions["choice"];
+  readonly modelsDir: string;
+  readonly embeddingModel: string | null;
+  readonly hasEndpoint: boolean;
+}): void {
+  if (o.choice === "local") localFolder(o);
+  if (o.choice === "remote" && !o.hasEndpoint) throw noEndpoint();
+}
+
+async function openLocal(o: ChooseOptions): Promise<Embedder> {
+  return openModel(localFolder(o), o.workerUrl);
 }
 
 /**
@@ -181,15 +208,7 @@ async function openRecordedLocal(o: ChooseOptions, recorded: RecordedEmbedder): 
 }
 
 async function openRemote(o: ChooseOptions): Promise<Choice> {
-  if (o.endpoint === null) {
-    throw new GatewayError({
-      code: "usage",
-      operation: "embed: choose",
-      object: "--embedder remote",
-      detail: "no endpoint is set",
-      hint: "pass --llm-base-url URL",
-    });
-  }
+  if (o.endpoint === null) throw noEndpoint();
   const recorded = o.recorded?.kind === "remote" ? o.recorded : null;
   if (recorded !== null) return { embedder: recordedRemote(o, recorded), advice: null };
   // A model that the user named need not be listed.

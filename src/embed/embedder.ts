@@ -27,15 +27,21 @@ export interface Embedder extends AsyncDisposable {
   /**
    * @returns texts.length × dim floats: one L2-normalised row per text. A row of zeros means that the text has no
    *   vector, because it holds nothing to embed (only white space; for hashing, no letter, digit or emoji).
+   * @param patienceMs an embedder that gives up after a while waits at least this long, for example for a model that has
+   *   to be loaded; up to 30 s.
    * @throws GatewayError embedder_unavailable (try again; see {@link GatewayError.retryAfterMs}) or
    *   embedder_invalid (the vectors cannot be right: wrong count, dimension or values).
    */
-  embed(texts: readonly string[]): Promise<Float32Array>;
+  embed(texts: readonly string[], patienceMs?: number): Promise<Float32Array>;
   /**
    * Like `embed`, and also returns the nearest example label for each text with a true in `wanted`.
    * @throws GatewayError as `embed`.
    */
-  embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts>;
+  embedNearest(
+    texts: readonly string[],
+    wanted: readonly boolean[],
+    patienceMs?: number,
+  ): Promise<EmbeddedTexts>;
   /**
    * Replaces the labelled examples. Their vectors must come from this embedder; the call takes over their memory.
    * @returns what was learned from the examples; null if there are none, or if others were set meanwhile.

@@ -6,45 +6,27 @@
 const PATIENCE_MS_MAX = 30_000;
 /** @bound a request for embeddings beyond three times what its like took before | the request fails */
 const PATIENCE_MS_MIN = 3000;
-/** After this long without a request, a server may have unloaded its model and has to load it again. */
-const IDLE_MS = 60_000;
 /** How fast a slow request is forgotten. */
 const DECAY = 0.95;
 
-/**
- * A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves, because
- * that one may load the model.
- */
+/** A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves. */
 export class Pace {
-  readonly #nowMs: () => number;
   /** The slowest request by the binary logarithm of its number of texts. */
   readonly #slowestMs: number[] = [];
-  #floorMs = PATIENCE_MS_MIN;
-  #lastMs: number | null = null;
 
-  constructor(nowMs: () => number) {
-    this.#nowMs = nowMs;
-  }
-
-  /** How long a request with so many texts may take. */
-  limitMs(texts: number): number {
-    if (this.#lastMs === null || this.#nowMs() - this.#lastMs > IDLE_MS) return PATIENCE_MS_MAX;
-    return Math.min(
-      PATIENCE_MS_MAX,
-      Math.max(this.#floorMs, PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts))),
-    );
+  /**
+   * How long a request with so many texts may take.
+   * @param leastMs at least this long.
+   */
+  limitMs(texts: number, leastMs = 0): number {
+    if (this.#slowestMs.length === 0) return PATIENCE_MS_MAX;
+    const usualMs = PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts));
+    return Math.min(PATIENCE_MS_MAX, Math.max(leastMs, usualMs));
   }
 
   succeeded(texts: number, tookMs: number): void {
     const size = sizeOf(texts);
     this.#slowestMs[size] = Math.max(tookMs, DECAY * (this.#slowestMs[size] ?? 0));
-    this.#floorMs = PATIENCE_MS_MIN;
-    this.#lastMs = this.#nowMs();
-  }
-
-  /** The next request may take twice as long, until one succeeds. */
-  timedOut(texts: number): void {
-    this.#floorMs = Math.min(2 * this.limitMs(texts), PATIENCE_MS_MAX);
   }
 
   /** From requests of about this size, else from smaller ones, as if time grew with the number of texts. */

@@ -17,6 +17,8 @@ const RETRY_AFTER_MS_MAX = 3_600_000;
 /** LM Studio's name of BGE-M3. */
 export const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 
+type LimitMs = (texts: number) => number;
+
 export interface RemoteOptions {
   /** Null: none is set, and each call fails. */
   readonly endpoint: Endpoint | null;
@@ -39,12 +41,11 @@ export class RemoteEmbedder implements Embedder {
   readonly #examples: Examples;
   readonly #recent = new RecentVectors();
   readonly #clock: Clock;
-  readonly #pace: Pace;
+  readonly #pace = new Pace();
   #dim: number;
 
   constructor({ endpoint, name, dim, worker, clock = systemClock }: RemoteOptions) {
     this.#clock = clock;
-    this.#pace = new Pace(() => clock.monotonicMs());
     this.#endpoint = endpoint;
     this.#examples = new Examples(worker);
     this.name = name;
@@ -56,12 +57,16 @@ export class RemoteEmbedder implements Embedder {
     return this.#dim;
   }
 
-  embed(texts: readonly string[]): Promise<Float32Array> {
-    return this.#embedWithin(texts, null);
+  embed(texts: readonly string[], patienceMs = 0): Promise<Float32Array> {
+    return this.#embedWithin(texts, (count) => this.#pace.limitMs(count, patienceMs));
   }
 
-  async embedNearest(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedTexts> {
-    const rows = await this.embed(texts);
+  async embedNearest(
+    texts: readonly string[],
+    wanted: readonly boolean[],
+    patienceMs = 0,
+  ): Promise<EmbeddedTexts> {
+    const rows = await this.embed(texts, patienceMs);
     return { rows, nearest: await this.#examples.nearest(rows, wanted) };
   }
 
@@ -75,7 +80,7 @@ export class RemoteEmbedder implements Embedder {
    */
   async probe(timeoutMs: number): Promise<GatewayError | null> {
     try {
-      await this.#embedWithin(["ready"], timeoutMs);
+      await this.#embedWithin(["ready"], () => timeoutMs);
       return null;
     } catch (error) {
       if (error instanceof GatewayError) return error;
@@ -83,19 +88,19 @@ export class RemoteEmbedder implements Embedder {
     }
   }
 
-  /** @param timeoutMs for each request, and a call with many texts makes several; null: as long as the endpoint's pace suggests. */
-  #embedWithin(texts: readonly string[], timeoutMs: number | null): Promise<Float32Array> {
+  /** @param limitMs how long a request with so many texts may take; a call with many texts makes several. */
+  #embedWithin(texts: readonly string[], limitMs: LimitMs): Promise<Float32Array> {
     const dim = (): number => this.#dim;
-    return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, timeoutMs));
+    return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, limitMs));
   }
 
-  async #embedFresh(texts: readonly string[], timeoutMs: number | null): Promise<Float32Array<ArrayBuffer>> {
+  async #embedFresh(texts: readonly string[], limitMs: LimitMs): Promise<Float32Array<ArrayBuffer>> {
     // Endpoints refuse empty texts, and there is nothing to embed in them.
     const present = texts.flatMap((text, at) => (text.trim() === "" ? [] : [at]));
     const batches: Float32Array[] = [];
     for (let from = 0; from < present.length; from += BATCH_MAX) {
       const batch = present.slice(from, from + BATCH_MAX).map((at) => texts[at] as string);
-      batches.push(this.#read(await this.#request(batch, timeoutMs), batch.length));
+      batches.push(this.#read(await this.#request(batch, limitMs(batch.length)), batch.length));
     }
     const rows = new Float32Array(texts.length * this.#dim);
     present.forEach((at, index) => {
@@ -106,19 +111,18 @@ export class RemoteEmbedder implements Embedder {
     return rows;
   }
 
-  async #request(input: string[], timeoutMs: number | null): Promise<unknown> {
+  async #request(input: string[], timeoutMs: number): Promise<unknown> {
     if (this.#endpoint === null) {
       throw this.#unavailable("no endpoint is set", { hint: "pass --llm-base-url URL" });
     }
     const count = input.length;
     const startedMs = this.#clock.monotonicMs();
-    using limit = this.#endpoint.limit(timeoutMs ?? this.#pace.limitMs(count), [this.#stop.signal]);
+    using limit = this.#endpoint.limit(timeoutMs, [this.#stop.signal]);
     const reply = await this.#endpoint.embed({ model: this.name, input }, limit);
     if (reply.ok) {
       this.#pace.succeeded(count, this.#clock.monotonicMs() - startedMs);
       return reply.value;
     }
-    if (reply.failure.kind === "timeout") this.#pace.timedOut(count);
     throw this.#failure(reply.failure);
   }
 

@@ -178,12 +178,29 @@ function offsetMinutes(text: string, at: number): number {
   return (sign === "-" ? -1 : 1) * (60 * hours + minutes);
 }
 
-/** Unix µs of a `timestamp`: RFC 3339, or epoch seconds, ms or µs, told apart by magnitude. NaN if it is none of them. */
+/**
+ * Whether a text has as many digits as seconds, ms or µs since 1970 have today: 10, 13 or 16, and nothing else. Texts of another length
+ * are more often dates such as 20240605.
+ */
+function isEpochText(text: string): boolean {
+  const { length } = text;
+  if (length !== 10 && length !== 13 && length !== 16) return false;
+  for (let at = 0; at < length; at++) if (!isDigit(text.charCodeAt(at))) return false;
+  return true;
+}
+
+function epochUs(value: number): number {
+  return Math.round(value < 1e11 ? value * 1e6 : value < 1e14 ? value * 1e3 : value);
+}
+
+/**
+ * Unix µs of a `timestamp`: RFC 3339, or epoch seconds, ms or µs, told apart by magnitude, also in quotes. NaN if it is
+ * none of them.
+ */
 function timestampUs(value: unknown): number {
   let us = Number.NaN;
-  if (typeof value === "string") us = rfc3339Us(value);
-  else if (typeof value === "number")
-    us = Math.round(value < 1e11 ? value * 1e6 : value < 1e14 ? value * 1e3 : value);
+  if (typeof value === "number") us = epochUs(value);
+  else if (typeof value === "string") us = isEpochText(value) ? epochUs(Number(value)) : rfc3339Us(value);
   return us >= 0 && us < YEAR_2201_US ? us + 0 : Number.NaN;
 }
 

@@ -90,14 +90,14 @@ function hostGuard({ config, isLoopback }: AccessOptions): Guard {
         return {
           code: "forbidden_host",
           detail: `the Host ${JSON.stringify(host)} does not name this machine's loopback`,
-          hint: "use localhost, or start the gateway with --token",
+          hint: "use localhost, or start the gateway with a token (GATEWAY_TOKEN or --token-file)",
         };
       }
       knownHost = host;
     }
     const detail = foreignPage(headers, host);
     if (detail === null) return null;
-    const hint = "web pages of other origins need a gateway with --token";
+    const hint = "web pages of other origins need a gateway with a token (GATEWAY_TOKEN or --token-file)";
     return { code: "forbidden_origin", detail, hint };
   };
 }

@@ -89,7 +89,12 @@ export class EventReads {
     if ("code" in parameters) return parameters;
     const seq = /^[1-9]\d{0,15}$/.test(text) ? Number(text) : Number.NaN;
     const headSeq = this.#o.headSeq();
-    if (!(seq <= headSeq)) return { code: "not_found", detail: `there is no event ${text}` };
+    if (!(seq <= headSeq))
+      return {
+        code: "not_found",
+        detail: `there is no event ${text}`,
+        hint: "GET /api/events lists events and their seq",
+      };
     const store = await this.#openStore();
     if ("code" in store) return store;
     const { json, lag } = await store.event(seq, headSeq);
@@ -137,6 +142,7 @@ function eventsQueryOf(query: string): EventsQuery | Refused {
     return {
       code: "bad_parameter",
       detail: `${name} has ${text.length} characters, at most ${FILTER_CHARS_MAX} are allowed`,
+      hint: "search for a shorter part of it",
     };
   }
   const filter = <Key extends string>(key: Key, name: string): { [K in Key]?: string } => {

@@ -35,6 +35,7 @@ export function givenOf(
       return {
         code: "bad_parameter",
         detail: `the header ${kind} has ${value.length} characters, at most ${HEADER_KEY_CHARS_MAX} are allowed`,
+        hint: "send a shorter key, such as a hash of this one",
       };
     }
     keys.push({ kind, value });
@@ -42,7 +43,8 @@ export function givenOf(
   // Unknown parameters are ignored, because providers add their own to the address that they post to.
   const parameters = new URLSearchParams(query);
   const type = typeFromQuery(parameters.get("type"));
-  if (type.detail !== null) return { code: "bad_parameter", detail: type.detail };
+  if (type.detail !== null)
+    return { code: "bad_parameter", detail: type.detail, hint: "send a shorter type" };
   const waits = switchOf(parameters, "wait", "enriched");
   if (typeof waits === "object") return waits;
   const keysOnly = switchOf(parameters, "dedup", "none");

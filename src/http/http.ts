@@ -36,7 +36,7 @@ import { Streams } from "./stream.ts";
 
 export type { HttpMetrics } from "./metrics.ts";
 
-/** @bound requests under way when the server stops | they are cut off */
+/** @bound requests under way when the server stops (less if the stop as a whole is late) | they are cut off */
 const STOP_MS_MAX = 10_000;
 const STOP_POLL_MS = 5;
 /**
@@ -70,8 +70,8 @@ export interface GatewayServer {
   readonly metrics: HttpMetrics;
   /** From now on /ready and /ingest answer 503. NDJSON bodies end after their last whole line, chat turns at once. */
   drain(): void;
-  /** Drains, accepts no new connection, and lets requests under way finish for at most 10 s. */
-  stop(): Promise<void>;
+  /** Drains, accepts no new connection, and lets requests under way finish, for at most `withinMs` (10 s if left out). */
+  stop(withinMs?: number): Promise<void>;
 }
 
 /** The server that has a request, which need not be the one that listens now. */
@@ -184,10 +184,10 @@ class Gateway implements GatewayServer {
     this.#parts.chat.drain();
   }
 
-  async stop(): Promise<void> {
+  async stop(withinMs = STOP_MS_MAX): Promise<void> {
     this.drain();
     this.#stopping = true;
-    const untilMs = this.#clock.monotonicMs() + STOP_MS_MAX;
+    const untilMs = this.#clock.monotonicMs() + withinMs;
     this.#listener.close();
     while (this.#listener.pendingRequests > 0 && this.#clock.monotonicMs() < untilMs)
       await this.#clock.sleep(STOP_POLL_MS);

@@ -110,7 +110,11 @@ export class IntentsRoutes {
 const HINT = 'send {"examples":["…","…"]}';
 
 function unknown(label: string): Refused {
-  return { code: "not_found", detail: `there are no examples of ${JSON.stringify(label)}` };
+  return {
+    code: "not_found",
+    detail: `there are no examples of ${JSON.stringify(label)}`,
+    hint: "GET /api/intents lists the labels",
+  };
 }
 
 function labelOf(encoded: string, charsMax: number): string | Refused {

@@ -66,6 +66,10 @@ export const METRICS = {
     "Events that the journal still holds, because DuckDB's last checkpoint does not.",
   ),
   journal_bytes: gauge("bytes", "Bytes of the journal's pages in use."),
+  lost_events: gauge(
+    "events",
+    "Acknowledged events that are known to be lost, because files of the journal were deleted or an older copy was put back.",
+  ),
   pruned_events_total: counter(
     "events",
     "Events that left the journal because a checkpoint of DuckDB holds them.",

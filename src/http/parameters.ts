@@ -9,7 +9,8 @@ export function parametersOf(query: string, known: readonly string[]): Map<strin
       const hint = known.length === 0 ? "it takes no parameters" : `it takes ${known.join(", ")}`;
       return { code: "bad_parameter", detail: `this route has no parameter ${JSON.stringify(name)}`, hint };
     }
-    if (found.has(name)) return { code: "bad_parameter", detail: `${name} is given twice` };
+    if (found.has(name))
+      return { code: "bad_parameter", detail: `${name} is given twice`, hint: "give it once" };
     if (value !== "") found.set(name, value);
   }
   return found;

@@ -31,6 +31,20 @@ const STATUS: Readonly<Record<RequestErrorCode, Status>> = {
   internal: [500, "The gateway failed unexpectedly"],
 };
 
+/** What to do next about refusals that do not say so themselves. */
+const HINTS: Partial<Readonly<Record<ErrorCode, string>>> = {
+  malformed:
+    "send one JSON object or an array of them in UTF-8; one object a line needs the content type application/x-ndjson",
+  not_an_event: 'send a JSON object, such as {"type":"UserMessage","message":"…"}',
+  too_deep: "send what is nested that deep as text",
+  too_large: "send less at once, and large content as a link to it",
+  bad_parameter: "correct the parameter, or leave it out",
+  not_found: 'the README lists the routes under "HTTP"',
+  method_not_allowed: "the header Allow lists the methods of this route",
+  overloaded: "try again after Retry-After",
+  draining: "try again after Retry-After",
+};
+
 /** Of codes that no request should meet. If one does, the gateway has failed. */
 const FAILED: Status = [500, "The gateway has failed"];
 
@@ -127,7 +141,7 @@ export class Problems {
 export function problemText({ code, detail, hint, members }: Refused): string {
   const [status, title] = statusOf(code);
   const type = `urn:one-file-gateway:problem:${code}`;
-  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? null, ...members });
+  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? HINTS[code] ?? null, ...members });
 }
 
 /** What a client may know about a failure: neither the operation nor the object. */

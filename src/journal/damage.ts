@@ -7,25 +7,27 @@ import type { Row } from "./file.ts";
 import { isWhole } from "./rows.ts";
 
 type LogName = "events" | "frames" | "answers";
-/** @bound damaged rows that are named in the log | the rest are counted */
+/** @bound damaged rows of the journal that are named and counted | further ones are passed over without a word */
 const NAMED_ROWS_MAX = 10_000;
 
 export class Damage {
-  readonly #onDamage: (message: string) => void;
+  /** Called when a damaged row is seen for the first time. */
+  onDamage: (message: string) => void = () => {};
   readonly #seen = new Set<string>();
-  /** Rows that were damaged when they were read, each counted once up to NAMED_ROWS_MAX. */
-  rows = 0;
+  /** The first damaged row and why it is; null if none was seen. */
+  first: string | null = null;
   /** Rows up to this number may have no checksum. */
   uncheckedTo = 0;
 
-  constructor(onDamage: (message: string) => void) {
-    this.#onDamage = onDamage;
+  /** Damaged rows that were read since the start, each counted once. */
+  get rows(): number {
+    return this.#seen.size;
   }
 
   /** Whether a row is as it was written. Notes it if it is not. */
   isWhole(log: LogName, row: Row, id: unknown): boolean {
     if (row.checksum === null ? Number(id) <= this.uncheckedTo && hasForm(row) : isWhole(row)) return true;
-    this.#note(log, id, "its checksum differs");
+    this.note(log, id, "its checksum differs");
     return false;
   }
 
@@ -35,16 +37,17 @@ export class Damage {
     [low, high]: readonly [number, number],
     read: (low: number, high: number) => Row[],
   ): Row[] {
-    return readAround(low, high, { read, lost: (id, why) => this.#note(log, id, why) });
+    return readAround(low, high, { read, lost: (id, why) => this.note(log, id, why) });
   }
 
-  #note(log: LogName, id: unknown, why: string): void {
-    const name = `${log} ${String(id)}`;
-    if (this.#seen.has(name)) return;
-    this.rows += 1;
-    if (this.#seen.size >= NAMED_ROWS_MAX) return;
+  /** Notes a damaged row, whoever has found it. */
+  note(log: LogName, id: unknown, why: string): void {
+    const name = `row ${String(id)} of ${log}`;
+    if (this.#seen.has(name) || this.#seen.size >= NAMED_ROWS_MAX) return;
     this.#seen.add(name);
-    this.#onDamage(`row ${String(id)} of ${log} is damaged (${why}); it is passed over`);
+    const message = `${name} is damaged (${why})`;
+    this.first ??= message;
+    this.onDamage(`${message}; it is passed over`);
   }
 }
 

@@ -20,16 +20,20 @@
  */
 
 import type { Database } from "bun:sqlite";
+import type { GatewayError } from "../errors.ts";
 import type { ParsedEvent } from "../event/event.ts";
 import { AppendCall, type Call, DecideCall, isAppend } from "./calls.ts";
 import { Damage } from "./damage.ts";
 import { type JournalKind, journalError, openFile, pagesInUse, UNCHECKED_TO } from "./file.ts";
 import { Generations } from "./generations.ts";
 import { GroupCommit } from "./group-commit.ts";
+import { type Acknowledged, HeadsFile } from "./heads-file.ts";
 import { IntentRows } from "./intents.ts";
 import { KEYS_SCHEMA_SQL, Keys } from "./keys.ts";
 import { Labels } from "./labels.ts";
 import { Logs } from "./logs.ts";
+import { Numbers } from "./numbers.ts";
+import { OwnFiles } from "./own-files.ts";
 import { Pruning } from "./pruning.ts";
 import { boundsOf, type Dropped, Room } from "./room.ts";
 import type {
@@ -47,6 +51,7 @@ import { openTable, type SmallTable, type SmallTableName } from "./tables.ts";
 import { Transactions } from "./transactions.ts";
 import { Writer } from "./writer.ts";
 
+export type { Acknowledged } from "./heads-file.ts";
 export type { IntentRows, RememberedRow, StoredExample } from "./intents.ts";
 export type {
   AppendResult,
@@ -71,6 +76,10 @@ export interface JournalOptions {
   readonly randomU32: () => number;
   /** Differs after every boot of the machine. */
   readonly bootId: string;
+  /** The file that says how far the journal has acknowledged; null: there is none. */
+  readonly headsPath?: string | null;
+  /** Files of the gateway without which nothing is acknowledged, besides the journal's own. */
+  readonly needs?: readonly string[];
   /** Dedup keys that wait in memory before they are sorted into their table, at least 1. Tests make it small. */
   readonly keysInMemoryMax?: number;
 }
@@ -89,11 +98,13 @@ export class Journal implements Disposable {
   readonly journalId: number;
   /** Whether the machine has not booted since the journal was last open. */
   readonly sameBoot: boolean;
+  /** How far the journal had acknowledged when it was last open; null if that is not known. */
+  readonly acknowledged: Acknowledged | null;
   /** Called after each commit with new events, in order of seq, before the promises of their calls resolve. */
   onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
 
-  /** Called when a damaged row is seen for the first time; the rest of the journal goes on. */
-  onDamage: (message: string) => void = () => {};
+  /** The rows that were found damaged. They are passed over; the rest of the journal goes on. */
+  readonly damage = new Damage();
 
   /** Labelled examples, and remembered replies of the language model. */
   readonly intents: IntentRows;
@@ -105,11 +116,13 @@ export class Journal implements Disposable {
   readonly #logs: Logs;
   readonly #writer: Writer;
   readonly #pruning: Pruning;
+  readonly #numbers: Numbers;
+  readonly #headsFile: HeadsFile | null;
+  readonly #files: OwnFiles;
   /** Null for a kept journal, which has no bound. */
   readonly #room: Room | null;
   readonly #group: GroupCommit<Call>;
   readonly #usedBytes: () => number;
-  readonly #damage = new Damage((message) => this.onDamage(message));
 
   /**
    * Opens the journal at `path`, or creates one (mode 0600) if there is no file.
@@ -134,8 +147,8 @@ export class Journal implements Disposable {
       const transactions = new Transactions(database, path);
       const settings = new Settings(database, transactions);
       const generations = new Generations(database, kind);
-      this.#damage.uncheckedTo = Number(settings.get(UNCHECKED_TO) ?? 0);
-      const logs = new Logs(generations, this.#damage);
+      this.damage.uncheckedTo = Number(settings.get(UNCHECKED_TO) ?? 0);
+      const logs = new Logs(generations, this.damage);
       const keys = new Keys(database, {
         inMemoryMax: o.keysInMemoryMax ?? Math.min(KEYS_IN_MEMORY_MAX, Math.ceil(limitBytes / 1024)),
         forgetful: o.ephemeral !== null,
@@ -149,9 +162,20 @@ export class Journal implements Disposable {
       this.journalId = Number(settings.get("journal.id"));
       this.sameBoot = settings.get("journal.boot") === o.bootId;
       if (!this.sameBoot) settings.set("journal.boot", o.bootId);
+      const headsPath = o.headsPath ?? null;
+      const owner = { journalId: this.journalId, bootId: o.bootId };
+      this.#headsFile = headsPath === null ? null : new HeadsFile({ path: headsPath, ...owner });
+      this.acknowledged = this.#headsFile?.found ?? null;
+      this.#files = new OwnFiles([path, `${path}-wal`, ...(o.needs ?? [])], nowUs);
       const shared = { path, database, transactions, settings, generations, logs, keys };
       this.#writer = new Writer({ ...shared, journalId: this.journalId });
-      this.#pruning = new Pruning({ ...shared, nowUs, onLeft: (leaving) => this.#room?.left(leaving) });
+      this.#pruning = new Pruning({
+        ...shared,
+        damage: this.damage,
+        nowUs,
+        onLeft: (leaving) => this.#room?.left(leaving),
+      });
+      this.#numbers = new Numbers({ ...shared, writer: this.#writer, pruning: this.#pruning });
       const onDropped = ({ events, oldestSeq }: Dropped): void => {
         this.#pruning.dropped(events);
         this.#writer.startsAt(oldestSeq);
@@ -209,14 +233,56 @@ export class Journal implements Disposable {
   }
 
   #store(group: readonly Call[]): void {
+    const lost = this.#files.failure();
+    if (lost !== null) throw lost;
     this.#room?.make(group, this.headSeq() + 1);
     this.#writer.store(group);
+    this.#headsFile?.note(this.heads());
     this.#room?.stored(group);
   }
 
   #tell(group: readonly Call[]): void {
     const events = group.flatMap((call) => (isAppend(call) && call.failure === undefined ? call.stored : []));
     if (events.length > 0) this.onCommitted({ events });
+  }
+
+  /** Why nothing can be acknowledged now: a file of the gateway was deleted or replaced. null if none was. */
+  filesLost(): GatewayError | null {
+    return this.#files.failure();
+  }
+
+  /** The newest number of each log that was ever given; 0 before the first. */
+  heads(): JournalCursors {
+    const { headSeq, headFrameId, headAnswerId } = this.#writer.heads;
+    return { seq: headSeq, frameId: headFrameId, answerId: headAnswerId };
+  }
+
+  /**
+   * Lets the next numbers begin above `to`, because numbers up to there were given that this journal does not know.
+   * @param o.lostEvents acknowledged events that are known to be lost. @param o.why for the operator.
+   * @throws GatewayError disk_full, journal_failed
+   */
+  raise(to: JournalCursors, o: { lostEvents: number; why: string }): void {
+    this.#numbers.raise(to, o);
+    this.#headsFile?.note(this.heads());
+  }
+
+  /**
+   * Removes events without a frame that the store holds with theirs.
+   * @throws GatewayError disk_full, journal_failed
+   */
+  forget(seqs: readonly number[]): void {
+    this.#numbers.forget(seqs);
+  }
+
+  /** Why numbers were skipped since the journal was opened; null: none were. */
+  get notice(): string | null {
+    return this.#numbers.notice;
+  }
+
+  /** What is known of the numbers that were skipped: see {@link raise}. */
+  get gaps(): Readonly<Numbers["gaps"]> {
+    return this.#numbers.gaps;
   }
 
   /** The newest committed seq; 0 before the first event. */
@@ -295,11 +361,6 @@ export class Journal implements Disposable {
         return usedBytes();
       },
     };
-  }
-
-  /** Rows that were damaged when they were read. They are passed over. */
-  damagedRows(): number {
-    return this.#damage.rows;
   }
 
   /** Whether rows leave only by pruning, so that a frame that is in no place was damaged. */
@@ -397,6 +458,7 @@ export class Journal implements Disposable {
     try {
       this.#group[Symbol.dispose]();
     } finally {
+      this.#headsFile?.[Symbol.dispose]();
       // `true` finalizes the statements; otherwise they would keep the file open.
       this.#database.close(true);
     }

@@ -105,11 +105,12 @@ export class KeyTree {
    */
   add(table: KeyTable, slot: number, limit: number): number {
     const newest = this.#generations.at(-1);
-    const fresh = newest === undefined || table.newestUs - newest.startedUs >= this.#generationUs;
+    // In either direction: a clock that stepped far back must not fill one generation until it has caught up.
+    const fresh = newest === undefined || Math.abs(table.newestUs - newest.startedUs) >= this.#generationUs;
     const written = {
       generation: (newest?.generation ?? 0) + (fresh ? 1 : 0),
       startedUs: fresh ? table.newestUs : newest.startedUs,
-      newestUs: Math.max(newest?.newestUs ?? 0, table.newestUs),
+      newestUs: fresh ? table.newestUs : Math.max(newest.newestUs, table.newestUs),
     };
     const { rows, next } = table.rowsFrom(slot, limit, written.generation);
     if (slot === 0) this.#setGeneration.run(written.generation, written.startedUs, written.newestUs);
@@ -133,13 +134,14 @@ export class KeyTree {
   }
 
   /**
-   * Whether the oldest generation can be pruned: all of its keys were received before `olderThanUs`.
+   * Whether the oldest generation can be pruned: all of its keys were received before `olderThanUs`, or before all keys of
+   * another generation that were. So stamps of a clock that was ahead do not keep it.
    * @param filling the newest generation is taking keys now, so it must stay.
    */
   hasOlder(olderThanUs: number, filling: boolean): boolean {
     const oldest = this.#generations[0];
     const busy = filling && this.#generations.length === 1;
-    return oldest !== undefined && oldest.newestUs < olderThanUs && !busy;
+    return oldest !== undefined && !busy && this.#generations.some(({ newestUs }) => newestUs < olderThanUs);
   }
 
   /**

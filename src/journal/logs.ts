@@ -4,15 +4,14 @@
  */
 
 import type { SQLQueryBindings } from "bun:sqlite";
-import { isDamage } from "../row-damage.ts";
+import { decidedChecksum, isDamage } from "../row-damage.ts";
 import type { Damage } from "./damage.ts";
 import type { Row } from "./file.ts";
 import type { Generation, Generations } from "./generations.ts";
 import {
   type ConversationMotion,
   type DecidedFrame,
-  decidedChecksum,
-  EVENT_READ,
+  EVENT_COLUMNS,
   eventOf,
   FRAME_READ,
   frameOf,
@@ -64,6 +63,31 @@ export class Logs {
     return heads;
   }
 
+  /** Lets the next numbers begin above `to`. A log that is already there keeps its numbers. */
+  raise(to: JournalCursors): void {
+    const { current } = this.#generations;
+    const logs = { events: to.seq, frames: to.frameId, answers: to.answerId };
+    for (const [name, number] of Object.entries(logs)) {
+      const log = `${name}${current.suffix}`;
+      const raised = current.query("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?");
+      if (raised.run(number, log).changes > 0) continue;
+      current.query("INSERT INTO sqlite_sequence(name, seq) VALUES (?, ?)").run(log, number);
+    }
+  }
+
+  /** Events in the journal. */
+  count(): number {
+    const rows = this.#generations.each((generation) =>
+      generation.query("SELECT count(*) AS count FROM {events}").all(),
+    );
+    return rows.reduce((sum, row) => sum + (row.count as number), 0);
+  }
+
+  removeEvents(seqs: readonly number[]): void {
+    const sql = "DELETE FROM {events} WHERE seq IN (SELECT value FROM json_each(?))";
+    for (const generation of this.#generations.all) generation.query(sql).run(JSON.stringify(seqs));
+  }
+
   /** @param cells the values of EVENT_COLUMNS of one event after another. */
   insertEvents(cells: SQLQueryBindings[]): void {
     this.#generations.current.insertEvents.insert(cells);
@@ -106,11 +130,13 @@ export class Logs {
       : updateOf(newest);
   }
 
-  /** The ids, ascending, of updates up to `answerId` of events up to `seq` whose frame is not in the journal. */
+  /** The ids, ascending, of readable updates up to `answerId` of events up to `seq` whose frame is not in the journal. */
   lonelyUpdates(seq: number, answerId: number, limit: number): number[] {
-    const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id <= ?
+    const sql = `SELECT answer_id FROM {answers} a WHERE a.seq <= ? AND answer_id >= ? AND answer_id <= ?
       AND NOT EXISTS (SELECT 1 FROM {frames} f WHERE f.seq = a.seq) ORDER BY answer_id LIMIT ?`;
-    const rows = this.#generations.each((generation) => generation.query(sql).all(seq, answerId, limit));
+    const rows = this.#damage.around("answers", [1, answerId], (low, high) =>
+      this.#generations.each((generation) => generation.query(sql).all(seq, low, high, limit)),
+    );
     const ids = rows.map((row) => row.answer_id as number);
     return ids.sort((a, b) => a - b).slice(0, limit);
   }
@@ -137,11 +163,11 @@ export class Logs {
       .map((row) => row.seq as number);
   }
 
-  /** The id of event `seq`; undefined if the event has left the journal. */
+  /** The id of event `seq`; undefined if the event has left the journal, or its page is damaged. */
   idOf(seq: number): string | undefined {
-    return this.#generations.of(seq)?.query("SELECT id FROM {events} WHERE seq = ?").get(seq)?.id as
-      | string
-      | undefined;
+    const sql = "SELECT id FROM {events} WHERE seq = ?";
+    const row = this.#readable(() => this.#generations.of(seq)?.query(sql).get(seq) ?? null);
+    return typeof row?.id === "string" ? row.id : undefined;
   }
 
   /** Those of `seqs` whose event is not in the journal. */
@@ -184,7 +210,6 @@ export class Logs {
     return reached;
   }
 
-  /** @param bytesMax ends the list before its bodies have more bytes; one event may have more. */
   /** What `read` returns; null if it meets a damaged page. */
   #readable<T>(read: () => T): T | null {
     try {
@@ -205,7 +230,7 @@ export class Logs {
     // SQLite tells the length of a body without reading it.
     const lengths = `SELECT seq, length(body) AS bytes FROM {events} e WHERE seq >= ? AND seq <= ? AND ${unframed}
       ORDER BY seq LIMIT ?`;
-    const sql = `SELECT ${EVENT_READ} FROM {events} e WHERE seq >= ? AND seq <= ? AND ${unframed} ORDER BY seq`;
+    const sql = `SELECT ${EVENT_COLUMNS} FROM {events} e WHERE seq >= ? AND seq <= ? AND ${unframed} ORDER BY seq`;
     for (let from = seq + 1; ; ) {
       const sizes = this.#events([from, headSeq], (generation, low, high) =>
         generation.query(lengths).all(low, high, limit),
@@ -236,7 +261,7 @@ export class Logs {
 
   /** Null if the event is not in the journal (any more), or if its row is damaged. */
   eventAt(seq: number): JournalEvent | null {
-    const sql = `SELECT ${EVENT_READ} FROM {events} WHERE seq = ?`;
+    const sql = `SELECT ${EVENT_COLUMNS} FROM {events} WHERE seq = ?`;
     const [row] = this.#damage.around("events", [seq, seq], () =>
       [this.#generations.of(seq)?.query(sql).get(seq) ?? null].filter((found) => found !== null),
     );
@@ -296,15 +321,15 @@ export class Logs {
     }));
   }
 
-  /** The oldest frames, up to the first that is above one of the cursors, at most `limit`. */
-  leaving(to: JournalCursors, limit: number): Leaving[] {
+  /** The oldest frames above `after`, up to the first that is above one of the cursors, at most `limit`. */
+  leaving(after: number, to: JournalCursors, limit: number): Leaving[] {
     const sql = `SELECT frame_id, seq,
       (SELECT max(answer_id) FROM {answers} a WHERE a.seq = f.seq) AS answer_id
-      FROM {frames} f WHERE frame_id <= ? ORDER BY frame_id LIMIT ?`;
+      FROM {frames} f WHERE frame_id > ? AND frame_id <= ? ORDER BY frame_id LIMIT ?`;
     const oldest = this.#generations.each((generation) =>
       generation
         .query(sql)
-        .all(to.frameId, limit)
+        .all(after, to.frameId, limit)
         .map((row) => ({
           generation,
           frameId: row.frame_id as number,
@@ -334,7 +359,7 @@ export class Logs {
 function cellsOf(id: number, decided: DecidedFrame): SQLQueryBindings[] {
   const { seq, decidedUs, physics, vector: floats, eventType, intent, provenance } = decided;
   const vector = floats === null ? null : new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
-  const sum = decidedChecksum(id, { ...decided, vector });
+  const sum = decidedChecksum(id, seq, decidedUs, physics, vector, eventType, intent, provenance);
   return [seq, decidedUs, physics, vector, eventType, intent, provenance, sum];
 }
 

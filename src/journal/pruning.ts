@@ -3,6 +3,9 @@
  * before, and dedup keys past their window. Part of the journal.
  */
 
+import { GatewayError } from "../errors.ts";
+import { isDamage } from "../row-damage.ts";
+import type { Damage } from "./damage.ts";
 import { DEDUP_WINDOW_US, type Keys } from "./keys.ts";
 import type { Leaving, Logs } from "./logs.ts";
 import type { JournalCursors } from "./rows.ts";
@@ -18,9 +21,15 @@ export interface PruningOptions {
   readonly settings: Settings;
   readonly logs: Logs;
   readonly keys: Keys;
+  readonly damage: Damage;
   readonly nowUs: () => number;
   /** Called after each step that removed events. */
   readonly onLeft: (leaving: readonly Leaving[]) => void;
+}
+
+/** Whether a failure of the journal is that of a damaged page. */
+function isOfDamage(error: unknown): error is GatewayError {
+  return error instanceof GatewayError && isDamage(error.cause);
 }
 
 function limitOf(max: number): number {
@@ -50,15 +59,48 @@ export class Pruning {
     return this.#removed;
   }
 
+  /** Counts again, inside the open transaction, after numbers were skipped or events were removed without their frame. */
+  recount(): void {
+    this.#removed = this.#o.logs.heads().headSeq - this.#o.logs.count();
+    this.#put(this.#pruned, this.#removed);
+  }
+
   /** Counts events that a temporary journal dropped at its bound. */
   dropped(events: number): void {
     this.#removed += events;
   }
 
-  /** Removes the oldest frames with their events and updates, up to the first that is above one of the cursors. */
+  /**
+   * Removes the oldest frames with their events and updates, up to the first that is above one of the cursors. A frame on a
+   * damaged page cannot be removed: it stays in the file and counts as removed.
+   */
   events(to: JournalCursors, max = PRUNE_ROWS_MAX): number {
+    for (let limit = limitOf(max); ; limit = Math.floor(limit / 2)) {
+      try {
+        return this.#oldest(to, limit);
+      } catch (error) {
+        if (!isOfDamage(error)) throw error;
+        if (limit === 1) return this.#passOver(to, error.message);
+      }
+    }
+  }
+
+  /** Passes over the next frame, which is on a damaged page. */
+  #passOver(to: JournalCursors, why: string): number {
+    const { transactions, damage } = this.#o;
+    const frameId = this.#pruned.frameId + 1;
+    if (frameId > to.frameId) return 0;
+    damage.note("frames", frameId, `it cannot be removed: ${why}`);
+    const pruned = { ...this.#pruned, frameId };
+    transactions.change("prune", () => this.#put(pruned, this.#removed + 1));
+    this.#pruned = pruned;
+    this.#removed += 1;
+    return 1;
+  }
+
+  #oldest(to: JournalCursors, limit: number): number {
     const { transactions, logs } = this.#o;
-    const leaving = transactions.reading(() => logs.leaving(to, limitOf(max)));
+    const leaving = transactions.reading(() => logs.leaving(this.#pruned.frameId, to, limit));
     if (leaving.length === 0) return 0;
     const pruned = leaving.reduce(
       (sum, { frameId, seq, answerId }) => ({
@@ -86,12 +128,34 @@ export class Pruning {
     const newest = ids.at(-1);
     if (newest === undefined) return 0;
     const pruned = { ...this.#pruned, answerId: Math.max(this.#pruned.answerId, newest) };
-    transactions.change("prune updates", () => {
-      logs.removeUpdates(ids);
-      this.#put(pruned, this.#removed);
-    });
-    this.#pruned = pruned;
-    return ids.length;
+    const remove = (some: readonly number[]): number => {
+      transactions.change("prune updates", () => {
+        logs.removeUpdates(some);
+        this.#put(pruned, this.#removed);
+      });
+      return some.length;
+    };
+    let removed = 0;
+    try {
+      removed = remove(ids);
+    } catch (error) {
+      if (!isOfDamage(error)) throw error;
+      // One by one, so that only those on a damaged page stay.
+      for (const id of ids) removed += this.#removable(id, () => remove([id]));
+    }
+    if (removed > 0) this.#pruned = pruned;
+    return removed;
+  }
+
+  /** What `remove` returns; 0 if update `id` is on a damaged page. */
+  #removable(id: number, remove: () => number): number {
+    try {
+      return remove();
+    } catch (error) {
+      if (!isOfDamage(error)) throw error;
+      this.#o.damage.note("answers", id, `it cannot be removed: ${error.message}`);
+      return 0;
+    }
   }
 
   /** Removes dedup keys past their window, once all keys of their generation are. */

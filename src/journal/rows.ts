@@ -2,7 +2,7 @@
 
 import { GatewayError } from "../errors.ts";
 import type { EventFields } from "../event/event.ts";
-import { rowChecksum } from "../row-damage.ts";
+import { decidedChecksum, eventChecksum } from "../row-damage.ts";
 import type { Row } from "./file.ts";
 
 /** An event as the journal stores it. */
@@ -117,62 +117,21 @@ export function eventId(receivedUs: number, journalId: number, seq: number): str
   return idPrefix(receivedUs, journalId) + idRest(journalId, seq);
 }
 
-/** The columns of a stored event, in the order in which they are written. */
+/** All columns of a stored event, in the order in which they are written. */
 export const EVENT_COLUMNS =
   "seq, received_us, id, type, message, conversation_id, timestamp_us, fields, source, body, checksum";
 
-/** The columns that {@link eventOf} reads. */
-export const EVENT_READ = EVENT_COLUMNS;
-
-/** The checksum of an event's row. The store's Worker computes the same from its columns. */
-export function eventChecksum(event: {
-  readonly seq: number;
-  readonly receivedUs: number;
-  readonly timestampUs: number | null;
-  readonly id: string;
-  readonly type: string | null;
-  readonly message: string | null;
-  readonly conversationId: string | null;
-  readonly fields: string | null;
-  readonly source: string;
-  readonly body: Uint8Array;
-}): number {
-  const { seq, receivedUs, timestampUs, id, type, message, conversationId, fields, source, body } = event;
-  return rowChecksum(
-    [seq, receivedUs, timestampUs],
-    [id, type, message, conversationId, fields, source, body],
-  );
-}
-
 /** Whether a row is as it was written, by its checksum. */
 export function isWhole(row: Row): boolean {
+  const { seq, checksum } = row;
   if ("body" in row) {
-    const { seq, received_us, timestamp_us, id, type, message, conversation_id, fields, source, body } = row;
-    const texts = [id, type, message, conversation_id, fields, source, body];
-    return row.checksum === rowChecksum(numbersOf([seq, received_us, timestamp_us]), partsOf(texts));
+    const { received_us, timestamp_us, id, type, message, conversation_id, fields, source, body } = row;
+    const texts = [id, type, message, conversation_id, fields, source] as const;
+    return checksum === eventChecksum(seq, received_us, timestamp_us, ...texts, body);
   }
-  const { frame_id, answer_id, seq, decided_us, physics, vector, event_type, intent, provenance } = row;
-  const numbers = numbersOf([frame_id ?? answer_id, seq, decided_us]);
-  return row.checksum === rowChecksum(numbers, partsOf([physics, vector, event_type, intent, provenance]));
-}
-
-/** A damaged row can hold a value of any type, which is no number here. */
-function numbersOf(values: readonly unknown[]): (number | null)[] {
-  return values.map((value) => (value === null || typeof value === "number" ? value : Number.NaN));
-}
-
-function partsOf(values: readonly unknown[]): (string | Uint8Array | null)[] {
-  return values.map((value) =>
-    value === null || typeof value === "string" || value instanceof Uint8Array ? value : "",
-  );
-}
-
-/** The checksum of the row of a frame or an update. */
-export function decidedChecksum(
-  id: number,
-  o: Omit<DecidedFrame, "vector"> & { vector: Uint8Array | null },
-): number {
-  return rowChecksum([id, o.seq, o.decidedUs], [o.physics, o.vector, o.eventType, o.intent, o.provenance]);
+  const { frame_id, answer_id, decided_us, physics, vector, event_type, intent, provenance } = row;
+  const decided = [physics, vector, event_type, intent, provenance] as const;
+  return checksum === decidedChecksum(frame_id ?? answer_id, seq, decided_us, ...decided);
 }
 
 export function eventOf(row: Row): JournalEvent {

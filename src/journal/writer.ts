@@ -6,11 +6,12 @@
 import { SQLiteError, type SQLQueryBindings } from "bun:sqlite";
 import { GatewayError, messageOf } from "../errors.ts";
 import type { ParsedEvent } from "../event/event.ts";
+import { eventChecksum } from "../row-damage.ts";
 import { type AppendCall, type Call, type DecideCall, isAppend, isDecide } from "./calls.ts";
 import { isFileFailure } from "./file.ts";
 import type { Key, Keys } from "./keys.ts";
 import type { Heads, Logs } from "./logs.ts";
-import { EventsGone, eventChecksum, eventId, idPrefix, idRest } from "./rows.ts";
+import { EventsGone, eventId, idPrefix, idRest } from "./rows.ts";
 import type { Settings } from "./settings.ts";
 import type { Transactions } from "./transactions.ts";
 
@@ -43,6 +44,11 @@ export class Writer {
   /** The newest committed event, frame and update; 0 before the first of each. */
   get heads(): Readonly<Counters> {
     return this.#counters;
+  }
+
+  /** Reads the heads again, after numbers were skipped. */
+  reload(): void {
+    this.#counters = this.#readCounters();
   }
 
   /** Notes that all events before `seq` have left. */
@@ -151,18 +157,8 @@ export class Writer {
         const seq = ++counters.headSeq;
         const id = event.id ?? prefix + idRest(journalId, seq);
         const json = fields === null ? null : JSON.stringify(fields);
-        const sum = eventChecksum({
-          seq,
-          receivedUs,
-          timestampUs,
-          id,
-          type,
-          message,
-          conversationId,
-          fields: json,
-          source,
-          body,
-        });
+        const texts = [id, type, message, conversationId, json, source] as const;
+        const sum = eventChecksum(seq, receivedUs, timestampUs, ...texts, body);
         cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body, sum);
         call.stored.push({ seq, receivedUs, id, type, message, conversationId, timestampUs, fields, body });
         call.results.push({ seq, id, duplicate: false });

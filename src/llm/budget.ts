@@ -1,5 +1,7 @@
 /** Limits the calls of one day. Pure but for its clock and for where the count is kept. */
 
+const DAY_MS = 86_400_000;
+
 /** Counts the calls of one UTC day, over restarts. */
 export class Budget {
   readonly #callsMax: number | null;
@@ -47,7 +49,9 @@ export class Budget {
 
   #turnDay(): void {
     const today = new Date(this.#nowUs() / 1000).toISOString().slice(0, 10);
-    if (today === this.#day) return;
+    // A clock that is set back over midnight does not give the calls of the day before a second time.
+    const aheadMs = Date.parse(this.#day) - Date.parse(today);
+    if (aheadMs >= 0 && aheadMs <= DAY_MS) return;
     this.#day = today;
     this.#used = 0;
   }

@@ -1,4 +1,4 @@
-/** Finds out, character by character, whether a JSON object or array stands in a text and where it ends. Pure. */
+/** Finds out whether a JSON object or array stands in a text, character by character, and where it ends. Pure. */
 
 /** A longer or deeper value counts as text. */
 const CHARS_MAX = 64 * 1024;
@@ -96,5 +96,21 @@ export class JsonRun {
         this.#word = char;
         return value && /[-\dtfn]/.test(char);
     }
+  }
+}
+
+/** A text that is one JSON object and nothing else, fences aside; "" if it is not. A draft in a thought has words around it. */
+export function objectAlone(text: string): string {
+  const object = text
+    .trim()
+    .replace(/^```\w*/, "")
+    .replace(/```$/, "")
+    .trim();
+  if (!object.startsWith("{")) return "";
+  try {
+    JSON.parse(object);
+    return object;
+  } catch {
+    return "";
   }
 }

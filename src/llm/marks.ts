@@ -7,6 +7,7 @@
  *     <|channel|>analysis<|message|> … <|end|> <|channel|>final<|message|>     channels (harmony)
  *     <|channel>thought … <channel|>
  *     assistantfinal                                          a channel whose marks were eaten
+ *     Here is my thought process: … Here is my response:      Granite
  *
  * Pure. Reads one mark at a place in a text that may go on later.
  */
@@ -22,6 +23,8 @@ export type Mark =
   | { readonly kind: "open" | "close"; readonly name: string; readonly shape: Shape; readonly sure: boolean }
   /** A channel of thoughts begins; the channel of the answer begins; a channel ends. */
   | { readonly kind: "channel" | "final" | "end" }
+  /** A sentence that does the same: it is text if something was said before, or if no channel is open. */
+  | { readonly kind: "channel sentence" | "end sentence" }
   /** Says nothing about thoughts and is never shown. */
   | { readonly kind: "noise" };
 
@@ -52,7 +55,8 @@ const ENDS =
 const NOISE =
   /^(?:message|constrain|end_header_id|begin_of_text|begin_of_sentence|bos|pad|assistant|user|system|startoftext)$/;
 /** What stands between the mark that starts a turn and its text. */
-const ROLE = /(?:(?:assistant|model|user|system|developer|tool)(?!final|analysis|commentary))?/y;
+const ROLE =
+  /(think(?:ing)?|thoughts?|reasoning|analysis)\b|(?:assistant|model|user|system|developer|tool)(?!final|analysis|commentary)|/y;
 const ROLE_CHARS_MAX = 24;
 const CHANNEL_WORD = /\s{0,8}([a-z_]{0,32})/iy;
 const CHANNEL_WORD_CHARS_MAX = 40;
@@ -68,9 +72,15 @@ const BRACKET = /\[\s*(\/?)\s*([a-z][\w:-]{0,63})\s*\]/iy;
 const BRACKET_BEGINS = /^\[\s*\/?\s*(?:[a-z][\w:-]{0,63}\s*)?\]?$/i;
 const EATEN = /assistant(final|analysis|commentary)/y;
 const EATEN_WORDS = ["assistantfinal", "assistantanalysis", "assistantcommentary"];
+const SPOKEN = /Here(?: is|'s) my (thought process|response):/y;
+const SPOKEN_WORDS = ["Here is my", "Here's my"].flatMap((begin) => [
+  `${begin} thought process:`,
+  `${begin} response:`,
+]);
+const SPOKEN_CHARS_MAX = Math.max(...SPOKEN_WORDS.map((words) => words.length));
 
 /** Where a mark may begin. */
-export const MARK_BEGINS = /[<[◁a]/g;
+export const MARK_BEGINS = /[<[◁aH]/g;
 
 /**
  * Reads the mark that begins at `at`.
@@ -103,6 +113,8 @@ function read(text: string, at: number, ended: boolean): Lexed {
       return bracketAt(text, at, ended);
     case "a":
       return eatenAt(text, at, ended);
+    case "H":
+      return spokenAt(text, at, ended);
     default:
       return "text";
   }
@@ -176,6 +188,16 @@ function eatenAt(text: string, at: number, ended: boolean): Lexed {
   return !ended && EATEN_WORDS.some((word) => word.startsWith(rest)) ? "more" : "text";
 }
 
+function spokenAt(text: string, at: number, ended: boolean): Lexed {
+  const match = matchAt(SPOKEN, text, at);
+  if (match !== null) {
+    const kind = match[1] === "response" ? "end sentence" : "channel sentence";
+    return { mark: { kind }, end: at + match[0].length };
+  }
+  const rest = text.slice(at, at + SPOKEN_CHARS_MAX);
+  return !ended && SPOKEN_WORDS.some((words) => words.startsWith(rest)) ? "more" : "text";
+}
+
 function tokenAt(text: string, at: number, ended: boolean): Lexed | null {
   const match = matchAt(TOKEN, text, at);
   if (match === null) return null;
@@ -187,11 +209,8 @@ function tokenAt(text: string, at: number, ended: boolean): Lexed | null {
     if (!closes) return channelAt(text, end, ended);
     return { mark: { kind: "close", name: own, shape: "token", sure: true }, end };
   }
-  if (STARTS.test(own))
-    return wordAfter(text, end, { pattern: ROLE, charsMax: ROLE_CHARS_MAX, ended }, "noise");
-  if (own === "constrain") {
-    return wordAfter(text, end, { pattern: CHANNEL_WORD, charsMax: CHANNEL_WORD_CHARS_MAX, ended }, "noise");
-  }
+  if (STARTS.test(own) || own === "constrain")
+    return wordAfter(text, end, { start: own !== "constrain", ended });
   if (ENDS.test(own)) return { mark: { kind: "end" }, end };
   if (NOISE.test(own)) return { mark: { kind: "noise" }, end };
   return { mark: tokenMark(own, closes), end };
@@ -205,14 +224,12 @@ function channelAt(text: string, from: number, ended: boolean): Lexed {
   return { mark: { kind: FINAL.test((match?.[1] ?? "").toLowerCase()) ? "final" : "channel" }, end };
 }
 
-function wordAfter(
-  text: string,
-  from: number,
-  o: { pattern: RegExp; charsMax: number; ended: boolean },
-  kind: "noise",
-): Lexed {
-  if (text.length - from < o.charsMax && !o.ended) return "more";
-  return { mark: { kind }, end: from + (matchAt(o.pattern, text, from)?.[0].length ?? 0) };
+/** Reads the role of a turn, or the format of an answer, behind its mark. */
+function wordAfter(text: string, from: number, o: { start: boolean; ended: boolean }): Lexed {
+  if (text.length - from < (o.start ? ROLE_CHARS_MAX : CHANNEL_WORD_CHARS_MAX) && !o.ended) return "more";
+  const match = matchAt(o.start ? ROLE : CHANNEL_WORD, text, from);
+  const thinks = o.start && match?.[1] !== undefined;
+  return { mark: { kind: thinks ? "channel" : "noise" }, end: from + (match?.[0].length ?? 0) };
 }
 
 /** <|begin_of_thought|>, <|thought_start|>, <|/thought|>, <|end_of_thought|> and the like. */

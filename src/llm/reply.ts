@@ -3,6 +3,7 @@
  * explain it, and invent fields, so nothing in a reply is trusted. Pure, and linear in the length of the reply.
  */
 import * as v from "valibot";
+import { objectAlone } from "./json-run.ts";
 import { Thoughts } from "./thoughts.ts";
 
 /** Characters of one text that are read. An answer is far shorter. */
@@ -78,25 +79,9 @@ function textOf(content: unknown): string {
  * thoughts; a server's grammar can force an answer into them.
  */
 function withoutThoughts(text: string): { said: string; doubtful: string; orphan: boolean } {
-  const thoughts = new Thoughts({ mode: "hold" });
+  const thoughts = new Thoughts({ mode: "hold", unknown: "anywhere" });
   const said = thoughts.push(text) + thoughts.end({ cut: true });
   return { said, doubtful: thoughts.doubtful, orphan: thoughts.orphan };
-}
-
-/** A text that is one JSON object and nothing else, fences aside; "" if it is not. A draft in a thought has words around it. */
-function objectAlone(text: string): string {
-  const object = text
-    .trim()
-    .replace(/^```\w*/, "")
-    .replace(/```$/, "")
-    .trim();
-  if (!object.startsWith("{")) return "";
-  try {
-    JSON.parse(object);
-    return object;
-  } catch {
-    return "";
-  }
 }
 
 export type Found<T> =

@@ -15,7 +15,7 @@
  *    the reply is cut off.
  * 5. Marks in a JSON object or array, and marks in back quotes, are text.
  */
-import { JsonRun } from "./json-run.ts";
+import { JsonRun, objectAlone } from "./json-run.ts";
 import { MARK_BEGINS, type Mark, markAt } from "./marks.ts";
 
 /** Characters that are kept of an answer that is held back, and of a thought. */
@@ -33,6 +33,8 @@ interface Open {
   readonly sure: boolean;
   /** Text that counts as said if the thought is never closed; null: it is a thought then, too. */
   readonly otherwise: string | null;
+  /** Whether something had been said before it. */
+  readonly late?: boolean;
 }
 
 interface Rules {
@@ -41,13 +43,16 @@ interface Rules {
    * and what was returned stays, for a model that is known to open its thoughts.
    */
   readonly mode: "hold" | "pass";
-  /** Whether rule 4 holds. */
-  readonly unknown?: boolean;
+  /**
+   * Where a mark with an unknown name opens a thought. start: as rule 4 says, for text that people read. anywhere: if it is
+   * closed, for text in which an object is wanted; there a thought that is one object and nothing else counts as said.
+   */
+  readonly unknown?: "start" | "anywhere" | "nowhere";
 }
 
 export class Thoughts {
   readonly #mode: Rules["mode"];
-  readonly #unknown: boolean;
+  readonly #unknown: "start" | "anywhere" | "nowhere";
   #pending = "";
   /** The last character before `#pending`. */
   #before = "";
@@ -74,7 +79,7 @@ export class Thoughts {
   /** The text of thoughts without beginning, end or known name: a grammar can force an answer into it. */
   doubtful = "";
 
-  constructor({ mode, unknown = true }: Rules) {
+  constructor({ mode, unknown = "start" }: Rules) {
     this.#mode = mode;
     this.#unknown = unknown;
   }
@@ -100,15 +105,16 @@ export class Thoughts {
     return this.#taken();
   }
 
-  #endOpen({ name, otherwise }: Open, cut: boolean): void {
+  #endOpen({ name, otherwise, late = false }: Open, cut: boolean): void {
     this.#open = [];
+    const wanted = late && this.#unknown === "anywhere";
     // In "analysisThe user …" the marks around the channel's name were eaten; "analysis of" is a sentence.
-    const thought = name === "eaten" ? /^[A-Z{<"]/.test(this.#raw) : cut;
+    const thought = name === "eaten" ? /^[A-Z{<"]/.test(this.#raw) : cut && !wanted;
     if (otherwise === null || thought) {
       this.doubtful += this.#thought;
       return;
     }
-    const rest = new Thoughts({ mode: "hold", unknown: false });
+    const rest = new Thoughts({ mode: "hold", unknown: "nowhere" });
     rest.#begun = true;
     rest.push(otherwise + this.#raw);
     this.#say(rest.end({ cut }));
@@ -223,6 +229,12 @@ export class Thoughts {
         if (this.#inTag()) return false;
         if (CHANNELS.has(this.#open[0]?.name ?? "")) this.#closeTo(0);
         return true;
+      case "channel sentence":
+        return this.#open.length === 0 && this.#silent && this.#apply({ kind: "channel" }, raw);
+      case "end sentence":
+        if (this.#open[0]?.name !== "channel") return false;
+        this.#closeTo(0);
+        return true;
       case "noise":
         return true;
     }
@@ -241,12 +253,14 @@ export class Thoughts {
 
   #openUnknown({ name, shape }: { name: string; shape: string }, raw: string): boolean {
     if (this.#open.length > 0) return false;
-    if (!this.#unknown || (shape !== "token" && !this.#silent)) {
+    const anywhere = shape === "token" || this.#unknown === "anywhere";
+    if (this.#unknown === "nowhere" || (!anywhere && !this.#silent)) {
       if (this.#tags.size < TAGS_MAX) this.#tags.add(name);
       return shape === "token";
     }
-    const otherwise = shape === "bracket" ? raw : this.#silent ? null : "";
-    this.#push({ name, shape, sure: false, otherwise });
+    const late = !this.#silent;
+    const text = shape === "token" ? "" : raw;
+    this.#push({ name, shape, sure: false, otherwise: late || shape === "bracket" ? text : null, late });
     return true;
   }
 
@@ -263,7 +277,7 @@ export class Thoughts {
     if (index >= 0) this.#closeTo(index);
     else if (this.#open.length > 0) return false;
     else if (this.#bare) return true;
-    else if (!this.#unknown || this.#tags.has(name)) return shape === "token";
+    else if (this.#unknown === "nowhere" || this.#tags.has(name)) return shape === "token";
     else if (!this.#silent) this.#orphaned();
     return true;
   }
@@ -278,9 +292,14 @@ export class Thoughts {
   }
 
   #closeTo(index: number): void {
-    if (index === 0 && this.#open[0]?.sure === false) this.doubtful += this.#thought;
+    const outermost = index === 0 ? this.#open[0] : undefined;
     this.#open.length = index;
     this.#bare = true;
+    if (outermost?.sure !== false) return;
+    const answer =
+      outermost.late === true && this.#unknown === "anywhere" && objectAlone(this.#thought) !== "";
+    if (answer) this.#say(this.#thought);
+    else this.doubtful += this.#thought;
   }
 
   /** Everything before was a thought. */

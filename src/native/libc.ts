@@ -74,8 +74,11 @@ const SYMBOLS = {
   mmap: { args: ["ptr", "u64", "i32", "i32", "i32", "i64"], returns: "i64" },
   munmap: { args: ["u64", "u64"], returns: "i32" },
   madvise: { args: ["u64", "u64", "i32"], returns: "i32" },
+  tcgetattr: { args: ["i32", "ptr"], returns: "i32" },
+  tcsetattr: { args: ["i32", "i32", "ptr"], returns: "i32" },
   setpriority: { args: ["i32", "u32", "i32"], returns: "i32" },
   poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
+  execve: { args: ["ptr", "ptr", "ptr"], returns: "i32" },
 } as const;
 
 const LINUX_SYMBOLS = {
@@ -306,4 +309,46 @@ export const READY_BYTES = 4096;
 export function isWritable(fd: number, timeoutMs: number): boolean {
   const pollfd = new Int32Array([fd, POLLOUT]);
   return libc().poll(ptr(pollfd), 1, timeoutMs) !== 0;
+}
+
+/**
+ * Replaces this process by another program, with the same process id. Returns only if that fails.
+ * @param args the first is the program's name.
+ */
+export function replaceProcess(
+  path: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): void {
+  const pairs = Object.entries(env).flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name}=${value}`],
+  );
+  const [program, argv, envp] = [cString(path), cStrings(args), cStrings(pairs)];
+  libc().execve(ptr(program), ptr(argv.pointers), ptr(envp.pointers));
+}
+
+function cString(text: string): Uint8Array {
+  return new TextEncoder().encode(`${text}\0`);
+}
+
+/** An array of C strings that ends with a null pointer. `texts` must live as long as it is used. */
+function cStrings(list: readonly string[]): { pointers: BigUint64Array; texts: Uint8Array[] } {
+  const texts = list.map(cString);
+  return { pointers: BigUint64Array.from([...texts.map((text) => BigInt(ptr(text))), 0n]), texts };
+}
+
+/** More than a termios has on any platform. */
+const TERMIOS_BYTES = 256;
+const TCSANOW = 0;
+
+/**
+ * Remembers the modes of a terminal.
+ * @returns sets them again, without waiting for output that the terminal has not read, as node's setRawMode would
+ */
+export function rememberTerminal(fd: number): () => void {
+  const modes = new Uint8Array(TERMIOS_BYTES);
+  if (libc().tcgetattr(fd, ptr(modes)) !== 0) return () => {};
+  return () => {
+    libc().tcsetattr(fd, TCSANOW, ptr(modes));
+  };
 }

@@ -5,7 +5,7 @@ import type { Refusal } from "./snapshot.ts";
 const DRAINING: Refusal = { code: "draining", detail: "the gateway is shutting down", retryAfterSeconds: 5 };
 
 export interface AdmissionOptions {
-  readonly journal: Pick<Journal, "backlog">;
+  readonly journal: Pick<Journal, "backlog" | "filesLost">;
   readonly maxBacklogEvents: number;
   /** Gives the free bytes on the journal's disk, and how many ingest needs. */
   readonly freeDiskBytes: () => { freeBytes: number; neededBytes: number };
@@ -36,6 +36,8 @@ export class Admission {
 
   /** Notes whether the disk has enough room. */
   lookAtDisk(): void {
+    // Its folder may be gone, too.
+    if (this.#o.journal.filesLost() !== null) return;
     const { freeBytes, neededBytes } = this.#o.freeDiskBytes();
     const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
     const detail = `${megabytes(freeBytes)} MB free where the journal lives, ${megabytes(neededBytes)} MB needed`;
@@ -45,6 +47,8 @@ export class Admission {
   /** Returns why an event cannot be taken now; null if it can. Costs next to nothing. */
   refusal(): Refusal | null {
     if (this.#draining) return DRAINING;
+    const lost = this.#o.journal.filesLost();
+    if (lost !== null) return { code: "journal_failed", detail: lost.message, retryAfterSeconds: 5 };
     if (this.#disk !== null) return this.#disk;
     const backlog = this.#o.journal.backlog().events;
     const { maxBacklogEvents } = this.#o;

@@ -9,7 +9,7 @@ import { GatewayError, messageOf } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
 import type { Nearest } from "../nearest/nearest.ts";
-import { isolate } from "./isolate.ts";
+import { isolate, LAST_PATIENCE_MS, PROBE_PATIENCE_MS } from "./isolate.ts";
 import type { PartState } from "./snapshot.ts";
 import type { Embedded, EventVector } from "./work.ts";
 
@@ -112,10 +112,11 @@ export class PatientEmbedder {
     }
     const seqs = events.filter((_, index) => texts[index] !== "").map(({ seq }) => seq);
     const { results, refused, givenUp, largestTaken } = await isolate(asked.length, {
-      ask: (indices) =>
+      ask: (indices, isLast) =>
         this.#ask(
           indices.map((index) => asked[index] as string),
           indices.map((index) => wanted[index] === true),
+          isLast ? LAST_PATIENCE_MS : 0,
         ),
       works: (error) => this.#recovers(error),
       clock: this.#o.clock,
@@ -131,11 +132,15 @@ export class PatientEmbedder {
   }
 
   /** @throws what the embedder threw. */
-  async #ask(texts: readonly string[], wanted: readonly boolean[]): Promise<EmbeddedText[]> {
+  async #ask(
+    texts: readonly string[],
+    wanted: readonly boolean[],
+    patienceMs: number,
+  ): Promise<EmbeddedText[]> {
     const startedMs = this.#o.clock.monotonicMs();
     let embedded: EmbeddedTexts;
     try {
-      embedded = await this.#embedder.embedNearest(texts, wanted);
+      embedded = await this.#embedder.embedNearest(texts, wanted, patienceMs);
     } catch (error) {
       this.counters.embed_failures_total += 1;
       throw error;
@@ -169,7 +174,7 @@ export class PatientEmbedder {
     for (let pauseMs = RETRY_MS_MIN; !this.#stopped; pauseMs = Math.min(2 * pauseMs, RETRY_MS_MAX)) {
       if (waitMs > 0) await clock.sleep(waitMs);
       try {
-        await this.#embedder.embedNearest([`ready ${++this.#probes}`], [true]);
+        await this.#embedder.embedNearest([`ready ${++this.#probes}`], [true], PROBE_PATIENCE_MS);
         this.#works();
         return true;
       } catch (failure) {

@@ -32,7 +32,7 @@ const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 export interface DecidedFramesOptions {
   readonly journal: Pick<
     Journal,
-    "complete" | "pruned" | "journalId" | "framesFrom" | "frameCount" | "eventsAt"
+    "complete" | "gaps" | "pruned" | "journalId" | "framesFrom" | "frameCount" | "eventsAt"
   >;
   /** Computes the vectors that the journal does not keep. */
   readonly hashing: Embedder;
@@ -79,10 +79,11 @@ export class DecidedFrames {
     });
   }
 
-  /** Whether frame `start`, which is in no place, was decided and not pruned: then its row was damaged. */
+  /** Whether frame `start`, which is in no place, was decided and neither skipped nor pruned: then its row was damaged. */
   #isDamaged(start: number): boolean {
     const { journal, recent } = this.#o;
-    return journal.complete && start > journal.pruned().frameId && start < recent.next;
+    const oldest = Math.max(journal.gaps.firstFrameId, journal.pruned().frameId + 1);
+    return journal.complete && start >= oldest && start < recent.next;
   }
 
   /** Returns the first rows without a gap between them. Computes the vectors that the journal does not keep. */

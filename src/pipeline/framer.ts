@@ -190,7 +190,8 @@ export class Framer {
   async #decide(items: readonly Item[]): Promise<void> {
     const { commit, onCommitted, questions, clock } = this.#o;
     let decided = items;
-    let drafts = items.map((item) => makeFrame(item, this.#frameOptions));
+    const decidedUs = clock.nowUs();
+    let drafts = items.map((item) => makeFrame(item, decidedUs, this.#frameOptions));
     this.#deciding = items.length;
     for (let waitMs = RETRY_MS_MIN; !this.#stopped && drafts.length > 0; ) {
       try {

@@ -11,6 +11,7 @@ import {
   OFFSET,
   PHYSICS_OFFSET,
   SEMANTIC_DIM_MAX,
+  shortestOfF32,
   UNKNOWN_EVENT,
 } from "../frame.ts";
 import type { DecidedFrame } from "../journal/journal.ts";
@@ -31,14 +32,17 @@ export interface FrameMakerOptions {
 }
 
 /** Makes the frame of an event. Call it once for each event, in order: conversations and schemas move on with it. */
-export function makeFrame({ event, vector: embedded, known }: Item, o: FrameMakerOptions): Draft {
+export function makeFrame(
+  { event, vector: embedded, known }: Item,
+  decidedUs: number,
+  o: FrameMakerOptions,
+): Draft {
   const { understanding } = known;
   const { type, intent, sentiment, confidence } = understanding;
   const fillRate = o.schemas.observe(type, event.body, event.receivedUs).fillRate;
   const timestampUs = event.timestampUs ?? event.receivedUs;
   const { conversationId, receivedUs } = event;
   const motion = o.kinetics.observe({ conversationId, timestampUs, receivedUs });
-  const decidedUs = o.clock.nowUs();
   if (conversationId !== null) o.kinetics.decided(conversationId, decidedUs);
   const vector = embedded?.row ?? null;
   const given = event.fields ?? {};
@@ -164,8 +168,8 @@ export function enrichmentOf(frameId: number, decided: DecidedFrame): Enrichment
     frame_id: frameId,
     event_type: decided.eventType ?? UNKNOWN_EVENT,
     intent: decided.intent,
-    sentiment: (physics.flags & FLAG.sentiment) === 0 ? null : physics.sentiment,
-    confidence: (physics.flags & FLAG.intent) === 0 ? null : physics.confidence,
+    sentiment: (physics.flags & FLAG.sentiment) === 0 ? null : shortestOfF32(physics.sentiment),
+    confidence: (physics.flags & FLAG.intent) === 0 ? null : shortestOfF32(physics.confidence),
     provenance: JSON.parse(decided.provenance),
   };
 }

@@ -1,14 +1,23 @@
 /** Finds the texts of a batch that an embedder cannot take, so that all others get their vectors. */
 import type { Clock } from "../clock.ts";
 
+/** How long the last request for a text may take, at least. */
+export const LAST_PATIENCE_MS = 6000;
+/** How long a probe may take, at least: the model may have to be loaded. */
+export const PROBE_PATIENCE_MS = 30_000;
 /** A failing group is asked again in so many parts. For one bad text, that takes as many requests as halving, in half the steps. */
 const PARTS = 4;
 /** A failure that took this long is not repeated with the same group. */
 const SLOW_MS = 1000;
+/** After this long, a single text is refused at its first slow failure: the frames of the others wait for it. */
+const HURRY_AFTER_MS = 15_000;
 
 export interface IsolateOptions<T> {
-  /** Returns one result for each of these indices. Rejects if the embedder fails, in whatever way. */
-  readonly ask: (indices: readonly number[]) => Promise<readonly T[]>;
+  /**
+   * Returns one result for each of these indices. Rejects if the embedder fails, in whatever way.
+   * @param isLast whether a failure condemns the one text that is asked for: it may take longer.
+   */
+  readonly ask: (indices: readonly number[], isLast: boolean) => Promise<readonly T[]>;
   /**
    * Called after each failure. True: the embedder works by now, so the failure is to be blamed on the texts. False: it does
    * not, and nobody waits for it any longer.
@@ -43,22 +52,25 @@ export async function isolate<T>(
 ): Promise<Isolated<T>> {
   const results = new Array<T | null>(count).fill(null);
   const refused: { index: number; error: unknown }[] = [];
+  const begunMs = clock.monotonicMs();
   let largest = 0;
   const groups: Group[] = [{ indices: Array.from({ length: count }, (_, index) => index), failures: 0 }];
   const ended = (givenUp: boolean): Isolated<T> => {
     return { results, refused, givenUp, largestTaken: largest === count ? null : largest };
   };
   for (let group = groups.shift(); group !== undefined; group = groups.shift()) {
-    const { indices } = group;
+    const { indices, failures } = group;
     const startedMs = clock.monotonicMs();
     try {
-      const taken = await ask(indices);
+      const taken = await ask(indices, indices.length === 1 && failures > 0);
       for (const [at, index] of indices.entries()) results[index] = taken[at] as T;
       largest = Math.max(largest, indices.length);
     } catch (error) {
-      const slow = clock.monotonicMs() - startedMs >= SLOW_MS;
+      const failedMs = clock.monotonicMs();
+      const slow = failedMs - startedMs >= SLOW_MS;
       if (!(await works(error))) return ended(true);
-      const next = nextGroups(group, slow);
+      const hurried = slow && failedMs - begunMs >= HURRY_AFTER_MS;
+      const next = hurried && indices.length === 1 ? [] : nextGroups(group, slow);
       if (next.length === 0) refused.push({ index: indices[0] as number, error });
       groups.unshift(...next);
     }

@@ -32,14 +32,17 @@ import { Updates } from "./updates.ts";
 import type { Draft } from "./work.ts";
 
 const HEARTBEAT_MS = 500;
+const START_DRIFT_US_MAX = 1_000_000;
 const DISK_LOOK_MS = 1000;
-/** @bound a drain | what is not framed, shown and stored by then stays in the journal */
+/** @bound a drain (less if the gateway stops) | what is not framed, shown and stored by then stays in the journal */
 const DRAIN_MS_MAX = 10_000;
 const DRAIN_LOOK_MS = 5;
 
 export class Pipeline {
   readonly #o: PipelineOptions;
-  readonly #startedUs: number;
+  readonly #startedMs: number;
+  /** By the wall clock as it is now set. */
+  #startedUs: number;
   readonly #admission: Admission;
   readonly #labels: Labels;
   readonly #recent: RecentFrames;
@@ -58,6 +61,7 @@ export class Pipeline {
     const { journal, clock, log, watch = null } = options;
     this.#o = options;
     this.#startedUs = clock.nowUs();
+    this.#startedMs = clock.monotonicMs();
     this.#admission = new Admission(options);
     this.#labels = new Labels(journal);
     this.#recent = new RecentFrames({
@@ -96,6 +100,7 @@ export class Pipeline {
       recomputedModelId: options.hashing.modelId,
       onOpen: () => this.#lookAround(),
       onCheckpoint: (cursors) => void this.#pruner.prune(cursors),
+      onDamage: ({ log: name, id, why }) => journal.damage.note(name, id, why),
       onFatal: (error) => this.#fail(error, "store_failed", "store: open"),
     });
     this.#pruner = new Pruner({
@@ -103,7 +108,7 @@ export class Pipeline {
       published: () => (this.#publisher.ring?.head() ?? 1) - 1,
     });
     journal.onCommitted = ({ events }) => this.#received(events);
-    journal.onDamage = (message) => log("error", `journal ${journal.path}: ${message}`);
+    journal.damage.onDamage = (message) => log("error", `journal ${journal.path}: ${message}`);
   }
 
   /** Starts everything behind the acknowledgement. Returns at once. */
@@ -231,10 +236,18 @@ export class Pipeline {
     return this.#updates.wait(seq, timeoutMs);
   }
 
+  /** When the gateway started. Follows the wall clock if that was set since, but not each of its small corrections. */
+  #startUs(): number {
+    const { clock } = this.#o;
+    const startedUs = Math.round(clock.nowUs() - (clock.monotonicMs() - this.#startedMs) * 1000);
+    if (Math.abs(startedUs - this.#startedUs) > START_DRIFT_US_MAX) this.#startedUs = startedUs;
+    return this.#startedUs;
+  }
+
   snapshot(): Snapshot {
     return takeSnapshot({
       ...this.#o,
-      startedUs: this.#startedUs,
+      startedUs: this.#startUs(),
       recent: this.#recent,
       updates: this.#updates,
       questions: this.#questions,
@@ -256,11 +269,11 @@ export class Pipeline {
     this.#reembed?.stop();
   }
 
-  /** Waits until everything received is framed, published and offered to the store, at most 10 s. */
-  async settle(): Promise<void> {
+  /** Waits until everything received is framed, published and offered to the store, at most `withinMs` (10 s if left out). */
+  async settle(withinMs = DRAIN_MS_MAX): Promise<void> {
     const { clock } = this.#o;
     this.beginDrain();
-    const untilMs = clock.monotonicMs() + DRAIN_MS_MAX;
+    const untilMs = clock.monotonicMs() + withinMs;
     while (!this.#idle && clock.monotonicMs() < untilMs) {
       this.#framer.wake();
       void this.#feed.feed();
@@ -274,15 +287,18 @@ export class Pipeline {
     return framed && this.#publisher.idle && this.#feed.idle;
   }
 
-  /** Settles, then closes store, ring and embedder. Events without a frame stay in the journal. */
-  async close(): Promise<void> {
-    await this.settle();
+  /**
+   * Settles, then closes store, ring and embedder. Events without a frame stay in the journal.
+   * @param within how long it settles, and how long it waits for DuckDB then.
+   */
+  async close(within: { readonly settleMs?: number; readonly storeMs?: number } = {}): Promise<void> {
+    await this.settle(within.settleMs);
     this.#framer.stop();
     this.#updates.stop();
     this.#publisher.stop();
     this.#pruner.stop();
     for (const timer of this.#timers) timer[Symbol.dispose]();
-    await this.#feed.close();
+    await this.#feed.close(within.storeMs);
     this.#publisher.close();
     await this.#embedder?.stop();
   }

@@ -11,7 +11,7 @@ import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
-import { isolate } from "./isolate.ts";
+import { isolate, LAST_PATIENCE_MS, PROBE_PATIENCE_MS } from "./isolate.ts";
 import type { Latest, Updates } from "./updates.ts";
 
 /** Texts in one call. They are few, so that a new event waits only briefly in the embedder's queue. */
@@ -149,14 +149,15 @@ export class Reembed {
     const { embedder, clock, log } = this.#o;
     if (texts.length === 0) return [];
     const { results, refused } = await isolate(texts.length, {
-      ask: async (indices) => {
-        const rows = await embedder.embed(indices.map((index) => texts[index] as string));
+      ask: async (indices, isLast) => {
+        const part = indices.map((index) => texts[index] as string);
+        const rows = await embedder.embed(part, isLast ? LAST_PATIENCE_MS : 0);
         return indices.map((_, at) => rows.slice(at * embedder.dim, (at + 1) * embedder.dim));
       },
       works: async (error) => {
         const wait = error instanceof GatewayError ? Math.min(error.retryAfterMs ?? 0, RETRY_MS) : 0;
         if (wait > 0) await clock.sleep(wait);
-        await embedder.embed([`ready ${++this.#probes}`]);
+        await embedder.embed([`ready ${++this.#probes}`], PROBE_PATIENCE_MS);
         return true;
       },
       clock,

@@ -51,7 +51,7 @@ export interface Enrichment {
 }
 
 export interface Refusal {
-  readonly code: Extract<ErrorCode, "overloaded" | "disk_full" | "draining">;
+  readonly code: Extract<ErrorCode, "overloaded" | "disk_full" | "draining" | "journal_failed">;
   readonly detail: string;
   readonly retryAfterSeconds: number;
 }

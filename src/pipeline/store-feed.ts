@@ -21,6 +21,8 @@ const OPEN_WAIT_MS = 2000;
 const OPEN_LOOK_MS = 10;
 /** @bound the end waits for DuckDB to finish opening | it is not waited for; the next start replays its log again */
 const OPENING_MS_MAX = 2000;
+/** @bound the end waits for DuckDB to store and checkpoint (less if the gateway stops) | the journal keeps the rest */
+const CLOSE_MS_MAX = 10_000;
 
 export interface StoreFeedOptions {
   readonly journal: Pick<Journal, "headSeq" | "headAnswerId" | "framesFrom">;
@@ -32,6 +34,8 @@ export interface StoreFeedOptions {
   readonly onOpen: () => void;
   /** Called when a CHECKPOINT has completed. It holds everything up to these cursors. */
   readonly onCheckpoint: (cursors: JournalCursors) => void;
+  /** Called when the store meets a damaged row of the journal. */
+  readonly onDamage: Store["onDamage"];
   /** Called if the store cannot be opened. */
   readonly onFatal: (error: unknown) => void;
   readonly clock: Clock;
@@ -110,6 +114,7 @@ export class StoreFeed {
     store.onMemory = () => {
       if (store.memory.raisedBecause !== null) this.state = stateOf(store);
     };
+    store.onDamage = this.#o.onDamage;
     store.onFailure = (error) => {
       this.counters.store_failures_total += 1;
       this.state = { state: "degraded", detail: messageOf(error) };
@@ -177,11 +182,13 @@ export class StoreFeed {
     }
   }
 
-  /** Passes over frames from `start` on that a temporary journal dropped at its bound. */
+  /** Passes over frames from `start` on that no place has: skipped numbers, or dropped by a temporary journal at its bound. */
   #passOver(start: number): void {
     const { journal, recent } = this.#o;
     const kept = journal.framesFrom(start, 1)[0]?.frameId ?? recent.next;
     this.#offered = Math.min(kept, recent.entries[0]?.frameId ?? recent.next) - 1;
+    const count = this.#offered + 1 - start;
+    if (count > 0) this.#store?.skip({ firstFrameId: start, count });
   }
 
   /** Offers nothing more. */
@@ -189,11 +196,18 @@ export class StoreFeed {
     this.#stopped = true;
   }
 
-  /** Closes the store, which first commits what it was offered. */
-  async close(): Promise<void> {
+  /**
+   * Closes the store, which first commits what it was offered, as far as `withinMs` (10 s if left out) suffices. What it has not
+   * committed stays in the journal.
+   */
+  async close(withinMs = CLOSE_MS_MAX): Promise<void> {
     this.stop();
     // DuckDB may still be opening. It would make files in a folder that is removed after this.
-    await Promise.race([this.#opening, this.#o.clock.sleep(OPENING_MS_MAX)]);
-    await this.#store?.[Symbol.asyncDispose]();
+    await Promise.race([this.#opening, this.#o.clock.sleep(Math.min(OPENING_MS_MAX, withinMs))]);
+    if ((await this.#store?.close(withinMs)) === false)
+      this.#o.log(
+        "warn",
+        "store: DuckDB did not close in time; the next start stores what is missing from the journal",
+      );
   }
 }

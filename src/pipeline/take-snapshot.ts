@@ -33,7 +33,7 @@ export interface Parts extends FromOptions {
 }
 
 export function takeSnapshot(parts: Parts): Snapshot {
-  const { embedder, framer, publisher, feed, brain, clock } = parts;
+  const { embedder, publisher, feed, brain, clock } = parts;
   const choosing: PartState = { state: "starting", detail: "the embedder is being chosen" };
   const others = parts.otherMetrics();
   return {
@@ -42,7 +42,7 @@ export function takeSnapshot(parts: Parts): Snapshot {
     nowUs: clock.nowUs(),
     embedderName: embedder?.name ?? null,
     parts: {
-      journal: framer.state,
+      journal: journalPart(parts),
       store: feed.state,
       ring: publisher.state,
       embedder: embedder?.state ?? choosing,
@@ -52,11 +52,23 @@ export function takeSnapshot(parts: Parts): Snapshot {
       ...countersOf(parts),
       ...others.counters,
       dropped_events_total: parts.journal.dropped(),
-      journal_damaged_rows_total: parts.journal.damagedRows(),
+      journal_damaged_rows_total: parts.journal.damage.rows,
     },
     gauges: { ...gaugesOf(parts), ...others.gauges },
     drift: parts.schemas.drift,
   };
+}
+
+function journalPart({ journal, framer }: Parts): PartState {
+  const lost = journal.filesLost();
+  if (lost !== null) return { state: "down", detail: lost.message };
+  if (framer.state.state !== "ok") return framer.state;
+  const { notice, damage } = journal;
+  if (damage.first !== null) {
+    const detail = `${damage.rows} damaged rows were passed over; the first: ${damage.first}`;
+    return { state: "degraded", detail: notice === null ? detail : `${notice}; ${detail}` };
+  }
+  return notice === null ? framer.state : { state: "degraded", detail: notice };
 }
 
 function countersOf({ embedder, framer, publisher, feed, pruner, ...parts }: Parts): Snapshot["counters"] {
@@ -80,7 +92,8 @@ function gaugesOf({ journal, recent, publisher, feed, questions, ...parts }: Par
   const { ring } = publisher;
   return {
     journal_backlog_events: backlog.events,
-    journal_bytes: backlog.bytes,
+    journal_bytes: bytesOf(backlog),
+    lost_events: journal.gaps.lostEvents,
     head_seq: headSeq,
     next_frame_id: recent.next,
     unframed_events: parts.framer.unframed,
@@ -101,6 +114,15 @@ function gaugesOf({ journal, recent, publisher, feed, questions, ...parts }: Par
     ...parts.schemas.gauges,
     resident_bytes: process.memoryUsage.rss(),
   };
+}
+
+/** NaN if the journal cannot be read: a snapshot of the other parts is wanted most then. */
+function bytesOf(backlog: { readonly bytes: number }): number {
+  try {
+    return backlog.bytes;
+  } catch {
+    return Number.NaN;
+  }
 }
 
 const LLM_PART: Readonly<Record<LlmState["name"], PartState["state"]>> = {

@@ -55,6 +55,8 @@ function unfit(
     return `its head is ${head} and its tail ${tail}`;
   }
   if (head > o.nextFrameId) return `its head ${head} is beyond the journal's next frame ${o.nextFrameId}`;
+  if (head < (o.firstFrameId ?? 1))
+    return `its head ${head} is before a gap that ends at frame ${o.firstFrameId}`;
   // Publishing what is missing would overwrite every frame in it: a refill is quicker.
   if (o.nextFrameId - head > capacity) return `it ends at frame ${head - 1}, more than a lap ago`;
   // A frame names the journal that the ring belongs to. Without a frame it is unknown, unless there never was one.

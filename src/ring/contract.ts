@@ -15,6 +15,8 @@ export interface RingOptions {
   readonly journalId: number;
   /** The journal's next frame_id: older frames are refilled, newer ones will be published. */
   readonly nextFrameId: number;
+  /** The first frame after the newest gap in the ids; older ones are not shown. Without it, there is no gap. */
+  readonly firstFrameId?: number;
   /** Whether a file at the path may be adopted: only if it was written since the machine booted. */
   readonly adopt: boolean;
   /** For the heartbeat, and for letting other work run in between. */

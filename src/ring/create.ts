@@ -76,11 +76,11 @@ interface Refilled {
 async function refill(
   mapping: Mapping,
   capacity: number,
-  { nextFrameId, clock = systemClock }: RingOptions,
+  { nextFrameId, firstFrameId = 1, clock = systemClock }: RingOptions,
   newest: NewestFrames,
 ): Promise<Refilled> {
   let window = NO_WINDOW;
-  let tail = Math.max(1, nextFrameId - capacity);
+  let tail = Math.max(firstFrameId, nextFrameId - capacity);
   let head = tail;
   while (head < nextFrameId) {
     const { bytes, count } = await newest(head, Math.min(REFILL_FRAMES, nextFrameId - head));

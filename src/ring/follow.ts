@@ -4,6 +4,7 @@
  */
 import type { Clock } from "../clock.ts";
 import { FRAME_BYTES, OFFSET, RING_STATE } from "../frame.ts";
+import { Pulse } from "./pulse.ts";
 import { type CopiedFrames, RingReader, RingUnreadable } from "./reader.ts";
 
 /** Frames copied at once: 270 KB. */
@@ -46,6 +47,7 @@ export class RingFollower implements Disposable {
   #placed = true;
   #epoch: number;
   #state: number;
+  #pulse: Pulse;
   #stalled: boolean;
   #lookAtMs = 0;
   #strangerSinceMs: number | null = null;
@@ -59,7 +61,8 @@ export class RingFollower implements Disposable {
     this.#journal = reader.journalId();
     this.#epoch = reader.epoch();
     this.#state = reader.state();
-    this.#stalled = reader.stalled(options.clock.nowUs());
+    this.#pulse = new Pulse(reader, options.clock);
+    this.#stalled = false;
   }
 
   /**
@@ -159,23 +162,23 @@ export class RingFollower implements Disposable {
     this.#current = successor;
     this.#epoch = successor.epoch();
     this.#state = successor.state();
-    this.#stalled = successor.stalled(this.#o.clock.nowUs());
+    this.#pulse = new Pulse(successor, this.#o.clock);
+    this.#stalled = false;
     const what = `capacity ${successor.capacity}, epoch ${this.#epoch}`;
     this.#o.tell("replaced", `another ring is at ${successor.path} (${what}); going on there`);
   }
 
   #reportState(): void {
-    const nowUs = this.#o.clock.nowUs();
     const state = this.#current.state();
     if (state !== this.#state) {
       this.#state = state;
       if (state === RING_STATE.closed)
         this.#o.tell("closed", "the gateway was shut down; waiting for it to come back");
     }
-    const stalled = this.#current.stalled(nowUs);
+    const stalled = this.#pulse.stalled();
     if (stalled === this.#stalled) return;
     this.#stalled = stalled;
-    const silentS = Math.round((nowUs - this.#current.heartbeatUs()) / 1e6);
+    const silentS = Math.round(this.#pulse.ageMs() / 1000);
     if (stalled)
       this.#o.tell("stalled", `no heartbeat for ${silentS} s: the gateway stands still or was killed`);
     else if (state === RING_STATE.running) this.#o.tell("resumed", "the gateway's heartbeat is back");

@@ -143,7 +143,7 @@ export class LabelsBeside {
       const stat = statSync(this.#path, { bigint: true });
       const seen = `${stat.dev} ${stat.ino} ${stat.mtimeNs} ${stat.size}`;
       if (seen === this.#seen || !stat.isFile() || stat.size > LABELS_BYTES_MAX) return false;
-      const content: unknown = JSON.parse(readFileSync(this.#path, "utf8"));
+      const content: unknown = JSON.parse(readWithoutWaiting(this.#path));
       this.#seen = seen;
       const text = (value: unknown): string | null => (typeof value === "string" ? value : null);
       take(this.#intents, content, "intents", text);
@@ -156,6 +156,16 @@ export class LabelsBeside {
     } catch {
       return false;
     }
+  }
+}
+
+/** Reads a file. A named pipe that has just taken its place must not make the reader wait for ever. */
+function readWithoutWaiting(path: string): string {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | O_CLOEXEC);
+  try {
+    return readFileSync(fd, "utf8");
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -12,7 +12,6 @@ import {
   MAGIC,
   OFFSET,
   PHYSICS_OFFSET,
-  RING_STATE,
   RING_VERSION,
   ringBytes,
   SEMANTIC_DIM_MAX,
@@ -23,7 +22,6 @@ import { u64Is } from "./words.ts";
 
 const FRAME_WORDS = FRAME_BYTES / 4;
 const ATTEMPTS = 64;
-const STALLED_AFTER_US = 5_000_000;
 
 /** A ring that cannot be read, with a hint. `missing`: there is no file (yet). */
 export class RingUnreadable extends GatewayError {
@@ -129,11 +127,6 @@ export class RingReader implements Disposable {
 
   state(): number {
     return this.#word(HEADER_OFFSET.state);
-  }
-
-  /** Whether the writer says that it runs, and has not refreshed its heartbeat for 5 s. */
-  stalled(nowUs: number): boolean {
-    return this.state() === RING_STATE.running && nowUs - this.heartbeatUs() > STALLED_AFTER_US;
   }
 
   /**

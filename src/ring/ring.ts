@@ -15,6 +15,7 @@ import {
 } from "../frame.ts";
 import { RingFollower } from "./follow.ts";
 import { LabelsBeside } from "./labels.ts";
+import { Pulse } from "./pulse.ts";
 import { type CopiedFrames, RingReader, RingUnreadable } from "./reader.ts";
 import { DAMAGE, type DamageKind, type RingReport, verifyRing } from "./verify.ts";
 
@@ -56,7 +57,10 @@ export async function ringTool(command: RingCommand, around: RingToolSurrounding
       await around.write(command.json ? `${JSON.stringify(report)}\n` : verifyText(report));
       return Object.keys(report.problems).length === 0 ? 0 : 1;
     }
-    const stat = ringStat(opened, (around.clock ?? systemClock).nowUs());
+    const clock = around.clock ?? systemClock;
+    const pulse = new Pulse(opened, clock);
+    await pulse.settle();
+    const stat = ringStat(opened, pulse, clock.nowUs());
     await around.write(command.json ? `${escaped(JSON.stringify(stat))}\n` : statText(stat));
     return 0;
   } catch (error) {
@@ -108,7 +112,7 @@ interface RingStat {
 
 const STATE_NAMES = new Map<number, string>(Object.entries(RING_STATE).map(([name, state]) => [state, name]));
 
-function ringStat(reader: RingReader, nowUs: number): RingStat {
+function ringStat(reader: RingReader, pulse: Pulse, nowUs: number): RingStat {
   const { low, high } = reader.range();
   const newest = reader.newest();
   const timestampUs = newest === null ? null : Number(newest.getBigInt64(OFFSET.timestamp_us, true));
@@ -127,11 +131,11 @@ function ringStat(reader: RingReader, nowUs: number): RingStat {
     epoch: reader.epoch(),
     writer_pid: reader.writerPid(),
     state: STATE_NAMES.get(state) ?? String(state),
-    heartbeat_age_s: rounded((nowUs - reader.heartbeatUs()) / 1e6),
-    stalled: reader.stalled(nowUs),
+    heartbeat_age_s: rounded(pulse.ageMs() / 1000),
+    stalled: pulse.stalled(),
     waiters: reader.waiters(),
     journal_id: newest?.getUint32(OFFSET.journal_id, true) ?? null,
-    newest_age_s: timestampUs === null ? null : rounded((nowUs - timestampUs) / 1e6),
+    newest_age_s: timestampUs === null ? null : rounded(Math.max(0, nowUs - timestampUs) / 1e6),
     models: modelsIn(reader, { low, high }),
     current: reader.atPath() === "this",
   };

@@ -19,6 +19,7 @@ import { GatewayError, messageOf } from "../errors.ts";
 import { Journal } from "../journal/journal.ts";
 import { whyNotExecutable } from "../native/libc.ts";
 import { isCompiled } from "../native/worker-url.ts";
+import { checkDatabasePath, whyUnusable } from "./paths.ts";
 
 const TEMP_PREFIX = "one_file_gateway-";
 const TEMP_ELSEWHERE = "set TMPDIR to another folder";
@@ -28,6 +29,9 @@ export interface Home extends Disposable {
   readonly databasePath: string;
   readonly journalPath: string;
   readonly tempFolder: string;
+  /** The file that says how far the journal has acknowledged; null in a temporary folder, which is never opened again. */
+  readonly headsPath: string | null;
+  readonly lockPath: string;
 }
 
 /** Locks the files of `--db-path`, or makes a temporary folder if there is no `--db-path`. @throws GatewayError */
@@ -52,17 +56,7 @@ function otherFormatOf(path: string): string | null {
 function openPersistentHome(databasePath: string): Home {
   const journalPath = `${databasePath}.journal`;
   const operation = "start: database";
-  const folder = dirname(databasePath);
-  if (!existsSync(folder)) {
-    const detail = `the folder ${folder} does not exist`;
-    throw new GatewayError({
-      code: "store_failed",
-      operation,
-      object: databasePath,
-      detail,
-      hint: "create it first",
-    });
-  }
+  checkDatabasePath(databasePath);
   const lock = RingLock.acquire(databasePath, "pass another --db-path");
   if (existsSync(databasePath) && !existsSync(journalPath)) {
     lock[Symbol.dispose]();
@@ -88,6 +82,8 @@ function openPersistentHome(databasePath: string): Home {
     databasePath,
     journalPath,
     tempFolder: `${databasePath}.tmp`,
+    headsPath: `${databasePath}.heads`,
+    lockPath: `${databasePath}.lock`,
     [Symbol.dispose]: () => lock[Symbol.dispose](),
   };
 }
@@ -97,6 +93,8 @@ function openTemporaryHome(): Home {
   const root = process.env.TMPDIR ?? tmpdir();
   let folder: string;
   try {
+    const unusable = whyUnusable(join(root, TEMP_PREFIX));
+    if (unusable !== null) throw new Error(unusable);
     removeLeftOver(root);
     folder = mkdtempSync(join(root, TEMP_PREFIX));
   } catch (error) {
@@ -114,6 +112,8 @@ function openTemporaryHome(): Home {
     databasePath: join(folder, "events.duckdb"),
     journalPath: join(folder, "events.duckdb.journal"),
     tempFolder: join(folder, "duckdb"),
+    headsPath: null,
+    lockPath: join(folder, "gateway.lock"),
     [Symbol.dispose]: () => {
       lock[Symbol.dispose]();
       rmSync(folder, { recursive: true, force: true });
@@ -165,6 +165,8 @@ export function openJournal(
     nowUs,
     randomU32: () => crypto.getRandomValues(new Uint32Array(1))[0] ?? 1,
     bootId: bootId(),
+    headsPath: home.headsPath,
+    needs: [home.databasePath, home.lockPath],
   });
   if (journal.pruned().seq > 0 && !existsSync(home.databasePath)) {
     journal[Symbol.dispose]();

@@ -11,6 +11,8 @@ export interface Run {
   readonly count: number;
   /** count × SEMANTIC_DIM_MAX floats; null: the journal's rows have the vectors. */
   readonly vectors: Float32Array | null;
+  /** Whether the journal has no row of these frames, because it skipped their numbers. */
+  readonly absent?: boolean;
 }
 
 /** The rest of a run from `frameId` on, without copying its vectors. */
@@ -18,6 +20,7 @@ function skipUntil(run: Run, frameId: number): Run {
   const skipped = frameId - run.firstFrameId;
   if (skipped <= 0) return run;
   return {
+    ...run,
     firstFrameId: frameId,
     count: run.count - skipped,
     vectors: run.vectors?.subarray((skipped * run.vectors.length) / run.count) ?? null,

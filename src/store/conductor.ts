@@ -34,8 +34,6 @@ const COMMIT_ROWS = 2048;
 const COMMIT_DELAY_MS = 60;
 /** @bound a read waits for DuckDB to reach the journal's head | the response says in `x-store-lag` how many events are missing */
 const READ_WAIT_MS_MAX = 2000;
-/** @bound at the end, DuckDB stores what is still missing | the journal keeps the rest */
-const CLOSE_FLUSH_MS_MAX = 10_000;
 
 export interface ConductorContext {
   readonly clock: Clock;
@@ -94,10 +92,7 @@ export class Conductor {
     const { journalId } = open;
     this.#writer = new Writer({
       ...{ clock, journal: this.#journal, journalId, bounds, gapsAllowed: ephemeral },
-      onDamage: (log, id, why) => {
-        const message = `journal ${open.journalPath}: row ${id} of ${log} is not stored: ${why}`;
-        post({ event: "notice", message });
-      },
+      onDamage: (damage) => post({ event: "damage", damage }),
     });
     this.#generations = new Generations(limitBytes);
     this.#reads = new Reads({ clock, path });
@@ -107,7 +102,7 @@ export class Conductor {
     });
     const cursors = (): StoreCursors => this.#cursors;
     const { pageBytesMax } = bounds;
-    this.#queries = new Queries({ path, cursors, reads: this.#reads, gapsAllowed: ephemeral, pageBytesMax });
+    this.#queries = new Queries({ path, cursors, reads: this.#reads, pageBytesMax });
     this.#pause = new WritePause(clock);
   }
 
@@ -253,7 +248,7 @@ export class Conductor {
   /** The only place that writes. Runs until nothing is due; never rejects. */
   async #pump(database: Database): Promise<void> {
     try {
-      while (this.#backlog.rows(this.#cursors) > 0) {
+      while (this.#backlog.rows(this.#cursors) > 0 && !this.#stopping) {
         if (this.#writer.full) await this.#endRowGroup(database);
         await this.#commit(database);
         this.#waiters.wake(this.#cursors);
@@ -400,18 +395,29 @@ export class Conductor {
     return null;
   }
 
-  /** Stores what is known, checkpoints and closes. */
-  async close(): Promise<null> {
+  /**
+   * Stores what is known, checkpoints and closes. After `withinMs` it begins nothing more and ends the read that is running; the journal
+   * keeps the rest.
+   */
+  async close({ withinMs }: StoreCalls["close"][0]): Promise<null> {
+    const endMs = this.#clock.monotonicMs() + withinMs;
     const flushed = this.flush({ headSeq: this.#backlog.headSeq }).catch(() => {});
     // If the database cannot be opened, the journal keeps the rows.
-    if (this.#database !== null) await this.#within(flushed, CLOSE_FLUSH_MS_MAX);
-    if (this.#checkpoints.dirty && this.#database !== null) await this.checkpoint().catch(() => {});
+    if (this.#database !== null) await this.#within(flushed, withinMs);
+    const leftMs = endMs - this.#clock.monotonicMs();
+    if (this.#checkpoints.dirty && this.#database !== null && leftMs > 0)
+      await this.#within(
+        this.checkpoint().catch(() => {}),
+        leftMs,
+      );
     this.#stopping = true;
     this.#stop.resolve();
     this.#clearPumpTimer();
     this.#checkpoints.stop();
     while (this.#pumping !== null) await this.#pumping;
-    await this.#reads.stop();
+    if (this.#clock.monotonicMs() < endMs)
+      await this.#within(this.#reads.stop(), endMs - this.#clock.monotonicMs());
+    await this.#reads.interrupt();
     this.#closeDatabase();
     this.#journal.close();
     return null;

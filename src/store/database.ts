@@ -9,6 +9,7 @@
 import { existsSync, renameSync, rmSync, statSync } from "node:fs";
 import { type ErrorCode, GatewayError, messageOf, type SerialisedError, serialiseError } from "../errors.ts";
 import * as duckdb from "../native/duckdb.ts";
+import { isOutOfMemory } from "./memory.ts";
 import type { StoreCursors } from "./protocol.ts";
 import {
   BIG_TABLES,
@@ -51,6 +52,15 @@ function storeError(
   options: { code: ErrorCode; detail: string; hint?: string; cause?: unknown },
 ): GatewayError {
   return new GatewayError({ operation: `store: ${operation}`, object: path, ...options });
+}
+
+/** Whether opening failed because the write-ahead log cannot be replayed, which setting it aside mends, or for another reason. */
+function openFailureCode(thrown: unknown, path: string): "store_log_unreadable" | "store_failed" {
+  // A replay that lacks memory or permission says nothing about the log.
+  const detail = messageOf(thrown).replaceAll(path, "");
+  const other =
+    isOutOfMemory(thrown) || /permission denied|no space left|read-only|too many open files/i.test(detail);
+  return !other && /\bWAL\b|write-ahead log/i.test(detail) ? "store_log_unreadable" : "store_failed";
 }
 
 /** Anything that was thrown while working with the database at `path`, as an error for the user. */
@@ -170,7 +180,7 @@ async function inspect(options: DatabaseOptions): Promise<Inspection> {
       if (/not a valid DuckDB database/i.test(messageOf(thrown)))
         throw foreign(options, "it is not a DuckDB database", thrown);
       throw storeError(options.path, "open", {
-        code: "store_failed",
+        code: openFailureCode(thrown, options.path),
         detail: messageOf(thrown),
         hint: openHint(messageOf(thrown)),
         cause: thrown,
@@ -204,6 +214,7 @@ async function cursorsOfOurs(
     );
     await connection.run(`SELECT seq, payload FROM ${CATALOG}.main.events LIMIT 0`);
   } catch (thrown) {
+    if (isOutOfMemory(thrown)) throw thrown;
     if (isDamageText(messageOf(thrown))) {
       const detail = `the file is damaged: ${messageOf(thrown)}`;
       throw storeError(options.path, "open", {
@@ -349,7 +360,8 @@ export async function openDatabase(
     return await attach(options, path, create);
   } catch (thrown) {
     if (thrown instanceof GatewayError) throw thrown;
-    throw storeError(path, "open", { code: "store_failed", detail: messageOf(thrown), cause: thrown });
+    const code = openFailureCode(thrown, path);
+    throw storeError(path, "open", { code, detail: messageOf(thrown), cause: thrown });
   }
 }
 

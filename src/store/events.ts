@@ -23,6 +23,12 @@ export interface SeqBounds {
 
 const TEXT = new TextDecoder("utf-8", { ignoreBOM: true });
 
+/** SQL for a text without the differences that a search ignores: capitals, and composed or decomposed letters. */
+function folded(text: string): string {
+  // Through upper case, so that letters with two small forms, such as σ and ς, become one.
+  return `lower(upper(nfc_normalize(${text})))`;
+}
+
 function filtersOf(query: EventsQuery): { sql: string[]; values: Record<string, string> } {
   const sql: string[] = [];
   const values: Record<string, string> = {};
@@ -34,7 +40,7 @@ function filtersOf(query: EventsQuery): { sql: string[]; values: Record<string, 
   add("type", query.type, `coalesce(a.event_type, n.event_type, e.event_type, '${UNKNOWN_EVENT}') = $type`);
   add("intent", query.intent, "CASE WHEN a.seq IS NULL THEN n.intent ELSE a.intent END = $intent");
   add("conversation", query.conversationId, "e.conversation_id = $conversation");
-  add("q", query.q, "contains(lower(coalesce(e.message, e.payload)), lower($q))");
+  add("q", query.q, `contains(${folded("coalesce(e.message, e.payload)")}, ${folded("$q")})`);
   return { sql, values };
 }
 

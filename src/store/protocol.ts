@@ -118,7 +118,7 @@ export interface StoreCalls {
   checkpoint: [Record<never, never>, null];
   stats: [Record<never, never>, StoreStats];
   flush: [{ headSeq: number }, null];
-  close: [Record<never, never>, null];
+  close: [{ withinMs: number }, null];
 }
 
 export type StoreOpen = Omit<StoreOptions, "workerUrl" | "onNotice">;
@@ -131,7 +131,14 @@ export type ToWorker =
   | StoreCall
   | { call: "head"; seq: number }
   | { call: "updates"; answerId: number }
-  | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null };
+  | { call: "offer"; firstFrameId: number; count: number; vectors: Float32Array | null; absent?: boolean };
+
+/** A row of the journal that is not stored, because it is damaged. */
+export interface DamagedRow {
+  readonly log: "events" | "frames" | "answers";
+  readonly id: number;
+  readonly why: string;
+}
 
 export type FromWorker =
   | { event: "reply"; id: number; value: unknown }
@@ -141,4 +148,5 @@ export type FromWorker =
   | { event: "reopened"; cursors: StoreCursors }
   | { event: "failure"; error: SerialisedError }
   | { event: "memory"; state: StoreMemory }
-  | { event: "notice"; message: string };
+  | { event: "notice"; message: string }
+  | { event: "damage"; damage: DamagedRow };

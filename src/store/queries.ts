@@ -23,8 +23,6 @@ export interface QueriesOptions {
   readonly reads: Reads;
   /** The database file. */
   readonly path: string;
-  /** Whether frame ids may be missing, as in an ephemeral database. */
-  readonly gapsAllowed: boolean;
   /** Bytes of bodies in a page of events. */
   readonly pageBytesMax: number;
   /** Returns the committed cursors. It is called when a query's turn has come. */
@@ -66,23 +64,36 @@ export class Queries {
   frames({ afterFrameId, limit, capacity }: StoreCalls["frames"][0]): Promise<StoreCalls["frames"][1]> {
     return this.#o.reads.run(async (connection) => {
       const oldest = await this.#minFrameId(connection);
-      let first = Math.max(afterFrameId + 1, oldest);
-      if (this.#o.gapsAllowed) first = await nextFrameId(connection, first);
-      const count = oldest === 0 ? 0 : Math.max(0, Math.min(limit, this.#o.cursors().frameId - first + 1));
-      const frames = new FrameBuffer(first, count, capacity);
-      for (let done = 0; done < count && frames.contiguous() === done; ) {
-        const slice = Math.min(FRAMES_SLICE, count - done);
-        const result = await connection.run(
-          `SELECT ${FRAME_SELECT} FROM enrichments
-           WHERE frame_id BETWEEN ${first + done} AND ${first + done + slice - 1}`,
-        );
-        for (const chunk of await result.fetchAllChunks()) frames.place(chunk);
-        done += slice;
-      }
-      const whole = frames.contiguous();
-      const bytes = whole === count ? frames.buffer : frames.buffer.slice(0, whole * FRAME_BYTES);
-      return { bytes, count: whole, oldest };
+      if (oldest === 0) return { ...noFrames(), oldest };
+      const first = Math.max(afterFrameId + 1, oldest);
+      const found = await this.#framesFrom(connection, { first, limit, capacity });
+      if (found.count > 0) return { ...found, oldest };
+      // Numbers were skipped, or an ephemeral database has dropped frames.
+      const next = await nextFrameId(connection, first);
+      if (next === null) return { ...noFrames(), oldest };
+      return { ...(await this.#framesFrom(connection, { first: next, limit, capacity })), oldest };
     });
+  }
+
+  /** Frames without a gap that begin with `first`; none if that one is not stored. */
+  async #framesFrom(
+    connection: duckdb.DuckDBConnection,
+    { first, limit, capacity }: { first: number; limit: number; capacity: number },
+  ): Promise<{ bytes: ArrayBuffer; count: number }> {
+    const count = Math.max(0, Math.min(limit, this.#o.cursors().frameId - first + 1));
+    const frames = new FrameBuffer(first, count, capacity);
+    for (let done = 0; done < count && frames.contiguous() === done; ) {
+      const slice = Math.min(FRAMES_SLICE, count - done);
+      const result = await connection.run(
+        `SELECT ${FRAME_SELECT} FROM enrichments
+         WHERE frame_id BETWEEN ${first + done} AND ${first + done + slice - 1}`,
+      );
+      for (const chunk of await result.fetchAllChunks()) frames.place(chunk);
+      done += slice;
+    }
+    const whole = frames.contiguous();
+    const bytes = whole === count ? frames.buffer : frames.buffer.slice(0, whole * FRAME_BYTES);
+    return { bytes, count: whole };
   }
 
   frameCount({ firstFrameId, limit }: StoreCalls["frameCount"][0]): Promise<number> {
@@ -128,7 +139,12 @@ async function numberOf(connection: duckdb.DuckDBConnection, sql: string): Promi
   return row?.[0] == null ? null : Number(row[0]);
 }
 
-async function nextFrameId(connection: duckdb.DuckDBConnection, from: number): Promise<number> {
-  const sql = `SELECT min(frame_id) FROM enrichments WHERE frame_id >= ${from}`;
-  return (await numberOf(connection, sql)) ?? from;
+/** Made each time, because its memory is transferred to the main thread. */
+function noFrames(): { bytes: ArrayBuffer; count: number } {
+  return { bytes: new ArrayBuffer(0), count: 0 };
+}
+
+/** The first stored frame from `from` on; null if there is none. */
+function nextFrameId(connection: duckdb.DuckDBConnection, from: number): Promise<number | null> {
+  return numberOf(connection, `SELECT min(frame_id) FROM enrichments WHERE frame_id >= ${from}`);
 }

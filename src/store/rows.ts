@@ -15,11 +15,11 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../frame.ts";
-import { readAround, rowChecksum } from "../row-damage.ts";
+import { decidedChecksum, eventChecksum, readAround } from "../row-damage.ts";
 import type { Run } from "./backlog.ts";
 import { VECTOR_ROWS } from "./bounds.ts";
 import { duckdb } from "./database.ts";
-import type { StoreCursors } from "./protocol.ts";
+import type { DamagedRow, StoreCursors } from "./protocol.ts";
 import { CURSOR_COLUMNS, EVENT_COLUMNS, FRAME_COLUMNS, PHYSICS_FIELDS, SCHEMA_VERSION } from "./schema.ts";
 
 /** Rows in a data chunk. */
@@ -73,22 +73,24 @@ function chunkOf(
 
 type SqlValue = string | number | Uint8Array | null;
 type Row = readonly SqlValue[];
-/** Is told about a row of the journal that is passed over, and why. */
-export type OnDamage = (log: "events" | "frames" | "answers", id: number, why: string) => void;
+/** Is told about a row of the journal that is passed over. */
+export type OnDamage = (damage: DamagedRow) => void;
 
-/** Whether a row is as it was written. Its last cell is the checksum; rows of older journals have none. */
-function isWhole(row: Row, numbers: readonly number[], parts: readonly number[]): boolean {
-  const sum = row.at(-1);
-  if (sum === null || sum === undefined) return true;
-  const numberAt = (at: number): number | null => {
-    const value = row[at];
-    return value === null || typeof value === "number" ? value : Number.NaN;
-  };
-  const partAt = (at: number): string | Uint8Array | null => {
-    const value = row[at] ?? null;
-    return typeof value === "number" ? "" : value;
-  };
-  return sum === rowChecksum(numbers.map(numberAt), parts.map(partAt));
+/** Whether the row of an event is as it was written. Rows of older journals have no checksum. */
+function isWholeEvent(row: Row): boolean {
+  const [seq, id, receivedUs, timestampUs, type, conversationId, message, source, body, fields, sum] = row;
+  if (sum === null) return true;
+  return (
+    sum ===
+    eventChecksum(seq, receivedUs, timestampUs, id, type, message, conversationId, fields, source, body)
+  );
+}
+
+/** The same for the row of a frame or an update. */
+function isWholeDecided(row: Row): boolean {
+  const [id, seq, decidedUs, eventType, intent, provenance, physics, , vector, sum] = row;
+  if (sum === null) return true;
+  return sum === decidedChecksum(id, seq, decidedUs, physics, vector, eventType, intent, provenance);
 }
 
 const CHECKSUM_DIFFERS = "its checksum differs";
@@ -115,12 +117,6 @@ function fillTexts(vector: duckdb.DuckDBVector, rows: readonly Row[], column: nu
   });
   vector.flush();
 }
-
-/** Where the columns under the checksum are in a row, in the order of the journal. */
-const EVENT_NUMBERS = [0, 2, 3];
-const EVENT_PARTS = [1, 4, 6, 5, 9, 7, 8];
-const FRAME_NUMBERS = [0, 1, 2];
-const FRAME_PARTS = [6, 8, 3, 4, 5];
 
 /** Copies events from the journal into DuckDB. It owns one data chunk and reuses it. */
 export class EventWriter {
@@ -151,7 +147,7 @@ export class EventWriter {
   ): { seq: number; rows: number; bytes: number; largestBytes: number } {
     const { afterSeq, headSeq } = range;
     const bytesMax = Math.min(range.bytesMax, CHUNK_BODY_BYTES_MAX);
-    const lost = (seq: number, why: string): void => this.#onDamage("events", seq, why);
+    const lost = (seq: number, why: string): void => this.#onDamage({ log: "events", id: seq, why });
     const sizes = readAround(afterSeq + 1, headSeq, {
       read: (low, high) => this.#sizes.values(low, high, CHUNK_ROWS) as [number, number][],
       lost,
@@ -172,7 +168,7 @@ export class EventWriter {
       read: (low, high) => this.#select.values(low, high) as Row[],
       lost,
     }).filter((row) => {
-      const whole = typeof row[8] === "string" && isWhole(row, EVENT_NUMBERS, EVENT_PARTS);
+      const whole = typeof row[8] === "string" && isWholeEvent(row);
       if (!whole) lost(row[0] as number, CHECKSUM_DIFFERS);
       return whole;
     });
@@ -291,7 +287,7 @@ export class FrameWriter {
   #missingBefore = 0;
 
   constructor(journal: Journal, log: "frames" | "answers", onDamage: OnDamage) {
-    this.#lost = (id, why) => onDamage(log, id, why);
+    this.#lost = (id, why) => onDamage({ log, id, why });
     const id = log === "frames" ? "frame_id" : "answer_id";
     const select = (vector: string): Statement<unknown, [number, number]> =>
       journal.prepare(
@@ -361,7 +357,7 @@ export class FrameWriter {
       );
     }
     const whole = rows.filter((row) => {
-      const why = isWhole(row, FRAME_NUMBERS, FRAME_PARTS) ? this.#whyUnusable(row, run) : CHECKSUM_DIFFERS;
+      const why = isWholeDecided(row) ? this.#whyUnusable(row, run) : CHECKSUM_DIFFERS;
       if (why !== null) lost.set(row[0] as number, why);
       return why === null;
     });

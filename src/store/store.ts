@@ -8,6 +8,7 @@
 
 import { deserialiseError, GatewayError, messageOf } from "../errors.ts";
 import type {
+  DamagedRow,
   DecidedQuery,
   DecidedReply,
   EventsPage,
@@ -21,6 +22,11 @@ import type {
   StoreStats,
   ToWorker,
 } from "./protocol.ts";
+
+/** @bound DuckDB stores what is missing and closes, if nobody says how long that may take | the journal keeps the rest */
+const CLOSE_MS_MAX = 10_000;
+/** The share of that time in which the Worker stores and checkpoints. */
+const WORKER_SHARE = 0.8;
 
 interface Waiting {
   resolve: (value: unknown) => void;
@@ -40,6 +46,8 @@ export class Store implements AsyncDisposable {
   onReopened: (cursors: StoreCursors) => void = () => {};
   /** Called at a failure. The store recovers by itself: it reopens DuckDB and reads the rows of the failed commit from the journal again. */
   onFailure: (error: GatewayError) => void = () => {};
+  /** Called when a row of the journal is not stored because it is damaged; again if it is met again. */
+  onDamage: (row: DamagedRow) => void = () => {};
   /** Called when DuckDB's memory limit was changed; see {@link memory}. */
   onMemory: () => void = () => {};
 
@@ -51,7 +59,7 @@ export class Store implements AsyncDisposable {
   #cursors: StoreCursors = { seq: 0, frameId: 0, answerId: 0 };
   #memory: StoreMemory;
   #broken: GatewayError | null = null;
-  #closing: Promise<void> | null = null;
+  #closing: Promise<boolean> | null = null;
 
   private constructor(options: StoreOptions) {
     this.#path = options.databasePath;
@@ -104,6 +112,11 @@ export class Store implements AsyncDisposable {
     const { vectors } = run;
     const transferable = vectors?.buffer instanceof ArrayBuffer ? [vectors.buffer] : [];
     this.#post({ call: "offer", ...run }, transferable);
+  }
+
+  /** Says, in place of an offer, that the journal has none of these frames, because it skipped their numbers. */
+  skip(run: { firstFrameId: number; count: number }): void {
+    this.#post({ call: "offer", ...run, vectors: null, absent: true });
   }
 
   /**
@@ -161,17 +174,30 @@ export class Store implements AsyncDisposable {
     await this.#call("flush", { headSeq });
   }
 
-  /** Stores what was told and offered (for 10 s at most), checkpoints, closes and lets the Worker end. Idempotent. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#closing ??= this.#close();
-    await this.#closing;
+  /**
+   * Stores what was told and offered, checkpoints, closes and lets the Worker end. Idempotent.
+   * @returns false if the Worker has not ended within `withinMs`; DuckDB may keep its thread busy. It is not waited for any longer.
+   */
+  close(withinMs: number): Promise<boolean> {
+    this.#closing ??= this.#close(withinMs);
+    return this.#closing;
   }
 
-  async #close(): Promise<void> {
-    if (this.#broken !== null) return;
-    const ended = new Promise<void>((resolve) => this.#worker.addEventListener("close", () => resolve()));
-    await this.#call("close", {});
-    await ended;
+  /** Closes within 10 s. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close(CLOSE_MS_MAX);
+  }
+
+  async #close(withinMs: number): Promise<boolean> {
+    if (this.#broken !== null) return true;
+    const { promise: ended, resolve } = Promise.withResolvers<boolean>();
+    const late = setTimeout(() => resolve(false), withinMs);
+    this.#worker.addEventListener("close", () => resolve(true));
+    // The Worker keeps some time for closing the files.
+    this.#call("close", { withinMs: withinMs * WORKER_SHARE }).catch(() => {});
+    const inTime = await ended;
+    clearTimeout(late);
+    return inTime;
   }
 
   #post(message: ToWorker, transfer: ArrayBuffer[] = []): void {
@@ -213,6 +239,9 @@ export class Store implements AsyncDisposable {
       case "memory":
         this.#memory = message.state;
         this.onMemory();
+        return;
+      case "damage":
+        this.onDamage(message.damage);
         return;
       case "notice":
         this.#onNotice(message.message);

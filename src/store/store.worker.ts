@@ -6,6 +6,7 @@
 import { freemem } from "node:os";
 import { systemClock } from "../clock.ts";
 import { lowerThreadPriority } from "../native/libc.ts";
+import { Rest } from "../native/rest.ts";
 import { Conductor } from "./conductor.ts";
 import { messageFor } from "./database.ts";
 import type { FromWorker, StoreCall, StoreCalls, ToWorker } from "./protocol.ts";
@@ -20,6 +21,8 @@ function post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
 
 /** null until the database is open. */
 let conductor: Conductor | null = null;
+/** null before the database is open and after the end, because a timer would keep the thread alive. */
+let rest: Rest | null = null;
 
 async function perform(message: StoreCall): Promise<unknown> {
   if (message.call === "open") {
@@ -29,6 +32,7 @@ async function perform(message: StoreCall): Promise<unknown> {
       // A container's limit counts where there is one.
       availableBytes: () => Math.min(process.availableMemory(), freemem()),
     });
+    rest = new Rest(systemClock, () => workOf(conductor));
     return conductor.cursors;
   }
   if (conductor === null) throw new Error("the store is not open");
@@ -50,7 +54,7 @@ async function perform(message: StoreCall): Promise<unknown> {
     case "flush":
       return conductor.flush(message.args);
     case "close":
-      return conductor.close();
+      return conductor.close(message.args);
   }
 }
 
@@ -79,7 +83,14 @@ async function receive(message: ToWorker): Promise<void> {
 
 /** Lets the Worker end: it does so when it listens no more and has nothing left to do (Bun has no self.close). */
 function leave(): void {
+  rest?.[Symbol.dispose]();
+  rest = null;
   self.onmessage = null;
+}
+
+/** A number that changes with everything that is stored. */
+function workOf(store: Conductor | null): number {
+  return store === null ? 0 : store.cursors.seq + store.cursors.frameId + store.cursors.answerId;
 }
 
 // Only in a Worker: if a bundler or a test imports this module, nothing starts.

@@ -172,7 +172,7 @@ export class Writer {
     for (const run of [...backlog.runs]) {
       if (frames >= COMMIT_FRAMES_MAX || bytes >= commitBytesMax) break;
       const end = run.firstFrameId + run.count;
-      next.frameId = Math.max(next.frameId, run.firstFrameId - 1);
+      next.frameId = Math.max(next.frameId, run.absent === true ? end - 1 : run.firstFrameId - 1);
       while (next.frameId + 1 < end && frames < COMMIT_FRAMES_MAX && bytes < commitBytesMax) {
         const firstFrameId = next.frameId + 1;
         const rowsMax = Math.max(1, Math.floor(commitBytesMax / FRAME_BYTES));

@@ -57,8 +57,7 @@ export function firstUi(colors = true): Ui {
 /** The rows that match the filter, newest first. A row matches if what it shows contains every word of the filter. */
 export function shownRows(snapshot: DashboardSnapshot, filter: string): readonly EventRow[] {
   const { rows, history } = snapshot.events;
-  const words = filter
-    .toLowerCase()
+  const words = folded(filter)
     .split(/\s+/)
     .filter((word) => word !== "");
   const newestFirst: EventRow[] = [];
@@ -71,14 +70,19 @@ export function shownRows(snapshot: DashboardSnapshot, filter: string): readonly
   return newestFirst;
 }
 
-/** The lower-case text of each row, built once. An enrichment makes a new row object, so a text never goes stale. */
+/** A text without the differences that a search ignores, as in the store: capitals, and composed or decomposed letters. */
+function folded(text: string): string {
+  return text.normalize("NFC").toUpperCase().toLowerCase();
+}
+
+/** The folded text of each row, built once. An enrichment makes a new row object, so a text never goes stale. */
 const haystacks = new WeakMap<EventRow, string>();
 
 function matches(row: EventRow, words: readonly string[]): boolean {
   let text = haystacks.get(row);
   if (text === undefined) {
     const { type, intent, conversation, message } = row;
-    text = `${type ?? ""} ${intent ?? ""} ${conversation ?? ""} ${message}`.toLowerCase();
+    text = folded(`${type ?? ""} ${intent ?? ""} ${conversation ?? ""} ${message}`);
     haystacks.set(row, text);
   }
   return words.every((word) => text.includes(word));

@@ -2,8 +2,9 @@
  * The terminal: draws a screen when something has changed, and passes keys, clicks and signals on to the face (tui.ts). OpenTUI is loaded
  * when a dashboard opens, so a headless gateway never loads it.
  */
-import { writeSync } from "node:fs";
+import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { type Clock, systemClock } from "../clock.ts";
+import { isWritable, rememberTerminal } from "../native/libc.ts";
 import { keyPress, type TerminalKey } from "./key-press.ts";
 import type { Action, DashboardSnapshot, KeyPress, Ui } from "./model.ts";
 import { Pace } from "./pace.ts";
@@ -15,8 +16,14 @@ type OpenTui = typeof import("../native/opentui.ts");
 type Renderer = Awaited<ReturnType<OpenTui["createCliRenderer"]>>;
 
 const WHEEL_ROWS = 3;
-/** Give up on cleanup after this long; the terminal may be gone. */
-const CLOSE_MS_MAX = 1500;
+/** @bound the dashboard waits at its end for a terminal that does not read | the terminal is left as it is */
+const CLOSE_MS_MAX = 500;
+const CLOSE_LOOK_MS = 10;
+/** The last words wait for room so long, each time. */
+const WRITE_MS_MAX = 200;
+const STDIN = 0;
+const STDOUT = 1;
+const OWN_STDOUT = process.platform === "linux" ? "/proc/self/fd/1" : "/dev/tty";
 
 /** The pure half of the dashboard, in tui.ts. */
 export interface Face {
@@ -49,7 +56,10 @@ export interface TerminalOptions {
   /** For tests: a renderer over their own streams, and where everything else is written. */
   readonly createRenderer?: (tui: OpenTui) => Promise<Renderer>;
   readonly write?: (text: string) => void;
+  readonly isWritable?: () => boolean;
   readonly clock?: Clock;
+  /** Gives the terminal the modes that it had. */
+  readonly restoreModes?: () => void;
 }
 
 /** Why no dashboard can open; null if one can. */
@@ -72,11 +82,22 @@ const RESTORE =
 const EXPLICIT_DIRECTION = "\x1b[8l";
 const IMPLICIT_DIRECTION = "\x1b[8h";
 
+/**
+ * Writes to the terminal, and gives up if it does not read. A file of its own makes these writes non-blocking: the flag on standard
+ * output itself would hold for the shell, too.
+ */
 function writeOut(text: string): void {
+  let fd: number | null = null;
   try {
-    writeSync(1, text);
+    fd = openSync(OWN_STDOUT, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+    for (let rest = new TextEncoder().encode(text); rest.length > 0; ) {
+      if (!isWritable(fd, WRITE_MS_MAX)) return;
+      rest = rest.subarray(writeSync(fd, rest));
+    }
   } catch {
-    // The terminal is gone.
+    // The terminal is gone, or full.
+  } finally {
+    if (fd !== null) closeSync(fd);
   }
 }
 
@@ -86,8 +107,9 @@ function writeOut(text: string): void {
  */
 export async function openTerminal(face: Face, options: TerminalOptions): Promise<Terminal> {
   const tui = await import("../native/opentui.ts");
+  const restoreModes = options.restoreModes ?? rememberTerminal(STDIN);
   const create = options.createRenderer ?? createRenderer;
-  return new Terminal(face, options, tui, await create(tui));
+  return new Terminal(face, { ...options, restoreModes }, tui, await create(tui));
 }
 
 function createRenderer(tui: OpenTui): Promise<Renderer> {
@@ -112,6 +134,7 @@ export class Terminal implements AsyncDisposable {
   readonly #pace: Pace;
   readonly #painter: Painter;
   readonly #write: (text: string) => void;
+  readonly #isWritable: () => boolean;
   #ui: Ui;
   #screen: Screen | null = null;
   #suspended = false;
@@ -129,6 +152,7 @@ export class Terminal implements AsyncDisposable {
     this.#painter = new Painter(tui, options.noColor);
     this.#ui = face.firstUi(!options.noColor);
     this.#write = options.write ?? writeOut;
+    this.#isWritable = options.isWritable ?? (() => isWritable(STDOUT, 0));
     this.#signals = [
       ["SIGTSTP", () => void this.#suspend()],
       ["SIGCONT", () => void this.#resume()],
@@ -266,6 +290,13 @@ export class Terminal implements AsyncDisposable {
     this.#o.feed.onChange = () => {};
     this.#pace[Symbol.dispose]();
     for (const [signal, handle] of this.#signals) process.off(signal, handle);
+    // OpenTUI writes without looking, on this thread, and waits for its own thread, which may be writing.
+    if (!(await this.#takesOutput())) {
+      this.restoreNow();
+      // OpenTUI destroys its renderers when the process exits, which would wait here for ever.
+      process.removeAllListeners("exit");
+      return;
+    }
     this.#renderer.destroy();
     const closed = this.#renderer.closed.then(
       () => true,
@@ -275,14 +306,20 @@ export class Terminal implements AsyncDisposable {
     this.#write(IMPLICIT_DIRECTION);
   }
 
+  /** Whether the terminal reads what is written to it. Waits a little for that. */
+  async #takesOutput(): Promise<boolean> {
+    const untilMs = this.#clock.monotonicMs() + CLOSE_MS_MAX;
+    while (!this.#isWritable()) {
+      if (this.#clock.monotonicMs() >= untilMs) return false;
+      await this.#clock.sleep(CLOSE_LOOK_MS);
+    }
+    return true;
+  }
+
   /** Gives the terminal back without waiting for anything: the process is about to exit. */
   restoreNow(): void {
     this.#write(RESTORE + IMPLICIT_DIRECTION);
-    try {
-      process.stdin.setRawMode?.(false);
-    } catch {
-      // Standard input is closed.
-    }
+    this.#o.restoreModes?.();
   }
 
   [Symbol.asyncDispose](): Promise<void> {

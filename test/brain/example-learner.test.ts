@@ -97,8 +97,9 @@ describe("an embedder that fails", () => {
     await learner.attach(embedder);
     expect(learner.state).toEqual({ state: "waiting", detail: expect.stringContaining("unavailable") });
     let tries = 0;
-    embedder.embed = async () => {
-      tries += 1;
+    embedder.embed = async (texts) => {
+      // Each try is followed by a probe.
+      if (!texts[0]?.startsWith("ready ")) tries += 1;
       throw embedderError("embedder_unavailable");
     };
     const after: number[] = [];

@@ -25,6 +25,7 @@ export class StubEmbedder implements Embedder {
   failWith: Error | null = null;
   /** It refuses texts that contain this. */
   refuses: string | null = null;
+  refusal = embedderError("embedder_invalid");
   /** While set, learning waits for it. */
   hold: Promise<void> | null = null;
 
@@ -33,8 +34,7 @@ export class StubEmbedder implements Embedder {
   async embed(texts: readonly string[]): Promise<Float32Array> {
     if (this.failWith !== null) throw this.failWith;
     const { refuses } = this;
-    if (refuses !== null && texts.some((text) => text.includes(refuses)))
-      throw embedderError("embedder_invalid");
+    if (refuses !== null && texts.some((text) => text.includes(refuses))) throw this.refusal;
     this.batches.push(texts);
     const rows = new Float32Array(texts.length * this.dim);
     for (const [at, text] of texts.entries()) if (/\p{L}/u.test(text)) rows[at * this.dim] = text.length;

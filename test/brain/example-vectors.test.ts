@@ -43,9 +43,20 @@ describe("the vectors of examples", () => {
     expect(examples.map(({ vector }) => vector?.[0] ?? null)).toEqual([1, null, null, 2]);
   });
 
-  test("fail if the embedder is away, or refuses one text and all", async () => {
-    const { rows, embedder } = open("poison 1", "poison 2");
+  test("are missing for a text with which the embedder fails in another way, and for no other", async () => {
+    const { rows, embedder } = open("a", "poison", "bb", "ccc");
     embedder.refuses = "poison";
+    embedder.refusal = embedderError("embedder_unavailable");
+    const examples = await embeddedExamples(embedder, rows, "label");
+    expect(examples.map(({ vector }) => vector?.[0] ?? null)).toEqual([1, null, 2, 3]);
+    rows.replace("label", ["poison 1", "poison 2"]);
+    const none = await embeddedExamples(embedder, rows, "label");
+    expect(none.map(({ vector }) => vector)).toEqual([null, null]);
+  });
+
+  test("fail if the embedder is away, or refuses every text", async () => {
+    const { rows, embedder } = open("poison 1", "poison 2");
+    embedder.refuses = "";
     const failure = () => embeddedExamples(embedder, rows, "label").catch((error: unknown) => error);
     expect(await failure()).toMatchObject({ code: "embedder_invalid" });
     embedder.failWith = embedderError("embedder_unavailable");

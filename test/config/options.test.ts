@@ -5,7 +5,7 @@ import type { ConfigSources } from "../../src/config/sources.ts";
 
 const sources: ConfigSources = {
   ...{ args: [], env: {}, dotenv: null, workingDir: "/folder", executableDir: "/programs" },
-  ...{ platform: "linux", stdoutIsTty: true, stderrIsTty: true },
+  ...{ platform: "linux", hostIsFound: false, stdoutIsTty: true, stderrIsTty: true },
   readFile: () => {
     throw new Error("ENOENT: no such file");
   },

@@ -6,7 +6,7 @@ import { isLoopback, type Kind, parseSizeBytes } from "../../src/config/values.t
 
 const sources: ConfigSources = {
   ...{ args: [], env: {}, dotenv: null, workingDir: "/folder", executableDir: "/programs" },
-  ...{ platform: "linux", stdoutIsTty: false, stderrIsTty: false },
+  ...{ platform: "linux", hostIsFound: false, stdoutIsTty: false, stderrIsTty: false },
   readFile: (path) => {
     if (path === "/folder/t") return " from-file \nsecond\n";
     if (path === "/folder/empty") return "\nx";
@@ -20,9 +20,9 @@ describe("a kind of value", () => {
     [
       ["path", values.path, { "a/b": "/folder/a/b", "/x": "/x", "": "/folder" }, []],
       ["ringPath", values.ringPath, { r: "/folder/r" }, ["/", "/x/..", ".."]],
-      ["token", values.token, { "t!~": "t!~" }, ["", "two words", "é", "a\nb"]],
+      ["token", values.secret, { "t!~": "t!~" }, ["", "two words", "é", "a\nb"]],
       ["tokenFile", values.tokenFile, { t: "from-file" }, ["empty", "odd", "missing"]],
-      ["oneOf", values.oneOf("a", "b"), { a: "a", b: "b" }, ["", "A", "ab"]],
+      ["oneOf", values.oneOf("a", "b"), { a: "a", b: "b", A: "a" }, ["", "c", "ab"]],
       ["whole", values.whole("a port", 0, 10), { "0": 0, "10": 10, "007": 7 }, ["", "11", "-1", "1.0", " 1"]],
       [
         "durationMs",
@@ -36,8 +36,8 @@ describe("a kind of value", () => {
       [
         "urlOrOff",
         values.urlOrOff,
-        { off: null, "http://a/v1//": "http://a/v1", "https://a": "https://a" },
-        ["", "a:1", "ftp://a", "Off"],
+        { off: null, OFF: null, "http://a/v1//": "http://a/v1", "https://a": "https://a" },
+        ["", "a:1", "ftp://a"],
       ],
     ];
   for (const [name, kind, good, bad] of cases) {
@@ -51,7 +51,7 @@ describe("a kind of value", () => {
     expect(values.whole("a port", 0, 10)("11", sources)).toEqual({
       fault: '"11" is not a port from 0 to 10',
     });
-    expect(JSON.stringify(values.token("top secret", sources))).not.toContain("secret");
+    expect(JSON.stringify(values.secret("top secret", sources))).not.toContain("secret");
     expect(JSON.stringify(values.tokenFile("odd", sources))).not.toContain("words");
   });
 });

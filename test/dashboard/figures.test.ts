@@ -8,10 +8,17 @@ import { NOW_US, snapshotOf } from "./fixtures.ts";
 function open(over: Partial<FiguresOptions> = {}) {
   const clock = new FakeClock(NOW_US);
   const metrics = new HttpMetrics([]);
-  const world = { snapshot: snapshotOf(), samples: 0, stoppedUs: 0 };
+  const world = { snapshot: snapshotOf(), samples: 0, stoppedMs: 0 };
   const figures = new Figures({
-    clock,
-    snapshot: () => ({ ...world.snapshot, nowUs: clock.nowUs() + world.stoppedUs }),
+    clock: {
+      nowUs: () => clock.nowUs(),
+      monotonicMs: () => clock.monotonicMs() + world.stoppedMs,
+      sleep: (ms) => clock.sleep(ms),
+      nextTurn: () => clock.nextTurn(),
+      after: (ms, callback) => clock.after(ms, callback),
+      every: (ms, callback) => clock.every(ms, callback),
+    },
+    snapshot: () => ({ ...world.snapshot, nowUs: clock.nowUs() }),
     metrics: () => metrics,
     llm: null,
     sampled: () => {
@@ -47,7 +54,7 @@ describe("figures", () => {
         ring_head_frame_id: 251,
         ring_tail_frame_id: 1,
         resident_bytes: 5,
-        journal_backlog_events: 6,
+        unframed_events: 6,
         store_lag_events: 7,
         embed_batch_ms: 8,
       },
@@ -63,7 +70,7 @@ describe("figures", () => {
     expect(last("embed_ms")).toEqual([8]);
     expect(last("ring_fill")).toEqual([25]);
     expect(last("resident_bytes")).toEqual([5]);
-    expect(last("backlog_events")).toEqual([6]);
+    expect(last("unframed_events")).toEqual([6]);
     expect(last("store_lag_events")).toEqual([7]);
     expect(last("ack_p50_ms")[0]).toBeCloseTo(3.2);
     expect(last("ack_p99_ms")[0]).toBeCloseTo(3.2);
@@ -93,7 +100,7 @@ describe("figures", () => {
     await clock.advance(1000);
     metrics.acceptedEvents = 500;
     // The process is stopped for three seconds.
-    world.stoppedUs = 3e6;
+    world.stoppedMs = 3000;
     await clock.advance(1000);
     expect(last("ingest_rate", 5)).toEqual([100, NAN, NAN, NAN, 100]);
   });
@@ -101,11 +108,22 @@ describe("figures", () => {
   test("the sample says when it was taken", async () => {
     const { clock, figures } = open();
     figures.start();
-    const sampledUs = figures.sample.nowUs;
     await clock.advance(700);
-    expect(figures.sample.nowUs).toBe(sampledUs);
+    expect(figures.ageMs).toBe(700);
     await clock.advance(300);
-    expect(figures.sample.nowUs).toBe(sampledUs + 1e6);
+    expect(figures.ageMs).toBe(0);
+  });
+
+  test("a wall clock that is set in either direction changes no rate and no age", async () => {
+    const { clock, metrics, figures, last } = open();
+    figures.start();
+    for (const stepUs of [8 * 3600e6, -9 * 3600e6]) {
+      metrics.acceptedEvents += 100;
+      clock.step(stepUs);
+      await clock.advance(1000);
+      expect(last("ingest_rate")).toEqual([100]);
+      expect(figures.ageMs).toBe(0);
+    }
   });
 
   test("stopped figures count no more", async () => {

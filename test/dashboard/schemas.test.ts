@@ -27,7 +27,7 @@ describe("schemas", () => {
     const gone = { kind: "gone" as const, type: "Order", path: "customer.name", at_us: NOW_US };
     const drift = [...["a", "b", "c", "d", "e"].map(newField), gone];
     const list = new SchemaList({ shown: () => [shown("Order", events), shown("Ping", 7)], drift });
-    const [order, ping] = list.views(NOW_US);
+    const [order, ping] = list.views(0);
     expect(order).toEqual({
       ...{ name: "Order", events: 100, perMinute: null, firstSeenUs: NOW_US - 5e6, lastSeenUs: NOW_US },
       fields: [
@@ -40,7 +40,7 @@ describe("schemas", () => {
     expect([ping?.name, ping?.drift]).toEqual(["Ping", []]);
     events = 130;
     // The list is rebuilt once a second, not for every screen.
-    expect(list.views(NOW_US + 500_000)[0]?.events).toBe(100);
-    expect(list.views(NOW_US + 30_000_000).map(({ perMinute }) => perMinute)).toEqual([60, 0]);
+    expect(list.views(500)[0]?.events).toBe(100);
+    expect(list.views(30_000).map(({ perMinute }) => perMinute)).toEqual([60, 0]);
   });
 });

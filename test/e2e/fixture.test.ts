@@ -57,8 +57,8 @@ for (const version of ["v1"]) {
       }
 
       for (const [index, body] of bodies.entries()) {
-        const { idempotency_key, id } = JSON.parse(body) as { idempotency_key?: string; id?: string };
-        if (idempotency_key === undefined && id === undefined) continue;
+        // Version 1 took an id alone for a key and did not note the body, so it cannot be known whether this is a repeat.
+        if (!("idempotency_key" in (JSON.parse(body) as object))) continue;
         const reply = await gateway.post(body);
         expect(await reply.json()).toMatchObject({ seq: index + 1, duplicate: true });
       }

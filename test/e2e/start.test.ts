@@ -80,6 +80,25 @@ describe("usage", () => {
     expect(third.lines[0]).toContain("shout");
   });
 
+  test("a token on the command line is soon in nobody's list of processes, and in no crash report", async () => {
+    const args = ["--token", "T0KEN-abcdefgh", "--llm-api-key=KEY-abcdefgh", "--embedder", "hashing"];
+    const gateway = await Gateway.start(folder(), { args });
+    const post = (token: string): Promise<Response> =>
+      fetch(`${gateway.url}/ingest`, {
+        method: "POST",
+        body: "{}",
+        headers: { authorization: `Bearer ${token}` },
+      });
+    expect((await post("T0KEN-abcdefgh")).status).not.toBe(401);
+    expect((await post("another")).status).toBe(401);
+    const seen = readFileSync(`/proc/${gateway.process.pid}/cmdline`, "latin1");
+    expect(seen).toContain("hashing");
+    gateway.process.kill("SIGSEGV");
+    await gateway.exited();
+    expect(gateway.log).toContain("Args:");
+    expect(seen + gateway.log).not.toMatch(/(T0KEN|KEY)-abcdefgh/);
+  });
+
   test("a token is never printed", async () => {
     await using gateway = await Gateway.start(folder(), { args: ["--token", "s3cr3t-t0ken"] });
     const authorized = { headers: { authorization: "Bearer s3cr3t-t0ken" } };
@@ -129,6 +148,35 @@ describe("a start that must fail", () => {
     const plain = await outcome(where, { args: ["--db-path", where.file("plain/events.duckdb")] });
     expect(plain).toMatchObject({ code: 1 });
     expect(plain.lines.length).toBe(1);
+  });
+
+  test("refuses what DuckDB cannot open before it listens, and leaves its log where it is", async () => {
+    const where = folder();
+    mkdirSync(where.file("o que?"));
+    const marked = await outcome(where, { args: ["--db-path", where.file("o que?/events.duckdb")] });
+    expect(marked).toMatchObject({ code: 2, lines: [expect.stringContaining('"?"')] });
+    expect(readdirSync(where.file("o que?"))).toEqual([]);
+
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 10);
+    const { DuckDBInstance } = await import("../../src/native/duckdb.ts");
+    const other = await DuckDBInstance.create(db);
+    writeFileSync(`${db}.wal`, "the log of the program that has it open");
+    for (let round = 0; round < 3; round++) {
+      const locked = await outcome(where, { args: ["--db-path", db] });
+      expect(locked.code).toBe(1);
+      expect(locked.lines).toEqual([expect.stringContaining("lock")]);
+      expect(readdirSync(where.path).filter((name) => name.includes("set-aside"))).toEqual([]);
+    }
+    other.closeSync();
+  });
+
+  test("refuses an embedder that cannot exist before it listens", async () => {
+    const where = folder();
+    const missing = await outcome(where, { args: ["--embedder", "local", "--models-dir", where.file("no")] });
+    expect(missing).toMatchObject({ code: 1, lines: [expect.stringContaining(where.file("no"))] });
+    const off = await outcome(where, { args: ["--embedder", "remote", "--llm-base-url", "off"] });
+    expect(off).toMatchObject({ code: 2, lines: [expect.stringContaining("--llm-base-url")] });
   });
 
   test("refuses an explicit ring capacity for which there is no room", async () => {

@@ -278,6 +278,16 @@ describe("timestamp", () => {
     }
   });
 
+  test("in quotes, epoch seconds, ms and µs are understood", () => {
+    for (const [timestamp, us] of [
+      ["1717605953", 1_717_605_953_000_000],
+      ["1717605953048", 1_717_605_953_048_000],
+      ["1717605953048123", 1_717_605_953_048_123],
+    ] as const) {
+      expect([timestamp, parse({ timestamp }).timestampUs]).toEqual([timestamp, us]);
+    }
+  });
+
   test("in any other form, or outside the years 1970 to 2200, is ignored and counted", () => {
     for (const timestamp of [
       "2026-02-28",
@@ -287,7 +297,15 @@ describe("timestamp", () => {
       "2026-13-01T00:00:00Z",
       "2026-00-01T00:00:00Z",
       "2026-01-01T24:00:00Z",
-      "1700000000",
+      "1700000000.5",
+      "+1700000000",
+      " 1700000000",
+      "20260228",
+      "202602281230",
+      "20260228123015",
+      "1700000000123456789",
+      "2026",
+      "9999999999",
       "1969-12-31T23:59:59Z",
       "2201-01-01T00:00:00Z",
       `2026-02-28T12:30:15.${"0".repeat(100)}Z`,

@@ -45,8 +45,22 @@ test("a refusal has its code's status, its text, and the headers that belong to 
 test("the text of a problem has the members of RFC 9457, followed by those of its refusal", () => {
   expect(problemText({ code: "not_found", detail: "no x", members: { accepted: 0 } })).toBe(
     '{"type":"urn:one-file-gateway:problem:not_found","title":"There is nothing here","status":404,' +
-      '"code":"not_found","detail":"no x","hint":null,"accepted":0}',
+      '"code":"not_found","detail":"no x","hint":"the README lists the routes under \\"HTTP\\"","accepted":0}',
   );
+});
+
+test("every refusal of a request says what to do next, by its own hint or that of its code", () => {
+  const codes: Refused["code"][] = [
+    "malformed",
+    "not_an_event",
+    "too_deep",
+    "too_large",
+    "bad_parameter",
+    "draining",
+  ];
+  for (const code of [...codes, "method_not_allowed", "not_found"] as const)
+    expect(JSON.parse(problemText({ code, detail: "no" })).hint).toEqual(expect.stringMatching(/.{20}/));
+  expect(JSON.parse(problemText({ code: "malformed", detail: "no", hint: "its own" })).hint).toBe("its own");
 });
 
 test("a refusal is counted by its route and by its code", () => {

@@ -30,7 +30,7 @@ async function filled(): Promise<string> {
 function readAll(path: string) {
   const named: string[] = [];
   const journal = openAt(path);
-  journal.onDamage = (message) => named.push(message);
+  journal.damage.onDamage = (message) => named.push(message);
   try {
     const events: string[] = [];
     const seqs: number[] = [];
@@ -52,7 +52,7 @@ function readAll(path: string) {
       }
       if (part.length === 0) break;
     }
-    return { events, seqs, frames, named, damaged: journal.damagedRows() };
+    return { events, seqs, frames, named, damaged: journal.damage.rows };
   } finally {
     journal[Symbol.dispose]();
   }

@@ -81,6 +81,22 @@ describe("a tree of keys", () => {
     expect(file.find(0, 1, 2, 3)).toEqual({ 0: [1, 1000], 1: [2, 1100], 2: [3, 1100], 3: [4, 1099] });
   });
 
+  test("keys of a clock that was far ahead are pruned when later ones are, and do not swallow those", () => {
+    using file = opened();
+    file.add(tableOf(0, 2, 900_000));
+    file.add(tableOf(2, 4, 1000));
+    file.add(tableOf(4, 6, 1100));
+    expect(generationsOf(file.path)).toEqual([
+      [1, 900_000, 900_000],
+      [2, 1000, 1000],
+      [3, 1100, 1100],
+    ]);
+    expect(file.tree.hasOlder(1000, false)).toBe(false);
+    expect(file.tree.hasOlder(1001, false)).toBe(true);
+    expect(file.prune(64)).toBe(2);
+    expect(file.find(0, 2, 4)).toEqual({ 2: [3, 1000], 4: [5, 1100] });
+  });
+
   test("takes a table in parts, and takes a part again after a rollback", () => {
     using file = opened();
     const table = tableOf(0, 10, 5);

@@ -25,3 +25,17 @@ test("a call is counted before it is made, and an unreadable count is taken as n
   expect(make("what?").left).toBe(2);
   expect(make("2026-01-31 what?").left).toBe(2);
 });
+
+test("a clock that is set back over midnight gives no call twice; one that was wrong by more days is forgotten", () => {
+  const make = (now: string): Budget =>
+    new Budget({
+      callsMax: 2,
+      kept: "2026-02-01 2",
+      nowUs: () => Date.parse(now) * 1000,
+      write: () => {},
+    });
+  expect(make("2026-01-31T23:59:00Z").left).toBe(0);
+  expect(make("2026-02-01T00:00:00Z").left).toBe(0);
+  expect(make("2026-01-30T23:59:00Z").left).toBe(2);
+  expect(make("2026-02-02T00:00:00Z").left).toBe(2);
+});

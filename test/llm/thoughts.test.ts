@@ -51,6 +51,8 @@ const KNOWN = [
   ["<|channel>thought\n", "<channel|>"],
   ["<|channel|>analysis<|message|>", `<|end|>${HARMONY_FINAL}`],
   ["<|start|>assistant<|channel|>analysis<|message|>", `<|end|>${HARMONY_FINAL}`],
+  ["<|im_start|>think\n", "<|im_end|>\n<|im_start|>assistant\n"],
+  ["Here is my thought process: ", "Here is my response: "],
   ['<details type="reasoning" done="true"><summary>A while</summary>', "</details>"],
 ] as const;
 /** Nobody has seen these: they are known by their shape, at the start of a reply. */
@@ -83,7 +85,7 @@ describe("a thought", () => {
   test.each([...KNOWN, ...UNKNOWN, ...EATEN].map(([, close]) => ({ close })))(
     "without its beginning ends at $close",
     ({ close }) => {
-      if (close === "</details>") return;
+      if (/details|im_end|Here/.test(close)) return;
       expect(shownOf([`${THOUGHT}${close}Bom dia!`]).trim()).toBe("Bom dia!");
       expect(intentOf(THOUGHT + close + FINAL)).toBe("Final");
     },
@@ -129,6 +131,7 @@ describe("no thought is seen in", () => {
     "Write <nome>, not <sobrenome>, if 1 < 2 and 3 > 2 or a < b and c > d <3",
     "<answer>Olá</answer>",
     "analysis of the data is what you want",
+    "He said: Here is my response: no. Here is my thought process: I have none",
     "<!-- a comment --> Olá <br/>",
     '{"message":"use <think> tags</think>","n":["[THINK]","assistantfinal"]}',
     "{nome} e [sobrenome}: {1, 2",
@@ -178,6 +181,8 @@ const answerText = fc.constantFrom(
 );
 const known = fc.constantFrom(...KNOWN);
 const unknown = fc.constantFrom(...UNKNOWN);
+/** Thoughts behind an answer. What ends a channel begins an answer, so channels are left out. */
+const late = fc.constantFrom(...[...KNOWN, ...UNKNOWN].filter(([, end]) => !/final|im_start|Here/.test(end)));
 
 /** Closed thoughts with a nested one, with marks that are doubled, and the first one maybe without its beginning. */
 const thoughts = fc
@@ -198,7 +203,7 @@ const thoughts = fc
   .map(([blocks, orphan]) => {
     const texts = blocks.map(({ marks: [open, close], text, inner, doubled }, index) => {
       // A channel has no thought within, and what ends it does not end a tag.
-      const channel = open.includes("channel");
+      const channel = /channel|im_start|Here/.test(open);
       const inside = inner === null || channel ? "" : `${inner.marks[0]}${inner.text}${inner.marks[1]}`;
       const begin =
         orphan && index === 0
@@ -207,7 +212,7 @@ const thoughts = fc
       return `${begin}${text}${inside}${text}${close}${doubled === "end" && !channel ? close : ""}`;
     });
     const [first] = blocks;
-    const first0 = orphan && (first?.marks[1] === "</details>" || first?.inner !== null);
+    const first0 = orphan && (/details|im_end|Here/.test(first?.marks[1] ?? "") || first?.inner !== null);
     return { text: texts.join(""), firstEnd: orphan ? (texts[0]?.length ?? 0) : 0, usable: !first0 };
   })
   .filter(({ usable }) => usable);
@@ -221,11 +226,15 @@ const cuts = fc.array(fc.nat(5000), { maxLength: 30 });
 describe("made-up replies", () => {
   test("show their answer and no thought, and the last object behind the thoughts is the answer", () => {
     fc.assert(
-      fc.property(thoughts, answerText, cuts, ({ text }, answer, at) => {
+      fc.property(thoughts, answerText, cuts, late, unknown, ({ text }, answer, at, late, wrap) => {
         expect(shownOf(cutAt(text + answer, at)).trim()).toBe(answer);
         expect(intentOf(`${text}${answer} ${FINAL}`)).toBe("Final");
         expect(intentOf(`${text}${DRAFT} no: ${FINAL}`)).toBe("Final");
         expect(intentOf(`${text}I cannot say.`)).toBeNull();
+        // Behind the answer, too, thoughts are not searched.
+        expect(intentOf(`${FINAL} ${late[0]}${THOUGHT}${late[1]}`)).toBe("Final");
+        expect(intentOf(`The answer: ${wrap[0]}${FINAL}${wrap[1]}`)).toBe("Final");
+        expect(intentOf(`The answer for ${wrap[0]} is ${FINAL}`)).toBe("Final");
       }),
     );
   });

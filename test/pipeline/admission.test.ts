@@ -5,7 +5,7 @@ import { Admission } from "../../src/pipeline/admission.ts";
 function around() {
   const state = { backlog: 0, freeBytes: 100 };
   const admission = new Admission({
-    journal: { backlog: () => ({ events: state.backlog, bytes: 0 }) },
+    journal: { filesLost: () => null, backlog: () => ({ events: state.backlog, bytes: 0 }) },
     maxBacklogEvents: 10,
     freeDiskBytes: () => ({ freeBytes: state.freeBytes, neededBytes: 100 }),
   });

@@ -188,6 +188,20 @@ test("one text that the embedder never answers holds the others back for less th
   expect(outcome.value?.present.filter((has) => !has)).toHaveLength(1);
 });
 
+test("two texts that the embedder never answers hold the others back for less than 30 s", async () => {
+  const { clock, patient } = around(async (texts, on) => {
+    if (!texts.includes("bad")) return null;
+    await on.sleep(3000);
+    return errorOf("embedder_unavailable");
+  });
+  const texts = Array.from({ length: 64 }, (_, index) =>
+    index === 5 || index === 50 ? "bad" : `text ${index}`,
+  );
+  const outcome = outcomeOf(patient.embed(messages(...texts)));
+  await clock.advance(25_000);
+  expect(outcome.value?.present.flatMap((has, index) => (has ? [] : [index]))).toEqual([5, 50]);
+});
+
 test("every text of a batch may be refused, if the embedder takes another one", async () => {
   const { clock, patient } = around();
   const outcome = outcomeOf(patient.embed(messages("bad", "bad as well")));

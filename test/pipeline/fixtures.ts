@@ -51,7 +51,8 @@ export async function draftsOf(
   for (let seq = first; seq <= last; seq++) {
     const item = itemOf(seq);
     const row = await hashing.embed([item.event.message ?? ""]);
-    drafts.push(makeFrame(o.bare === true ? item : { ...item, vector: { embedder: hashing, row } }, maker));
+    const known = o.bare === true ? item : { ...item, vector: { embedder: hashing, row } };
+    drafts.push(makeFrame(known, clock.nowUs(), maker));
   }
   return drafts;
 }

@@ -87,7 +87,7 @@ function around(frameWaitMs = 1000) {
   /** Decides the frames of what can be decided, as the framer does. */
   const frame = (): [seq: number, intent: string | null][] =>
     questions.holds.take().map((item) => {
-      const { decided } = makeFrame(item, maker);
+      const { decided } = makeFrame(item, clock.nowUs(), maker);
       rows.set(item.event.seq, { row: decided, message: item.event.message, body: item.event.body });
       questions.framed(item);
       return [item.event.seq, understandingOf(decided).intent];

@@ -18,9 +18,11 @@ const entryOf = (frameId: number): Entry => ({
 class StoreDouble {
   cursors: JournalCursors;
   offered: [firstFrameId: number, count: number][] = [];
+  skipped: [firstFrameId: number, count: number][] = [];
   told: string[] = [];
   checkpoints: PromiseWithResolvers<void>[] = [];
   disposed = false;
+  closesInTime = true;
   onCursors: (cursors: JournalCursors) => void = () => {};
   onReopened: (cursors: JournalCursors) => void = () => {};
   onMemory: () => void = () => {};
@@ -40,6 +42,9 @@ class StoreDouble {
     this.told.push(`updates ${answerId}`);
   }
 
+  skip({ firstFrameId, count }: { firstFrameId: number; count: number }): void {
+    this.skipped.push([firstFrameId, count]);
+  }
   offer({ firstFrameId, count }: { firstFrameId: number; count: number }): void {
     this.offered.push([firstFrameId, count]);
   }
@@ -50,8 +55,9 @@ class StoreDouble {
     return asked.promise;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<boolean> {
     this.disposed = true;
+    return this.closesInTime;
   }
 }
 
@@ -92,6 +98,7 @@ function around(next: number, stored: number) {
     recomputedModelId: RECOMPUTED,
     onOpen: () => heard.push("open"),
     onCheckpoint: ({ frameId }) => heard.push(`checkpoint ${frameId}`),
+    onDamage: ({ log, id }) => heard.push(`damage ${log} ${id}`),
     onFatal: (error) => heard.push(`fatal ${error}`),
     clock,
     log: () => {},
@@ -152,12 +159,12 @@ test("a store whose memory limit was raised is degraded, and says why, however w
   expect(feed.state).toEqual({ state: "degraded", detail: "more was needed" });
 });
 
-test("frames that a temporary journal has dropped are passed over", async () => {
+test("the store hears which frames no place has, and is offered those that follow", async () => {
   const { clock, store, state, feed } = around(31, 0);
   state.keptFrom = 21;
   feed.open();
   await clock.settle();
-  expect([store.offered, feed.idle]).toEqual([[[21, 10]], true]);
+  expect([store.skipped, store.offered, feed.idle]).toEqual([[[1, 20]], [[21, 10]], true]);
 });
 
 test("if frames cannot be read, the feed tries again after half a second", async () => {

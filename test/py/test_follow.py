@@ -317,6 +317,26 @@ def test_a_foreign_file_at_the_path_is_tolerated_for_a_while_and_then_refused(
             next(frames)
 
 
+@pytest.mark.parametrize("step_s", [8 * 3600.0, -3600.0])
+def test_a_wall_clock_that_was_set_is_no_stall_and_hides_none(
+    step_s: float, writer: RingWriter, events: list[RingEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    with PhysicsConsumer(writer.path, on_event=events.append) as consumer:
+        monkeypatch.setattr(time, "time", lambda: real() + step_s)
+        monkeypatch.setattr(module, "_STILL_S", 60.0)
+        beat = threading.Timer(0.1, writer.heartbeat)
+        beat.start()
+        assert not consumer.stalled
+        beat.join()
+        stats = consumer.stats()
+        assert (stats["stalled"], 0 <= stats["heartbeat_age_s"] < 5, events) == (False, True, [])
+        monkeypatch.setattr(time, "time", real)
+        monkeypatch.setattr(module, "_STILL_S", 0.05)
+        assert consumer.stalled
+        assert consumer.stats()["stalled"] is True
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_stall_a_return_and_a_shutdown_are_reported(writer: RingWriter, events: list[RingEvent]) -> None:
     with PhysicsConsumer(writer.path, on_event=events.append) as consumer:

@@ -222,7 +222,9 @@ def test_a_ring_beside_a_gateway_returns_only_whole_runs_of_the_wanted_journal(
     assert (feed.journal_id, events) == (7, [])
 
 
-def test_a_frame_is_expected_in_a_ring_that_a_live_gateway_writes(writer: RingWriter) -> None:
+def test_a_frame_is_expected_in_a_ring_that_a_live_gateway_writes(
+    writer: RingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer.publish(3)
     feed = ring_feed(writer.path, [], sole=False)
     assert not feed.expects(7, 4)
@@ -232,6 +234,7 @@ def test_a_frame_is_expected_in_a_ring_that_a_live_gateway_writes(writer: RingWr
     assert not feed.expects(8, 4)
     assert not feed.expects(None, 4)
     writer.heartbeat(age_s=6)
+    monkeypatch.setattr(module, "_STILL_S", -1.0)
     assert not feed.expects(7, 4)
     writer.heartbeat()
     writer.state(2)

@@ -148,6 +148,16 @@ def test_a_frame_of_another_sequence_is_never_returned(writer: RingWriter, damag
         assert (ids(frames), frames.lost) == ([26, 27, 28, 29, 30], 1)
 
 
+def test_a_batch_ends_before_a_newest_frame_that_stays_damaged(writer: RingWriter) -> None:
+    writer.publish(30)
+    for damaged in (30, 29, 20):
+        writer.sequence(damaged, 1)
+    with PhysicsConsumer(writer.path) as consumer:
+        assert ids(consumer.read_batch(16)) == list(range(21, 29))
+        assert ids(consumer.read_batch(4)) == [27, 28]
+        assert ids(consumer.read_batch(2)) == []
+
+
 def test_ids_beyond_two_to_the_32_are_exact(ring_path: Path) -> None:
     start = 2**32 - 3
     with RingWriter(ring_path, capacity=4, head=start) as writer, PhysicsConsumer(ring_path) as consumer:

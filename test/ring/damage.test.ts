@@ -61,6 +61,8 @@ const CASES: readonly [name: string, judgement: Judgement, bytes: Uint8Array][] 
   ["in a state that nobody knows", "fine", ringOf({ state: 99 })],
   ["superseded by itself", "fine", ringOf({ state: 3 })],
   ["with a damaged oldest frame", "fine", ringOf({}, (id) => (id === 1 ? 1n : 2n))],
+  ["with a damaged newest frame", "fine", ringOf({}, (id) => (id === 8 ? 1n : 2n))],
+  ["with one whole frame", "fine", ringOf({}, (id) => (id === 5 ? 2n : 1n))],
   ["whose frames are all being written", "no frame is whole", ringOf({}, () => 1n)],
   ["whose frames are of another lap", "no frame is whole", ringOf({}, () => 2n ** 63n)],
   ["whose head is 0", "unreadable", ringOf({ head: 0n, tail: 0n })],

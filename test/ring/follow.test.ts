@@ -20,7 +20,9 @@ class OwnClock implements Clock {
   readonly after = systemClock.after;
   readonly every = systemClock.every;
   readonly nextTurn = systemClock.nextTurn;
-  readonly nowUs = (): number => START_US + this.ms * 1000;
+  /** How far the wall clock was set ahead. */
+  stepUs = 0;
+  readonly nowUs = (): number => START_US + this.stepUs + this.ms * 1000;
   readonly monotonicMs = (): number => this.ms;
   readonly sleep = async (ms: number): Promise<void> => {
     this.ms += ms;
@@ -115,6 +117,22 @@ test("a gateway that is silent for more than 5 s is reported once, and once more
     if (ms > 4_000 && ms < 8_900) expect(told).toEqual([]);
     if (ms > 12_000) ring.heartbeat();
     if (ms > 13_000) publish(ring, 1);
+  };
+  expect(await nextIds(follower)).toEqual([1]);
+  expect(told).toEqual(["stalled", "resumed"]);
+});
+
+test("a wall clock that is set in either direction is no stall, and hides none", async () => {
+  const ring = await open();
+  const { follower } = follow(1);
+  using _ = follower;
+  clock.onSleep = (ms) => {
+    if (ms > 2000) clock.stepUs = 8 * 3600e6;
+    if (ms > 12_000) clock.stepUs = -3600e6;
+    // As writers must, once a second, but for 10 s from 20 s on.
+    if (ms % 1000 < 16 && (ms < 20_000 || ms > 30_000)) ring.heartbeat();
+    if (ms < 20_000) expect(told).toEqual([]);
+    if (ms > 31_000) publish(ring, 1);
   };
   expect(await nextIds(follower)).toEqual([1]);
   expect(told).toEqual(["stalled", "resumed"]);

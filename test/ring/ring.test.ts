@@ -18,7 +18,7 @@ import {
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { openRing, type Ring } from "../../collider.ts";
-import { systemClock } from "../../src/clock.ts";
+import { type Clock, systemClock } from "../../src/clock.ts";
 import { GatewayError } from "../../src/errors.ts";
 import { encodePhysics, FLAG, fillChecksum, type Physics } from "../../src/frame.ts";
 import type { RingOptions } from "../../src/ring/contract.ts";
@@ -110,7 +110,12 @@ interface Said {
 /** Runs the command in this process. Its output can be read while it runs. */
 function run(
   action: RingCommand["action"],
-  o: Partial<RingCommand> & { said?: Said; stop?: AbortSignal; write?: (text: string) => Promise<void> } = {},
+  o: Partial<RingCommand> & {
+    said?: Said;
+    stop?: AbortSignal;
+    clock?: Clock;
+    write?: (text: string) => Promise<void>;
+  } = {},
 ): { said: Said; code: Promise<number> } {
   const said = o.said ?? { out: "", err: [] };
   const code = ringTool(
@@ -122,7 +127,7 @@ function run(
           said.out += text;
         }),
       say: (line) => void said.err.push(line),
-      clock: { ...systemClock, nowUs: () => NOW_US },
+      clock: o.clock ?? { ...systemClock, nowUs: () => NOW_US },
       stop: o.stop ?? new AbortController().signal,
     },
   );
@@ -147,8 +152,8 @@ async function until(what: string, condition: () => boolean): Promise<void> {
   }
 }
 
-async function statOf(): Promise<Record<string, unknown>> {
-  const { said, code } = run("stat", { json: true });
+async function statOf(clock?: Clock): Promise<Record<string, unknown>> {
+  const { said, code } = run("stat", { json: true, ...(clock === undefined ? {} : { clock }) });
   expect(await code).toBe(0);
   return JSON.parse(said.out);
 }
@@ -187,6 +192,29 @@ describe("stat", () => {
     expect(said.out).toContain("model      bge\ufffd[2J-m3, 1024 floats, in 1 frames\n");
     expect(said.out).toContain("model      id:9, in 12 frames\n");
   });
+
+  test.each([8 * 3600e6, -3600e6])(
+    "waits for the next heartbeat if the wall clock was just set by %d µs, and no longer than 1.5 s",
+    async (stepUs) => {
+      let ms = 0;
+      let nowUs = NOW_US;
+      let beats = true;
+      const sleep = async (pauseMs: number): Promise<void> => {
+        ms += pauseMs;
+        if (beats && ms >= 400) ring.heartbeat();
+      };
+      const clock = { ...systemClock, nowUs: () => nowUs, monotonicMs: () => ms, sleep };
+      const ring = await open({ clock });
+      nowUs += stepUs;
+      expect(await statOf(clock)).toMatchObject({ heartbeat_age_s: 0, stalled: false });
+      expect(ms).toBe(400);
+      beats = false;
+      nowUs += stepUs;
+      expect(await statOf(clock)).toMatchObject({ stalled: true });
+      expect(ms).toBeGreaterThan(1900);
+      expect(ms).toBeLessThanOrEqual(2000);
+    },
+  );
 
   test("distinguishes a stalled writer, a closed one, and a file that is no longer at its path", async () => {
     const ring = await open({ clock: { ...systemClock, nowUs: () => NOW_US - 6_000_000 } });

@@ -10,6 +10,7 @@ import { EVERYTHING, numbered, physicsOf, rejection, TestJournal, until } from "
 
 setDefaultTimeout(60_000);
 
+const CLOSE = { withinMs: 10_000 };
 const ROOT = mkdtempSync(join(tmpdir(), "store-conductor-test-"));
 afterAll(() => rmSync(ROOT, { recursive: true, force: true }));
 
@@ -81,7 +82,7 @@ describe("writing", () => {
     expect(store.cursors.seq).toBe(6);
     store.head(one.journal.addEvents(numbered(COMMIT_ROWS, 7)));
     await until("many rows are stored", () => store.cursors.seq === 6 + COMMIT_ROWS);
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("frames and updates are stored like events, and the cursors are told after each commit", async () => {
@@ -96,7 +97,7 @@ describe("writing", () => {
     store.updates(1);
     await store.flush({ headSeq: head });
     expect(one.posted).toEqual([{ event: "cursors", cursors: { seq: 1, frameId: 1, answerId: 1 } }]);
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("a run behind missing frames makes the conductor ask, once, where to begin again", async () => {
@@ -105,7 +106,7 @@ describe("writing", () => {
     store.offer({ firstFrameId: 3, count: 1, vectors: null });
     store.offer({ firstFrameId: 4, count: 1, vectors: null });
     expect(one.posted).toEqual([{ event: "reopened", cursors: EVERYTHING }]);
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("30 s after the last commit comes a checkpoint, with the cursors of that commit", async () => {
@@ -117,7 +118,7 @@ describe("writing", () => {
     await one.clock.advance(1);
     await until("it is checkpointed", () => one.count("checkpoint") === 1);
     expect(one.posted.at(-1)).toEqual({ event: "checkpoint", cursors: { seq: 3, frameId: 0, answerId: 0 } });
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("a checkpoint that is asked for during a commit begins behind it and reports what it holds", async () => {
@@ -133,7 +134,7 @@ describe("writing", () => {
     await Promise.all([flushed, completed]);
     expect(one.posted.map(({ event }) => event)).toEqual(["cursors", "checkpoint"]);
     expect(one.posted[1]).toMatchObject({ cursors: { seq: 3 } });
-    await store.close();
+    await store.close(CLOSE);
   });
 });
 
@@ -146,7 +147,7 @@ describe("reading", () => {
     expect(lag).toBe(0);
     expect(JSON.parse(json).events.length).toBe(3);
     expect(one.clock.monotonicMs()).toBe(0);
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("a read waits 2 s for a commit, then answers with what is stored and says by how much it lags", async () => {
@@ -166,7 +167,7 @@ describe("reading", () => {
     expect([JSON.parse(json).events.length, lag]).toEqual([2, 5]);
     one.clock.release();
     await store.flush({ headSeq: head });
-    await store.close();
+    await store.close(CLOSE);
   });
 
   test("a read of one event waits for this event only", async () => {
@@ -177,7 +178,7 @@ describe("reading", () => {
     one.clock.hold();
     expect(await store.event({ seq: 2, headSeq: head })).toMatchObject({ lag: 0 });
     one.clock.release();
-    await store.close();
+    await store.close(CLOSE);
   });
 });
 
@@ -201,7 +202,7 @@ describe("after a failure", () => {
     await flushed;
     expect([one.count("failure"), store.cursors.seq]).toEqual([2, head]);
     expect((await store.stats()).events).toBe(head);
-    await store.close();
+    await store.close(CLOSE);
   });
 
   /** A flush that fails after the first pause of 100 ms, not a millisecond before. */
@@ -225,7 +226,7 @@ describe("after a failure", () => {
     expect((await store.stats()).events).toBe(4);
     expect(one.clock.monotonicMs()).toBe(0);
     one.mendJournal();
-    const closed = store.close();
+    const closed = store.close(CLOSE);
     await one.clock.advance(100);
     await closed;
   });
@@ -236,7 +237,7 @@ describe("closing", () => {
     const one = new Case();
     const store = await one.open();
     store.head(one.journal.addEvents(numbered(5)));
-    await store.close();
+    await store.close(CLOSE);
     expect(one.posted.map(({ event }) => event)).toEqual(["cursors", "checkpoint"]);
     expect(one.clock.pending).toBe(0);
     expect(await one.journal.rows("count(*)::INT", "events")).toEqual([[5]]);
@@ -244,7 +245,7 @@ describe("closing", () => {
 
   test("does not checkpoint a database to which nothing was written", async () => {
     const one = new Case();
-    await (await one.open()).close();
+    await (await one.open()).close(CLOSE);
     expect(one.posted).toEqual([]);
   });
 
@@ -256,10 +257,10 @@ describe("closing", () => {
     store.offer({ firstFrameId: 1, count: 1, vectors: null });
     one.clock.hold();
     let closed = false;
-    const closing = store.close().then(() => {
+    const closing = store.close(CLOSE).then(() => {
       closed = true;
     });
-    await one.clock.advance(10_000);
+    await one.clock.advance(CLOSE.withinMs);
     expect(closed).toBe(false);
     one.clock.release();
     await closing;
@@ -287,7 +288,7 @@ describe("closing", () => {
     await one.clock.advance(1);
     await until("opening has failed again", () => one.count("failure") === 2 && one.clock.pending === 2);
     expect((await rejection(store.stats())).code).toBe("store_unavailable");
-    await store.close();
+    await store.close(CLOSE);
     expect(one.clock.pending).toBe(0);
   });
 });

@@ -11,6 +11,7 @@ import { many, TestJournal, until } from "./test-journal.ts";
 
 setDefaultTimeout(120_000);
 
+const CLOSE = { withinMs: 10_000 };
 const ROOT = mkdtempSync(join(tmpdir(), "store-large-test-"));
 afterAll(() => rmSync(ROOT, { recursive: true, force: true }));
 
@@ -86,7 +87,7 @@ for (const memoryLimitBytes of [150_000_000, LEAST_BYTES]) {
       expect(seen).toEqual(Array.from({ length: 200 }, (_, index) => 200 - index));
       const search = await store.events({ query: { limit: 10, q: "no such text" }, headSeq: head });
       expect(JSON.parse(search.json)).toEqual({ events: [], next: null });
-      await store.close();
+      await store.close(CLOSE);
     });
   }
 }
@@ -105,7 +106,7 @@ test("large events between small ones, and reopened databases of them, stay read
     expect([one.of("failure"), one.of("memory")]).toEqual([[], []]);
     const { json } = await store.events({ query: { limit: 10, q: "no such text" }, headSeq: head });
     expect(JSON.parse(json).events).toEqual([]);
-    await store.close();
+    await store.close(CLOSE);
   }
 });
 
@@ -116,7 +117,7 @@ describe("if memory does not suffice", () => {
     const one = new Case(journal);
     const store = await one.open();
     const head = addLarge(journal, 200, MIB, "message");
-    await store.close();
+    await store.close(CLOSE);
     const instance = await DuckDBInstance.create(":memory:", { threads: "1" });
     const connection = await instance.connect();
     await connection.run(`ATTACH '${journal.databasePath}' AS store (ROW_GROUP_SIZE 8192)`);
@@ -156,13 +157,13 @@ describe("if memory does not suffice", () => {
     expect(
       JSON.parse((await store.events({ query: { limit: 1000 }, headSeq: 200 })).json).events,
     ).not.toEqual([]);
-    await store.close();
+    await store.close(CLOSE);
     const next = new Case(one.journal);
     const again = await next.open();
     expect([again.cursors.seq, next.of("failure"), next.of("memory")]).toEqual([200, [], []]);
     const rows = await one.journal.rows("count(*)::INT, count(DISTINCT seq)::INT", "events");
     expect(rows).toEqual([[200, 200]]);
-    await again.close();
+    await again.close(CLOSE);
   });
 
   test("and the machine has none either, the store goes on trying and says that it failed", async () => {
@@ -173,6 +174,6 @@ describe("if memory does not suffice", () => {
     await until("it has failed", () => one.of("failure").length > 0);
     expect(one.of("failure")[0]?.error.detail).toMatch(/allocate|pin/);
     expect(one.of("memory")).toEqual([]);
-    await store.close();
+    await store.close(CLOSE);
   });
 });

@@ -43,10 +43,10 @@ beforeEach(async () => {
 });
 afterEach(() => database.close());
 
-function queriesOf(gapsAllowed: boolean): Queries {
+function queriesOf(): Queries {
   const reads = new Reads({ clock: new FakeClock(), path });
   reads.open(database.reads);
-  return new Queries({ reads, path, gapsAllowed, pageBytesMax: 32 * 1024 * 1024, cursors: () => cursors });
+  return new Queries({ reads, path, pageBytesMax: 32 * 1024 * 1024, cursors: () => cursors });
 }
 
 async function addFrames(...frameIds: number[]): Promise<void> {
@@ -68,7 +68,7 @@ const frameIds = ({ bytes, count }: { bytes: ArrayBuffer; count: number }): numb
 describe("frames", () => {
   test("end at the cursors and at the limit, however many rows there are", async () => {
     await addFrames(1, 2, 3, 4, 5);
-    const queries = queriesOf(false);
+    const queries = queriesOf();
     cursors = { ...EVERYTHING, frameId: 4 };
     const read = async (afterFrameId: number, limit: number): Promise<number[]> =>
       frameIds(await queries.frames({ afterFrameId, limit, capacity: CAPACITY }));
@@ -80,7 +80,7 @@ describe("frames", () => {
   test("begin at the oldest stored one, and end where one is missing", async () => {
     await addFrames(4, 5, 7);
     cursors = { ...EVERYTHING, frameId: 7 };
-    const page = await queriesOf(false).frames({ afterFrameId: 1, limit: 10, capacity: CAPACITY });
+    const page = await queriesOf().frames({ afterFrameId: 1, limit: 10, capacity: CAPACITY });
     expect([page.oldest, frameIds(page)]).toEqual([4, [4, 5]]);
     expect(page.bytes.byteLength).toBe(2 * FRAME_BYTES);
   });
@@ -89,14 +89,13 @@ describe("frames", () => {
     await addFrames(4, 7, 8);
     cursors = { ...EVERYTHING, frameId: 8 };
     const range = { afterFrameId: 4, limit: 10, capacity: CAPACITY };
-    expect(frameIds(await queriesOf(true).frames(range))).toEqual([7, 8]);
-    expect(frameIds(await queriesOf(false).frames(range))).toEqual([]);
+    expect(frameIds(await queriesOf().frames(range))).toEqual([7, 8]);
   });
 
   test("are counted up to the first one that is missing, to the cursor and to the limit", async () => {
     await addFrames(4, 5, 6, 8, 9);
     cursors = { ...EVERYTHING, frameId: 8 };
-    const queries = queriesOf(true);
+    const queries = queriesOf();
     const counts = await Promise.all(
       [3, 4, 6, 7, 8, 9].map((firstFrameId) => queries.frameCount({ firstFrameId, limit: 10 })),
     );
@@ -105,7 +104,7 @@ describe("frames", () => {
   });
 
   test("the oldest one is looked up once, and again when rows may have been dropped", async () => {
-    const queries = queriesOf(false);
+    const queries = queriesOf();
     const oldest = async (): Promise<number> =>
       (await queries.frames({ afterFrameId: 0, limit: 1, capacity: CAPACITY })).oldest;
     expect(await oldest()).toBe(0);
@@ -122,7 +121,7 @@ test("events end at the cursors of the instant when the query's turn comes", asy
   for (const seq of [1, 2, 3]) {
     await database.writes.run(`INSERT INTO events(seq, id, payload) VALUES (${seq}, 'e${seq}', '{}')`);
   }
-  const queries = queriesOf(false);
+  const queries = queriesOf();
   cursors = { ...EVERYTHING, seq: 1 };
   const asked = queries.events({ limit: 10 });
   cursors = { ...EVERYTHING, seq: 2 };
@@ -132,7 +131,7 @@ test("events end at the cursors of the instant when the query's turn comes", asy
 
 test("statistics count rows and the bytes of file and log", async () => {
   await addFrames(1, 2);
-  const { events, enrichments, fileBytes } = await queriesOf(false).stats();
+  const { events, enrichments, fileBytes } = await queriesOf().stats();
   expect([events, enrichments]).toEqual([0, 2]);
   expect(fileBytes).toBe(Bun.file(path).size + Bun.file(`${path}.wal`).size);
 });

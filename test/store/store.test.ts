@@ -162,8 +162,10 @@ describe("events", () => {
       eventRow({ id: "a", type: "Order", message: "ÄPFEL kaufen", conversationId: "x" }),
       eventRow({ id: "b", message: "no needle", body: '{"needle":"Needle"}' }),
       eventRow({ id: "c", body: '{"thing":"100% Needle"}' }),
+      eventRow({ id: "d", message: "Meu cartão, ΟΔΟΣ".normalize("NFC") }),
+      eventRow({ id: "e", message: "Meu cartão, οδος".normalize("NFD") }),
     ]);
-    const head = journal.addEvents(numbered(140_000, 4));
+    const head = journal.addEvents(numbered(140_000, 6));
     journal.addFrames([{ seq: 1, physics: physicsOf({ flags: FLAG.intent }), intent: "buy" }]);
     store.offer({ firstFrameId: 1, count: 1, vectors: null });
     await store.flush(head);
@@ -174,6 +176,10 @@ describe("events", () => {
     expect(await found({ intent: "sell" })).toEqual([]);
     expect(await found({ conversationId: "x" })).toEqual(["a"]);
     expect(await found({ q: "äpfel" })).toEqual(["a"]);
+    for (const q of ["cartão", "CARTÃO", "οδος", "ΟΔΟΣ"]) {
+      expect(await found({ q: q.normalize("NFC") })).toEqual(["e", "d"]);
+      expect(await found({ q: q.normalize("NFD") })).toEqual(["e", "d"]);
+    }
     expect(await found({ q: "NEEDLE" })).toEqual(["c", "b"]);
     expect(await found({ q: "0% n" })).toEqual(["c"]);
     expect(await found({ q: "' OR 1=1 --" })).toEqual([]);

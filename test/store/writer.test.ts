@@ -113,6 +113,15 @@ describe("a commit", () => {
     expect([eventBytes > 30 * 128, frameBytes]).toEqual([true, 25 * 256]);
   });
 
+  test("moves its cursor over frames whose numbers were skipped, without a row", async () => {
+    using one = new Case(new TestJournal(ROOT));
+    await one.open();
+    one.backlog.offer({ firstFrameId: 1, count: 1_000_000, vectors: null, absent: true }, EVERYTHING);
+    const { cursors } = await one.commit();
+    expect(cursors).toEqual({ ...EVERYTHING, frameId: 1_000_000 });
+    expect(await one.stored()).toEqual([0, 0, 0, 0, 1_000_000, 0]);
+  });
+
   test("that fails leaves rows and cursors as they were, for the next one after reopening", async () => {
     using one = new Case(new TestJournal(ROOT));
     const database = await one.open();

@@ -198,7 +198,7 @@ export function busy(): DashboardSnapshot {
         frames_rate: 4801,
         ack_p50_ms: 0.8,
         ack_p99_ms: 6.4,
-        backlog_events: 18_230,
+        unframed_events: 18_230,
         store_lag_events: 900,
         ring_fill: 100,
         embed_batch: 64,

@@ -17,7 +17,6 @@ const MESSAGE_MS = 0.2;
 const CHECKPOINT_IDLE_MS = 30_000;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 10_000;
-const CLOSE_MS_MAX = 10_000;
 const SEMANTIC_DIM = 1024;
 
 export type StoreWeather = "ok" | "slow" | "failing";
@@ -383,9 +382,9 @@ export class StoreDouble {
     });
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(withinMs: number): Promise<boolean> {
     const { clock } = this.#o;
-    const untilMs = clock.monotonicMs() + CLOSE_MS_MAX;
+    const untilMs = clock.monotonicMs() + withinMs;
     while ((this.#pending > 0 || this.#busy) && clock.monotonicMs() < untilMs) await clock.sleep(5);
     if (this.#open && !this.#busy) {
       this.#busy = true;
@@ -395,6 +394,7 @@ export class StoreDouble {
     this.#open = false;
     this.#pump?.[Symbol.dispose]();
     this.#idle?.[Symbol.dispose]();
+    return true;
   }
 }
 
