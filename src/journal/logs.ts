@@ -63,6 +63,16 @@ export class Logs {
     return heads;
   }
 
+  /** Writes a row at the end of each log, in a transaction that is rolled back. @throws what SQLite throws if a page there is damaged */
+  tryToWrite({ headSeq, headFrameId, headAnswerId }: Heads): void {
+    const { current } = this.#generations;
+    const event = "INSERT INTO {events}(seq, received_us, id, source, body) VALUES (?, 0, '', '', x'')";
+    const decided = "seq, decided_us, physics, provenance) VALUES (?, ?, 0, x'', '')";
+    current.query(event).run(headSeq + 1);
+    current.query(`INSERT INTO {frames}(frame_id, ${decided}`).run(headFrameId + 1, headSeq + 1);
+    current.query(`INSERT INTO {answers}(answer_id, ${decided}`).run(headAnswerId + 1, headSeq + 1);
+  }
+
   /** Lets the next numbers begin above `to`. A log that is already there keeps its numbers. */
   raise(to: JournalCursors): void {
     const { current } = this.#generations;

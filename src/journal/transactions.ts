@@ -38,6 +38,16 @@ export class Transactions {
     }
   }
 
+  /** Runs `work` in a transaction that is rolled back. @throws what `work` or SQLite throws */
+  undone(work: () => void): void {
+    this.#begin.run();
+    try {
+      work();
+    } finally {
+      if (this.#database.inTransaction) this.#rollback.run();
+    }
+  }
+
   /**
    * Runs `work` inside the open transaction so that it can fail alone: if SQLite refuses a row, only what `work` wrote
    * is undone. After a failure of the file the whole transaction must be rolled back.

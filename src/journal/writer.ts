@@ -39,6 +39,8 @@ export class Writer {
   constructor(options: WriterOptions) {
     this.#o = options;
     this.#counters = this.#readCounters();
+    // A damaged page at the end of a log would refuse every row from now on.
+    options.transactions.undone(() => options.logs.tryToWrite(this.#counters));
   }
 
   /** The newest committed event, frame and update; 0 before the first of each. */

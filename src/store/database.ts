@@ -175,7 +175,7 @@ async function inspect(options: DatabaseOptions): Promise<Inspection> {
   const connection = await instance.connect();
   try {
     try {
-      await connection.run(`ATTACH ${quoted(options.path)} AS ${CATALOG} (READ_ONLY)`);
+      await connection.run(`ATTACH ${quoted(options.path)} AS ${CATALOG} (READ_ONLY, TYPE duckdb)`);
     } catch (thrown) {
       if (/not a valid DuckDB database/i.test(messageOf(thrown)))
         throw foreign(options, "it is not a DuckDB database", thrown);

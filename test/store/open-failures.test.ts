@@ -36,6 +36,31 @@ test("a log with a flipped byte is what cannot be read", async () => {
   expect((await rejection(openDatabase(options, HOW))).code).toBe("store_log_unreadable");
 });
 
+test("a database that is cut short or differs from its checksums is named as damaged, and left alone", async () => {
+  const options = await withLog();
+  const whole = readFileSync(options.path);
+  const flipped = Buffer.from(whole).fill(0xff, 4200, 4210).fill(0xff, 8300, 8310);
+  for (const [bytes, words] of [
+    [whole.subarray(0, 5000), /could not read enough bytes/i],
+    [flipped, /checksum/i],
+  ] as const) {
+    writeFileSync(options.path, bytes);
+    const refused = await rejection(openDatabase(options, HOW));
+    expect(refused.code).toBe("store_failed");
+    expect(refused.message).toMatch(words);
+    expect(refused.message).toContain("put back a copy of this database with its journal");
+  }
+});
+
+test("a SQLite file and a text are not called damaged", async () => {
+  for (const bytes of [`SQLite format 3\0${"\0".repeat(5000)}`, "a text ".repeat(2000)]) {
+    const options = await withLog();
+    writeFileSync(options.path, bytes);
+    const refused = await rejection(openDatabase(options, HOW));
+    expect(refused.message).toContain("it is not a DuckDB database");
+  }
+});
+
 test("a database that another program has open has nothing wrong with its log", async () => {
   const options = await withLog();
   const script = `const { DuckDBInstance } = await import(${JSON.stringify(join(import.meta.dir, "../../src/native/duckdb.ts"))});
