@@ -165,7 +165,7 @@ describe("a start that must fail", () => {
     for (let round = 0; round < 3; round++) {
       const locked = await outcome(where, { args: ["--db-path", db] });
       expect(locked.code).toBe(1);
-      expect(locked.lines).toEqual([expect.stringContaining("lock")]);
+      expect(locked.lines.at(-1)).toContain("lock");
       expect(readdirSync(where.path).filter((name) => name.includes("set-aside"))).toEqual([]);
     }
     other.closeSync();
