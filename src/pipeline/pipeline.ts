@@ -114,7 +114,7 @@ export class Pipeline {
     const { clock } = this.#o;
     this.#feed.open();
     void this.#publisher.open();
-    void this.#frame();
+    void this.#frame().catch((error) => this.#fail(error, "journal_failed", "frames: decide"));
     void this.#questions.restore().catch((error) => this.#fail(error, "journal_failed", "brain: restore"));
     this.#lookAround();
     this.#timers = [
@@ -172,7 +172,10 @@ export class Pipeline {
       updates: this.#updates,
       store: () => this.#feed.store,
       busy: () => this.#framer.unframed > 0,
-      onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
+      onVectors: () => {
+        this.#labels.noteModel({ embedder, dim: embedder.dim });
+        this.#labels.keep([]);
+      },
     });
     void this.#reembed.run();
   }
@@ -221,7 +224,7 @@ export class Pipeline {
 
   /** The labels of all decided frames, those on their way to the ring included. */
   labels(): RingLabels {
-    return this.#labels.all(this.#recent.entries);
+    return this.#labels.all();
   }
 
   /** Resolves to what is known of event `seq` when no update is expected soon, at the latest after `timeoutMs`; null if nothing is. */

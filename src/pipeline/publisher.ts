@@ -21,7 +21,7 @@ export interface PublisherOptions {
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly frames: Pick<DecidedFrames, "entriesFrom" | "rawFrom">;
   readonly recent: Pick<RecentFrames, "next" | "forget">;
-  readonly labels: Pick<Labels, "keep" | "isShown" | "show">;
+  readonly labels: Pick<Labels, "isShown" | "show">;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -83,7 +83,6 @@ export class Publisher {
         const entries = await frames.entriesFrom(ring.head(), SLICE_FRAMES);
         if (ring !== this.#ring) continue;
         if (entries.length === 0) return this.#replace("the journal dropped the next frame at its bound");
-        labels.keep(entries);
         if (this.#labelsFailure === null && !labels.isShown(ring)) this.#showLabels(ring);
         ring.publishBatch(entries);
         if (this.state !== OK && this.#labelsFailure === null) this.state = OK;

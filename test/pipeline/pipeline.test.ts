@@ -3,60 +3,15 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Ring } from "../../collider.ts";
 import { Brain, MESSAGE_QUESTION } from "../../src/brain/brain.ts";
 import { systemClock } from "../../src/clock.ts";
 import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
-import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
-import { Journal, type Label } from "../../src/journal/journal.ts";
+import { Journal } from "../../src/journal/journal.ts";
 import { openLlm } from "../../src/llm/llm.ts";
 import { Kinetics } from "../../src/physics.ts";
-import { Labels } from "../../src/pipeline/labels.ts";
 import { Pipeline } from "../../src/pipeline/pipeline.ts";
 import type { Watch } from "../../src/pipeline/snapshot.ts";
-import type { Entry } from "../../src/pipeline/work.ts";
-import type { RingLabels } from "../../src/ring/contract.ts";
 import { LlmStub } from "../e2e/llm-stub.ts";
-
-const entry = (eventType: string | null, intent: string | null): Entry => ({
-  frameId: 1,
-  physics: new Uint8Array(112),
-  vector: null,
-  eventType,
-  intent,
-});
-
-describe("labels", () => {
-  function around(): { labels: Labels; kept: Label[]; shown: RingLabels[]; ring: Ring } {
-    const kept: Label[] = [{ kind: "model", id: 9, label: "hashing", dim: 1024 }];
-    const shown: RingLabels[] = [];
-    const journal = { labels: () => kept, addLabels: (fresh: readonly Label[]) => kept.push(...fresh) };
-    const ring = { setLabels: (labels: RingLabels) => shown.push(labels) } as unknown as Ring;
-    return { labels: new Labels(journal as unknown as Journal), kept, shown, ring };
-  }
-
-  test("of frames that are not published yet are listed, and go into the file before their frames", () => {
-    const { labels, kept, shown, ring } = around();
-    const frames = [
-      entry("Order", "Cancel"),
-      entry("Order", null),
-      entry(UNKNOWN_EVENT, null),
-      entry(null, null),
-    ];
-    const told = labels.all(frames);
-    expect(told).toEqual({
-      intents: { [labelId("Cancel")]: "Cancel" },
-      types: { [labelId("Order")]: "Order" },
-      models: { 9: { name: "hashing", dim: 1024 } },
-    });
-    expect(labels.all([])).toEqual({ ...told, intents: {}, types: {} });
-    labels.keep(frames);
-    labels.show(ring);
-    expect(shown).toEqual([told]);
-    expect(kept.map(({ label }) => label)).toEqual(["hashing", "Order", "Cancel"]);
-    expect(labels.all([])).toEqual(told);
-  });
-});
 
 describe("watch", () => {
   const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
