@@ -56,6 +56,7 @@ export class Pipeline {
   #embedder: PatientEmbedder | null = null;
   #reembed: Reembed | null = null;
   #timers: Disposable[] = [];
+  #closed = false;
 
   constructor(options: PipelineOptions) {
     const { journal, clock, log, watch = null } = options;
@@ -151,6 +152,7 @@ export class Pipeline {
     await this.#framer.restore();
     const embedder = await this.#openEmbedder();
     if (embedder === null) return;
+    if (this.#closed) return embedder[Symbol.asyncDispose]();
     this.#embedder = new PatientEmbedder(embedder, this.#o);
     if (this.#o.reembed && !this.draining) this.#beginReembed(embedder);
     await this.#framer.run(this.#embedder);
@@ -292,6 +294,7 @@ export class Pipeline {
    */
   async close(within: { readonly settleMs?: number; readonly storeMs?: number } = {}): Promise<void> {
     await this.settle(within.settleMs);
+    this.#closed = true;
     this.#framer.stop();
     this.#updates.stop();
     this.#publisher.stop();

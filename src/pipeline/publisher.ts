@@ -56,6 +56,7 @@ export class Publisher {
     for (let waitMs = OPEN_RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, OPEN_RETRY_MS_MAX)) {
       try {
         const ring = await openRing((from, limit) => frames.rawFrom(from, limit));
+        if (this.#stopped) return ring.close("closed");
         this.#ring = ring;
         this.state = OK;
         this.#showLabels(ring);
@@ -65,6 +66,7 @@ export class Publisher {
         void this.publish();
         return;
       } catch (error) {
+        if (this.#stopped) return;
         this.state = { state: "down", detail: `${messageOf(error)}; frames wait in the journal` };
         log("error", `${messageOf(error)}; frames wait in the journal, trying again`);
         await clock.sleep(waitMs);

@@ -6,12 +6,16 @@ import { join } from "node:path";
 import { Brain, MESSAGE_QUESTION } from "../../src/brain/brain.ts";
 import { systemClock } from "../../src/clock.ts";
 import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
+import type { Embedder } from "../../src/embed/embedder.ts";
 import { Journal } from "../../src/journal/journal.ts";
 import { openLlm } from "../../src/llm/llm.ts";
 import { Kinetics } from "../../src/physics.ts";
 import { Pipeline } from "../../src/pipeline/pipeline.ts";
 import type { Watch } from "../../src/pipeline/snapshot.ts";
 import { LlmStub } from "../e2e/llm-stub.ts";
+import { FakeClock } from "../fake-clock.ts";
+import { Dice } from "./simulation/dice.ts";
+import { hashing, LlmDouble } from "./simulation/models.ts";
 
 describe("watch", () => {
   const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
@@ -100,3 +104,50 @@ describe("watch", () => {
     ]);
   });
 });
+
+test("an embedder that opens after the end is closed, and frames nothing", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "pipeline-test-"));
+  const clock = new FakeClock();
+  using journal = Journal.open({
+    ...{ path: join(folder, "a.journal"), ephemeral: null, nowUs: () => clock.nowUs(), randomU32: () => 7 },
+    bootId: "boot",
+  });
+  let closes = 0;
+  const opened = Promise.withResolvers<Embedder>();
+  const pipeline = new Pipeline({
+    ...{ version: "0", journal, kinetics: new Kinetics({}), spin: () => [0, 0, 0, 1], checksums: false },
+    schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+    ...{ textOf: (message) => message ?? "", hashing },
+    openStore: () => new Promise(() => {}),
+    openRing: () => new Promise(() => {}),
+    openEmbedder: () => opened.promise,
+    brain: new Brain({
+      llm: new LlmDouble({ clock, dice: new Dice(1) }, () => "off"),
+      ...{ deadlineMs: 5000, fingerprint: null, excerpt: () => "" },
+      shapes: { all: () => [], write: () => {} },
+      replies: { recall: () => null, remember: () => {}, keepOnly: () => {} },
+    }),
+    ...{ frameWaitMs: 0, reembed: true, otherMetrics: () => ({ counters: {}, gauges: {} }) },
+    ...{
+      maxBacklogEvents: 10,
+      freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }),
+      clock,
+      log: () => {},
+    },
+    fatal: (error) => opened.reject(error),
+  });
+  pipeline.start();
+  let ended = false;
+  const closing = pipeline.close().then(() => {
+    ended = true;
+  });
+  await clock.until(() => ended, 60_000);
+  await closing;
+  const close = async (): Promise<void> => {
+    closes++;
+  };
+  opened.resolve({ ...hashing, [Symbol.asyncDispose]: close });
+  await clock.settle();
+  expect([closes, clock.pending]).toEqual([1, 0]);
+  rmSync(folder, { recursive: true });
+}, 60_000);

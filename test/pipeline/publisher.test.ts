@@ -214,6 +214,15 @@ test("a file of labels that was removed or replaced is written again with the ne
   expect(shows).toEqual([1, 2]);
 });
 
+test("a ring that opens after the end is closed", async () => {
+  const { clock, rings, publisher } = around(4);
+  void publisher.open();
+  publisher.close();
+  await clock.settle();
+  expect(rings.map(({ closed }) => closed)).toEqual(["closed"]);
+  expect(publisher.ring).toBe(null);
+});
+
 test("after stop nothing is published, and close closes the ring", async () => {
   const { clock, rings, state, publisher } = around(1);
   void publisher.open();
