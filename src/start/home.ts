@@ -1,5 +1,16 @@
 /** Opens and closes a gateway's home: the folder and files where its journal and its DuckDB live. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statfsSync,
+  statSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { RingLock } from "../../collider.ts";
@@ -28,6 +39,20 @@ export function openHome(config: Pick<Config, "dbPath">): Home {
   return config.dbPath === null ? openTemporaryHome() : openPersistentHome(config.dbPath);
 }
 
+/** What a file is that does not begin like a DuckDB database; null if it does, is empty, or cannot be read as a file. */
+function otherFormatOf(path: string): string | null {
+  if (!statSync(path).isFile() || statSync(path).size === 0) return null;
+  const head = Buffer.alloc(16);
+  const file = openSync(path, "r");
+  try {
+    readSync(file, head, 0, head.byteLength, 0);
+  } finally {
+    closeSync(file);
+  }
+  if (head.toString("latin1", 0, 15) === "SQLite format 3") return "a SQLite file";
+  return head.toString("latin1", 8, 12) === "DUCK" ? null : "another program's file";
+}
+
 function openPersistentHome(databasePath: string): Home {
   const journalPath = `${databasePath}.journal`;
   const operation = "start: database";
@@ -35,6 +60,16 @@ function openPersistentHome(databasePath: string): Home {
   const lock = RingLock.acquire(databasePath, "pass another --db-path");
   if (existsSync(databasePath) && !existsSync(journalPath)) {
     lock[Symbol.dispose]();
+    const other = otherFormatOf(databasePath);
+    if (other !== null) {
+      throw new GatewayError({
+        code: "foreign_store",
+        operation,
+        object: databasePath,
+        detail: `it is ${other}, not a DuckDB database`,
+        hint: "choose another --db-path; this file was left as it was",
+      });
+    }
     throw new GatewayError({
       code: "journal_missing",
       operation,
