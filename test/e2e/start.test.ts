@@ -171,6 +171,38 @@ describe("a start that must fail", () => {
     other.closeSync();
   });
 
+  test("says what a file is that is no database of a gateway, and leaves it as it was", async () => {
+    const where = folder();
+    const { Database } = await import("bun:sqlite");
+    const sqlite = new Database(where.file("app.db"));
+    sqlite.run("CREATE TABLE t(a)");
+    sqlite.close();
+    writeFileSync(where.file("notes.txt"), "hello, this is no database");
+    for (const [name, words] of [
+      ["app.db", "it is a SQLite file, not a DuckDB database"],
+      ["notes.txt", "it is another program's file, not a DuckDB database"],
+    ] as const) {
+      const before = readFileSync(where.file(name));
+      const { code, lines } = await outcome(where, { args: ["--db-path", where.file(name)] });
+      expect([code, lines.length]).toEqual([1, 1]);
+      expect(lines[0]).toContain(`${where.file(name)}: ${words}`);
+      expect(readFileSync(where.file(name)).equals(before)).toBe(true);
+    }
+  });
+
+  test("names a journal whose pages are damaged, in one line", async () => {
+    const where = folder();
+    const db = where.file("events.duckdb");
+    await withEvents(where, db, 50);
+    const path = `${db}.journal`;
+    const bytes = readFileSync(path);
+    writeFileSync(path, bytes.fill(0, 4096));
+    const { code, lines } = await outcome(where, { args: ["--db-path", db] });
+    expect(code).toBe(1);
+    expect(lines.at(-1)).toContain(`${path}: `);
+    expect(lines.join("\n")).not.toMatch(/^\s+at /m);
+  });
+
   test("refuses an embedder that cannot exist before it listens", async () => {
     const where = folder();
     const missing = await outcome(where, { args: ["--embedder", "local", "--models-dir", where.file("no")] });
