@@ -1,5 +1,5 @@
 /** The command line and the start as a user sees them: one clear line, the right exit code, nothing left behind. */
-import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   cpSync,
@@ -10,20 +10,13 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { BINARY, duckRows, Gateway, ringHead, type StartOptions, TempFolder, until } from "./gateway.ts";
+import { foldersOfTests } from "./folders.ts";
+import { BINARY, duckRows, Gateway, ringHead, type StartOptions, type TempFolder, until } from "./gateway.ts";
 
 // These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
-const folders: TempFolder[] = [];
-function folder(): TempFolder {
-  const made = new TempFolder();
-  folders.push(made);
-  return made;
-}
-afterEach(() => {
-  for (const made of folders.splice(0)) made[Symbol.dispose]();
-});
+const folder = foldersOfTests();
 
 /** Runs the executable to its end. @returns its exit code and output. */
 async function outcome(
