@@ -35,7 +35,14 @@ import { type Scrub, scrubber } from "./src/secrets.ts";
 import { compareStore, noteStoreLeft } from "./src/start/compare-store.ts";
 import { playDemo } from "./src/start/demo.ts";
 import { Desk, whyHeadless } from "./src/start/desk.ts";
-import { checkUnpackFolder, freeDiskBytes, type Home, openHome, openJournal } from "./src/start/home.ts";
+import {
+  checkUnpackFolder,
+  freeDiskBytes,
+  type Home,
+  nameJournalFailure,
+  openHome,
+  openJournal,
+} from "./src/start/home.ts";
 import { makeLog } from "./src/start/log.ts";
 import { openStore } from "./src/start/open-store.ts";
 import { outboundFetch } from "./src/start/outbound.ts";
@@ -328,7 +335,9 @@ async function main(): Promise<number> {
       return 0;
     }
     default:
-      return run(command);
+      return run(command).catch((error: unknown) => {
+        throw nameJournalFailure(error, command.config);
+      });
   }
 }
 

@@ -16,41 +16,59 @@ function withNumber(sum: number, value: unknown): number {
   return Math.imul(sum ^ number, MIX) ^ (number / 2 ** 32);
 }
 
-/** Adds a BLOB or a text, as its UTF-8 bytes, to a checksum: part by part, because to join texts costs more than to hash them. */
-function withPart(sum: number, part: unknown): number {
-  if (part === null) return Math.imul(sum ^ ABSENT, MIX);
-  const bytes = typeof part === "string" || part instanceof Uint8Array ? part : "";
-  return Math.imul(Bun.hash.crc32(bytes, sum >>> 0), MIX);
+/** Adds a text, as its UTF-8 bytes, or a BLOB to a checksum. Anything else counts as empty. */
+function withBytes(sum: number, value: unknown): number {
+  if (value === null) return Math.imul(sum ^ ABSENT, MIX);
+  return Bun.hash.crc32(typeof value === "string" || value instanceof Uint8Array ? value : "", sum >>> 0);
 }
 
 /** The columns of an event's row under its checksum. Those of a damaged row can have any value. */
-export type EventCells = readonly [
-  ...[seq: unknown, receivedUs: unknown, timestampUs: unknown, id: unknown, type: unknown],
-  ...[message: unknown, conversationId: unknown, fields: unknown, source: unknown, body: unknown],
-];
+export interface EventCells {
+  readonly seq: unknown;
+  readonly receivedUs: unknown;
+  readonly timestampUs: unknown;
+  readonly id: unknown;
+  readonly type: unknown;
+  readonly message: unknown;
+  readonly conversationId: unknown;
+  readonly fields: unknown;
+  readonly source: unknown;
+  /** UTF-8, as bytes or as text. */
+  readonly body: unknown;
+}
 
 /** @returns the checksum of an event's row, 0 to 2³² − 1. */
-export function eventChecksum(...cells: EventCells): number {
-  let sum = withNumber(0, cells[0]);
-  sum = withNumber(sum, cells[1]);
-  sum = withNumber(sum, cells[2]);
-  for (let at = 3; at < cells.length; at++) sum = withPart(sum, cells[at]);
-  return sum >>> 0;
+export function eventChecksum(cells: EventCells): number {
+  let sum = withNumber(0, cells.seq);
+  sum = withNumber(sum, cells.receivedUs);
+  sum = withNumber(sum, cells.timestampUs);
+  // One call for all short texts, because the call costs more than the bytes.
+  const { id, type, message, conversationId, fields, source } = cells;
+  sum = withBytes(sum, `${id}\0${type}\0${message}\0${conversationId}\0${fields}\0${source}`);
+  return withBytes(sum, cells.body) >>> 0;
 }
 
 /** The columns of the row of a frame or an update under its checksum. Those of a damaged row can have any value. */
-export type DecidedCells = readonly [
-  ...[id: unknown, seq: unknown, decidedUs: unknown, physics: unknown],
-  ...[vector: unknown, eventType: unknown, intent: unknown, provenance: unknown],
-];
+export interface DecidedCells {
+  /** The frame_id or answer_id. */
+  readonly id: unknown;
+  readonly seq: unknown;
+  readonly decidedUs: unknown;
+  readonly physics: unknown;
+  readonly vector: unknown;
+  readonly eventType: unknown;
+  readonly intent: unknown;
+  readonly provenance: unknown;
+}
 
 /** @returns the checksum of the row of a frame or an update, 0 to 2³² − 1. */
-export function decidedChecksum(...cells: DecidedCells): number {
-  let sum = withNumber(0, cells[0]);
-  sum = withNumber(sum, cells[1]);
-  sum = withNumber(sum, cells[2]);
-  for (let at = 3; at < cells.length; at++) sum = withPart(sum, cells[at]);
-  return sum >>> 0;
+export function decidedChecksum(cells: DecidedCells): number {
+  let sum = withNumber(0, cells.id);
+  sum = withNumber(sum, cells.seq);
+  sum = withNumber(sum, cells.decidedUs);
+  sum = withBytes(sum, cells.physics);
+  sum = withBytes(sum, cells.vector);
+  return withBytes(sum, `${cells.eventType}\0${cells.intent}\0${cells.provenance}`) >>> 0;
 }
 
 /** Whether SQLite met a page that is damaged or cannot be read. The rows on other pages can still be read. */

@@ -63,7 +63,8 @@ const RING_ACTIONS = ["stat", "tail", "verify"] as const;
 /** Shorter ones are everyday words, such as "secret": masking them would make messages unreadable. */
 const SECRET_CHARS_MIN = 8;
 const TAIL_FRAMES = 10;
-/** What looks like a flag may be repeated in a message; anything else may be a secret that was put in the wrong place. */
+/** What looks like a flag or a command may be repeated in a message; anything else may be a secret that was put in the wrong place. */
+const COMMAND_LIKE = /^[a-z][a-z-]{0,11}$/;
 const FLAG_LIKE = /^--?[a-z][a-z-]{0,23}$/;
 
 /** Splits the arguments into flags and other words. Of a repeated flag the last value counts, as usual. */
@@ -120,11 +121,17 @@ export function parseCommand(sources: ConfigSources): Command {
     if (words.length > 0) throw usage("pull-model", "takes one model name");
     return { name: "pull-model", config, model, from: flags.get("--from") ?? null };
   }
-  // Words that do not belong are not repeated: one may be a token whose flag was forgotten.
-  if (verb !== undefined && verb !== "demo")
-    throw usage("command", "there is none of that name; there are demo, pull-model and ring");
+  if (verb !== undefined && verb !== "demo") {
+    const named = mayRepeat(verb, flags) ? `${verb}: there is no such command` : "there is none of that name";
+    throw usage("command", `${named}; there are demo, pull-model and ring`);
+  }
   if (words.length > 0) throw usage(verb ?? "", `takes no further words, and got ${words.length}`);
   return { name: verb === "demo" ? "demo" : "run", config, notes };
+}
+
+/** Whether a word is a mistyped command, and not a token whose flag was forgotten or the second half of a secret with a space. */
+function mayRepeat(word: string, flags: ReadonlyMap<string, string>): boolean {
+  return !flags.has(TABLE.token.flag) && !flags.has(TABLE.llmApiKey.flag) && COMMAND_LIKE.test(word);
 }
 
 /** `ring` needs no other option than the place of the ring. */

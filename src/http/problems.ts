@@ -32,7 +32,7 @@ const STATUS: Readonly<Record<RequestErrorCode, Status>> = {
 };
 
 /** What to do next about refusals that do not say so themselves. */
-const HINTS: Partial<Readonly<Record<ErrorCode, string>>> = {
+const HINTS: Readonly<Record<RequestErrorCode, string>> = {
   malformed:
     "send one JSON object or an array of them in UTF-8; one object a line needs the content type application/x-ndjson",
   not_an_event: 'send a JSON object, such as {"type":"UserMessage","message":"…"}',
@@ -43,6 +43,18 @@ const HINTS: Partial<Readonly<Record<ErrorCode, string>>> = {
   method_not_allowed: "the header Allow lists the methods of this route",
   overloaded: "try again after Retry-After",
   draining: "try again after Retry-After",
+  unsupported_media_type: "send application/json or application/x-ndjson",
+  invalid_body: "correct the body; the README describes it",
+  unauthorized: "send the header Authorization: Bearer TOKEN",
+  forbidden_host: "use localhost, or start the gateway with a token (GATEWAY_TOKEN or --token-file)",
+  forbidden_origin: "start the gateway with a token (GATEWAY_TOKEN or --token-file)",
+  disk_full: "make room on the disk of the database, then send again",
+  store_unavailable: "try again after Retry-After; /ready says what DuckDB is doing",
+  journal_failed: "send again after Retry-After; /ready says what is wrong with the journal",
+  store_failed: "try again after Retry-After; /ready says what is wrong with DuckDB",
+  embedder_unavailable: "/ready says what is wrong with the embedder",
+  llm_unavailable: "/ready says what is wrong with the language model",
+  internal: "this is a fault of the gateway: its log has the details",
 };
 
 /** Of codes that no request should meet. If one does, the gateway has failed. */
@@ -50,6 +62,10 @@ const FAILED: Status = [500, "The gateway has failed"];
 
 function statusOf(code: ErrorCode): Status {
   return Object.hasOwn(STATUS, code) ? STATUS[code as RequestErrorCode] : FAILED;
+}
+
+function hintOf(code: ErrorCode): string {
+  return Object.hasOwn(HINTS, code) ? HINTS[code as RequestErrorCode] : HINTS.internal;
 }
 
 const WARN_EVERY_MS = 1000;
@@ -141,7 +157,7 @@ export class Problems {
 export function problemText({ code, detail, hint, members }: Refused): string {
   const [status, title] = statusOf(code);
   const type = `urn:one-file-gateway:problem:${code}`;
-  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? HINTS[code] ?? null, ...members });
+  return JSON.stringify({ type, title, status, code, detail, hint: hint ?? hintOf(code), ...members });
 }
 
 /** What a client may know about a failure: neither the operation nor the object. */

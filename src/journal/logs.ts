@@ -369,7 +369,7 @@ export class Logs {
 function cellsOf(id: number, decided: DecidedFrame): SQLQueryBindings[] {
   const { seq, decidedUs, physics, vector: floats, eventType, intent, provenance } = decided;
   const vector = floats === null ? null : new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
-  const sum = decidedChecksum(id, seq, decidedUs, physics, vector, eventType, intent, provenance);
+  const sum = decidedChecksum({ id, seq, decidedUs, physics, vector, eventType, intent, provenance });
   return [seq, decidedUs, physics, vector, eventType, intent, provenance, sum];
 }
 

@@ -125,13 +125,15 @@ export const EVENT_COLUMNS =
 export function isWhole(row: Row): boolean {
   const { seq, checksum } = row;
   if ("body" in row) {
-    const { received_us, timestamp_us, id, type, message, conversation_id, fields, source, body } = row;
-    const texts = [id, type, message, conversation_id, fields, source] as const;
-    return checksum === eventChecksum(seq, received_us, timestamp_us, ...texts, body);
+    const { id, type, message, fields, source, body } = row;
+    const times = { receivedUs: row.received_us, timestampUs: row.timestamp_us };
+    const conversationId = row.conversation_id;
+    const cells = { seq, ...times, id, type, message, conversationId, fields, source, body };
+    return checksum === eventChecksum(cells);
   }
-  const { frame_id, answer_id, decided_us, physics, vector, event_type, intent, provenance } = row;
-  const decided = [physics, vector, event_type, intent, provenance] as const;
-  return checksum === decidedChecksum(frame_id ?? answer_id, seq, decided_us, ...decided);
+  const { physics, vector, intent, provenance, decided_us: decidedUs, event_type: eventType } = row;
+  const id = row.frame_id ?? row.answer_id;
+  return checksum === decidedChecksum({ id, seq, decidedUs, physics, vector, eventType, intent, provenance });
 }
 
 export function eventOf(row: Row): JournalEvent {

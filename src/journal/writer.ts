@@ -159,8 +159,8 @@ export class Writer {
         const seq = ++counters.headSeq;
         const id = event.id ?? prefix + idRest(journalId, seq);
         const json = fields === null ? null : JSON.stringify(fields);
-        const texts = [id, type, message, conversationId, json, source] as const;
-        const sum = eventChecksum(seq, receivedUs, timestampUs, ...texts, body);
+        const texts = { id, type, message, conversationId, fields: json, source };
+        const sum = eventChecksum({ seq, receivedUs, timestampUs, ...texts, body });
         cells.push(seq, receivedUs, id, type, message, conversationId, timestampUs, json, source, body, sum);
         call.stored.push({ seq, receivedUs, id, type, message, conversationId, timestampUs, fields, body });
         call.results.push({ seq, id, duplicate: false });

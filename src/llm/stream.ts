@@ -19,7 +19,6 @@ export class StreamError extends Error {
 }
 
 /**
-/**
  * Yields the text without the model's thoughts, in pieces as they arrive. If `whole`, or as long as the model is not known
  * to open its thoughts, everything comes at the end, because a late closing mark can make a thought of it. Sends the request
  * again in another form if the endpoint refuses it.

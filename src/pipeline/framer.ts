@@ -30,7 +30,7 @@ export interface FramerOptions extends Omit<FrameMakerOptions, "journalId"> {
   >;
   readonly brain: Pick<Brain, "known">;
   readonly questions: Pick<Questions, "admit" | "framed" | "gone" | "holds">;
-  readonly labels: Pick<Labels, "noteModel">;
+  readonly labels: Pick<Labels, "noteModel" | "keep">;
   /** Commits the rows of frames. @returns the first frame_id @throws what the journal's `decide` does */
   readonly commit: (drafts: readonly Draft[]) => Promise<number>;
   /** Called when the rows have committed. */
@@ -126,7 +126,12 @@ export class Framer {
   async run(embedder: PatientEmbedder): Promise<void> {
     const ahead: Batch[] = [];
     while (!this.#stopped) {
-      if (!this.#embedAhead(embedder, ahead)) await this.#o.clock.sleep(RETRY_MS_MAX);
+      try {
+        this.#embedAhead(embedder, ahead);
+      } catch (error) {
+        await this.#pause(error, RETRY_MS_MAX);
+        continue;
+      }
       const [batch] = ahead;
       if (batch?.embedded !== undefined) {
         ahead.shift();
@@ -144,12 +149,10 @@ export class Framer {
     }
   }
 
-  /** @returns whether the journal could be read. */
-  #embedAhead(embedder: PatientEmbedder, ahead: Batch[]): boolean {
+  #embedAhead(embedder: PatientEmbedder, ahead: Batch[]): void {
     while (ahead.length < BATCHES_AHEAD) {
-      const events = this.#next(embedder.maxBatch);
-      if (events === null) return false;
-      if (events.length === 0) return true;
+      const events = this.#intake.next(embedder.maxBatch);
+      if (events.length === 0) return;
       this.#embedding += events.length;
       const batch: Batch = { events, embedded: undefined };
       ahead.push(batch);
@@ -157,17 +160,6 @@ export class Framer {
         batch.embedded = embedded;
         this.wake();
       });
-    }
-    return true;
-  }
-
-  #next(limit: number): JournalEvent[] | null {
-    try {
-      return this.#intake.next(limit);
-    } catch (error) {
-      this.state = { state: "degraded", detail: messageOf(error) };
-      this.#o.log("error", `events wait for their frames: ${messageOf(error)}`);
-      return null;
     }
   }
 
@@ -188,19 +180,16 @@ export class Framer {
 
   /** Makes frames and commits them. Tries until the journal can write. */
   async #decide(items: readonly Item[]): Promise<void> {
-    const { commit, onCommitted, questions, clock } = this.#o;
+    const { commit, onCommitted, questions, labels, clock } = this.#o;
     let decided = items;
     const decidedUs = clock.nowUs();
     let drafts = items.map((item) => makeFrame(item, decidedUs, this.#frameOptions));
     this.#deciding = items.length;
     for (let waitMs = RETRY_MS_MIN; !this.#stopped && drafts.length > 0; ) {
+      let firstFrameId: number;
       try {
-        const firstFrameId = await commit(drafts);
-        this.#deciding = 0;
-        this.#note(drafts);
-        onCommitted(firstFrameId, drafts);
-        for (const item of decided) questions.framed(item);
-        return;
+        labels.keep(drafts);
+        firstFrameId = await commit(drafts);
       } catch (error) {
         if (isEventsGone(error)) {
           // A temporary journal dropped these events at its bound, so they get no frames.
@@ -210,13 +199,24 @@ export class Framer {
           drafts = drafts.filter((draft) => !gone.has(draft.decided.seq));
           continue;
         }
-        this.state = { state: "degraded", detail: messageOf(error) };
-        this.#o.log("warn", `frames wait: ${messageOf(error)}`);
-        await clock.sleep(waitMs);
+        await this.#pause(error, waitMs);
         waitMs = Math.min(2 * waitMs, RETRY_MS_MAX);
+        continue;
       }
+      this.#deciding = 0;
+      this.#note(drafts);
+      onCommitted(firstFrameId, drafts);
+      for (const item of decided) questions.framed(item);
+      return;
     }
     this.#deciding = 0;
+  }
+
+  /** Waits before the next attempt, because the journal has failed. */
+  #pause(error: unknown, waitMs: number): Promise<void> {
+    this.state = { state: "degraded", detail: messageOf(error) };
+    this.#o.log("warn", `frames wait: ${messageOf(error)}`);
+    return this.#o.clock.sleep(waitMs);
   }
 
   #note(drafts: readonly Draft[]): void {

@@ -1,20 +1,27 @@
-/** The labels behind the ids in frames: the journal keeps them, and a file beside the ring shows them before a frame uses them. */
+/** The labels behind the ids in frames: the journal keeps them before it has a frame that uses them, and a file beside the ring shows them. */
 import type { Ring } from "../../collider.ts";
 import { labelId, UNKNOWN_EVENT } from "../frame.ts";
-import type { Journal, Label } from "../journal/journal.ts";
+import type { DecidedFrame, Journal, Label } from "../journal/journal.ts";
 import type { RingLabels } from "../ring/contract.ts";
-import type { Embedded, Entry } from "./work.ts";
+import type { Embedded } from "./work.ts";
 
 /** @bound labels of a kind | ids without a label */
 const LABELS_PER_KIND_MAX = 10_000;
 
 type RingWithLabels = Pick<Ring, "setLabels">;
 
+/** A frame that is about to be decided, as far as its labels go. */
+interface LabelledDraft {
+  readonly decided: Pick<DecidedFrame, "eventType" | "intent">;
+}
+
 export class Labels {
   readonly #journal: Pick<Journal, "labels" | "addLabels">;
   readonly #intents = new Map<number, string>();
   readonly #types = new Map<number, string>();
   readonly #models = new Map<number, { name: string; dim: number }>();
+  /** Labels that are noted and that the journal does not have yet. */
+  #unkept: Label[] = [];
   #shownBeside: RingWithLabels | null = null;
 
   constructor(journal: Pick<Journal, "labels" | "addLabels">) {
@@ -25,24 +32,35 @@ export class Labels {
     }
   }
 
-  /** Notes the model of these vectors before its first frame. */
+  /** Notes the model of these vectors. The next {@link keep} keeps it. */
   noteModel({ embedder, dim }: Pick<Embedded, "embedder" | "dim">): void {
     if (this.#models.has(embedder.modelId)) return;
     this.#models.set(embedder.modelId, { name: embedder.name, dim });
-    this.#journal.addLabels([{ kind: "model", id: embedder.modelId, label: embedder.name, dim }]);
+    this.#unkept.push({ kind: "model", id: embedder.modelId, label: embedder.name, dim });
+  }
+
+  /**
+   * Keeps the labels of these frames, and whatever was not kept before, in the journal. Call it before their rows commit.
+   * @throws GatewayError disk_full, journal_failed; then the next call tries again
+   */
+  keep(drafts: readonly LabelledDraft[]): void {
+    for (const { decided } of drafts) {
+      const { eventType, intent } = decided;
+      if (eventType !== null && eventType !== UNKNOWN_EVENT) this.#note("type", this.#types, eventType);
+      if (intent !== null) this.#note("intent", this.#intents, intent);
+    }
+    if (this.#unkept.length === 0) return;
+    this.#journal.addLabels(this.#unkept);
+    this.#unkept = [];
     this.#shownBeside = null;
   }
 
-  /** Keeps the labels of these frames in the journal. Call it before they are published. */
-  keep(entries: readonly Entry[]): void {
-    const fresh: Label[] = [];
-    for (const { eventType, intent } of entries) {
-      if (eventType !== null && eventType !== UNKNOWN_EVENT) note(fresh, "type", this.#types, eventType);
-      if (intent !== null) note(fresh, "intent", this.#intents, intent);
-    }
-    if (fresh.length === 0) return;
-    this.#journal.addLabels(fresh);
-    this.#shownBeside = null;
+  /** Notes a label, unless it is known or the bound is reached. A frame is complete without its label, too. */
+  #note(kind: "type" | "intent", known: Map<number, string>, label: string): void {
+    const id = labelId(label);
+    if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;
+    known.set(id, label);
+    this.#unkept.push({ kind, id, label, dim: 0 });
   }
 
   /** Whether the file beside this ring was written with all labels that are kept. */
@@ -52,33 +70,16 @@ export class Labels {
 
   /** Writes all labels to the file beside the ring. */
   show(ring: RingWithLabels): void {
-    ring.setLabels(this.all([]));
+    ring.setLabels(this.all());
     this.#shownBeside = ring;
   }
 
-  /** Returns the labels shown so far, and those of `entries`, which may not have been shown yet. */
-  all(entries: readonly Entry[]): RingLabels {
-    const intents = new Map(this.#intents);
-    const types = new Map(this.#types);
-    // Many frames share few labels, so each id, which is a hash, is computed once.
-    for (const label of new Set(entries.map(({ intent }) => intent))) {
-      if (label !== null) note([], "intent", intents, label);
-    }
-    for (const label of new Set(entries.map(({ eventType }) => eventType))) {
-      if (label !== null && label !== UNKNOWN_EVENT) note([], "type", types, label);
-    }
+  /** The labels of all decided frames. */
+  all(): RingLabels {
     return {
-      intents: Object.fromEntries(intents),
-      types: Object.fromEntries(types),
+      intents: Object.fromEntries(this.#intents),
+      types: Object.fromEntries(this.#types),
       models: Object.fromEntries(this.#models),
     };
   }
-}
-
-/** Notes a label, unless it is known or the bound is reached. A frame is complete without its label, too. */
-function note(fresh: Label[], kind: "type" | "intent", known: Map<number, string>, label: string): void {
-  const id = labelId(label);
-  if (known.has(id) || known.size >= LABELS_PER_KIND_MAX) return;
-  known.set(id, label);
-  fresh.push({ kind, id, label, dim: 0 });
 }

@@ -56,6 +56,7 @@ export class Pipeline {
   #embedder: PatientEmbedder | null = null;
   #reembed: Reembed | null = null;
   #timers: Disposable[] = [];
+  #closed = false;
 
   constructor(options: PipelineOptions) {
     const { journal, clock, log, watch = null } = options;
@@ -116,7 +117,7 @@ export class Pipeline {
     const { clock, log } = this.#o;
     this.#feed.open();
     void this.#publisher.open();
-    void this.#frame().catch((error) => this.#fail(error, "journal_failed", "pipeline: frame"));
+    void this.#frame().catch((error) => this.#fail(error, "journal_failed", "frames: decide"));
     void this.#questions
       .restore()
       .catch((error) => log("error", `${messageOf(error)}; open questions of earlier runs are not asked`));
@@ -155,6 +156,7 @@ export class Pipeline {
     await this.#framer.restore();
     const embedder = await this.#openEmbedder();
     if (embedder === null) return;
+    if (this.#closed) return embedder[Symbol.asyncDispose]();
     this.#embedder = new PatientEmbedder(embedder, this.#o);
     if (this.#o.reembed && !this.draining) this.#beginReembed(embedder);
     await this.#framer.run(this.#embedder);
@@ -176,7 +178,10 @@ export class Pipeline {
       updates: this.#updates,
       store: () => this.#feed.store,
       busy: () => this.#framer.unframed > 0,
-      onVectors: () => this.#labels.noteModel({ embedder, dim: embedder.dim }),
+      onVectors: () => {
+        this.#labels.noteModel({ embedder, dim: embedder.dim });
+        this.#labels.keep([]);
+      },
     });
     void this.#reembed.run();
   }
@@ -225,7 +230,7 @@ export class Pipeline {
 
   /** The labels of all decided frames, those on their way to the ring included. */
   labels(): RingLabels {
-    return this.#labels.all(this.#recent.entries);
+    return this.#labels.all();
   }
 
   /** Resolves to what is known of event `seq` when no update is expected soon, at the latest after `timeoutMs`; null if nothing is. */
@@ -293,6 +298,7 @@ export class Pipeline {
    */
   async close(within: { readonly settleMs?: number; readonly storeMs?: number } = {}): Promise<void> {
     await this.settle(within.settleMs);
+    this.#closed = true;
     this.#framer.stop();
     this.#updates.stop();
     this.#publisher.stop();

@@ -21,7 +21,7 @@ export interface PublisherOptions {
   readonly openRing: (newest: (fromFrameId: number, limit: number) => Promise<RawFrames>) => Promise<Ring>;
   readonly frames: Pick<DecidedFrames, "entriesFrom" | "rawFrom">;
   readonly recent: Pick<RecentFrames, "next" | "forget">;
-  readonly labels: Pick<Labels, "keep" | "isShown" | "show">;
+  readonly labels: Pick<Labels, "isShown" | "show">;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -56,6 +56,7 @@ export class Publisher {
     for (let waitMs = OPEN_RETRY_MS_MIN; !this.#stopped; waitMs = Math.min(2 * waitMs, OPEN_RETRY_MS_MAX)) {
       try {
         const ring = await openRing((from, limit) => frames.rawFrom(from, limit));
+        if (this.#stopped) return ring.close("closed");
         this.#ring = ring;
         this.state = OK;
         this.#showLabels(ring);
@@ -65,6 +66,7 @@ export class Publisher {
         void this.publish();
         return;
       } catch (error) {
+        if (this.#stopped) return;
         this.state = { state: "down", detail: `${messageOf(error)}; frames wait in the journal` };
         log("error", `${messageOf(error)}; frames wait in the journal, trying again`);
         await clock.sleep(waitMs);
@@ -83,7 +85,6 @@ export class Publisher {
         const entries = await frames.entriesFrom(ring.head(), SLICE_FRAMES);
         if (ring !== this.#ring) continue;
         if (entries.length === 0) return this.#replace("the journal dropped the next frame at its bound");
-        labels.keep(entries);
         if (this.#labelsFailure === null && !labels.isShown(ring)) this.#showLabels(ring);
         ring.publishBatch(entries);
         if (this.state !== OK && this.#labelsFailure === null) this.state = OK;

@@ -20,10 +20,15 @@ const PAUSE_MS = 5;
 const BUSY_MS = 50;
 const RETRY_MS = 5000;
 const KEEP_EVERY_EVENTS = 256;
+/** @bound updates that DuckDB does not hold yet, for --reembed to write more | it waits */
+const UPDATES_AHEAD_MAX = 1024;
 const META_KEY = "reembed";
 
 export interface ReembedOptions {
-  readonly journal: Pick<Journal, "headSeq" | "nextFrameId" | "meta" | "setMeta" | "updateOf">;
+  readonly journal: Pick<
+    Journal,
+    "headSeq" | "nextFrameId" | "headAnswerId" | "meta" | "setMeta" | "updateOf"
+  >;
   readonly store: () => Pick<Store, "cursors" | "decided"> | null;
   readonly embedder: Embedder;
   readonly updates: Pick<Updates, "alone" | "write">;
@@ -40,10 +45,13 @@ export interface ReembedOptions {
 export class Reembed {
   readonly #o: ReembedOptions;
   readonly #toSeq: number;
-  /** The newest frame at the start. Later frames have the vectors of this embedder. */
-  readonly #toFrameId: number;
+  /** The newest update at the start. It may have brought a vector of yet another embedder. */
+  readonly #toAnswerId: number;
+  /** The newest frame when all events up to `#toSeq` had theirs; null before. */
+  #toFrameId: number | null = null;
   #doneSeq: number;
-  #keptSeq: number;
+  /** Up to where the journal says that this embedder is done; null: it speaks of another embedder. */
+  #keptSeq: number | null;
   #written = 0;
   /** Each probe has a text of its own, because an embedder may remember vectors. */
   #probes = 0;
@@ -54,10 +62,10 @@ export class Reembed {
   constructor(options: ReembedOptions) {
     this.#o = options;
     this.#toSeq = options.journal.headSeq();
-    this.#toFrameId = options.journal.nextFrameId() - 1;
+    this.#toAnswerId = options.journal.headAnswerId();
     const kept = JSON.parse(options.journal.meta(META_KEY) ?? "{}") as { model?: number; doneSeq?: number };
-    this.#doneSeq = kept.model === options.embedder.modelId ? (kept.doneSeq ?? 0) : 0;
-    this.#keptSeq = this.#doneSeq;
+    this.#keptSeq = kept.model === options.embedder.modelId ? (kept.doneSeq ?? 0) : null;
+    this.#doneSeq = this.#keptSeq ?? 0;
   }
 
   get gauges(): Readonly<Record<string, number>> {
@@ -96,17 +104,26 @@ export class Reembed {
     log("info", `reembed: done, ${this.#written} events have vectors of ${embedder.name} now`);
   }
 
-  /** Whether DuckDB is open and has what the journal had at the start, and no new event needs the embedder. */
+  /**
+   * Whether DuckDB is open and holds the events of the start with their frames and updates, and no new event needs the embedder.
+   * An event that it lacked would be passed over for good.
+   */
   #mayGoOn(): boolean {
     const cursors = this.#o.store()?.cursors;
     if (cursors === undefined || this.#o.busy()) return false;
-    return cursors.seq >= this.#toSeq && cursors.frameId >= this.#toFrameId;
+    const { journal } = this.#o;
+    this.#toFrameId ??= journal.nextFrameId() - 1;
+    if (journal.headAnswerId() - cursors.answerId > UPDATES_AHEAD_MAX) return false;
+    const { seq, frameId, answerId } = cursors;
+    return seq >= this.#toSeq && frameId >= this.#toFrameId && answerId >= this.#toAnswerId;
   }
 
   async #step(): Promise<void> {
     const { journal, updates, embedder, clock, spin } = this.#o;
     const store = this.#o.store();
     if (store === null) return;
+    // What another embedder noted is void before the first vector replaces one of its own.
+    if (this.#keptSeq === null) this.#keep();
     const query = {
       ...{ afterSeq: this.#doneSeq, toSeq: this.#toSeq },
       ...{ limit: BATCH_EVENTS, notModel: embedder.modelId },
@@ -135,10 +152,16 @@ export class Reembed {
     });
     this.detail = "";
     // After a kill, events since the last note are looked at again and found to be done.
-    if (this.#doneSeq < this.#toSeq && this.#doneSeq - this.#keptSeq < KEEP_EVERY_EVENTS)
+    if (this.#doneSeq < this.#toSeq && this.#doneSeq - (this.#keptSeq ?? 0) < KEEP_EVERY_EVENTS)
       return clock.sleep(PAUSE_MS);
-    this.#keptSeq = this.#doneSeq;
+    this.#keep();
+  }
+
+  /** @throws GatewayError disk_full, journal_failed */
+  #keep(): void {
+    const { journal, embedder } = this.#o;
     journal.setMeta(META_KEY, JSON.stringify({ model: embedder.modelId, doneSeq: this.#doneSeq }));
+    this.#keptSeq = this.#doneSeq;
   }
 
   /**

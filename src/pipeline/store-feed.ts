@@ -58,6 +58,7 @@ export class StoreFeed {
   #feeding = false;
   #checkpointAsked = false;
   #stopped = false;
+  #closed = false;
 
   constructor(options: StoreFeedOptions) {
     this.#o = options;
@@ -85,6 +86,10 @@ export class StoreFeed {
   async #open(): Promise<void> {
     try {
       const store = await this.#o.openStore();
+      if (this.#closed) {
+        await store.close(CLOSE_MS_MAX);
+        return;
+      }
       this.#offered = store.cursors.frameId;
       this.#listen(store);
       this.#store = store;
@@ -94,7 +99,7 @@ export class StoreFeed {
       void this.feed();
       this.#o.onOpen();
     } catch (error) {
-      this.#o.onFatal(error);
+      if (!this.#closed) this.#o.onFatal(error);
     }
   }
 
@@ -204,6 +209,7 @@ export class StoreFeed {
     this.stop();
     // DuckDB may still be opening. It would make files in a folder that is removed after this.
     await Promise.race([this.#opening, this.#o.clock.sleep(Math.min(OPENING_MS_MAX, withinMs))]);
+    this.#closed = true;
     if ((await this.#store?.close(withinMs)) === false)
       this.#o.log(
         "warn",

@@ -37,7 +37,7 @@ export interface UpdatesOptions {
 export class Updates {
   readonly #o: UpdatesOptions;
   #turn: Promise<unknown> = Promise.resolve();
-  readonly #waiters = new Map<number, Set<(enrichment: Enrichment | null) => void>>();
+  readonly #waiters = new Map<number, Set<() => void>>();
   written = 0;
   #stopped = false;
 
@@ -112,16 +112,6 @@ export class Updates {
     return enrichmentOf(frame.frameId, journal.updateOf(seq) ?? frame);
   }
 
-  /** Like {@link known}; null if the journal cannot be read, because nobody could catch the error. */
-  #readable(seq: number): Enrichment | null {
-    try {
-      return this.known(seq);
-    } catch (error) {
-      this.#o.log("error", messageOf(error));
-      return null;
-    }
-  }
-
   /** Like {@link known}, for an event that has left the journal: a repeated delivery may ask for it. */
   async stored(seq: number): Promise<Enrichment | null> {
     const { json } = (await this.#o.store()?.event(seq, 0)) ?? { json: null };
@@ -133,28 +123,33 @@ export class Updates {
     return event.enrichment === null ? null : { event_type: event.event_type, ...event.enrichment };
   }
 
-  /** Resolves at {@link tell}, at the latest after `timeoutMs`, to what is known by then; null if that is nothing. */
+  /**
+   * Resolves at {@link tell}, at the latest after `timeoutMs`, to what is known by then; null if that is nothing.
+   * @throws what reading the journal throws
+   */
   wait(seq: number, timeoutMs: number): Promise<Enrichment | null> {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       const waiters = this.#waiters.get(seq) ?? new Set();
       this.#waiters.set(seq, waiters);
-      const settle = (enrichment: Enrichment | null): void => {
+      const settle = (): void => {
         timer[Symbol.dispose]();
         waiters.delete(settle);
         if (waiters.size === 0) this.#waiters.delete(seq);
-        resolve(enrichment);
+        // A failure is the caller's to answer for. Whoever tells has work of its own to finish.
+        try {
+          resolve(this.known(seq));
+        } catch (error) {
+          reject(error);
+        }
       };
-      const timer = this.#o.clock.after(timeoutMs, () => settle(this.#readable(seq)));
+      const timer = this.#o.clock.after(timeoutMs, settle);
       waiters.add(settle);
     });
   }
 
-  /** Resolves those who wait for event `seq`: no update will come soon. */
+  /** Settles those who wait for event `seq`: no update will come soon. Never throws. */
   tell(seq: number): void {
-    const waiters = this.#waiters.get(seq);
-    if (waiters === undefined) return;
-    const known = this.#readable(seq);
-    for (const settle of [...waiters]) settle(known);
+    for (const settle of [...(this.#waiters.get(seq) ?? [])]) settle();
   }
 
   /** The events that somebody waits for. */

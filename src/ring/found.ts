@@ -137,6 +137,12 @@ export function statOf(path: string): BigIntStats | null {
   }
 }
 
+/** Whether the path leads to this very file. */
+export function isAt(path: string, { dev, ino }: Pick<BigIntStats, "dev" | "ino">): boolean {
+  const found = statOf(path);
+  return found !== null && found.dev === dev && found.ino === ino;
+}
+
 /** Whether a file is this user's. */
 export function isOurs({ uid }: BigIntStats): boolean {
   return uid === BigInt(process.geteuid?.() ?? uid);

@@ -15,7 +15,7 @@ import { messageOf } from "../errors.ts";
 import { O_CLOEXEC } from "../native/libc.ts";
 import type { RingLabels } from "./contract.ts";
 import { errorCode, ringFailed } from "./failures.ts";
-import { asidePath, isOurs, statOf } from "./found.ts";
+import { asidePath, isAt, isOurs, statOf } from "./found.ts";
 
 const LABELS_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -102,8 +102,7 @@ function ownContent(path: string): Uint8Array | null {
 
 /** Whether the path still leads to this file. */
 export function isInPlace(ringPath: string, { device, inode }: FileIdentity): boolean {
-  const found = statOf(`${ringPath}.json`);
-  return found !== null && found.dev === device && found.ino === inode;
+  return isAt(`${ringPath}.json`, { dev: device, ino: inode });
 }
 
 /** The texts of ids. The file is read if an id is unknown and the file has changed. */

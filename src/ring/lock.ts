@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { GatewayError, messageOf } from "../errors.ts";
 import { lockExclusive, O_CLOEXEC } from "../native/libc.ts";
-import { isOurs, statOf } from "./found.ts";
+import { isAt, isOurs, statOf } from "./found.ts";
 
 /** A lock file has a process id and a line break. Anything longer is another program's file. */
 const CONTENT_BYTES_MAX = 32;
@@ -96,11 +96,6 @@ function checkedContent(ownedPath: string, fd: number, stat: BigIntStats, elsewh
   const content = new TextDecoder().decode(bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0)));
   if (!/^(\d{1,10}\n?)?$/.test(content)) throw refused(ownedPath, elsewhere, "is another program's file");
   return content;
-}
-
-function isAt(path: string, { dev, ino }: BigIntStats): boolean {
-  const found = statOf(path);
-  return found !== null && found.dev === dev && found.ino === ino;
 }
 
 /** The process id is only for people to read. flock alone decides who holds the lock. */

@@ -48,7 +48,10 @@ export async function compareStore(o: CompareOptions): Promise<Store | null> {
     return null;
   }
   if (!asLeft)
-    o.log("info", "the last run did not end cleanly: comparing the journal with DuckDB before listening");
+    o.log(
+      "info",
+      "DuckDB's files are not as a clean stop left them: comparing the journal with DuckDB before listening",
+    );
   const store = await o.openStore();
   const stored = store.cursors;
   if (!isBehind(journal.heads(), highest(stored, elsewhere))) return store;

@@ -204,3 +204,16 @@ export function freeDiskBytes(path: string): { freeBytes: number; neededBytes: n
   const { bavail, blocks, bsize } = statfsSync(dirname(path));
   return { freeBytes: bavail * bsize, neededBytes: Math.min(256_000_000, (blocks * bsize) / 20) };
 }
+
+/** Names the file if SQLite cannot read or write the journal: that can happen wherever a start looks into it. Other errors stay. */
+export function nameJournalFailure(error: unknown, { dbPath }: Pick<Config, "dbPath">): unknown {
+  if (!(error instanceof Error) || error.name !== "SQLiteError") return error;
+  return new GatewayError({
+    code: "journal_failed",
+    operation: "start: journal",
+    object: dbPath === null ? "in the temporary folder" : `${dbPath}.journal`,
+    detail: `${error.message} (${(error as { code?: string }).code})`,
+    hint: "the file is damaged or its disk fails: put a copy of it and of its -wal back, and start again",
+    cause: error,
+  });
+}

@@ -68,6 +68,9 @@ export class Checkpoints {
   /** Rows of the table `cursors`. */
   #cursorRows = 0;
   #idleTimer: Disposable | null = null;
+  /** The idle time has passed, and no checkpoint was tried since. */
+  #idleDue = false;
+  #stopped = false;
 
   constructor(options: CheckpointsOptions) {
     this.#o = options;
@@ -81,7 +84,7 @@ export class Checkpoints {
 
   /** Whether a caller or the idle timer has asked for a checkpoint. */
   get requested(): boolean {
-    return this.#requests.length > 0;
+    return this.#idleDue || this.#requests.length > 0;
   }
 
   /** Whether the database holds commits that no checkpoint does. */
@@ -131,9 +134,10 @@ export class Checkpoints {
     this.#dirtySinceMs ??= this.#o.clock.monotonicMs();
     this.#dirtyBytes += bytes;
     this.#clearIdleTimer();
+    if (this.#stopped) return;
     this.#idleTimer = this.#o.clock.after(this.#apart ? CHECKPOINT_APART_MS : CHECKPOINT_IDLE_MS, () => {
       this.#idleTimer = null;
-      this.#requests.push({ resolve: () => {}, reject: () => {} });
+      this.#idleDue = true;
       this.#o.onIdle();
     });
   }
@@ -146,6 +150,7 @@ export class Checkpoints {
    */
   async run(database: Database, before: StoreCursors): Promise<GatewayError | null> {
     const requests = this.#requests.splice(0);
+    this.#idleDue = false;
     const noRoom = this.#whyNoRoom();
     if (noRoom !== null) {
       for (const { reject } of requests) reject(noRoom);
@@ -207,11 +212,13 @@ export class Checkpoints {
 
   /** Rejects everybody who has asked, because the database is being closed after a failure. */
   fail(error: GatewayError): void {
+    this.#idleDue = false;
     for (const { reject } of this.#requests.splice(0)) reject(error);
   }
 
-  /** Stops the idle timer. */
+  /** Stops the idle timer for good: it would keep the thread alive. */
   stop(): void {
+    this.#stopped = true;
     this.#clearIdleTimer();
   }
 

@@ -215,7 +215,7 @@ export class Conductor {
   // ---- Writing -----------------------------------------------------------------------------------
 
   #schedule(): void {
-    if (this.#pumping !== null || this.#database === null) return;
+    if (this.#stopping || this.#pumping !== null || this.#database === null) return;
     const pauseMs = this.#pause.remainingMs();
     if (pauseMs > 0) {
       this.#pumpLater(pauseMs);
@@ -236,7 +236,7 @@ export class Conductor {
     if (this.#pumping !== null || this.#database === null) return;
     this.#pumping = this.#pump(this.#database).finally(() => {
       this.#pumping = null;
-      if (!this.#stopping) this.#schedule();
+      this.#schedule();
     });
   }
 

@@ -8,8 +8,8 @@ import { type duckdb, rowsOf } from "./database.ts";
 import { inParts, isOutOfMemory } from "./memory.ts";
 import type { EventsPage, EventsQuery } from "./protocol.ts";
 
-/** Events that one query of a filtered search looks at: in the first query, and at most. */
-const WINDOW_SEQS_MIN = 65_536;
+/** Events that one query of a filtered search looks at: in the first query (a row group), and at most. */
+const WINDOW_SEQS_MIN = 8192;
 const WINDOW_SEQS_MAX = 524_288;
 /** Events of a page whose sizes one query reads: in the first query, and how much more in each further one. */
 const SIZES_FIRST = 32;

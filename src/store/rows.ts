@@ -80,17 +80,15 @@ export type OnDamage = (damage: DamagedRow) => void;
 function isWholeEvent(row: Row): boolean {
   const [seq, id, receivedUs, timestampUs, type, conversationId, message, source, body, fields, sum] = row;
   if (sum === null) return true;
-  return (
-    sum ===
-    eventChecksum(seq, receivedUs, timestampUs, id, type, message, conversationId, fields, source, body)
-  );
+  const texts = { id, type, message, conversationId, fields, source, body };
+  return sum === eventChecksum({ seq, receivedUs, timestampUs, ...texts });
 }
 
 /** The same for the row of a frame or an update. */
 function isWholeDecided(row: Row): boolean {
   const [id, seq, decidedUs, eventType, intent, provenance, physics, , vector, sum] = row;
   if (sum === null) return true;
-  return sum === decidedChecksum(id, seq, decidedUs, physics, vector, eventType, intent, provenance);
+  return sum === decidedChecksum({ id, seq, decidedUs, physics, vector, eventType, intent, provenance });
 }
 
 const CHECKSUM_DIFFERS = "its checksum differs";

@@ -95,12 +95,12 @@ export class Store implements AsyncDisposable {
 
   /** Tells the Worker the journal's newest committed seq. It reads the rows up to it. */
   head(seq: number): void {
-    this.#post({ call: "head", seq });
+    this.#tell({ call: "head", seq });
   }
 
   /** Tells the Worker the journal's newest committed update. It reads the rows up to it. */
   updates(answerId: number): void {
-    this.#post({ call: "updates", answerId });
+    this.#tell({ call: "updates", answerId });
   }
 
   /**
@@ -111,12 +111,12 @@ export class Store implements AsyncDisposable {
   offer(run: { firstFrameId: number; count: number; vectors: Float32Array | null }): void {
     const { vectors } = run;
     const transferable = vectors?.buffer instanceof ArrayBuffer ? [vectors.buffer] : [];
-    this.#post({ call: "offer", ...run }, transferable);
+    this.#tell({ call: "offer", ...run }, transferable);
   }
 
   /** Says, in place of an offer, that the journal has none of these frames, because it skipped their numbers. */
   skip(run: { firstFrameId: number; count: number }): void {
-    this.#post({ call: "offer", ...run, vectors: null, absent: true });
+    this.#tell({ call: "offer", ...run, vectors: null, absent: true });
   }
 
   /**
@@ -198,6 +198,11 @@ export class Store implements AsyncDisposable {
     const inTime = await ended;
     clearTimeout(late);
     return inTime;
+  }
+
+  /** Passes news on. Once it closes, the store takes none: the next start reads it from the journal. */
+  #tell(message: ToWorker, transfer: ArrayBuffer[] = []): void {
+    if (this.#closing === null) this.#post(message, transfer);
   }
 
   #post(message: ToWorker, transfer: ArrayBuffer[] = []): void {

@@ -77,6 +77,8 @@ describe("a dataset", () => {
       const before = logged(log).length;
       const enough = random.below(12);
       if (round % 4 === 1) {
+        // Without gateway and ring a reader cannot begin, so it must have begun before both are gone.
+        if (round % 8 === 5) await until("the reader has begun", () => logged(log).length > before);
         await gateway.kill();
         if (round % 8 === 5) rmSync(folder.ring);
         gateway = await Gateway.start(folder, { args: [...args, "--port", port] });

@@ -1,19 +1,12 @@
 /** Checks that the gateway lives on whatever becomes of its log, and that nothing from outside can forge a line of it. */
-import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { BINARY, Gateway, TempFolder, until } from "./gateway.ts";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { foldersOfTests } from "./folders.ts";
+import { BINARY, Gateway, until } from "./gateway.ts";
 
 // These tests start processes, which is slow on a busy machine.
 setDefaultTimeout(300_000);
 
-const folders: TempFolder[] = [];
-function folder(): TempFolder {
-  const made = new TempFolder();
-  folders.push(made);
-  return made;
-}
-afterEach(() => {
-  for (const made of folders.splice(0)) made[Symbol.dispose]();
-});
+const folder = foldersOfTests();
 
 /** Runs argv with a standard error that has gone, is full or is never read. The pipe without a reader holds one page. */
 const WRAPPER = `

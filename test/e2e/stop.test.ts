@@ -1,9 +1,10 @@
 /** A stop ends in time and loses nothing, whatever is stuck. Containers are killed 10 s after they were asked to stop. */
-import { afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { BINARY, Gateway, mutatedBuild, type StartOptions, TempFolder, until } from "./gateway.ts";
+import { foldersOfTests } from "./folders.ts";
+import { BINARY, Gateway, mutatedBuild, type StartOptions, type TempFolder, until } from "./gateway.ts";
 
 setDefaultTimeout(300_000);
 
@@ -11,15 +12,7 @@ const STOP_MS_MAX = 9000;
 /** A machine whose cores are all busy. */
 const LOAD_MS = 3000;
 
-const folders: TempFolder[] = [];
-function folder(): TempFolder {
-  const made = new TempFolder();
-  folders.push(made);
-  return made;
-}
-afterEach(() => {
-  for (const made of folders.splice(0)) made[Symbol.dispose]();
-});
+const folder = foldersOfTests();
 
 /** @returns the exit code. Fails if the stop takes too long. */
 async function stopped(gateway: Gateway): Promise<number> {

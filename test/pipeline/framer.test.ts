@@ -29,6 +29,8 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
   /** Seqs of the batches that were given to the embedder, and what finishes each. */
   const batches: { seqs: number[]; finish: (embedded: Embedded | null) => void }[] = [];
   const failures: unknown[] = [];
+  const labelFailures: unknown[] = [];
+  const readFailures: unknown[] = [];
   const stored = events(1, o.inJournal ?? 0);
   let head = stored.length;
   const understanding = {
@@ -47,7 +49,11 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
       journalId: 1,
       headSeq: () => head,
       nextFrameId: () => 1 + motions.count,
-      unframedAfter: (seq, limit) => stored.filter((one) => one.seq > seq).slice(0, limit),
+      unframedAfter: (seq, limit) => {
+        const failure = readFailures.shift();
+        if (failure !== undefined) throw failure;
+        return stored.filter((one) => one.seq > seq).slice(0, limit);
+      },
       recentConversations: (limit, after = 0) =>
         Array.from({ length: Math.max(0, Math.min(limit, motions.count - after)) }, (_, index) => {
           return { frameId: after + index + 1, conversationId: "c", timestampUs: 0, decidedUs: 0 };
@@ -65,7 +71,13 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
       framed: ({ event: { seq } }) => told.push(`framed ${seq}`),
       gone: (seq) => told.push(`gone ${seq}`),
     },
-    labels: { noteModel: ({ embedder }) => told.push(`model ${embedder.name}`) },
+    labels: {
+      noteModel: ({ embedder }) => told.push(`model ${embedder.name}`),
+      keep: () => {
+        const failure = labelFailures.shift();
+        if (failure !== undefined) throw failure;
+      },
+    },
     commit: async (drafts) => {
       const failure = failures.shift();
       if (failure !== undefined) throw failure;
@@ -99,6 +111,8 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     told,
     batches,
     failures,
+    labelFailures,
+    readFailures,
     embedder,
     holds,
     take,
@@ -219,6 +233,43 @@ test(
     expect(told).toEqual(["committed 2", "framed 1", "framed 2"]);
     expect(framer.state).toEqual({ state: "ok", detail: "" });
     expect(framer.counters).toEqual({ frames_total: 2, frames_without_vector_total: 2 });
+    framer.stop();
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a label that the journal cannot write holds the frames until it can, and framing goes on",
+  async () => {
+    const { framer, clock, committed, labelFailures, embedder, take } = setup();
+    labelFailures.push(new Error("disk full"), new Error("disk full"));
+    void framer.run(embedder);
+    take(1, 2);
+    await clock.settle();
+    expect([committed, framer.state.detail, framer.unframed]).toEqual([[], "disk full", 2]);
+    await clock.advance(150);
+    expect([committed, framer.state.state]).toEqual([[[1, 2]], "ok"]);
+    take(3, 3);
+    await clock.settle();
+    expect(committed).toEqual([[1, 2], [3]]);
+    framer.stop();
+  },
+  LIMIT_MS,
+);
+
+test(
+  "events that the journal cannot read are read again later, and each is framed once",
+  async () => {
+    const { framer, clock, committed, readFailures, embedder, take } = setup({ inJournal: 3, maxBatch: 2 });
+    readFailures.push(new Error("cannot be read"), new Error("cannot be read"));
+    void framer.run(embedder);
+    await clock.settle();
+    expect([committed, framer.state.detail, framer.unframed]).toEqual([[], "cannot be read", 3]);
+    await clock.advance(4000);
+    take(4, 4);
+    await clock.settle();
+    expect(committed.flat()).toEqual([1, 2, 3, 4]);
+    expect(framer.state.state).toBe("ok");
     framer.stop();
   },
   LIMIT_MS,

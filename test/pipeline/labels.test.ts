@@ -1,15 +1,17 @@
-/** Labels by themselves: kept in the journal, and beside the ring before a frame uses them. */
+/** Labels by themselves: kept in the journal before a frame uses them, and beside the ring. */
 import { expect, test } from "bun:test";
 import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
 import type { Label } from "../../src/journal/journal.ts";
 import { Labels } from "../../src/pipeline/labels.ts";
-import type { Embedded, Entry } from "../../src/pipeline/work.ts";
+import type { Embedded } from "../../src/pipeline/work.ts";
 import type { RingLabels } from "../../src/ring/contract.ts";
 
 const LIMIT_MS = 60_000;
 
-function entry(eventType: string | null, intent: string | null): Entry {
-  return { frameId: 1, physics: new Uint8Array(112), vector: null, eventType, intent };
+type Drafts = Parameters<Labels["keep"]>[0];
+
+function draft(eventType: string | null, intent: string | null): Drafts[number] {
+  return { decided: { eventType, intent } };
 }
 
 function setup(kept: Label[] = []) {
@@ -35,9 +37,9 @@ function setup(kept: Label[] = []) {
     failure = error;
   };
   const labels = new Labels(journal);
-  /** What the publisher does before it publishes `entries`. */
-  const show = (entries: readonly Entry[], beside: ReturnType<typeof ring>): void => {
-    labels.keep(entries);
+  /** What happens before these frames are published. */
+  const show = (drafts: Drafts, beside: ReturnType<typeof ring>): void => {
+    labels.keep(drafts);
     if (!labels.isShown(beside)) labels.show(beside);
   };
   return { labels, show, kept, steps, shown, ring, fail };
@@ -52,10 +54,10 @@ test(
   () => {
     const { show, steps, shown, ring } = setup();
     const one = ring();
-    show([entry("Order", "Cancel"), entry("Order", "Cancel")], one);
-    show([entry("Order", "Cancel")], one);
+    show([draft("Order", "Cancel"), draft("Order", "Cancel")], one);
+    show([draft("Order", "Cancel")], one);
     expect(steps).toEqual(["keep Order Cancel", "show"]);
-    show([entry("Invoice", null)], one);
+    show([draft("Invoice", null)], one);
     expect(steps.slice(2)).toEqual(["keep Invoice", "show"]);
     expect(shown[1]?.types).toEqual({ [labelId("Order")]: "Order", [labelId("Invoice")]: "Invoice" });
   },
@@ -103,20 +105,28 @@ test(
   "an unknown type and a missing intent are no labels",
   () => {
     const { labels, show, steps, ring } = setup();
-    show([entry(UNKNOWN_EVENT, null), entry(null, null)], ring());
+    show([draft(UNKNOWN_EVENT, null), draft(null, null)], ring());
     expect(steps).toEqual(["show"]);
-    expect(labels.all([entry(UNKNOWN_EVENT, null)])).toEqual({ intents: {}, types: {}, models: {} });
+    expect(labels.all()).toEqual({ intents: {}, types: {}, models: {} });
   },
   LIMIT_MS,
 );
 
 test(
-  "if the journal cannot keep a label, nothing is shown and the publisher sees the failure",
+  "what the journal could not keep is kept by the next call, with everything that was noted since",
   () => {
-    const { show, steps, ring, fail } = setup();
+    const { labels, show, steps, kept, ring, fail } = setup();
+    const one = ring();
     fail(new Error("disk full"));
-    expect(() => show([entry("Order", null)], ring())).toThrow("disk full");
+    labels.noteModel(embedded(7, "bge-m3"));
+    expect(() => show([draft("Order", null)], one)).toThrow("disk full");
+    expect(() => show([draft("Order", null)], one)).toThrow("disk full");
     expect(steps).toEqual([]);
+    fail(null);
+    show([draft("Order", "Cancel")], one);
+    show([draft("Order", "Cancel")], one);
+    expect(steps).toEqual(["keep bge-m3 Order Cancel", "show"]);
+    expect(kept.map(({ kind }) => kind)).toEqual(["model", "type", "intent"]);
   },
   LIMIT_MS,
 );
@@ -125,9 +135,9 @@ test(
   "beyond 10,000 labels of a kind an id has no label, and other kinds still have room",
   () => {
     const { labels, show, kept, ring } = setup();
-    const many = Array.from({ length: 10_001 }, (_, index) => entry(null, `intent ${index}`));
-    show([...many, entry("Order", null)], ring());
-    const { intents, types } = labels.all([]);
+    const many = Array.from({ length: 10_001 }, (_, index) => draft(null, `intent ${index}`));
+    show([...many, draft("Order", null)], ring());
+    const { intents, types } = labels.all();
     expect(intents[labelId("intent 9999")]).toBe("intent 9999");
     expect(intents[labelId("intent 10000")]).toBeUndefined();
     expect(types).toEqual({ [labelId("Order")]: "Order" });

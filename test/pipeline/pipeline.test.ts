@@ -3,60 +3,19 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Ring } from "../../collider.ts";
 import { Brain, MESSAGE_QUESTION } from "../../src/brain/brain.ts";
 import { systemClock } from "../../src/clock.ts";
 import { chooseEmbedder, openHashing } from "../../src/embed/embed.ts";
-import { labelId, UNKNOWN_EVENT } from "../../src/frame.ts";
-import { Journal, type Label } from "../../src/journal/journal.ts";
+import type { Embedder } from "../../src/embed/embedder.ts";
+import { Journal } from "../../src/journal/journal.ts";
 import { openLlm } from "../../src/llm/llm.ts";
 import { Kinetics } from "../../src/physics.ts";
-import { Labels } from "../../src/pipeline/labels.ts";
 import { Pipeline } from "../../src/pipeline/pipeline.ts";
 import type { Watch } from "../../src/pipeline/snapshot.ts";
-import type { Entry } from "../../src/pipeline/work.ts";
-import type { RingLabels } from "../../src/ring/contract.ts";
 import { LlmStub } from "../e2e/llm-stub.ts";
-
-const entry = (eventType: string | null, intent: string | null): Entry => ({
-  frameId: 1,
-  physics: new Uint8Array(112),
-  vector: null,
-  eventType,
-  intent,
-});
-
-describe("labels", () => {
-  function around(): { labels: Labels; kept: Label[]; shown: RingLabels[]; ring: Ring } {
-    const kept: Label[] = [{ kind: "model", id: 9, label: "hashing", dim: 1024 }];
-    const shown: RingLabels[] = [];
-    const journal = { labels: () => kept, addLabels: (fresh: readonly Label[]) => kept.push(...fresh) };
-    const ring = { setLabels: (labels: RingLabels) => shown.push(labels) } as unknown as Ring;
-    return { labels: new Labels(journal as unknown as Journal), kept, shown, ring };
-  }
-
-  test("of frames that are not published yet are listed, and go into the file before their frames", () => {
-    const { labels, kept, shown, ring } = around();
-    const frames = [
-      entry("Order", "Cancel"),
-      entry("Order", null),
-      entry(UNKNOWN_EVENT, null),
-      entry(null, null),
-    ];
-    const told = labels.all(frames);
-    expect(told).toEqual({
-      intents: { [labelId("Cancel")]: "Cancel" },
-      types: { [labelId("Order")]: "Order" },
-      models: { 9: { name: "hashing", dim: 1024 } },
-    });
-    expect(labels.all([])).toEqual({ ...told, intents: {}, types: {} });
-    labels.keep(frames);
-    labels.show(ring);
-    expect(shown).toEqual([told]);
-    expect(kept.map(({ label }) => label)).toEqual(["hashing", "Order", "Cancel"]);
-    expect(labels.all([])).toEqual(told);
-  });
-});
+import { FakeClock } from "../fake-clock.ts";
+import { Dice } from "./simulation/dice.ts";
+import { hashing, LlmDouble } from "./simulation/models.ts";
 
 describe("watch", () => {
   const root = mkdtempSync(join(tmpdir(), "pipeline-test-"));
@@ -145,3 +104,50 @@ describe("watch", () => {
     ]);
   });
 });
+
+test("an embedder that opens after the end is closed, and frames nothing", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "pipeline-test-"));
+  const clock = new FakeClock();
+  using journal = Journal.open({
+    ...{ path: join(folder, "a.journal"), ephemeral: null, nowUs: () => clock.nowUs(), randomU32: () => 7 },
+    bootId: "boot",
+  });
+  let closes = 0;
+  const opened = Promise.withResolvers<Embedder>();
+  const pipeline = new Pipeline({
+    ...{ version: "0", journal, kinetics: new Kinetics({}), spin: () => [0, 0, 0, 1], checksums: false },
+    schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+    ...{ textOf: (message) => message ?? "", hashing },
+    openStore: () => new Promise(() => {}),
+    openRing: () => new Promise(() => {}),
+    openEmbedder: () => opened.promise,
+    brain: new Brain({
+      llm: new LlmDouble({ clock, dice: new Dice(1) }, () => "off"),
+      ...{ deadlineMs: 5000, fingerprint: null, excerpt: () => "" },
+      shapes: { all: () => [], write: () => {} },
+      replies: { recall: () => null, remember: () => {}, keepOnly: () => {} },
+    }),
+    ...{ frameWaitMs: 0, reembed: true, otherMetrics: () => ({ counters: {}, gauges: {} }) },
+    ...{
+      maxBacklogEvents: 10,
+      freeDiskBytes: () => ({ freeBytes: 2, neededBytes: 1 }),
+      clock,
+      log: () => {},
+    },
+    fatal: (error) => opened.reject(error),
+  });
+  pipeline.start();
+  let ended = false;
+  const closing = pipeline.close().then(() => {
+    ended = true;
+  });
+  await clock.until(() => ended, 60_000);
+  await closing;
+  const close = async (): Promise<void> => {
+    closes++;
+  };
+  opened.resolve({ ...hashing, [Symbol.asyncDispose]: close });
+  await clock.settle();
+  expect([closes, clock.pending]).toEqual([1, 0]);
+  rmSync(folder, { recursive: true });
+}, 60_000);

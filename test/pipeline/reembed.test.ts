@@ -13,7 +13,7 @@ import { embedderOff, hashing, vectorFor } from "./simulation/models.ts";
 const EMBEDDER: Embedder = { ...hashing, kind: "remote", name: "new", modelId: 99, recomputed: false };
 
 /** Events 1 to `count` with hashing vectors are in the store, which `decided` reads. */
-async function around(count: number, o: { embedder?: Embedder; meta?: string } = {}) {
+async function around(count: number, o: { embedder?: Embedder; meta?: string; headAnswerId?: number } = {}) {
   const clock = new FakeClock();
   const texts = new Map<number, string>();
   const rows = new Map<number, DecidedRow>();
@@ -28,12 +28,16 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string } =
       storeIsOpen: true,
       storedSeq: count,
       storedFrameId: count,
+      storedAnswerId: 0,
+      headAnswerId: 0,
+      framedTo: count,
       busy: false,
       failures: 0,
       refused: new Set<string>(),
     },
     ...{ meta: o.meta ?? null, calls: [] as number[], noted: 0 },
   };
+  state.headAnswerId = o.headAnswerId ?? 0;
   const newer = new Map<number, DecidedFrame>();
   const written: number[] = [];
   const embedder: Embedder = {
@@ -50,7 +54,8 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string } =
   const reembed = new Reembed({
     journal: {
       headSeq: () => count,
-      nextFrameId: () => count + 1,
+      nextFrameId: () => state.framedTo + 1,
+      headAnswerId: () => state.headAnswerId,
       meta: () => state.meta,
       setMeta: (_key, value) => {
         state.meta = value;
@@ -60,7 +65,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string } =
     store: () =>
       state.storeIsOpen
         ? {
-            cursors: { seq: state.storedSeq, frameId: state.storedFrameId, answerId: 0 },
+            cursors: { seq: state.storedSeq, frameId: state.storedFrameId, answerId: state.storedAnswerId },
             decided: async (query) => {
               if ("seqs" in query) throw new Error("not asked here");
               const found = [...rows.values()].filter(
@@ -140,6 +145,44 @@ test("a later start goes on where the last one stopped, but from the first event
   void other.reembed.run();
   await other.clock.advance(100);
   expect(other.written).toEqual([1, 2, 3, 4, 5]);
+});
+
+test("an embedder that has replaced vectors of another one voids that one's note, however early it is killed", async () => {
+  const { clock, state, written, reembed } = await around(20, {
+    meta: JSON.stringify({ model: 98, doneSeq: 20 }),
+  });
+  void reembed.run();
+  await clock.settle();
+  expect(written).toEqual(upTo(8));
+  expect(JSON.parse(state.meta ?? "")).toEqual({ model: 99, doneSeq: 0 });
+  reembed.stop();
+  await clock.advance(1000);
+});
+
+test("it waits for DuckDB to hold the updates of the start, and the frames of events that had none then", async () => {
+  const { clock, state, written, reembed } = await around(3, { headAnswerId: 2 });
+  Object.assign(state, { storedAnswerId: 1, framedTo: 2, storedFrameId: 2, busy: true });
+  void reembed.run();
+  await clock.advance(1000);
+  Object.assign(state, { framedTo: 3, busy: false });
+  await clock.advance(1000);
+  state.storedFrameId = 3;
+  await clock.advance(1000);
+  expect(written).toEqual([]);
+  state.storedAnswerId = 2;
+  await clock.advance(100);
+  expect(written).toEqual([1, 2, 3]);
+});
+
+test("it waits while DuckDB is more than 1,024 updates behind", async () => {
+  const { clock, state, written, reembed } = await around(3);
+  state.headAnswerId = 1025;
+  void reembed.run();
+  await clock.advance(1000);
+  expect(written).toEqual([]);
+  state.storedAnswerId = 1;
+  await clock.advance(100);
+  expect(written).toEqual([1, 2, 3]);
 });
 
 test("an event whose update DuckDB does not hold yet is not embedded again", async () => {

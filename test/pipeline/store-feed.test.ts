@@ -230,4 +230,6 @@ test("close waits up to 2 s for the store to open, and closes it; nothing is off
   const given = outcomeOf(slow.feed.close());
   await slow.clock.advance(2000);
   expect([given.settled, slow.store.disposed]).toEqual([true, false]);
+  await slow.clock.advance(60_000);
+  expect([slow.store.disposed, slow.feed.store, slow.heard]).toEqual([true, null, []]);
 });

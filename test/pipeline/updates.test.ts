@@ -17,13 +17,22 @@ async function around() {
   const clock = new FakeClock();
   const journal = await openJournal(clock, 3);
   await journal.decide((await draftsOf(clock, 1, 2)).map(({ decided }) => decided));
-  const state = { failures: 0, stored: [] as DecidedRow[], json: null as string | null, storeIsOpen: true };
+  const state = {
+    failures: 0,
+    stored: [] as DecidedRow[],
+    json: null as string | null,
+    storeIsOpen: true,
+    readsFail: false,
+  };
   const told: number[] = [];
   const written: DecidedFrame[] = [];
   const facade: Pick<Journal, "eventsAt" | "updateOf" | "frameOf" | "update" | "headAnswerId"> = {
     eventsAt: (seqs) => journal.eventsAt(seqs),
     updateOf: (seq) => journal.updateOf(seq),
-    frameOf: (seq) => journal.frameOf(seq),
+    frameOf: (seq) => {
+      if (state.readsFail) throw new Error("the journal cannot be read");
+      return journal.frameOf(seq);
+    },
     headAnswerId: () => journal.headAnswerId(),
     update: async (rows) => {
       if (state.failures-- > 0)
@@ -148,6 +157,21 @@ test("whoever waits for an event resolves at tell, or after the time, to what is
   await clock.settle();
   expect([told.value?.frame_id, late.value?.frame_id, updates.waitedFor()]).toEqual([1, 1, []]);
   expect([updates.known(2)?.frame_id, updates.known(3), clock.pending]).toEqual([2, null, 0]);
+});
+
+test("if the journal cannot be read, whoever waits hears of it, and whoever tells goes on", async () => {
+  const { clock, journal, state, updates } = await around();
+  using _journal = journal;
+  const told = outcomeOf(updates.wait(1, 5000));
+  const late = outcomeOf(updates.wait(2, 100));
+  state.readsFail = true;
+  updates.tell(1);
+  await clock.advance(100);
+  expect([told.error, late.error]).toMatchObject([
+    { message: "the journal cannot be read" },
+    { message: "the journal cannot be read" },
+  ]);
+  expect([updates.waitedFor(), clock.pending]).toEqual([[], 0]);
 });
 
 test("the pauses between the tries of a write double up to 5 s", async () => {

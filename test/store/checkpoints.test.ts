@@ -130,6 +130,14 @@ describe("a checkpoint is due", () => {
   });
 });
 
+test("after stop, the idle time does not begin again", async () => {
+  const one = new Case();
+  one.checkpoints.committed(1);
+  one.checkpoints.stop();
+  one.checkpoints.committed(1);
+  expect(one.clock.pending).toBe(0);
+});
+
 describe("running a checkpoint", () => {
   test("reports the cursors it was given when it has completed, and resolves everybody who asked", async () => {
     const one = new Case();
@@ -216,6 +224,17 @@ describe("without room for it, a checkpoint", () => {
     await one.clock.advance(IDLE_MS);
     expect([one.idle, one.checkpoints.due]).toEqual([1, true]);
   });
+});
+
+test("without room, a checkpoint that is due after the idle time is told as a failure", async () => {
+  const one = new Case();
+  one.freeBytes = 0;
+  one.checkpoints.committed(1);
+  await one.clock.advance(IDLE_MS);
+  expect(one.checkpoints.requested).toBe(true);
+  await one.run();
+  expect(one.posted).toMatchObject([{ event: "failure", error: { code: "disk_full" } }]);
+  expect(one.checkpoints.requested).toBe(false);
 });
 
 test("without room, a checkpoint does not become due again at once because the oldest commit is old", async () => {

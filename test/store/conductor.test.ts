@@ -267,6 +267,23 @@ describe("closing", () => {
     expect(one.posted.map(({ event }) => event)).toEqual(["failure"]);
   });
 
+  test("leaves no timer behind if a commit ends during it, or if news comes afterwards", async () => {
+    const one = new Case();
+    const store = await one.open();
+    const head = one.journal.addEvents(numbered(5));
+    store.head(head);
+    one.clock.hold();
+    const closing = store.close(CLOSE);
+    await one.clock.advance(CLOSE.withinMs);
+    store.head(head + 1);
+    one.clock.release();
+    await closing;
+    expect(one.posted.map(({ event }) => event)).toEqual(["cursors"]);
+    store.head(head + 2);
+    store.updates(1);
+    expect(one.clock.pending).toBe(0);
+  });
+
   test("does not wait for a database that cannot be opened again", async () => {
     const one = new Case();
     const store = await one.open();

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decodeFrame, FRAME_BYTES } from "../../src/frame.ts";
-import { type Database, openDatabase } from "../../src/store/database.ts";
+import { allowMerges, checkpointDatabase, type Database, openDatabase } from "../../src/store/database.ts";
 import type { StoreCursors } from "../../src/store/protocol.ts";
 import { Queries } from "../../src/store/queries.ts";
 import { Reads } from "../../src/store/reads.ts";
@@ -127,6 +127,37 @@ test("events end at the cursors of the instant when the query's turn comes", asy
   cursors = { ...EVERYTHING, seq: 2 };
   const { events } = JSON.parse((await asked).json);
   expect(events.map(({ seq }: { seq: number }) => seq)).toEqual([2, 1]);
+});
+
+test("a page of the newest events is whole while a commit begins a row group", async () => {
+  const COMMITS = 20;
+  const EVENTS = 100;
+  await database.writes.run(
+    `INSERT INTO events(seq, id, payload) SELECT i, 'e' || i, '{}' FROM range(1, ${EVENTS + 1}) t(i)`,
+  );
+  cursors = { ...EVERYTHING, seq: EVENTS };
+  const queries = queriesOf();
+  const counts = new Map<number, number>();
+  // As the gateway does while there are large bodies.
+  await allowMerges(database.writes, false);
+  let committing = true;
+  const reading = (async () => {
+    for (let reads = 0; committing; reads++) {
+      const { count } = await queries.events(reads % 2 === 0 ? { limit: 10 } : { limit: 10, q: "{}" });
+      counts.set(count, (counts.get(count) ?? 0) + 1);
+    }
+  })();
+  for (let commit = 1; commit <= COMMITS; commit++) {
+    // Rows that come after a checkpoint begin a row group. Large bodies make DuckDB take its time to fill it.
+    while (!(await checkpointDatabase(database.writes)));
+    await database.writes.run(
+      `INSERT INTO events(seq, id, payload)
+       SELECT ${commit * 1000} + i, 'new', repeat('x', 50000) FROM range(${EVENTS}) t(i)`,
+    );
+  }
+  committing = false;
+  await reading;
+  expect([...counts.keys()]).toEqual([10]);
 });
 
 test("statistics count rows and the bytes of file and log", async () => {

@@ -644,9 +644,7 @@ describe("reads beside checkpoints", () => {
     const reading = (async () => {
       while (!done) {
         const { events } = await page(store, { limit: 20, q: "message 1999" });
-        // The page was empty once, on a busy machine, and never again. If it happens, the report shows what the store held.
-        const without = events.length > 0 ? null : (await page(store, { limit: 3 })).events;
-        expect({ without, failures }).toEqual({ without: null, failures: [] });
+        expect(events.length).toBeGreaterThan(0);
         await store.stats();
       }
     })();

@@ -54,8 +54,6 @@ export class Ledger {
   readonly #newest = new Map<number, Content>();
   /** By conversation, the newest seq that has its frame. */
   readonly #framedTo = new Map<string, number>();
-  /** Events that got another vector after their frame. */
-  readonly reembedded = new Set<number>();
   /** Events on which the language model has said something after their frame. */
   readonly #answered = new Set<number>();
   /** Events whose vector is known and whose frame may wait for the language model only, since the last start. */
@@ -241,7 +239,6 @@ export class Ledger {
     // A vector may come again once another embedder was in use; what the model said comes once.
     if (saidIsNew && this.#answered.has(after.seq)) throw new Violation(`${what} comes a second time`);
     if (saidIsNew) this.#answered.add(after.seq);
-    else this.reembedded.add(after.seq);
     if (vectorIsNew && (after.intent !== before.intent || after.eventType !== before.eventType))
       throw new Violation(`${what} brings a vector and changes what was said`);
     if (!vectorIsNew && !same(before.vector ?? new Float32Array(0), after.vector ?? new Float32Array(0)))

@@ -41,8 +41,6 @@ export interface Weather {
 /** Everything that outlives a process. */
 export interface World {
   readonly Pipeline: typeof Pipeline;
-  /** Also provokes and checks the known faults of the product. */
-  readonly strict: boolean;
   readonly trace: (line: string) => void;
   readonly folder: string;
   readonly dice: Dice;
@@ -271,8 +269,7 @@ export class Life {
       real.setMeta(key, value);
     };
     own.addLabels = (labels: Parameters<Journal["addLabels"]>[0]) => {
-      // Known fault: a label whose first write fails is never written, and if it is a model's, framing ends.
-      if (this.#world.strict && !this.#dead && fails()) throw full("addLabels");
+      if (!this.#dead && fails()) throw full("addLabels");
       real.addLabels(labels);
     };
     return new Proxy(real, {
@@ -475,8 +472,8 @@ export class Life {
         for (const [ring, head] of this.#rings) {
           if (ring.head() === head) continue;
           this.#checkRing(ring);
-          // Known fault: frames that were decided while there was no ring are refilled without their labels.
-          if (this.#world.strict && this.pipeline.snapshot().gauges.ring_head_frame_id === ring.head())
+          // A ring that is still being refilled gets its labels once it is open.
+          if (this.pipeline.snapshot().gauges.ring_head_frame_id === ring.head())
             for (let frameId = ring.tail(); frameId < ring.head(); frameId++) this.#checkLabels(frameId);
           this.#rings.set(ring, ring.head());
         }

@@ -24,8 +24,6 @@ const FINAL_MS_MAX = 180_000;
 
 export interface SimulationOptions {
   readonly Pipeline: typeof Pipeline;
-  /** Also provokes and checks the known faults of the product. */
-  readonly strict?: boolean;
   /** Takes each step, and each line of the log. */
   readonly trace?: (line: string) => void;
 }
@@ -61,7 +59,6 @@ class Simulation {
     this.#dice = dice;
     this.#world = {
       Pipeline: options.Pipeline,
-      strict: options.strict ?? false,
       trace: options.trace ?? (() => {}),
       folder,
       dice,
@@ -342,15 +339,13 @@ class Simulation {
   /** With --reembed, older events have vectors of the embedder in use, as far as it takes their texts. */
   #checkReembedded(): void {
     const { framesAtStart, options } = this.#life;
-    const { ledger, storeFile, strict } = this.#world;
+    const { storeFile } = this.#world;
     if (!options.reembed || options.embedder === "off") return;
     const name = options.embedder === "hashing" ? HASHING : options.embedder;
     for (const { seq } of storeFile.frames.slice(0, framesAtStart)) {
       const { message, body } = storeFile.events[seq - 1] as KnownEvent;
       const text = message ?? new TextDecoder().decode(body);
       if (text.includes(BLANK) || text.includes(POISON)) continue;
-      // Known fault: --reembed may pass over events that another embedder has embedded again before.
-      if (!strict && ledger.reembedded.has(seq)) continue;
       const { embedder } = JSON.parse(storeFile.newest(seq)?.provenance ?? "{}");
       if (embedder !== name)
         throw new Violation(`event ${seq} has the vector of ${embedder}, not of ${name}`);
