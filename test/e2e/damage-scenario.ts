@@ -23,6 +23,7 @@ export const DAMAGES = [
   "an older journal is put back with its WAL",
   "DuckDB's WAL is removed",
   "the file with the last acknowledgement is removed, and the journal's WAL",
+  "a page of the journal is zeroed",
   "a page of DuckDB is zeroed",
 ] as const;
 type Damage = (typeof DAMAGES)[number];
@@ -95,6 +96,8 @@ function damage(db: string, kind: Damage, random: Random): boolean {
     case "DuckDB's WAL is removed":
       rmSync(`${db}.wal`, { force: true });
       return true;
+    case "a page of the journal is zeroed":
+      return zeroPage(`${db}.journal`);
     case "a page of DuckDB is zeroed":
       return zeroPage(db);
   }
