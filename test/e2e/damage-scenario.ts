@@ -110,6 +110,32 @@ function copyJournal(db: string): void {
   }
 }
 
+/** The bodies of the events in a journal that is down, by seq. Reads around damaged pages. */
+function readableEvents(path: string): Map<number, string> {
+  const bodies = new Map<number, string>();
+  try {
+    using journal = new Database(path, { readonly: true });
+    const statement = journal.prepare(
+      "SELECT seq, CAST(body AS TEXT) FROM events WHERE seq >= ? AND seq <= ?",
+    );
+    const read = (low: number, high: number): void => {
+      try {
+        for (const [seq, body] of statement.values(low, high)) bodies.set(Number(seq), String(body));
+      } catch {
+        if (low >= high) return;
+        const middle = low + Math.floor((high - low) / 2);
+        read(low, middle);
+        read(middle + 1, high);
+      }
+    };
+    const [[newest] = []] = journal.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'events'").values();
+    read(1, Number(newest ?? 0));
+  } catch {
+    // No row of it can be read.
+  }
+  return bodies;
+}
+
 /** The events that DuckDB or the journal holds after a stop: n by seq. A file that cannot be read holds nothing. */
 async function keptEvents(db: string): Promise<Map<number, number>> {
   const kept = new Map<number, number>();
@@ -118,13 +144,7 @@ async function keptEvents(db: string): Promise<Map<number, number>> {
   };
   const rows = await duckRows(db, "SELECT seq, payload FROM events").catch(() => []);
   for (const row of rows) take(row.seq, row.payload);
-  try {
-    using journal = new Database(`${db}.journal`, { readonly: true });
-    for (const [seq, body] of journal.prepare("SELECT seq, CAST(body AS TEXT) FROM events").values())
-      take(seq, body);
-  } catch {
-    // A damaged page of the journal.
-  }
+  for (const [seq, body] of readableEvents(`${db}.journal`)) take(seq, body);
   return kept;
 }
 
