@@ -32,7 +32,7 @@ const NO_FRAMES: RawFrames = { bytes: new Uint8Array(0), count: 0 };
 export interface DecidedFramesOptions {
   readonly journal: Pick<
     Journal,
-    "complete" | "gaps" | "pruned" | "journalId" | "framesFrom" | "frameCount" | "eventsAt"
+    "complete" | "damage" | "gaps" | "pruned" | "journalId" | "framesFrom" | "frameCount" | "eventsAt"
   >;
   /** Computes the vectors that the journal does not keep. */
   readonly hashing: Embedder;
@@ -69,7 +69,14 @@ export class DecidedFrames {
     const kept = await this.#keptFrom(start, limit);
     if (kept.length > 0) return kept;
     const { bytes, count } = await this.#storedFrom(start, limit);
-    if (count === 0 && this.#isDamaged(start)) return [emptyFrame(start, this.#o.journal.journalId)];
+    if (count === 0 && this.#isDamaged(start)) {
+      this.#o.journal.damage.note(
+        "frames",
+        start,
+        "its event, from which its vector is computed, is damaged",
+      );
+      return [emptyFrame(start, this.#o.journal.journalId)];
+    }
     return Array.from({ length: count }, (_, index) => {
       const at = index * FRAME_BYTES;
       const { frame_id: frameId, flags, semantic, semantic_dim } = decodeFrame(bytes, at);
@@ -226,5 +233,5 @@ function emptyFrame(frameId: number, journalId: number): Entry {
     ...{ model_id: 0, type_id: -1, journal_id: journalId, checksum: 0n },
   });
   fillChecksum(physics, null);
-  return { frameId, physics, vector: null, eventType: null, intent: null };
+  return { frameId, physics, vector: null, eventType: null, intent: null, damaged: true };
 }

@@ -174,6 +174,11 @@ export class StoreFeed {
           this.#passOver(start);
           continue;
         }
+        if (entries[0]?.damaged) {
+          store.skip({ firstFrameId: start, count: 1 });
+          this.#offered = start;
+          continue;
+        }
         const vectors = vectorsToOffer(entries, this.#o.recomputedModelId);
         store.offer({ firstFrameId: start, count: entries.length, vectors });
         this.#offered = start + entries.length - 1;

@@ -31,6 +31,8 @@ export interface Entry {
   readonly vector: Float32Array | null;
   readonly eventType: string | null;
   readonly intent: string | null;
+  /** Whether this only holds the place of a frame whose row was damaged. */
+  readonly damaged?: true;
 }
 
 /** An event on its way to its frame. */

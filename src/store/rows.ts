@@ -92,7 +92,6 @@ function isWholeDecided(row: Row): boolean {
 }
 
 const CHECKSUM_DIFFERS = "its checksum differs";
-const NO_VECTOR = "it should have a vector, but neither the journal nor the offer holds it";
 
 function textOrNull(value: SqlValue | undefined): string | null {
   return typeof value === "string" ? value : null;
@@ -257,16 +256,12 @@ function copyStrided(
 const FRAME_TABLE_COLUMNS = [{ name: "frame_id", sqlType: "BIGINT" }, ...FRAME_COLUMNS];
 const columnIndex = (name: string): number => FRAME_TABLE_COLUMNS.findIndex((column) => column.name === name);
 
-/** Why a row cannot be stored; null if it can. */
-function whyUnusable(row: Row, run: Run): string | null {
-  const [id, , , , , , physics, vector] = row;
-  if (!(physics instanceof Uint8Array) || physics.byteLength !== PHYSICS_BYTES)
-    return `it has no ${PHYSICS_BYTES} bytes of physics`;
-  const view = new DataView(physics.buffer, physics.byteOffset, PHYSICS_BYTES);
-  const flags = view.getUint16(OFFSET.flags - PHYSICS_OFFSET, true);
-  if ((flags & FLAG.semantic) === 0 || run.vectors !== null || typeof id !== "number") return null;
-  const bytes = vector instanceof Uint8Array ? vector.byteLength : -1;
-  return bytes < 0 || bytes > 4 * SEMANTIC_DIM_MAX || bytes % 4 !== 0 ? NO_VECTOR : null;
+/** Whether physics and vector have their lengths. A row of an older journal has no checksum that would tell. */
+function hasForm(row: Row): boolean {
+  const [, , , , , , physics, , vector] = row;
+  if (!(physics instanceof Uint8Array) || physics.byteLength !== PHYSICS_BYTES) return false;
+  if (!(vector instanceof Uint8Array)) return vector === null;
+  return vector.byteLength <= 4 * SEMANTIC_DIM_MAX && vector.byteLength % 4 === 0;
 }
 
 /** Copies frames, or updates, from the journal into DuckDB, together with the vectors that were offered. */
@@ -279,8 +274,6 @@ export class FrameWriter {
   #withoutVector: Statement<unknown, [number, number]>;
 
   #lost: (id: number, why: string) => void;
-  /** The frame whose missing vector made a commit fail. */
-  #withoutVectorBefore = 0;
   /** The frame whose missing row made a commit fail. */
   #missingBefore = 0;
 
@@ -299,7 +292,8 @@ export class FrameWriter {
   /**
    * Appends `count` frames of `run` from `firstFrameId` on, at most CHUNK_ROWS.
    * @param gapsAllowed rows may be missing, because an ephemeral journal drops what nobody has read.
-   * @throws Error if a row is missing, is malformed, or should have a vector that neither the journal nor the offer holds.
+   * @throws Error if all rows are missing for the first time, or if one should have a vector that neither the journal nor the
+   *   offer holds.
    */
   append(
     appender: duckdb.DuckDBAppender,
@@ -307,7 +301,7 @@ export class FrameWriter {
     o: { firstFrameId: number; count: number; gapsAllowed: boolean },
   ): { rows: number; bytes: number } {
     const select = run.vectors === null ? this.#withVector : this.#withoutVector;
-    const rows = this.#wholeRows(select, run, o);
+    const rows = this.#wholeRows(select, o);
     if (rows.length === 0) return { rows: 0, bytes: 0 };
     const chunk = this.#chunk;
     chunk.reset();
@@ -333,7 +327,6 @@ export class FrameWriter {
   /** The rows that can be stored. Names those that are damaged. */
   #wholeRows(
     select: Statement<unknown, [number, number]>,
-    run: Run,
     o: { firstFrameId: number; count: number; gapsAllowed: boolean },
   ): Row[] {
     const end = o.firstFrameId + o.count;
@@ -355,32 +348,17 @@ export class FrameWriter {
       );
     }
     const whole = rows.filter((row) => {
-      const why = isWholeDecided(row) ? this.#whyUnusable(row, run) : CHECKSUM_DIFFERS;
-      if (why !== null) lost.set(row[0] as number, why);
-      return why === null;
+      const whole = isWholeDecided(row) && hasForm(row);
+      if (!whole) lost.set(row[0] as number, CHECKSUM_DIFFERS);
+      return whole;
     });
     for (const [id, why] of lost) this.#lost(id, why);
     return whole;
   }
 
-  /**
-   * Why a row cannot be stored; null if it can.
-   * @throws Error if its vector is missing for the first time, so that the frame is offered again.
-   */
-  #whyUnusable(row: Row, run: Run): string | null {
-    const why = whyUnusable(row, run);
-    if (why !== NO_VECTOR || this.#withoutVectorBefore === row[0]) return why;
-    this.#withoutVectorBefore = row[0] as number;
-    throw new Error(`frame ${String(row[0])}: ${why}`);
-  }
-
   #fillPhysics(rows: readonly Row[], masks: Map<number, Uint8Array>): void {
     rows.forEach((row, index) => {
-      const bytes = row[6];
-      if (!(bytes instanceof Uint8Array) || bytes.byteLength !== PHYSICS_BYTES) {
-        throw new Error(`frame ${String(row[0])} of the journal has no ${PHYSICS_BYTES} bytes of physics`);
-      }
-      this.#physicsBytes.set(bytes, index * PHYSICS_BYTES);
+      this.#physicsBytes.set(row[6] as Uint8Array, index * PHYSICS_BYTES);
     });
     const words = this.#physicsViews.u32 as Uint32Array;
     for (let row = 0; row < rows.length; row++) {
@@ -428,11 +406,7 @@ export class FrameWriter {
         return;
       }
       const bytes = row[7];
-      if (
-        !(bytes instanceof Uint8Array) ||
-        bytes.byteLength > 4 * SEMANTIC_DIM_MAX ||
-        bytes.byteLength % 4 !== 0
-      ) {
+      if (!(bytes instanceof Uint8Array)) {
         throw new Error(
           `frame ${String(row[0])} should have a vector, but neither the journal nor the offer holds it`,
         );
