@@ -71,6 +71,9 @@ export function decidedChecksum(cells: DecidedCells): number {
   return withBytes(sum, `${cells.eventType}\0${cells.intent}\0${cells.provenance}`) >>> 0;
 }
 
+/** Why a row is damaged whose page could be read. */
+export const CHECKSUM_DIFFERS = "its checksum differs";
+
 /** Whether SQLite met a page that is damaged or cannot be read. The rows on other pages can still be read. */
 export function isDamage(thrown: unknown): thrown is SQLiteError {
   if (!(thrown instanceof SQLiteError)) return false;

@@ -2,7 +2,8 @@
  * Reads around what is damaged: a row whose checksum differs, and rows on pages that SQLite cannot read. Each is named and
  * counted once, and the rows around it are read. Part of the journal.
  */
-import { readAround } from "../row-damage.ts";
+import { writeFileSync } from "node:fs";
+import { CHECKSUM_DIFFERS, readAround } from "../row-damage.ts";
 import type { Row } from "./file.ts";
 import { isWhole } from "./rows.ts";
 
@@ -11,23 +12,56 @@ type LogName = "events" | "frames" | "answers";
 const NAMED_ROWS_MAX = 10_000;
 
 export class Damage {
-  /** Called when a damaged row is seen for the first time. */
-  onDamage: (message: string) => void = () => {};
   readonly #seen = new Set<string>();
+  readonly #untold: string[] = [];
+  #tell: ((message: string) => void) | null = null;
+  readonly #mark: string | null;
+  #marked = false;
   /** The first damaged row and why it is; null if none was seen. */
   first: string | null = null;
   /** Rows up to this number may have no checksum. */
   uncheckedTo = 0;
+
+  /** @param mark the file that lets the next start rebuild the journal; null: nothing is rebuilt. */
+  constructor(mark: string | null) {
+    this.#mark = mark;
+  }
+
+  /** Is told of each damaged row that is seen for the first time, also of those that were seen before this was set. */
+  set onDamage(tell: (message: string) => void) {
+    this.#tell = tell;
+    for (const message of this.#untold.splice(0)) tell(message);
+  }
 
   /** Damaged rows that were read since the start, each counted once. */
   get rows(): number {
     return this.#seen.size;
   }
 
+  /** Says what is not about one row. */
+  say(message: string): void {
+    if (this.#tell === null) this.#untold.push(message);
+    else this.#tell(message);
+  }
+
+  /** Notes that SQLite met a damaged page, so that the next start rebuilds the journal. */
+  pageMet(): void {
+    if (this.#mark === null || this.#marked) return;
+    this.#marked = true;
+    try {
+      writeFileSync(this.#mark, "");
+    } catch {
+      // The folder cannot be written to. A start that cannot write to the journal rebuilds it all the same.
+    }
+    this.say(
+      "a page is damaged: restart the gateway, which makes a new journal of the rows that can be read",
+    );
+  }
+
   /** Whether a row is as it was written. Notes it if it is not. */
   isWhole(log: LogName, row: Row, id: unknown): boolean {
     if (row.checksum === null ? Number(id) <= this.uncheckedTo && hasForm(row) : isWhole(row)) return true;
-    this.note(log, id, "its checksum differs");
+    this.note(log, id, CHECKSUM_DIFFERS);
     return false;
   }
 
@@ -42,12 +76,18 @@ export class Damage {
 
   /** Notes a damaged row, whoever has found it. */
   note(log: LogName, id: unknown, why: string): void {
+    this.noteLost(log, id, why);
+    if (why !== CHECKSUM_DIFFERS) this.pageMet();
+  }
+
+  /** Notes a row that was damaged in a journal that has been rebuilt since. */
+  noteLost(log: LogName, id: unknown, why: string): void {
     const name = `row ${String(id)} of ${log}`;
     if (this.#seen.has(name) || this.#seen.size >= NAMED_ROWS_MAX) return;
     this.#seen.add(name);
     const message = `${name} is damaged (${why})`;
     this.first ??= message;
-    this.onDamage(`${message}; it is passed over`);
+    this.say(`${message}; it is passed over`);
   }
 }
 

@@ -7,7 +7,7 @@ import { pathToFileURL } from "node:url";
 import { GatewayError, messageOf } from "../errors.ts";
 
 /** Version 2 added the column `checksum` to the three logs; it is NULL in older rows. */
-const SCHEMA_VERSION = 2;
+export const SCHEMA_VERSION = 2;
 /** The highest number of a row of any log that was written without a checksum. */
 export const UNCHECKED_TO = "journal.unchecked_to";
 /** "OFEG" or "OFET" in the header of the SQLite file marks a kept or a temporary journal. */
@@ -87,7 +87,7 @@ export function journalError(operation: string, path: string, thrown: unknown): 
     hint: full
       ? "make room on its disk; nothing that was acknowledged is lost"
       : damaged
-        ? "the file is damaged: check its disk, and put back a copy of the journal with its -wal"
+        ? "the file is damaged: check its disk, and restart the gateway, which makes a new journal of the rows that can be read"
         : "check its disk and its folder",
     cause: thrown,
   });
@@ -152,7 +152,10 @@ function headerOf(path: string): Header {
     return read("immutable=1");
   } catch (error) {
     const code = error instanceof SQLiteError ? error.code : undefined;
-    if (code === "SQLITE_NOTADB") throw foreign(path, "it is not a SQLite file");
+    if (code === "SQLITE_NOTADB") {
+      const hint = "put back a copy of the journal, or choose another --db-path; this file was left as it is";
+      throw foreign(path, "it is not a SQLite file, or its first page is damaged", hint);
+    }
     if (code !== "SQLITE_CORRUPT") throw error;
   }
   // A kill inside a checkpoint leaves the file shorter than its header says. Then it can only be read together with its
@@ -180,7 +183,7 @@ function checkVersion(path: string, version: number): void {
 }
 
 /** Creates a journal under another name and renames it, so that a file at `path` is always complete. */
-function create(
+export function createFile(
   path: string,
   kind: JournalKind,
   o: { schemaSql: string; meta: Readonly<Record<string, string>> },
@@ -220,7 +223,11 @@ function create(
     database.close(true);
   }
   renameSync(aside, path);
-  if (kind === "temporary") return;
+  if (kind === "kept") syncFolder(path);
+}
+
+/** Makes the name `path` durable. */
+export function syncFolder(path: string): void {
   const folder = openSync(dirname(path), "r");
   fsyncSync(folder);
   closeSync(folder);
@@ -238,7 +245,7 @@ export function openFile(
 ): Database {
   try {
     if (existsSync(path)) inspect(path, kind);
-    else create(path, kind, o);
+    else createFile(path, kind, o);
     const database = new Database(path, { create: false, readwrite: true });
     configure(database, path, kind, o.walBytes);
     if (kind === "kept") migrate(database);

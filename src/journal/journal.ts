@@ -20,8 +20,10 @@
  */
 
 import type { Database } from "bun:sqlite";
-import type { GatewayError } from "../errors.ts";
+import { existsSync } from "node:fs";
+import { GatewayError } from "../errors.ts";
 import type { ParsedEvent } from "../event/event.ts";
+import { isDamage } from "../row-damage.ts";
 import { AppendCall, type Call, DecideCall, isAppend } from "./calls.ts";
 import { Damage } from "./damage.ts";
 import { type JournalKind, journalError, openFile, pagesInUse, UNCHECKED_TO } from "./file.ts";
@@ -35,6 +37,7 @@ import { Logs } from "./logs.ts";
 import { Numbers } from "./numbers.ts";
 import { OwnFiles } from "./own-files.ts";
 import { Pruning } from "./pruning.ts";
+import { markOf, type Rebuilt, rebuild } from "./rebuild.ts";
 import { boundsOf, type Dropped, Room } from "./room.ts";
 import type {
   AppendResult,
@@ -104,7 +107,7 @@ export class Journal implements Disposable {
   onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
 
   /** The rows that were found damaged. They are passed over; the rest of the journal goes on. */
-  readonly damage = new Damage();
+  readonly damage: Damage;
 
   /** Labelled examples, and remembered replies of the language model. */
   readonly intents: IntentRows;
@@ -131,10 +134,18 @@ export class Journal implements Disposable {
    *   created or read.
    */
   static open(options: JournalOptions): Journal {
-    return new Journal(options);
+    const { path } = options;
+    const kept = options.ephemeral === null;
+    if (kept && existsSync(markOf(path)) && existsSync(path)) return rebuiltJournal(options);
+    try {
+      return new Journal(options);
+    } catch (error) {
+      if (kept && error instanceof GatewayError && isDamage(error.cause)) return rebuiltJournal(options);
+      throw error;
+    }
   }
 
-  private constructor(o: JournalOptions) {
+  constructor(o: JournalOptions) {
     const { path, nowUs } = o;
     const kind: JournalKind = o.ephemeral === null ? "kept" : "temporary";
     const limitBytes = o.ephemeral?.limitBytes ?? Number.POSITIVE_INFINITY;
@@ -143,8 +154,11 @@ export class Journal implements Disposable {
     const database = openFile(path, kind, { walBytes: bounds.walBytes, schemaSql: KEYS_SCHEMA_SQL, meta });
     this.path = path;
     this.#database = database;
+    this.damage = new Damage(kind === "kept" ? markOf(path) : null);
     try {
-      const transactions = new Transactions(database, path);
+      const transactions = new Transactions(database, path, (thrown) => {
+        if (isDamage(thrown)) this.damage.pageMet();
+      });
       const settings = new Settings(database, transactions);
       const generations = new Generations(database, kind);
       this.damage.uncheckedTo = Number(settings.get(UNCHECKED_TO) ?? 0);
@@ -463,4 +477,25 @@ export class Journal implements Disposable {
       this.#database.close(true);
     }
   }
+}
+
+/** Rebuilds the journal, and opens it. What was lost is noted as damage. */
+function rebuiltJournal(options: JournalOptions): Journal {
+  const { path, nowUs } = options;
+  const stamp = new Date(nowUs() / 1000).toISOString().replaceAll(/[-:]|\.\d+/g, "");
+  let rebuilt: Rebuilt;
+  try {
+    rebuilt = rebuild(path, { schemaSql: KEYS_SCHEMA_SQL, stamp });
+  } catch (error) {
+    throw journalError("rebuild", path, error);
+  }
+  const journal = new Journal(options);
+  const { keptAs, lost, partly } = rebuilt;
+  const others = partly.length === 0 ? "" : `; of ${partly.join(", ")} only a part could be read`;
+  journal.damage.say(
+    `pages were damaged, so a new journal was made of the rows that can be read; ${lost.length} rows or unused numbers ` +
+      `were lost${others}; the damaged file is ${keptAs}`,
+  );
+  for (const { log, id, why } of lost) journal.damage.noteLost(log, id, why);
+  return journal;
 }

@@ -12,8 +12,11 @@ export class Transactions {
   readonly #begin: PreparedStatement;
   readonly #commit: PreparedStatement;
   readonly #rollback: PreparedStatement;
+  readonly #onFailure: (thrown: unknown) => void;
 
-  constructor(database: Database, path: string) {
+  /** @param onFailure is told of everything that SQLite throws. */
+  constructor(database: Database, path: string, onFailure: (thrown: unknown) => void = () => {}) {
+    this.#onFailure = onFailure;
     this.#database = database;
     this.#path = path;
     this.#begin = prepare(database, "BEGIN IMMEDIATE");
@@ -32,6 +35,7 @@ export class Transactions {
       this.#commit.run();
       return result;
     } catch (error) {
+      this.#onFailure(error);
       // After some failures SQLite has already rolled back.
       if (this.#database.inTransaction) this.#rollback.run();
       throw error;
@@ -85,6 +89,7 @@ export class Transactions {
     try {
       return read();
     } catch (error) {
+      this.#onFailure(error);
       throw journalError("read", this.#path, error);
     }
   }

@@ -15,7 +15,7 @@ import {
   SEMANTIC_DIM_MAX,
   wholeSequence,
 } from "../frame.ts";
-import { decidedChecksum, eventChecksum, readAround } from "../row-damage.ts";
+import { CHECKSUM_DIFFERS, decidedChecksum, eventChecksum, readAround } from "../row-damage.ts";
 import type { Run } from "./backlog.ts";
 import { VECTOR_ROWS } from "./bounds.ts";
 import { duckdb } from "./database.ts";
@@ -90,8 +90,6 @@ function isWholeDecided(row: Row): boolean {
   if (sum === null) return true;
   return sum === decidedChecksum({ id, seq, decidedUs, physics, vector, eventType, intent, provenance });
 }
-
-const CHECKSUM_DIFFERS = "its checksum differs";
 
 function textOrNull(value: SqlValue | undefined): string | null {
   return typeof value === "string" ? value : null;

@@ -1,7 +1,9 @@
 import { Database } from "bun:sqlite";
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { GatewayError } from "../../src/errors.ts";
+import { PHYSICS_BYTES } from "../../src/frame.ts";
 import { event, FROM, frame, openAt, rowsOf, tempFolder } from "./fixtures.ts";
 
 // Generous, because the machine may be busy.
@@ -88,6 +90,95 @@ test("a changed value is named, counted once, and passed over", async () => {
     "row 300 of events is damaged (its checksum differs); it is passed over",
     "row 7 of frames is damaged (its checksum differs); it is passed over",
   ]);
+});
+
+/** Zeroes the first page of the file whose bytes `holds` accepts. */
+function zeroPage(path: string, holds: (page: Buffer) => boolean): void {
+  const bytes = readFileSync(path);
+  const pageBytes = bytes.readUInt16BE(16);
+  for (let at = pageBytes; at < bytes.length; at += pageBytes) {
+    if (!holds(bytes.subarray(at, at + pageBytes))) continue;
+    writeFileSync(path, bytes.fill(0, at, at + pageBytes));
+    return;
+  }
+  throw new Error("no such page");
+}
+
+/** The number of a message whose whole row is on the page; null if there is none. */
+const holdsMessage = (n: number) => (page: Buffer) => page.includes(`message ${n} message ${n}`);
+
+describe("a rebuilt journal", () => {
+  test("has all rows but those of the damaged page, and goes on with the next numbers", async () => {
+    const path = await filled();
+    zeroPage(path, holdsMessage(300));
+    // The first start meets the damage, and leaves a mark for the next one.
+    const first = readAll(path);
+    expect(first.named.join("\n")).toMatch(/a page is damaged: restart the gateway/);
+    expect(existsSync(`${path}.rebuild`)).toBe(true);
+    const second = readAll(path);
+    expect(second.seqs).toEqual(first.seqs);
+    expect(second.frames).toEqual(first.frames);
+    expect(second.named[0]).toMatch(/a new journal was made of the rows that can be read; \d+ rows/);
+    expect(second.damaged).toBe(EVENTS - FRAMED - second.seqs.length);
+    expect(rowsOf(path, "PRAGMA integrity_check")).toEqual([["ok"]]);
+    const kept = readdirSync(dirname(path)).filter((name) => name.includes(".damaged-"));
+    expect(kept).toHaveLength(1);
+    expect(existsSync(`${path}.rebuild`)).toBe(false);
+
+    using journal = openAt(path);
+    const [added] = await journal.append([event({ id: null })], FROM);
+    expect(added?.seq).toBe(EVENTS + 1);
+    expect(await journal.decide([frame(EVENTS + 1)])).toBe(FRAMED + 1);
+  });
+
+  test("keeps a lost frame's number and event apart from later ones", async () => {
+    const path = await filled();
+    // Pages of frames hold their provenance many times; one in the middle is zeroed.
+    zeroPage(path, (page) => page[0] === 13 && page.includes(Buffer.alloc(PHYSICS_BYTES, 100)));
+    readAll(path);
+    const { frames, named } = readAll(path);
+    expect(frames).not.toContain(100);
+    expect(frames.length).toBeGreaterThan(FRAMED / 2);
+    using journal = openAt(path);
+    const unframed = journal.unframedAfter(0, EVENTS).map(({ seq }) => seq);
+    expect(Math.min(...unframed)).toBe(FRAMED + 1);
+    expect(await journal.decide([frame(FRAMED + 1)])).toBe(FRAMED + 1);
+    expect(named.join("\n")).toContain("row 100 of frames is damaged");
+  });
+
+  test("is made again if a kill left a half-made one", async () => {
+    const path = await filled();
+    zeroPage(path, holdsMessage(300));
+    const { seqs } = readAll(path);
+    writeFileSync(`${path}.rebuilt`, "half");
+    writeFileSync(`${path}.rebuilt-wal`, "half");
+    expect(readAll(path).seqs).toEqual(seqs);
+    expect(readdirSync(dirname(path)).filter((name) => name.includes(".rebuilt"))).toEqual([]);
+  });
+
+  test("keeps dedup keys and small tables", async () => {
+    const path = await filled();
+    {
+      using journal = openAt(path);
+      await journal.append([event({ key: "order-1" })], FROM);
+      journal.table("schemas").write([{ key: "Order", value: "{}" }]);
+    }
+    zeroPage(path, holdsMessage(300));
+    readAll(path);
+    using journal = openAt(path);
+    const [repeated] = await journal.append([event({ key: "order-1" })], FROM);
+    expect(repeated?.duplicate).toBe(true);
+    expect(journal.table("schemas").all()).toEqual([{ key: "Order", value: "{}" }]);
+  });
+
+  test("is refused by name if its identity cannot be read, and the file is left as it is", async () => {
+    const path = await filled();
+    zeroPage(path, (page) => page.includes("journal.id"));
+    const before = readFileSync(path);
+    for (let turn = 0; turn < 2; turn++)
+      expect(() => openAt(path)).toThrow(/the id of the journal cannot be read; put back a copy/);
+    expect(readFileSync(path).equals(before)).toBe(true);
+  });
 });
 
 describe("seeded damage to pages", () => {

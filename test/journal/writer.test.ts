@@ -20,7 +20,7 @@ const { newPath } = tempFolder();
 function opened(path = newPath()) {
   const { database, transactions, [Symbol.dispose]: dispose } = openParts(path);
   const settings = new Settings(database, transactions);
-  const logs = new Logs(new Generations(database, "kept"), new Damage());
+  const logs = new Logs(new Generations(database, "kept"), new Damage(null));
   const keys = new Keys(database, { inMemoryMax: 100, forgetful: false });
   const writer = new Writer({ path, journalId: 7, transactions, settings, logs, keys });
   const rows = (table: string): unknown => rowsOf(path, `SELECT count(*) FROM ${table}`)[0]?.[0];
