@@ -37,7 +37,7 @@ import { Logs } from "./logs.ts";
 import { Numbers } from "./numbers.ts";
 import { OwnFiles } from "./own-files.ts";
 import { Pruning } from "./pruning.ts";
-import { markOf, type Rebuilt, rebuild } from "./rebuild.ts";
+import { checkStructure, Damaged, markOf, type Rebuilt, rebuild } from "./rebuild.ts";
 import { boundsOf, type Dropped, Room } from "./room.ts";
 import type {
   AppendResult,
@@ -140,7 +140,8 @@ export class Journal implements Disposable {
     try {
       return new Journal(options);
     } catch (error) {
-      if (kept && error instanceof GatewayError && isDamage(error.cause)) return rebuiltJournal(options);
+      const cause = error instanceof GatewayError ? error.cause : null;
+      if (kept && (cause instanceof Damaged || isDamage(cause))) return rebuiltJournal(options);
       throw error;
     }
   }
@@ -156,6 +157,7 @@ export class Journal implements Disposable {
     this.#database = database;
     this.damage = new Damage(kind === "kept" ? markOf(path) : null);
     try {
+      if (kind === "kept") checkStructure(database);
       const transactions = new Transactions(database, path, (thrown) => {
         if (isDamage(thrown)) this.damage.pageMet();
       });

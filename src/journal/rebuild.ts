@@ -11,6 +11,27 @@ import { createFile, prepare, type Row, SCHEMA_VERSION, syncFolder, UNCHECKED_TO
 const LOGS = { events: "seq", frames: "frame_id", answers: "answer_id" } as const;
 type LogName = keyof typeof LOGS;
 
+/** @bound newest numbers of a damaged log that are looked up one by one | older rows are only found in order */
+const SINGLE_LOOKUPS_MAX = 1_000_000;
+/** @bound bytes of a journal whose structure each start checks (1 to 2 ms a MB) | in a larger one damage is found when it is met */
+const CHECKED_BYTES_MAX = 32 * 2 ** 20;
+
+/** The structure of a journal is damaged. */
+export class Damaged extends Error {
+  override name = "Damaged";
+}
+
+/** @throws Damaged, or what SQLite throws, if the tables and indexes of a journal that is not too large are not sound. */
+export function checkStructure(database: Database): void {
+  const [size] = prepare(
+    database,
+    "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size",
+  ).all();
+  if ((size?.bytes as number) > CHECKED_BYTES_MAX) return;
+  const found = prepare(database, "PRAGMA quick_check(1)").get()?.quick_check;
+  if (found !== "ok") throw new Damaged(String(found));
+}
+
 /** What was lost when a journal was rebuilt. */
 export interface Rebuilt {
   /** Where the damaged file is kept. */
@@ -113,8 +134,31 @@ class Copy {
       },
       lost: (number, why) => lost.set(number, why),
     });
+    this.#singly(log, lost);
     for (const [number, why] of lost) this.#lost.push({ log, id: number, why });
     if (log === "frames" && lost.size > 0) this.#holdPlaces(lost);
+  }
+
+  /** Looks up each number that is missing by itself, because a range can pass over rows on a page whose order is damaged. */
+  #singly(log: LogName, lost: Map<number, string>): void {
+    const id = LOGS[log];
+    const columns = this.#columns(log);
+    const copy = prepare(
+      this.#database,
+      `INSERT OR IGNORE INTO main.${log}(${columns}) SELECT ${columns} FROM damaged.${log} WHERE ${id} = ?`,
+    );
+    const there = prepare(this.#database, `SELECT ${id} AS id FROM main.${log} ORDER BY ${id}`).all();
+    const present = new Set(there.map((row) => row.id as number));
+    const high = this.#bound(log, "max");
+    const low = Math.max(this.#bound(log, "min"), high - SINGLE_LOOKUPS_MAX);
+    for (let number = low; number <= high; number++) {
+      if (present.has(number)) continue;
+      try {
+        if (copy.run(number).changes > 0) lost.delete(number);
+      } catch (error) {
+        if (!isDamage(error)) throw error;
+      }
+    }
   }
 
   /** The lowest or highest number of a log; if its page is damaged, one that surely is beyond. */

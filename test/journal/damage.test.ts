@@ -111,19 +111,15 @@ describe("a rebuilt journal", () => {
   test("has all rows but those of the damaged page, and goes on with the next numbers", async () => {
     const path = await filled();
     zeroPage(path, holdsMessage(300));
-    // The first start meets the damage, and leaves a mark for the next one.
-    const first = readAll(path);
-    expect(first.named.join("\n")).toMatch(/a page is damaged: restart the gateway/);
-    expect(existsSync(`${path}.rebuild`)).toBe(true);
-    const second = readAll(path);
-    expect(second.seqs).toEqual(first.seqs);
-    expect(second.frames).toEqual(first.frames);
-    expect(second.named[0]).toMatch(/a new journal was made of the rows that can be read; \d+ rows/);
-    expect(second.damaged).toBe(EVENTS - FRAMED - second.seqs.length);
+    const { seqs, frames, named, damaged } = readAll(path);
+    expect(seqs).not.toContain(300);
+    expect(seqs.length).toBeGreaterThan(EVENTS - FRAMED - 40);
+    expect(frames).toHaveLength(FRAMED);
+    expect(named[0]).toMatch(/a new journal was made of the rows that can be read; \d+ rows/);
+    expect(damaged).toBe(EVENTS - FRAMED - seqs.length);
     expect(rowsOf(path, "PRAGMA integrity_check")).toEqual([["ok"]]);
     const kept = readdirSync(dirname(path)).filter((name) => name.includes(".damaged-"));
     expect(kept).toHaveLength(1);
-    expect(existsSync(`${path}.rebuild`)).toBe(false);
 
     using journal = openAt(path);
     const [added] = await journal.append([event({ id: null })], FROM);
@@ -146,13 +142,28 @@ describe("a rebuilt journal", () => {
     expect(named.join("\n")).toContain("row 100 of frames is damaged");
   });
 
+  test("is made at the next start if a damaged page is met later", async () => {
+    const path = await filled();
+    const told: string[] = [];
+    {
+      using journal = openAt(path);
+      journal.damage.onDamage = (message) => told.push(message);
+      journal.damage.note("events", 300, "database disk image is malformed");
+    }
+    expect(told.at(-1)).toMatch(/a page is damaged: restart the gateway/);
+    expect(existsSync(`${path}.rebuild`)).toBe(true);
+    const { seqs, named } = readAll(path);
+    expect(seqs).toHaveLength(EVENTS - FRAMED);
+    expect(named[0]).toMatch(/a new journal was made of the rows that can be read; 0 rows/);
+    expect(existsSync(`${path}.rebuild`)).toBe(false);
+  });
+
   test("is made again if a kill left a half-made one", async () => {
     const path = await filled();
     zeroPage(path, holdsMessage(300));
-    const { seqs } = readAll(path);
     writeFileSync(`${path}.rebuilt`, "half");
     writeFileSync(`${path}.rebuilt-wal`, "half");
-    expect(readAll(path).seqs).toEqual(seqs);
+    expect(readAll(path).seqs.length).toBeGreaterThan(EVENTS - FRAMED - 40);
     expect(readdirSync(dirname(path)).filter((name) => name.includes(".rebuilt"))).toEqual([]);
   });
 
