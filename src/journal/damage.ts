@@ -3,7 +3,7 @@
  * counted once, and the rows around it are read. Part of the journal.
  */
 import { writeFileSync } from "node:fs";
-import { CHECKSUM_DIFFERS, readAround } from "../row-damage.ts";
+import { CHECKSUM_DIFFERS, isDamage, readAround } from "../row-damage.ts";
 import type { Row } from "./file.ts";
 import { isWhole } from "./rows.ts";
 
@@ -42,6 +42,11 @@ export class Damage {
   say(message: string): void {
     if (this.#tell === null) this.#untold.push(message);
     else this.#tell(message);
+  }
+
+  /** Looks at what SQLite has thrown. */
+  failed(thrown: unknown): void {
+    if (isDamage(thrown)) this.pageMet();
   }
 
   /** Notes that SQLite met a damaged page, so that the next start rebuilds the journal. */

@@ -158,9 +158,7 @@ export class Journal implements Disposable {
     this.damage = new Damage(kind === "kept" ? markOf(path) : null);
     try {
       if (kind === "kept") checkStructure(database);
-      const transactions = new Transactions(database, path, (thrown) => {
-        if (isDamage(thrown)) this.damage.pageMet();
-      });
+      const transactions = new Transactions(database, path, (thrown) => this.damage.failed(thrown));
       const settings = new Settings(database, transactions);
       const generations = new Generations(database, kind);
       this.damage.uncheckedTo = Number(settings.get(UNCHECKED_TO) ?? 0);
@@ -183,14 +181,9 @@ export class Journal implements Disposable {
       this.#headsFile = headsPath === null ? null : new HeadsFile({ path: headsPath, ...owner });
       this.acknowledged = this.#headsFile?.found ?? null;
       this.#files = new OwnFiles([path, `${path}-wal`, ...(o.needs ?? [])], nowUs);
-      const shared = { path, database, transactions, settings, generations, logs, keys };
+      const shared = { path, database, transactions, settings, generations, logs, keys, damage: this.damage };
       this.#writer = new Writer({ ...shared, journalId: this.journalId });
-      this.#pruning = new Pruning({
-        ...shared,
-        damage: this.damage,
-        nowUs,
-        onLeft: (leaving) => this.#room?.left(leaving),
-      });
+      this.#pruning = new Pruning({ ...shared, nowUs, onLeft: (leaving) => this.#room?.left(leaving) });
       this.#numbers = new Numbers({ ...shared, writer: this.#writer, pruning: this.#pruning });
       const onDropped = ({ events, oldestSeq }: Dropped): void => {
         this.#pruning.dropped(events);
