@@ -6,39 +6,44 @@
 const PATIENCE_MS_MAX = 30_000;
 /** @bound a request for embeddings beyond three times what its like took before | the request fails */
 const PATIENCE_MS_MIN = 3000;
-/** How fast a slow request is forgotten. */
-const DECAY = 0.95;
+/** How fast a slow request is forgotten: the first one, which loads the model, after a dozen others. */
+const DECAY = 0.8;
+/** A text costs as much as one of this length, and a request as much as one with this many characters, at least. */
+const TEXT_CHARS_MIN = 64;
+const REQUEST_CHARS_MIN = 512;
 
 /** A text on which an endpoint hangs must not delay the others by the whole patience that a first request deserves. */
 export class Pace {
-  /** The slowest request by the binary logarithm of its number of texts. */
+  /** The slowest request by the binary logarithm of its number of characters. */
   readonly #slowestMs: number[] = [];
 
   /**
-   * How long a request with so many texts may take.
+   * How long a request with these texts may take.
    * @param leastMs at least this long.
    */
-  limitMs(texts: number, leastMs = 0): number {
+  limitMs(texts: readonly string[], leastMs = 0): number {
     if (this.#slowestMs.length === 0) return PATIENCE_MS_MAX;
-    const usualMs = PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(texts));
+    const usualMs = PATIENCE_MS_MIN + Math.round(3 * this.#expectedMs(sizeOf(texts)));
     return Math.min(PATIENCE_MS_MAX, Math.max(leastMs, usualMs));
   }
 
-  succeeded(texts: number, tookMs: number): void {
+  succeeded(texts: readonly string[], tookMs: number): void {
     const size = sizeOf(texts);
     this.#slowestMs[size] = Math.max(tookMs, DECAY * (this.#slowestMs[size] ?? 0));
   }
 
-  /** From requests of about this size, else from smaller ones, as if time grew with the number of texts. */
-  #expectedMs(texts: number): number {
-    for (let size = sizeOf(texts); size >= 0; size--) {
-      const slowestMs = this.#slowestMs[size];
-      if (slowestMs !== undefined) return slowestMs * 2 ** (sizeOf(texts) - size);
+  /** From requests of about this size, else from smaller ones, as if time grew with the number of characters. */
+  #expectedMs(size: number): number {
+    for (let known = size; known >= 0; known--) {
+      const slowestMs = this.#slowestMs[known];
+      if (slowestMs !== undefined) return slowestMs * 2 ** (size - known);
     }
     return 0;
   }
 }
 
-function sizeOf(texts: number): number {
-  return Math.floor(Math.log2(Math.max(1, texts)));
+function sizeOf(texts: readonly string[]): number {
+  let chars = 0;
+  for (const text of texts) chars += Math.max(TEXT_CHARS_MIN, text.length);
+  return Math.floor(Math.log2(Math.max(REQUEST_CHARS_MIN, chars)));
 }

@@ -17,7 +17,7 @@ const RETRY_AFTER_MS_MAX = 3_600_000;
 /** LM Studio's name of BGE-M3. */
 export const MODEL_DEFAULT = "text-embedding-bge-m3@f16";
 
-type LimitMs = (texts: number) => number;
+type LimitMs = (texts: readonly string[]) => number;
 
 export interface RemoteOptions {
   /** Null: none is set, and each call fails. */
@@ -58,7 +58,7 @@ export class RemoteEmbedder implements Embedder {
   }
 
   embed(texts: readonly string[], patienceMs = 0): Promise<Float32Array> {
-    return this.#embedWithin(texts, (count) => this.#pace.limitMs(count, patienceMs));
+    return this.#embedWithin(texts, (batch) => this.#pace.limitMs(batch, patienceMs));
   }
 
   async embedNearest(
@@ -88,7 +88,7 @@ export class RemoteEmbedder implements Embedder {
     }
   }
 
-  /** @param limitMs how long a request with so many texts may take; a call with many texts makes several. */
+  /** @param limitMs how long a request with these texts may take; a call with many texts makes several. */
   #embedWithin(texts: readonly string[], limitMs: LimitMs): Promise<Float32Array> {
     const dim = (): number => this.#dim;
     return this.#recent.fill(texts, dim, (fresh) => this.#embedFresh(fresh, limitMs));
@@ -100,7 +100,7 @@ export class RemoteEmbedder implements Embedder {
     const batches: Float32Array[] = [];
     for (let from = 0; from < present.length; from += BATCH_MAX) {
       const batch = present.slice(from, from + BATCH_MAX).map((at) => texts[at] as string);
-      batches.push(this.#read(await this.#request(batch, limitMs(batch.length)), batch.length));
+      batches.push(this.#read(await this.#request(batch, limitMs(batch)), batch.length));
     }
     const rows = new Float32Array(texts.length * this.#dim);
     present.forEach((at, index) => {
@@ -115,12 +115,11 @@ export class RemoteEmbedder implements Embedder {
     if (this.#endpoint === null) {
       throw this.#unavailable("no endpoint is set", { hint: "pass --llm-base-url URL" });
     }
-    const count = input.length;
     const startedMs = this.#clock.monotonicMs();
     using limit = this.#endpoint.limit(timeoutMs, [this.#stop.signal]);
     const reply = await this.#endpoint.embed({ model: this.name, input }, limit);
     if (reply.ok) {
-      this.#pace.succeeded(count, this.#clock.monotonicMs() - startedMs);
+      this.#pace.succeeded(input, this.#clock.monotonicMs() - startedMs);
       return reply.value;
     }
     throw this.#failure(reply.failure);

@@ -9,7 +9,7 @@ import { GatewayError, messageOf } from "../errors.ts";
 import type { JournalEvent } from "../journal/journal.ts";
 import type { Log } from "../log.ts";
 import type { Nearest } from "../nearest/nearest.ts";
-import { isolate, LAST_PATIENCE_MS, PROBE_PATIENCE_MS } from "./isolate.ts";
+import { isolate, PROBE_PATIENCE_MS } from "./isolate.ts";
 import type { PartState } from "./snapshot.ts";
 import type { Embedded, EventVector } from "./work.ts";
 
@@ -111,16 +111,20 @@ export class PatientEmbedder {
       if (this.#o.clock.monotonicMs() < this.#nextTryMs || !(await this.#recovers(null))) return null;
     }
     const seqs = events.filter((_, index) => texts[index] !== "").map(({ seq }) => seq);
-    const { results, refused, givenUp, largestTaken } = await isolate(asked.length, {
-      ask: (indices, isLast) =>
-        this.#ask(
-          indices.map((index) => asked[index] as string),
-          indices.map((index) => wanted[index] === true),
-          isLast ? LAST_PATIENCE_MS : 0,
-        ),
-      works: (error) => this.#recovers(error),
-      clock: this.#o.clock,
-    });
+    const { results, refused, givenUp, largestTaken } = await isolate(
+      asked.map((text) => text.length),
+      {
+        ask: (indices, patienceMs) =>
+          this.#ask(
+            indices.map((index) => asked[index] as string),
+            indices.map((index) => wanted[index] === true),
+            patienceMs,
+          ),
+        works: (error) => this.#recovers(error),
+        probe: () => this.#probe(),
+        clock: this.#o.clock,
+      },
+    );
     for (const { index, error } of refused) this.#refuses(seqs[index] ?? 0, asked[index] ?? "", error);
     if (!givenUp && refused.length === 0) this.#fitBatches(largestTaken);
     return results.every((result) => result === null) ? null : this.#spread(results, texts);
@@ -174,7 +178,7 @@ export class PatientEmbedder {
     for (let pauseMs = RETRY_MS_MIN; !this.#stopped; pauseMs = Math.min(2 * pauseMs, RETRY_MS_MAX)) {
       if (waitMs > 0) await clock.sleep(waitMs);
       try {
-        await this.#embedder.embedNearest([`ready ${++this.#probes}`], [true], PROBE_PATIENCE_MS);
+        await this.#probe();
         this.#works();
         return true;
       } catch (failure) {
@@ -184,6 +188,10 @@ export class PatientEmbedder {
       }
     }
     return false;
+  }
+
+  #probe(): Promise<EmbeddedTexts> {
+    return this.#embedder.embedNearest([`ready ${++this.#probes}`], [true], PROBE_PATIENCE_MS);
   }
 
   #works(): void {

@@ -11,7 +11,7 @@ import type { Log } from "../log.ts";
 import type { Store } from "../store/store.ts";
 import { textToEmbed } from "./embedding.ts";
 import { withVector } from "./frames.ts";
-import { isolate, LAST_PATIENCE_MS, PROBE_PATIENCE_MS } from "./isolate.ts";
+import { isolate, PROBE_PATIENCE_MS } from "./isolate.ts";
 import type { Latest, Updates } from "./updates.ts";
 
 /** Texts in one call. They are few, so that a new event waits only briefly in the embedder's queue. */
@@ -171,20 +171,25 @@ export class Reembed {
   async #embed(texts: readonly string[]): Promise<(Float32Array | null)[]> {
     const { embedder, clock, log } = this.#o;
     if (texts.length === 0) return [];
-    const { results, refused } = await isolate(texts.length, {
-      ask: async (indices, isLast) => {
-        const part = indices.map((index) => texts[index] as string);
-        const rows = await embedder.embed(part, isLast ? LAST_PATIENCE_MS : 0);
-        return indices.map((_, at) => rows.slice(at * embedder.dim, (at + 1) * embedder.dim));
+    const probe = () => embedder.embed([`ready ${++this.#probes}`], PROBE_PATIENCE_MS);
+    const { results, refused } = await isolate(
+      texts.map((text) => text.length),
+      {
+        ask: async (indices, patienceMs) => {
+          const part = indices.map((index) => texts[index] as string);
+          const rows = await embedder.embed(part, patienceMs);
+          return indices.map((_, at) => rows.slice(at * embedder.dim, (at + 1) * embedder.dim));
+        },
+        works: async (error) => {
+          const wait = error instanceof GatewayError ? Math.min(error.retryAfterMs ?? 0, RETRY_MS) : 0;
+          if (wait > 0) await clock.sleep(wait);
+          await probe();
+          return true;
+        },
+        probe,
+        clock,
       },
-      works: async (error) => {
-        const wait = error instanceof GatewayError ? Math.min(error.retryAfterMs ?? 0, RETRY_MS) : 0;
-        if (wait > 0) await clock.sleep(wait);
-        await embedder.embed([`ready ${++this.#probes}`], PROBE_PATIENCE_MS);
-        return true;
-      },
-      clock,
-    });
+    );
     const [first] = refused;
     if (first !== undefined) {
       log("warn", `reembed: ${refused.length} texts keep their old vector: ${messageOf(first.error)}`);
