@@ -49,6 +49,8 @@ interface Home {
 }
 
 const PAGE_BYTES = 4096;
+/** Rounds in one folder. */
+const FOLDER_ROUNDS = 20;
 
 function newHome(): Home {
   const folder = new TempFolder();
@@ -232,6 +234,12 @@ export async function damageScenario(o: {
     const lost = [...home.recent].filter(([seq, n]) => kept.get(seq) !== n);
     if (lost.length > 0) violations.push(`${what}: ${lost.length} lost, the first is seq ${lost[0]?.[0]}`);
     home.recent = new Map();
+    // A look reads every frame of a folder, so that no folder becomes too old.
+    if (round % FOLDER_ROUNDS === FOLDER_ROUNDS - 1) {
+      leave();
+      what = "a new folder";
+      continue;
+    }
     const kind = DAMAGES[random.below(DAMAGES.length)] as Damage;
     const copies = random.below(2) === 0;
     const damaged = damage(home.db, kind, random);
