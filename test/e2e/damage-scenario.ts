@@ -142,7 +142,9 @@ function readableEvents(path: string): Map<number, string> {
 async function keptEvents(db: string): Promise<Map<number, number>> {
   const kept = new Map<number, number>();
   const take = (seq: unknown, body: unknown): void => {
-    kept.set(Number(seq), (JSON.parse(String(body)) as { n: number }).n);
+    const n = /^\{"n":(\d+),.*\}$/.exec(String(body))?.[1];
+    // What is not whole was damaged.
+    if (n !== undefined) kept.set(Number(seq), Number(n));
   };
   const rows = await duckRows(db, "SELECT seq, payload FROM events").catch(() => []);
   for (const row of rows) take(row.seq, row.payload);
