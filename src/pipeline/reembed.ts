@@ -77,7 +77,7 @@ export class Reembed {
     };
   }
 
-  /** Stops after the batch under way. The rest follows at the next start. */
+  /** Stops after the batch under way, or when that fails. The rest follows at the next start. */
   stop(): void {
     this.#stopped = true;
   }
@@ -94,14 +94,20 @@ export class Reembed {
         await (this.#mayGoOn() ? this.#step() : clock.sleep(BUSY_MS));
       } catch (error) {
         this.detail = messageOf(error);
+        if (this.#stopped) return;
         log("warn", `reembed: ${messageOf(error)}; trying again`);
-        for (let waited = 0; waited < RETRY_MS && !this.#stopped; waited += BUSY_MS)
-          await clock.sleep(BUSY_MS);
+        await this.#wait(RETRY_MS);
       }
     }
     if (this.#stopped) return;
     this.#finished = true;
     log("info", `reembed: done, ${this.#written} events have vectors of ${embedder.name} now`);
+  }
+
+  /** Waits for so long. A stop ends the wait within {@link BUSY_MS}. */
+  async #wait(ms: number): Promise<void> {
+    for (let leftMs = ms; leftMs > 0 && !this.#stopped; leftMs -= BUSY_MS)
+      await this.#o.clock.sleep(Math.min(leftMs, BUSY_MS));
   }
 
   /**
@@ -146,7 +152,7 @@ export class Reembed {
         return [{ latest, row: withVector(latest.row, { embedder, row }, { spin, clock }) }];
       });
       if (written.length > 0) this.#o.onVectors();
-      if (written.length > 0) await updates.write(written);
+      if (written.length > 0 && !(await updates.write(written))) return this.#doneSeq;
       this.#written += written.length;
       return reply.reachedSeq;
     });
@@ -182,7 +188,8 @@ export class Reembed {
         },
         works: async (error) => {
           const wait = error instanceof GatewayError ? Math.min(error.retryAfterMs ?? 0, RETRY_MS) : 0;
-          if (wait > 0) await clock.sleep(wait);
+          await this.#wait(wait);
+          if (this.#stopped) throw error;
           await probe();
           return true;
         },

@@ -79,8 +79,9 @@ export class Updates {
   /**
    * Commits updates, however often that has to be tried. Each carries its vector, because its event may have left the
    * journal when DuckDB reads the update.
+   * @returns whether it did. It gives up after {@link stop}.
    */
-  async write(updates: readonly { latest: Latest; row: DecidedFrame }[]): Promise<void> {
+  async write(updates: readonly { latest: Latest; row: DecidedFrame }[]): Promise<boolean> {
     const rows: DecidedFrame[] = [];
     for (const { latest, row } of updates) rows.push(await this.#withVector(row, latest));
     for (let waitMs = RETRY_MS_MIN; ; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
@@ -88,7 +89,7 @@ export class Updates {
         await this.#o.journal.update(rows);
         break;
       } catch (error) {
-        if (this.#stopped) return;
+        if (this.#stopped) return false;
         this.#o.log("warn", `updates wait: ${messageOf(error)}`);
         await this.#o.clock.sleep(waitMs);
       }
@@ -96,6 +97,7 @@ export class Updates {
     this.written += rows.length;
     for (const row of rows) this.#o.onWritten(row);
     this.#o.store()?.updates(this.#o.journal.headAnswerId());
+    return true;
   }
 
   async #withVector(row: DecidedFrame, { message, body }: Latest): Promise<DecidedFrame> {

@@ -73,6 +73,7 @@ function around(frameWaitMs = 1000) {
       },
       write: async (updates) => {
         for (const { row } of updates) written.push([row.seq, row.intent]);
+        return true;
       },
       tell: (seq) => told.push(seq),
       waitedFor: () => [...rows.keys()],

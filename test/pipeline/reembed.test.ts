@@ -7,13 +7,21 @@ import type { DecidedFrame, StoredUpdate } from "../../src/journal/journal.ts";
 import { Reembed } from "../../src/pipeline/reembed.ts";
 import type { DecidedRow } from "../../src/store/protocol.ts";
 import { FakeClock } from "../fake-clock.ts";
-import { draftsOf } from "./fixtures.ts";
+import { draftsOf, outcomeOf } from "./fixtures.ts";
 import { embedderOff, hashing, vectorFor } from "./simulation/models.ts";
 
 const EMBEDDER: Embedder = { ...hashing, kind: "remote", name: "new", modelId: 99, recomputed: false };
 
+interface AroundOptions {
+  readonly embedder?: Embedder;
+  readonly meta?: string | null;
+  readonly headAnswerId?: number;
+  /** Updates that the journal has and the store does not. */
+  readonly newer?: ReadonlyMap<number, DecidedFrame>;
+}
+
 /** Events 1 to `count` with hashing vectors are in the store, which `decided` reads. */
-async function around(count: number, o: { embedder?: Embedder; meta?: string; headAnswerId?: number } = {}) {
+async function around(count: number, o: AroundOptions = {}) {
   const clock = new FakeClock();
   const texts = new Map<number, string>();
   const rows = new Map<number, DecidedRow>();
@@ -33,19 +41,26 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string; he
       framedTo: count,
       busy: false,
       failures: 0,
+      retryAfterMs: 0,
+      writesAreGivenUp: false,
       refused: new Set<string>(),
     },
     ...{ meta: o.meta ?? null, calls: [] as number[], noted: 0 },
+    /** The events up to which the journal was told that all are done, in order. */
+    places: [] as number[],
+    lines: [] as string[],
   };
   state.headAnswerId = o.headAnswerId ?? 0;
-  const newer = new Map<number, DecidedFrame>();
+  const newer = new Map(o.newer);
   const written: number[] = [];
   const embedder: Embedder = {
     ...(o.embedder ?? EMBEDDER),
     embed: async (batch) => {
       state.calls.push(batch.length);
       const error = (code: "embedder_unavailable" | "embedder_invalid"): GatewayError =>
-        new GatewayError({ code, operation: "embed", object: "x", detail: code });
+        new GatewayError({
+          ...{ code, operation: "embed", object: "x", detail: code, retryAfterMs: state.retryAfterMs },
+        });
       if (state.failures-- > 0) throw error("embedder_unavailable");
       if (batch.some((text) => state.refused.has(text))) throw error("embedder_invalid");
       return Float32Array.from(batch.flatMap((text) => [...vectorFor("new", text)]));
@@ -59,6 +74,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string; he
       meta: () => state.meta,
       setMeta: (_key, value) => {
         state.meta = value;
+        state.places.push(JSON.parse(value).doneSeq);
       },
       updateOf: (seq) => (newer.get(seq) ?? null) as StoredUpdate | null,
     },
@@ -82,6 +98,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string; he
     updates: {
       alone: (work) => work(),
       write: async (updates) => {
+        if (state.writesAreGivenUp) return false;
         for (const { row } of updates) {
           expect(row.vector).toEqual(vectorFor("new", texts.get(row.seq) ?? ""));
           expect([decodePhysics(row.physics).model_id, JSON.parse(row.provenance).embedder]).toEqual([
@@ -91,6 +108,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string; he
           newer.set(row.seq, row);
           written.push(row.seq);
         }
+        return true;
       },
     },
     textOf: (message) => message ?? "",
@@ -100,7 +118,7 @@ async function around(count: number, o: { embedder?: Embedder; meta?: string; he
       state.noted += 1;
     },
     busy: () => state.busy,
-    log: () => {},
+    log: (_, line) => void state.lines.push(line),
   });
   return { clock, state, rows, newer, written, reembed };
 }
@@ -219,6 +237,96 @@ test("an embedder that fails is tried again after 5 s", async () => {
   expect([written, reembed.detail]).toEqual([[], "embed x: embedder_unavailable"]);
   await clock.advance(200);
   expect([written, reembed.detail]).toEqual([[1, 2], ""]);
+});
+
+test("its place is noted every 256 events and at the end, and shown after each batch", async () => {
+  const { clock, state, written, reembed } = await around(600);
+  void reembed.run();
+  await clock.until(() => written.length === 16);
+  expect([reembed.gauges.reembed_done_seq, state.places]).toEqual([16, [0]]);
+  await clock.until(() => written.length >= 248);
+  expect([reembed.gauges.reembed_done_seq, state.places]).toEqual([248, [0]]);
+  await clock.until(() => written.length >= 256);
+  expect([reembed.gauges.reembed_done_seq, state.places]).toEqual([264, [0, 256]]);
+  await clock.advance(1000);
+  expect([reembed.gauges.reembed_running, state.places]).toEqual([0, [0, 256, 512, 600]]);
+});
+
+test("after a kill, a new start does what is left, in order, and embeds no text again", async () => {
+  const killed = await around(600);
+  void killed.reembed.run();
+  await killed.clock.until(() => killed.written.length === 304);
+  const { meta, calls } = killed.state;
+  expect([JSON.parse(meta ?? ""), calls.length]).toEqual([{ model: 99, doneSeq: 256 }, 304 / 8]);
+  // DuckDB holds the updates on events up to 280.
+  const next = await around(600, { meta, newer: killed.newer });
+  for (const seq of upTo(280)) {
+    const { physics } = killed.newer.get(seq) as DecidedFrame;
+    next.rows.set(seq, { ...(next.rows.get(seq) as DecidedRow), physics: decodePhysics(physics) });
+    next.newer.delete(seq);
+  }
+  void next.reembed.run();
+  await next.clock.advance(1000);
+  expect([next.written, next.reembed.gauges.reembed_running]).toEqual([upTo(600).slice(304), 0]);
+  expect(next.state.calls.reduce((sum, texts) => sum + texts)).toBe(600 - 304);
+});
+
+for (const [whose, retryAfterMs] of [
+  ["its own", 0],
+  ["the embedder's", 4000],
+] as const) {
+  test(`a stop in ${whose} wait before a retry ends it within 50 ms, and the next start goes on there`, async () => {
+    const { clock, state, written, newer, reembed } = await around(600);
+    const run = outcomeOf(reembed.run());
+    await clock.until(() => written.length === 304);
+    Object.assign(state, { failures: 1000, retryAfterMs, calls: [] });
+    await clock.advance(1000);
+    // Its own wait begins after a probe has failed too.
+    const calls = retryAfterMs === 0 ? [8, 1] : [8];
+    expect([run.settled, state.calls]).toEqual([false, calls]);
+    reembed.stop();
+    const said = state.lines.length;
+    await clock.advance(50);
+    expect([run.settled, run.error, clock.pending, state.calls]).toEqual([true, null, 0, calls]);
+    expect(state.lines.slice(said)).toEqual([]);
+    expect([reembed.gauges.reembed_done_seq, reembed.gauges.reembed_running]).toEqual([304, 1]);
+    const next = await around(600, { meta: state.meta, newer });
+    void next.reembed.run();
+    await next.clock.advance(1000);
+    expect(next.written).toEqual(upTo(600).slice(304));
+  });
+}
+
+test("an embedder that asks for a wait gets it before the next request, up to 5 s", async () => {
+  for (const [namedMs, waitMs] of [
+    [120, 120],
+    [60_000, 5000],
+  ] as const) {
+    const { clock, state, written, reembed } = await around(2);
+    Object.assign(state, { failures: 1, retryAfterMs: namedMs });
+    void reembed.run();
+    await clock.advance(waitMs - 1);
+    expect(state.calls).toEqual([2]);
+    await clock.advance(1);
+    expect([state.calls, written]).toEqual([
+      [2, 1, 2],
+      [1, 2],
+    ]);
+  }
+});
+
+test("events whose updates are given up at the end are not noted as done", async () => {
+  const { clock, state, reembed } = await around(3);
+  state.writesAreGivenUp = true;
+  const run = outcomeOf(reembed.run());
+  await clock.settle();
+  reembed.stop();
+  await clock.advance(50);
+  expect([run.settled, state.places, reembed.gauges.reembed_written_events]).toEqual([true, [0], 0]);
+  const next = await around(3, { meta: state.meta });
+  void next.reembed.run();
+  await next.clock.advance(1000);
+  expect(next.written).toEqual([1, 2, 3]);
 });
 
 test("stop ends it after the batch under way; without an embedder it ends at once", async () => {
