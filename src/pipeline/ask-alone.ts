@@ -1,11 +1,14 @@
-/** Asks for texts one by one, several at once, so that the texts on which an endpoint hangs cost the others one wait and not one each. */
+/**
+ * Asks for each text in a request of its own, several at once. The texts on which an endpoint hangs then cost the others
+ * one wait together, not one wait each.
+ */
 import type { Clock } from "../clock.ts";
 
 /** @bound texts that are asked for alone at once, after a batch has brought no reply | the next ones wait */
 const AT_ONCE_MAX = 16;
 /** @bound the characters of texts that are asked for alone at once, so that long texts do not make each other late | the next ones wait */
 const CHARS_AT_ONCE_MAX = 16_384;
-/** So few texts do not keep an endpoint so busy that it only seems to hang. */
+/** So few texts cannot keep an endpoint so busy that it only seems to hang. */
 const FEW = 4;
 
 export interface AskAloneOptions<T> {
@@ -14,26 +17,32 @@ export interface AskAloneOptions<T> {
   readonly ask: (indices: readonly number[], patienceMs: number) => Promise<readonly T[]>;
   /** Embeds a text that every embedder can take. Rejects if that fails. */
   readonly probe: () => Promise<unknown>;
-  /** How long each text is waited for, at least. */
+  /** How long the reply to each text is waited for, at least. */
   readonly patienceMs: number;
   readonly clock: Clock;
 }
 
 export interface AskedAlone<T> {
   readonly taken: ReadonlyMap<number, T>;
-  /** The texts that failed late, while the embedder took others that were sent after them. */
+  /** The texts on which the embedder hangs, and how they failed. */
   readonly hung: readonly { readonly index: number; readonly error: unknown }[];
-  /** The texts that failed at once, were not asked for, or failed while the embedder was slow in all. */
+  /** The other texts: they failed soon, were not asked for, or failed while the embedder was slow. */
   readonly unknown: readonly number[];
-  /** Whether a probe had to wait for a text that failed, so that nothing can be told of texts that are asked for together. */
+  /**
+   * Whether a text failed late and no probe that was sent after it was answered. The embedder may work in order of receipt,
+   * so nothing can be told of texts that are asked for together.
+   */
   readonly inTurn: boolean;
 }
 
 /**
- * An endpoint that is slow loses nothing here. A text is found to hang only if
- * - a probe that is sent after half of the patience is answered: an endpoint that works in order of receipt does not do that;
- * - all texts that were taken were taken before that: an endpoint that works at many at once, and slowly, does not do that;
- * - others were taken at all, or the texts are few.
+ * Returns which texts the embedder took, and on which it hangs. A text counts as hanging only if all of this is true, so
+ * that an endpoint that is merely slow loses no text:
+ * - A probe was sent after half of the patience, and was answered before the text failed. An endpoint that works in order
+ *   of receipt does not answer it.
+ * - Each text that was taken was taken within half of the patience. An endpoint that works slowly at many texts at once
+ *   takes longer.
+ * - Other texts were taken, or there are only a few.
  */
 export function askAlone<T>(indices: readonly number[], options: AskAloneOptions<T>): Promise<AskedAlone<T>> {
   return new Round(indices, options).run();
@@ -42,7 +51,7 @@ export function askAlone<T>(indices: readonly number[], options: AskAloneOptions
 class Round<T> {
   readonly #o: AskAloneOptions<T>;
   readonly #indices: readonly number[];
-  /** A reply or failure before this comes soon. */
+  /** A reply or failure within this time comes soon; after it, late. */
   readonly #soonMs: number;
   readonly #waiting: number[];
   readonly #asked = new Set<Promise<void>>();
@@ -52,7 +61,7 @@ class Round<T> {
   #quickFailures = 0;
   #lateReplies = 0;
   #inTurn = false;
-  /** The newest probe. */
+  /** The newest probe. Texts share it. */
   #probed = { sentMs: Number.NEGATIVE_INFINITY, answered: Promise.resolve(false) };
 
   constructor(indices: readonly number[], options: AskAloneOptions<T>) {
@@ -63,10 +72,8 @@ class Round<T> {
   }
 
   async run(): Promise<AskedAlone<T>> {
-    do {
-      this.#fill();
-      await Promise.race(this.#asked);
-    } while (this.#asked.size > 0);
+    // Several may end in one turn, and the next ones are asked for even if all have.
+    for (this.#fill(); this.#asked.size > 0; this.#fill()) await Promise.race(this.#asked);
     const isQuick = this.#lateReplies === 0 && (this.#taken.size > 0 || this.#indices.length <= FEW);
     const hung = [...this.#failed].flatMap(([index, { error, overtaken }]) =>
       isQuick && overtaken ? [{ index, error }] : [],
@@ -78,9 +85,10 @@ class Round<T> {
 
   /** Asks for as many texts as there is room for. */
   #fill(): void {
-    // If most fail at once, there is another reason than a text.
+    // If most fail soon, the reason is not a text.
     if (this.#inTurn || this.#quickFailures > this.#taken.size) return;
-    for (let [index] = this.#waiting; index !== undefined; [index] = this.#waiting) {
+    while (this.#waiting.length > 0) {
+      const index = this.#waiting[0] as number;
       const chars = this.#o.chars[index] ?? 0;
       const isFull = this.#asked.size >= AT_ONCE_MAX || this.#charsAtOnce + chars > CHARS_AT_ONCE_MAX;
       if (isFull && this.#asked.size > 0) return;
@@ -113,7 +121,7 @@ class Round<T> {
     }
   }
 
-  /** Resolves to whether a probe is answered that is sent after this. */
+  /** Resolves to whether a probe that was sent after `sentMs` is answered. */
   #answeredAfter(sentMs: number): Promise<boolean> {
     if (this.#probed.sentMs <= sentMs) {
       const answered = this.#o.probe().then(
