@@ -101,6 +101,7 @@ export class Pipeline {
       recomputedModelId: options.hashing.modelId,
       onOpen: () => this.#lookAround(),
       onCheckpoint: (cursors) => void this.#pruner.prune(cursors),
+      bursting: () => this.#framer.bursting,
       onDamage: ({ log: name, id, why }) => journal.damage.note(name, id, why),
       onFatal: (error) => this.#fail(error, "store_failed", "store: open"),
     });
@@ -148,7 +149,7 @@ export class Pipeline {
   #received(events: readonly JournalEvent[]): void {
     this.#o.watch?.committed(events);
     this.#framer.take(events);
-    if (!this.#framer.bursting) this.#feed.tellHead();
+    if (!this.#framer.bursting) this.#feed.tellSoon();
   }
 
   /** Frames events until the end. */
@@ -196,7 +197,7 @@ export class Pipeline {
     this.#recent.add(firstFrameId, drafts);
     this.#o.watch?.decided(firstFrameId, drafts);
     void this.#publisher.publish();
-    void this.#feed.feed();
+    this.#feed.tellSoon();
   }
 
   /** Returns why an event cannot be taken now; null if it can. Costs next to nothing. */
@@ -208,8 +209,9 @@ export class Pipeline {
     return this.#admission.draining;
   }
 
-  /** The store once DuckDB is open; null before. */
+  /** The store once DuckDB is open, for a read; null before. It is told first what is new. */
   store(): Store | null {
+    this.#feed.tellNow();
     return this.#feed.store;
   }
 

@@ -24,6 +24,10 @@ const OPENING_MS_MAX = 2000;
 /** @bound the end waits for DuckDB to store and checkpoint (less if the gateway stops) | the journal keeps the rest */
 const CLOSE_MS_MAX = 10_000;
 
+/** Fewer messages cost less: what is new goes to the store together, after this, or at once if so many frames wait or somebody reads. */
+const TELL_DELAY_MS = 100;
+const TELL_FRAMES = 512;
+
 export interface StoreFeedOptions {
   readonly journal: Pick<Journal, "headSeq" | "headAnswerId" | "framesFrom">;
   readonly openStore: () => Promise<Store>;
@@ -36,6 +40,8 @@ export interface StoreFeedOptions {
   readonly onCheckpoint: (cursors: JournalCursors) => void;
   /** Called when the store meets a damaged row of the journal. */
   readonly onDamage: Store["onDamage"];
+  /** Whether ingest is in a burst: then the store is not told of events until somebody reads, or the next beat. */
+  readonly bursting: () => boolean;
   /** Called if the store cannot be opened. */
   readonly onFatal: (error: unknown) => void;
   readonly clock: Clock;
@@ -56,6 +62,8 @@ export class StoreFeed {
   /** See {@link offered}. */
   #offered = 0;
   #feeding = false;
+  /** Tells the store what is new. */
+  #telling: Disposable | null = null;
   #checkpointAsked = false;
   #stopped = false;
   #closed = false;
@@ -148,9 +156,29 @@ export class StoreFeed {
     this.#store?.head(this.#o.journal.headSeq());
   }
 
+  /** Tells the store soon of the events and frames that are new. */
+  tellSoon(): void {
+    if (this.#o.recent.next - 1 - this.#offered >= TELL_FRAMES) void this.feed();
+    else this.#telling ??= this.#o.clock.after(TELL_DELAY_MS, () => this.#tell(!this.#o.bursting()));
+  }
+
+  /** Tells the store now, because somebody is about to read. */
+  tellNow(): void {
+    this.#tell(true);
+  }
+
+  #tell(ofEvents: boolean): void {
+    this.#telling?.[Symbol.dispose]();
+    this.#telling = null;
+    if (this.#store === null || this.#stopped) return;
+    if (ofEvents) this.tellHead();
+    void this.feed();
+  }
+
   /** Asks for a checkpoint, unless an earlier one is still under way. */
   checkpoint(): void {
     if (this.#store === null || this.#checkpointAsked) return;
+    this.tellNow();
     this.#checkpointAsked = true;
     this.#store.checkpoint().catch((error) => {
       this.#checkpointAsked = false;
@@ -204,6 +232,8 @@ export class StoreFeed {
   /** Offers nothing more. */
   stop(): void {
     this.#stopped = true;
+    this.#telling?.[Symbol.dispose]();
+    this.#telling = null;
   }
 
   /**
@@ -212,6 +242,7 @@ export class StoreFeed {
    */
   async close(withinMs = CLOSE_MS_MAX): Promise<void> {
     this.stop();
+    this.tellHead();
     // DuckDB may still be opening. It would make files in a folder that is removed after this.
     await Promise.race([this.#opening, this.#o.clock.sleep(Math.min(OPENING_MS_MAX, withinMs))]);
     this.#closed = true;

@@ -31,7 +31,7 @@ import { Writer } from "./writer.ts";
 
 /** A commit begins when so many rows are due, when the first of them has waited so long, or when a read waits for one. */
 const COMMIT_ROWS = 2048;
-const COMMIT_DELAY_MS = 60;
+const COMMIT_DELAY_MS = 200;
 /** @bound a read waits for DuckDB to reach the journal's head | the response says in `x-store-lag` how many events are missing */
 const READ_WAIT_MS_MAX = 2000;
 

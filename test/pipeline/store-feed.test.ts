@@ -1,5 +1,5 @@
 /** What the store is offered and told. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { GatewayError } from "../../src/errors.ts";
 import type { JournalCursors } from "../../src/journal/journal.ts";
 import { StoreFeed } from "../../src/pipeline/store-feed.ts";
@@ -65,7 +65,14 @@ class StoreDouble {
 function around(next: number, stored: number) {
   const clock = new FakeClock();
   const store = new StoreDouble(stored);
-  const state = { next, openAfterMs: 0, openFails: null as unknown, keptFrom: 1, entriesFail: 0 };
+  const state = {
+    next,
+    openAfterMs: 0,
+    openFails: null as unknown,
+    keptFrom: 1,
+    entriesFail: 0,
+    bursting: false,
+  };
   const heard: string[] = [];
   const feed = new StoreFeed({
     journal: {
@@ -96,6 +103,7 @@ function around(next: number, stored: number) {
       forget: () => {},
     },
     recomputedModelId: RECOMPUTED,
+    bursting: () => state.bursting,
     onOpen: () => heard.push("open"),
     onCheckpoint: ({ frameId }) => heard.push(`checkpoint ${frameId}`),
     onDamage: ({ log, id }) => heard.push(`damage ${log} ${id}`),
@@ -232,4 +240,70 @@ test("close waits up to 2 s for the store to open, and closes it; nothing is off
   expect([given.settled, slow.store.disposed]).toEqual([true, false]);
   await slow.clock.advance(60_000);
   expect([slow.store.disposed, slow.feed.store, slow.heard]).toEqual([true, null, []]);
+});
+
+describe("what is new is told together", () => {
+  test("100 ms after the first of it", async () => {
+    const { clock, store, state, feed } = around(1, 0);
+    feed.open();
+    await clock.settle();
+    store.told.length = 0;
+    for (let turn = 0; turn < 5; turn++) {
+      state.next += 1;
+      feed.tellSoon();
+      await clock.advance(10);
+    }
+    expect([store.told, store.offered]).toEqual([[], []]);
+    await clock.advance(50);
+    expect(store.told).toEqual(["head 50"]);
+    expect(store.offered).toEqual([[1, 5]]);
+    await clock.advance(10_000);
+    expect(store.told).toEqual(["head 50"]);
+  });
+
+  test("at once before a read", async () => {
+    const { clock, store, state, feed } = around(1, 0);
+    feed.open();
+    await clock.settle();
+    store.told.length = 0;
+    state.next = 3;
+    feed.tellSoon();
+    feed.tellNow();
+    await clock.settle();
+    expect(store.told).toEqual(["head 50"]);
+    expect(store.offered).toEqual([[1, 2]]);
+  });
+
+  test("at once if many frames wait", async () => {
+    const { clock, store, state, feed } = around(1, 0);
+    feed.open();
+    await clock.settle();
+    state.next = 513;
+    feed.tellSoon();
+    await clock.settle();
+    expect(store.offered).toEqual([[1, 512]]);
+  });
+
+  test("in a burst, without the events: these are told at the next beat or read", async () => {
+    const { clock, store, state, feed } = around(1, 0);
+    feed.open();
+    await clock.settle();
+    store.told.length = 0;
+    state.bursting = true;
+    state.next = 2;
+    feed.tellSoon();
+    await clock.advance(200);
+    expect(store.told).toEqual([]);
+    expect(store.offered).toHaveLength(1);
+  });
+
+  test("before the store closes", async () => {
+    const { clock, store, feed } = around(1, 0);
+    feed.open();
+    await clock.settle();
+    store.told.length = 0;
+    feed.tellSoon();
+    await feed.close(1000);
+    expect(store.told[0]).toBe("head 50");
+  });
 });
