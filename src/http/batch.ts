@@ -8,7 +8,7 @@ import type { HttpMetrics } from "./metrics.ts";
 import type { Gate } from "./turns.ts";
 
 /**
- * Both bounds hold for one append of a batch. The bound in bytes is for large events.
+ * Both bounds hold for one append of a batch. The bound in bytes is for large events, and counts bodies and messages.
  * @bound one append of a batch | the rest goes into the next
  */
 const GROUP_EVENTS_MAX = 1024;
@@ -66,7 +66,7 @@ export class Batch {
     }
     complete(outcome.event, this.#o.given, index);
     this.#group.push(outcome.event);
-    this.#groupBytes += outcome.event.body.byteLength;
+    this.#groupBytes += outcome.event.body.byteLength + (outcome.event.message?.length ?? 0);
     return this.#group.length >= GROUP_EVENTS_MAX || this.#groupBytes >= GROUP_BYTES_MAX
       ? this.flush()
       : null;

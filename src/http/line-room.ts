@@ -28,6 +28,8 @@ export class LineRoom {
   readonly #o: LineRoomOptions;
   /** When the unfinished line became long; null if it is not. */
   #longSinceMs: number | null = null;
+  /** What the unfinished line has after this chunk, if the chunk does not end it. */
+  #unendedBytes = 0;
 
   constructor(options: LineRoomOptions) {
     this.#o = options;
@@ -36,6 +38,7 @@ export class LineRoom {
   /** Takes room before a chunk is cut into lines. @param lineBytes of the unfinished line before it. @returns why there is none. */
   async before(lineBytes: number, chunkBytes: number): Promise<Refused | null> {
     const { hold, clock, lineBytesMax } = this.#o;
+    this.#unendedBytes = lineBytes + chunkBytes;
     if (lineBytes + chunkBytes <= LARGE_CHUNK_BYTES) return null;
     if (
       this.#longSinceMs !== null &&
@@ -60,8 +63,9 @@ export class LineRoom {
     }
     // The line before may have been longer.
     if (2 * lineBytes <= LINE_ROOM_BYTES / 2) hold.shrink(LINE_ROOM_BYTES);
-    if (this.#longSinceMs !== null) return;
+    // Each long line has its own time, even if one follows the other.
+    if (this.#longSinceMs !== null && lineBytes === this.#unendedBytes) return;
+    if (this.#longSinceMs === null) keepOpen(LINE_TIMEOUT_SECONDS);
     this.#longSinceMs = clock.monotonicMs();
-    keepOpen(LINE_TIMEOUT_SECONDS);
   }
 }

@@ -6,7 +6,7 @@ import type { Clock } from "../clock.ts";
  * @bound events of batches that wait for a commit | the request waits
  */
 const UNCOMMITTED_EVENTS_MAX = 2048;
-/** @bound events of batches that wait for a commit | the request waits */
+/** @bound bodies and messages of batches that wait for a commit | the request waits */
 const UNCOMMITTED_BYTES_MAX = 8 * 1024 * 1024;
 /**
  * @bound work on batches before other requests have a turn | the batch waits

@@ -6,9 +6,18 @@ import type { Journal, JournalEvent } from "../journal/journal.ts";
 
 /** @bound events in memory that wait for their frame | they are read from the journal again */
 const EVENTS_MAX = 4096;
-/** @bound bodies of events in memory that wait for their frame | they are read from the journal again */
+/** @bound bodies and messages of events in memory that wait for their frame | they are read from the journal again */
 const BYTES_MAX = 16 * 1024 * 1024;
+/** What is handed out is in memory, too, until its frames are committed. @bound bodies and messages of events that become frames together (one event may be larger) | the rest goes into the next batch */
+const BATCH_BYTES_MAX = 4 * 1024 * 1024;
 const READ_EVENTS = 256;
+/** Bodies alone: a message is part of its body. */
+const READ_BYTES_MAX = BYTES_MAX / 2;
+
+/** Body and message. */
+function bytesOf({ body, message }: JournalEvent): number {
+  return body.byteLength + (message?.length ?? 0);
+}
 
 export class Intake {
   readonly #journal: Pick<Journal, "headSeq" | "unframedAfter">;
@@ -38,23 +47,29 @@ export class Intake {
 
   #push(event: JournalEvent): void {
     this.#events.push(event);
-    this.#bytes += event.body.byteLength;
+    this.#bytes += bytesOf(event);
     this.#taken = event.seq;
   }
 
-  /** Hands out the next events, at most `limit`; none if there are no more. */
+  /** Hands out the next events, at most `limit`, and few if they are large; none if there are no more. */
   next(limit: number): JournalEvent[] {
     if (this.#events.length === 0) this.#read();
-    const events = this.#events.splice(0, limit);
-    for (const event of events) this.#bytes -= event.body.byteLength;
-    return events;
+    let [count, bytes] = [0, 0];
+    for (const event of this.#events) {
+      const more = bytesOf(event);
+      if (count === limit || (count > 0 && bytes + more > BATCH_BYTES_MAX)) break;
+      count += 1;
+      bytes += more;
+    }
+    this.#bytes -= bytes;
+    return this.#events.splice(0, count);
   }
 
   /** Fills the memory from the journal. */
   #read(): void {
     const headSeq = this.#journal.headSeq();
     if (this.#taken >= headSeq) return;
-    const events = this.#journal.unframedAfter(this.#taken, READ_EVENTS, BYTES_MAX);
+    const events = this.#journal.unframedAfter(this.#taken, READ_EVENTS, READ_BYTES_MAX);
     for (const event of events) this.#push(event);
     if (events.length === 0) this.#taken = headSeq;
   }

@@ -141,6 +141,8 @@ async function instanceOf(options: DatabaseOptions): Promise<duckdb.DuckDBInstan
     memory_limit: `${options.memoryLimitBytes}B`,
     // With one thread a query runs on the pool thread that carries it, and memory stays small.
     threads: "1",
+    // Without it, DuckDB's allocator gives freed memory back only as more is allocated, so that a burst's would stay.
+    allocator_background_threads: "true",
     temp_directory: options.tempFolder,
     // In effect never: only checkpoints.ts decides when a checkpoint runs.
     checkpoint_threshold: "1TB",

@@ -24,8 +24,11 @@ import { CURSOR_COLUMNS, EVENT_COLUMNS, FRAME_COLUMNS, PHYSICS_FIELDS, SCHEMA_VE
 
 /** Rows in a data chunk. */
 export const CHUNK_ROWS = VECTOR_ROWS;
-/** Bytes of bodies in a data chunk. At least one event goes in, however large. */
-const CHUNK_BODY_BYTES_MAX = 16 * 1024 * 1024;
+/**
+ * Bytes of bodies in a data chunk. While it is filled, each of them and its message are in memory several times. At least one event goes
+ * in, however large.
+ */
+const CHUNK_BODY_BYTES_MAX = 4 * 1024 * 1024;
 
 type Items = Float32Array | BigInt64Array | BigUint64Array | Int32Array | Uint32Array | Uint16Array;
 

@@ -124,6 +124,17 @@ describe("an NDJSON body", () => {
     expect([held.requests, timeouts]).toEqual([0, [30, 300]]);
   });
 
+  test("long lines that follow each other for minutes are not too slow, because each of them is fast", async () => {
+    const { clock, room } = lines();
+    for (let line = 0; line < 60; line++) {
+      for (let lineKib = 100; lineKib < 1000; lineKib += 300) {
+        expect(await room.before(lineKib * KIB, 300 * KIB)).toBeNull();
+        room.after((lineKib === 700 ? 100 : lineKib + 300) * KIB);
+        await clock.advance(1000);
+      }
+    }
+  });
+
   test("is refused if there is no room, or if its long line arrives too slowly", async () => {
     const { clock, held, room } = lines();
     held.takeRequest(160 * MIB);

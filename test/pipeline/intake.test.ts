@@ -63,25 +63,34 @@ test("after a gap, events are read from the journal, in order, and none twice", 
   expect(seqs(intake.next(9))).toEqual([5]);
 });
 
-test("beyond 4,096 events or 16 MiB in memory, the rest is read from the journal", () => {
+test("beyond 4,096 events in memory, the rest is read from the journal", () => {
   const many = around(0);
   many.journal.head = 5000;
   many.intake.take(Array.from({ length: 5000 }, (_, index) => eventOf(index + 1)));
   expect(many.intake.next(9999)).toHaveLength(4096);
   expect(many.intake.waiting).toBe(904);
   expect(seqs(many.intake.next(1))).toEqual([4097]);
-
-  const large = around(0);
-  large.journal.head = 20;
-  const body = new Uint8Array(1024 * 1024);
-  large.intake.take(Array.from({ length: 20 }, (_, index) => eventOf(index + 1, { body })));
-  expect(large.intake.next(99)).toHaveLength(16);
-  large.journal.head = 21;
-  expect(seqs(large.intake.next(99)).at(0)).toBe(17);
 });
 
-test("a read of the journal takes at most 16 MiB of bodies", () => {
-  const { journal, intake } = around(3);
-  intake.next(9);
-  expect(journal.bytesMax).toEqual([16 * 1024 * 1024]);
+test("beyond 16 MiB of bodies and messages in memory, the rest is read from the journal", () => {
+  const { journal, intake } = around(0);
+  journal.head = 20;
+  const body = new Uint8Array(1024 * 1024);
+  const message = "m".repeat(1024 * 1024);
+  intake.take(Array.from({ length: 20 }, (_, index) => eventOf(index + 1, { body, message })));
+  for (let from = 1; from < 9; from += 2) expect(seqs(intake.next(99))).toEqual([from, from + 1]);
+  expect(journal.reads).toBe(0);
+  expect(seqs(intake.next(99)).at(0)).toBe(9);
+  expect([journal.reads, journal.bytesMax]).toEqual([1, [8 * 1024 * 1024]]);
+});
+
+test("at most 4 MiB of bodies and messages are handed out at once, but at least one event", () => {
+  const { journal, intake } = around(0);
+  journal.head = 4;
+  const large = { body: new Uint8Array(1024 * 1024), message: "m".repeat(1024 * 1024) };
+  const huge = { body: new Uint8Array(8 * 1024 * 1024) };
+  intake.take([eventOf(1, large), eventOf(2, large), eventOf(3, large), eventOf(4, huge)]);
+  expect(seqs(intake.next(99))).toEqual([1, 2]);
+  expect(seqs(intake.next(99))).toEqual([3]);
+  expect(seqs(intake.next(99))).toEqual([4]);
 });
