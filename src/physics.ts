@@ -93,16 +93,7 @@ export class Kinetics {
     if (conversationId === null) return NO_CONVERSATION;
     const known = this.#conversations.get(conversationId);
     const conversation = known ?? newConversation(conversationId);
-    const seconds = (timestampUs - conversation.previousUs) / 1e6;
-    // An event that was received before its predecessor shows that the clock was set back: the two do not compare.
-    const comparable = known !== undefined && o.receivedUs >= known.receivedUs;
-    const motion = {
-      delta_time: known === undefined ? 0 : Math.log(Math.max(seconds, DELTA_SECONDS_MIN)),
-      velocity: this.#count(conversation, timestampUs),
-      interrupt: comparable && o.receivedUs < known.decidedUs ? 1 : 0,
-      first: known === undefined,
-      conversation_hash: conversation.hash,
-    };
+    const motion = motionOf(known, conversation, { ...o, velocity: this.#count(conversation, timestampUs) });
     conversation.previousUs = timestampUs;
     conversation.receivedUs = o.receivedUs;
     conversation.decidedUs = Number.POSITIVE_INFINITY;
@@ -111,6 +102,17 @@ export class Kinetics {
     this.#linkNewest(conversation);
     this.#forget();
     return motion;
+  }
+
+  /** What {@link observe} would return for an event, without taking it. */
+  preview(o: { conversationId: string | null; timestampUs: number; receivedUs: number }): Motion {
+    const { conversationId, timestampUs } = o;
+    if (conversationId === null) return NO_CONVERSATION;
+    const known = this.#conversations.get(conversationId);
+    return motionOf(known, known ?? newConversation(conversationId), {
+      ...o,
+      velocity: known === undefined ? 1 : countWith(known, timestampUs),
+    });
   }
 
   /** Notes when the newest event of a conversation was decided. */
@@ -184,6 +186,40 @@ export class Kinetics {
     conversation.older = null;
     conversation.newer = null;
   }
+}
+
+function motionOf(
+  known: Conversation | undefined,
+  { hash, previousUs }: Conversation,
+  o: { timestampUs: number; receivedUs: number; velocity: number },
+): Motion {
+  const seconds = (o.timestampUs - previousUs) / 1e6;
+  // An event that was received before its predecessor shows that the clock was set back: the two do not compare.
+  const comparable = known !== undefined && o.receivedUs >= known.receivedUs;
+  return {
+    delta_time: known === undefined ? 0 : Math.log(Math.max(seconds, DELTA_SECONDS_MIN)),
+    velocity: o.velocity,
+    interrupt: comparable && o.receivedUs < known.decidedUs ? 1 : 0,
+    first: known === undefined,
+    conversation_hash: hash,
+  };
+}
+
+/** How many timestamps there would be in the window that ends with this one, if it were added. */
+function countWith({ times, start }: Conversation, timestampUs: number): number {
+  const fromUs = timestampUs - VELOCITY_WINDOW_US;
+  let first = start;
+  while (
+    first < times.length &&
+    ((times[first] as number) < fromUs || times.length + 1 - first > TIMES_PER_CONVERSATION_MAX)
+  )
+    first += 1;
+  let count = 1;
+  for (let index = first; index < times.length; index++) {
+    const timeUs = times[index] as number;
+    if (timeUs >= fromUs && timeUs <= timestampUs) count += 1;
+  }
+  return count;
 }
 
 function newConversation(conversationId: string): Conversation {

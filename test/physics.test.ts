@@ -150,6 +150,30 @@ describe("kinetics", () => {
   });
 });
 
+test("a preview says what taking the event will say, and changes nothing", () => {
+  const event = fc.record({
+    conversationId: fc.constantFrom("a", "b", null),
+    timestampUs: fc.nat(200_000_000),
+    receivedUs: fc.nat(1000),
+    decidedUs: fc.nat(1000),
+  });
+  fc.assert(
+    fc.property(fc.array(event, { maxLength: 100 }), fc.boolean(), (events, crowded) => {
+      const kinetics = new Kinetics({});
+      if (crowded) {
+        for (let n = 0; n < 1500; n++)
+          kinetics.observe({ conversationId: "a", timestampUs: 100_000_000 + n, receivedUs: 0 });
+      }
+      for (const { decidedUs, ...one } of events) {
+        const before = kinetics.preview(one);
+        expect(kinetics.preview(one)).toEqual(before);
+        expect(kinetics.observe(one)).toEqual(before);
+        if (one.conversationId !== null) kinetics.decided(one.conversationId, decidedUs);
+      }
+    }),
+  );
+});
+
 describe("spin", () => {
   // Reproduced in Python from the TSDoc of drawSigns, to the last bit.
   const GOLDEN = [-0.27774118651507484, -0.9212621689015178, 0.07022134248050863, -0.2630680758364744];

@@ -43,6 +43,11 @@ export interface Embedder extends AsyncDisposable {
     patienceMs?: number,
   ): Promise<EmbeddedTexts>;
   /**
+   * The vector of one text, at once, if that takes microseconds; zeros if it has none. Only hashing can.
+   * @param wanted whether the nearest example is wanted, too. @returns null: ask {@link embedNearest}.
+   */
+  embedNow?(text: string, wanted: boolean): Float32Array | null;
+  /**
    * Replaces the labelled examples. Their vectors must come from this embedder; the call takes over their memory.
    * @returns what was learned from the examples; null if there are none, or if others were set meanwhile.
    * @throws GatewayError embedder_unavailable if the Worker has ended.

@@ -2,7 +2,7 @@
 import { modelId } from "../frame.ts";
 import type { Calibration, LabelledVectors } from "../nearest/nearest.ts";
 import type { EmbeddedTexts, Embedder } from "./embedder.ts";
-import { HASHING_DIM, HASHING_NAME } from "./hashing.ts";
+import { HASHING_DIM, HASHING_NAME, hashingEmbed } from "./hashing.ts";
 import { type EmbedWorker, Examples, embeddedOf, NO_TEXTS } from "./thread.ts";
 
 /** Never fails while the Worker runs. */
@@ -29,6 +29,13 @@ export class HashingEmbedder implements Embedder {
     if (texts.length === 0) return NO_TEXTS;
     const comparison = this.#examples.comparison(wanted);
     return embeddedOf(await this.#worker.ask({ kind: "hash", texts, comparison }), texts);
+  }
+
+  embedNow(text: string, wanted: boolean): Float32Array | null {
+    if (this.#examples.comparison([wanted]) !== null) return null;
+    const row = new Float32Array(HASHING_DIM);
+    hashingEmbed(text, row, 0);
+    return row;
   }
 
   setExamples(examples: LabelledVectors): Promise<Calibration | null> {

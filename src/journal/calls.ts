@@ -19,6 +19,8 @@ export class AppendCall {
   results: AppendResult[] = [];
   /** The events that are not duplicates. */
   stored: JournalEvent[] = [];
+  /** The frame that was decided in the same transaction, if this is the only event of its group; null: there is none. */
+  frameId: number | null = null;
   /** If not undefined, nothing of this call was stored. */
   failure: unknown = undefined;
   readonly #settle = Promise.withResolvers<AppendResult[]>();

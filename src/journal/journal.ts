@@ -104,7 +104,12 @@ export class Journal implements Disposable {
   /** How far the journal had acknowledged when it was last open; null if that is not known. */
   readonly acknowledged: Acknowledged | null;
   /** Called after each commit with new events, in order of seq, before the promises of their calls resolve. */
-  onCommitted: (batch: { events: readonly JournalEvent[] }) => void = () => {};
+  onCommitted: (batch: { events: readonly JournalEvent[]; frameId: number | null }) => void = () => {};
+  /**
+   * Decides the frame of an event in the event's own transaction, if the event is alone in its group and everything before it is framed.
+   * It must change nothing that a failed transaction would have to undo. Null: the frame is decided later.
+   */
+  frameAtOnce: (event: JournalEvent) => DecidedFrame | null = () => null;
 
   /** The rows that were found damaged. They are passed over; the rest of the journal goes on. */
   readonly damage: Damage;
@@ -182,7 +187,8 @@ export class Journal implements Disposable {
       this.acknowledged = this.#headsFile?.found ?? null;
       this.#files = new OwnFiles([path, `${path}-wal`, ...(o.needs ?? [])], nowUs);
       const shared = { path, database, transactions, settings, generations, logs, keys, damage: this.damage };
-      this.#writer = new Writer({ ...shared, journalId: this.journalId });
+      const frameAtOnce = (event: JournalEvent): DecidedFrame | null => this.frameAtOnce(event);
+      this.#writer = new Writer({ ...shared, journalId: this.journalId, frameAtOnce });
       this.#pruning = new Pruning({ ...shared, nowUs, onLeft: (leaving) => this.#room?.left(leaving) });
       this.#numbers = new Numbers({ ...shared, writer: this.#writer, pruning: this.#pruning });
       const onDropped = ({ events, oldestSeq }: Dropped): void => {
@@ -251,8 +257,10 @@ export class Journal implements Disposable {
   }
 
   #tell(group: readonly Call[]): void {
-    const events = group.flatMap((call) => (isAppend(call) && call.failure === undefined ? call.stored : []));
-    if (events.length > 0) this.onCommitted({ events });
+    const appends = group.filter(isAppend).filter(({ failure }) => failure === undefined);
+    const events = appends.flatMap(({ stored }) => stored);
+    const frameId = appends.find((call) => call.frameId !== null)?.frameId ?? null;
+    if (events.length > 0) this.onCommitted({ events, frameId });
   }
 
   /** Why nothing can be acknowledged now: a file of the gateway was deleted or replaced. null if none was. */

@@ -11,11 +11,13 @@ import { type AppendCall, type Call, type DecideCall, isAppend, isDecide } from 
 import { isFileFailure } from "./file.ts";
 import type { Key, Keys } from "./keys.ts";
 import type { Heads, Logs } from "./logs.ts";
-import { EventsGone, eventId, idPrefix, idRest } from "./rows.ts";
+import { type DecidedFrame, EventsGone, eventId, idPrefix, idRest, type JournalEvent } from "./rows.ts";
 import type { Settings } from "./settings.ts";
 import type { Transactions } from "./transactions.ts";
 
 const FRAMED_TO = "journal.framed_to";
+/** Frames that are decided with their event are noted there this rarely. */
+const FRAMED_TO_EVERY = 64;
 
 /** The heads of the logs. A transaction works on a copy, which replaces them when it has committed. */
 interface Counters extends Heads {
@@ -30,6 +32,8 @@ export interface WriterOptions {
   readonly settings: Settings;
   readonly logs: Logs;
   readonly keys: Keys;
+  /** Decides a frame in the transaction of its event; null: later. */
+  readonly frameAtOnce: (event: JournalEvent) => DecidedFrame | null;
 }
 
 export class Writer {
@@ -69,7 +73,7 @@ export class Writer {
   store(group: readonly Call[]): void {
     this.#o.keys.reserve(group.reduce((sum, call) => sum + (isAppend(call) ? call.rows : 0), 0));
     try {
-      this.#transact(() => this.#storeCalls(group, this.#counters));
+      this.#transact(() => this.#storeCalls(group, this.#counters, { framesAtOnce: true }));
     } catch (error) {
       if (isFileFailure(error)) throw error;
       // SQLite refused a row. Store each call by itself, so that only the call with that row fails.
@@ -102,7 +106,7 @@ export class Writer {
       const mark = keys.mark;
       try {
         transactions.savepoint(() => {
-          counters = this.#storeCalls([call], counters);
+          counters = this.#storeCalls([call], counters, { framesAtOnce: false });
         });
       } catch (error) {
         if (isFileFailure(error)) throw error;
@@ -114,11 +118,14 @@ export class Writer {
   }
 
   /** Stores events first, then frames, then updates. */
-  #storeCalls(calls: readonly Call[], before: Counters): Counters {
+  #storeCalls(calls: readonly Call[], before: Counters, o: { framesAtOnce: boolean }): Counters {
     const counters = { ...before };
     const appends = calls.filter(isAppend);
     const decides = calls.filter(isDecide);
     if (appends.length > 0) this.#storeEvents(appends, counters);
+    for (const call of appends) call.frameId = null;
+    const [only] = appends;
+    if (o.framesAtOnce && only !== undefined && calls.length === 1) this.#frameAtOnce(only, counters);
     if (decides.length > 0) this.#storeFrames(decides, counters);
     for (const call of calls) {
       if (call.kind !== "update") continue;
@@ -173,6 +180,22 @@ export class Writer {
       const id = logs.idOf(seq) ?? eventId(receivedUs, journalId, seq);
       call.results[index] = { seq, id, duplicate: true };
     }
+  }
+
+  /** Stores the frame of a single event with it, if every earlier event has one and the pipeline can make it now. */
+  #frameAtOnce(call: AppendCall, counters: Counters): void {
+    const [event] = call.stored;
+    if (event === undefined || call.stored.length > 1 || event.seq !== counters.framedTo + 1) return;
+    const frame = this.#o.frameAtOnce(event);
+    if (frame === null) return;
+    const frameId = counters.headFrameId + 1;
+    this.#o.logs.insertFrames([frame], frameId);
+    counters.headFrameId = frameId;
+    counters.framedTo = event.seq;
+    counters.framedMax = Math.max(counters.framedMax, event.seq);
+    call.frameId = frameId;
+    // A start searches from there on, so that it may be a little behind.
+    if (event.seq % FRAMED_TO_EVERY === 0) this.#o.settings.put(FRAMED_TO, String(counters.framedTo));
   }
 
   #storeFrames(calls: readonly DecideCall[], counters: Counters): void {

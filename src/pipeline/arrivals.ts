@@ -20,6 +20,7 @@ export class Arrivals {
 
   count(events: number): void {
     this.#events += events;
+    this.#measure();
   }
 
   /** Whether ingest was in a burst when the rate was last measured. */
@@ -32,14 +33,18 @@ export class Arrivals {
    * larger the backlog, the shorter the pause, so that a lasting load balances far below the bound that refuses events.
    */
   pauseMs(unframedEvents: number): number {
-    const nowMs = this.#clock.monotonicMs();
-    const elapsedMs = nowMs - this.#sinceMs;
-    if (elapsedMs >= WINDOW_MS) {
-      this.#perSecond = (1000 * this.#events) / elapsedMs;
-      this.#events = 0;
-      this.#sinceMs = nowMs;
-    }
+    this.#measure();
     if (!this.bursting) return 0;
     return Math.max(0, 1 - unframedEvents / YIELD_BACKLOG_EVENTS) * YIELD_MS_MAX;
+  }
+
+  /** Measures the rate once a window has passed. */
+  #measure(): void {
+    const nowMs = this.#clock.monotonicMs();
+    const elapsedMs = nowMs - this.#sinceMs;
+    if (elapsedMs < WINDOW_MS) return;
+    this.#perSecond = (1000 * this.#events) / elapsedMs;
+    this.#events = 0;
+    this.#sinceMs = nowMs;
   }
 }

@@ -22,6 +22,8 @@ const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 /** @bound the part of a text that is embedded | the rest is cut off */
 const TEXT_CHARS_MAX = 8192;
+/** The body of an event whose vector is computed at once. */
+const NOW_BYTES_MAX = 4096;
 /** Between two log lines about texts that the embedder cannot take. */
 const REFUSAL_LOG_MS = 60_000;
 /** After so many batches without a failure, twice as large ones are tried again. */
@@ -128,6 +130,19 @@ export class PatientEmbedder {
     for (const { index, error } of refused) this.#refuses(seqs[index] ?? 0, asked[index] ?? "", error);
     if (!givenUp && refused.length === 0) this.#fitBatches(largestTaken);
     return results.every((result) => result === null) ? null : this.#spread(results, texts);
+  }
+
+  /** The vector of one event, at once; null: it has none; undefined: this takes longer, so ask {@link embed}. */
+  embedNow({ message, body, fields }: JournalEvent): EventVector | null | undefined {
+    const embedder = this.#embedder;
+    if (embedder.kind === "off") return null;
+    if (embedder.embedNow === undefined || body.byteLength > NOW_BYTES_MAX) return undefined;
+    const text = this.#o.textOf(message, body);
+    if (text === "") return null;
+    const row = embedder.embedNow(text, message !== null && fields?.intent === undefined);
+    if (row === null) return undefined;
+    this.counters.embed_batches_total += 1;
+    return row.every((value) => value === 0) ? null : { embedder, row };
   }
 
   #givenUp(): boolean {

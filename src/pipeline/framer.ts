@@ -4,11 +4,19 @@
  */
 import type { Brain } from "../brain/brain.ts";
 import { GatewayError, messageOf } from "../errors.ts";
-import type { ConversationMotion, EventsGone, Journal, JournalEvent } from "../journal/journal.ts";
+import type {
+  ConversationMotion,
+  DecidedFrame,
+  EventsGone,
+  Journal,
+  JournalEvent,
+} from "../journal/journal.ts";
 import type { Log } from "../log.ts";
+import type { Kinetics } from "../physics.ts";
+import type { Schemas } from "../schemas/schemas.ts";
 import { Arrivals } from "./arrivals.ts";
 import { type PatientEmbedder, vectorOf } from "./embedding.ts";
-import { type FrameMakerOptions, makeFrame } from "./frames.ts";
+import { type FrameMakerOptions, learnFrom, makeFrame } from "./frames.ts";
 import { Intake } from "./intake.ts";
 import type { Labels } from "./labels.ts";
 import type { Questions } from "./questions.ts";
@@ -30,7 +38,9 @@ export interface FramerOptions extends Omit<FrameMakerOptions, "journalId"> {
   >;
   readonly brain: Pick<Brain, "known">;
   readonly questions: Pick<Questions, "admit" | "framed" | "gone" | "holds">;
-  readonly labels: Pick<Labels, "noteModel" | "keep">;
+  readonly labels: Pick<Labels, "noteModel" | "keep" | "has">;
+  readonly kinetics: Pick<Kinetics, "observe" | "decided" | "preview" | "restore">;
+  readonly schemas: Pick<Schemas, "observe" | "preview">;
   /** Commits the rows of frames. @returns the first frame_id @throws what the journal's `decide` does */
   readonly commit: (drafts: readonly Draft[]) => Promise<number>;
   /** Called when the rows have committed. */
@@ -44,9 +54,17 @@ interface Batch {
   embedded: Embedded | null | undefined;
 }
 
+/** A frame that is decided in the transaction of its event. */
+interface AtOnce {
+  readonly item: Item;
+  readonly draft: Draft;
+}
+
 export class Framer {
   readonly #o: FramerOptions;
   readonly #frameOptions: FrameMakerOptions;
+  /** For a frame whose transaction may fail: conversations and schemas do not move on. */
+  readonly #previewOptions: FrameMakerOptions;
   readonly #intake: Intake;
   readonly #arrivals: Arrivals;
   /** Whether rows of frames can be written to the journal. */
@@ -55,13 +73,21 @@ export class Framer {
   /** The numbers of events that are being embedded, and of those whose rows are being committed. */
   #embedding = 0;
   #deciding = 0;
+  #embedder: PatientEmbedder | null = null;
+  #atOnce: AtOnce | null = null;
   #wake: (() => void) | null = null;
   #hasty = false;
   #stopped = false;
 
   constructor(options: FramerOptions) {
     this.#o = options;
+    const { kinetics, schemas } = options;
     this.#frameOptions = { ...options, journalId: options.journal.journalId };
+    this.#previewOptions = {
+      ...this.#frameOptions,
+      kinetics: { observe: (event) => kinetics.preview(event), decided: () => {} },
+      schemas: { observe: (type, body) => schemas.preview(type, body) },
+    };
     this.#intake = new Intake(options.journal);
     this.#arrivals = new Arrivals(options.clock);
   }
@@ -75,11 +101,48 @@ export class Framer {
     return this.#arrivals.bursting;
   }
 
-  /** Takes events that have just committed. */
-  take(events: readonly JournalEvent[]): void {
+  /**
+   * Takes events that have just committed.
+   * @param frameId the id of the frame that {@link atOnce} has decided in the same transaction; null: there is none.
+   */
+  take(events: readonly JournalEvent[], frameId: number | null): void {
     this.#arrivals.count(events.length);
+    const made = this.#atOnce;
+    this.#atOnce = null;
+    if (frameId !== null && made !== null) {
+      this.#passOn(made, frameId);
+      return;
+    }
     this.#intake.take(events);
     this.wake();
+  }
+
+  /**
+   * Decides the frame of an event inside the event's own transaction, which may still fail. That saves a commit for whoever sends one
+   * event after the other.
+   * @returns null: something is in the way, so the frame follows in a commit of its own.
+   */
+  atOnce(event: JournalEvent): DecidedFrame | null {
+    const embedder = this.#embedder;
+    if (embedder === null || this.#stopped || this.bursting || this.unframed > 0) return null;
+    const vector = embedder.embedNow(event);
+    if (vector === undefined) return null;
+    const known = this.#o.brain.known(event, null);
+    if (known.question !== null) return null;
+    const item = { event, vector, known };
+    const draft = makeFrame(item, this.#o.clock.nowUs(), this.#previewOptions);
+    if (!this.#o.labels.has(draft, vector?.embedder.modelId ?? null)) return null;
+    this.#atOnce = { item, draft };
+    return draft.decided;
+  }
+
+  /** Passes on a frame that has committed with its event. */
+  #passOn({ item, draft }: AtOnce, frameId: number): void {
+    this.#intake.passOver(item.event.seq);
+    learnFrom(item, draft.decided.decidedUs, this.#frameOptions);
+    this.#note([draft]);
+    this.#o.onCommitted(frameId, [draft]);
+    this.#o.questions.framed(item);
   }
 
   /** Looks again for something to do. */
@@ -125,6 +188,7 @@ export class Framer {
   /** Embeds ahead, and decides in order of receipt what does not wait for the language model, until {@link stop}. */
   async run(embedder: PatientEmbedder): Promise<void> {
     const ahead: Batch[] = [];
+    this.#embedder = embedder;
     while (!this.#stopped) {
       try {
         this.#embedAhead(embedder, ahead);

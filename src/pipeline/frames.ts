@@ -21,7 +21,7 @@ import type { Enrichment } from "./snapshot.ts";
 import type { Draft, Entry, EventVector, Item } from "./work.ts";
 
 export interface FrameMakerOptions {
-  readonly kinetics: Kinetics;
+  readonly kinetics: Pick<Kinetics, "observe" | "decided">;
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   readonly journalId: number;
   /** Whether frames carry a checksum: they do if readers on this machine need one. */
@@ -88,6 +88,14 @@ export function makeFrame(
     provenance: provenanceOf(understanding, embedded?.embedder.name ?? null),
   };
   return { event, decided, vector };
+}
+
+/** Moves conversation and schema on with an event whose frame was made from a preview of them. */
+export function learnFrom({ event, known }: Item, decidedUs: number, o: FrameMakerOptions): void {
+  const { conversationId, receivedUs } = event;
+  o.schemas.observe(known.understanding.type, event.body, receivedUs);
+  o.kinetics.observe({ conversationId, timestampUs: event.timestampUs ?? receivedUs, receivedUs });
+  if (conversationId !== null) o.kinetics.decided(conversationId, decidedUs);
 }
 
 function typeId(type: string | null): number {

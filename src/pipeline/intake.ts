@@ -45,6 +45,11 @@ export class Intake {
     }
   }
 
+  /** Passes over an event that has its frame already. It must be the next one. */
+  passOver(seq: number): void {
+    this.#taken = seq;
+  }
+
   #push(event: JournalEvent): void {
     this.#events.push(event);
     this.#bytes += bytesOf(event);

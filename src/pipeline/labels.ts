@@ -55,6 +55,14 @@ export class Labels {
     this.#shownBeside = null;
   }
 
+  /** Whether the journal has all labels of this frame, and the model of its vector. */
+  has({ decided: { eventType, intent } }: LabelledDraft, modelId: number | null): boolean {
+    if (this.#unkept.length > 0 || (modelId !== null && !this.#models.has(modelId))) return false;
+    const typeKnown =
+      eventType === null || eventType === UNKNOWN_EVENT || this.#types.has(labelId(eventType));
+    return typeKnown && (intent === null || this.#intents.has(labelId(intent)));
+  }
+
   /** Notes a label, unless it is known or the bound is reached. A frame is complete without its label, too. */
   #note(kind: "type" | "intent", known: Map<number, string>, label: string): void {
     const id = labelId(label);

@@ -18,7 +18,7 @@ export interface PipelineOptions {
   readonly spin: (vector: Float32Array | null) => [number, number, number, number];
   /** Whether frames carry a checksum: they do if a reader on this machine may need one. */
   readonly checksums: boolean;
-  readonly schemas: Pick<Schemas, "observe" | "counters" | "gauges" | "drift">;
+  readonly schemas: Pick<Schemas, "observe" | "preview" | "counters" | "gauges" | "drift">;
   /** Gives the text of an event that is embedded: its message, else the string leaves of its body. */
   readonly textOf: (message: string | null, body: Uint8Array) => string;
   /** The hashing embedder, whichever one is in use: old frames may have its vectors, which the journal does not keep. */

@@ -109,7 +109,8 @@ export class Pipeline {
       ...{ journal, clock, log },
       published: () => (this.#publisher.ring?.head() ?? 1) - 1,
     });
-    journal.onCommitted = ({ events }) => this.#received(events);
+    journal.frameAtOnce = (event) => this.#framer.atOnce(event);
+    journal.onCommitted = ({ events, frameId }) => this.#received(events, frameId);
     journal.damage.onDamage = (message) => log("error", `journal ${journal.path}: ${message}`);
   }
 
@@ -146,9 +147,9 @@ export class Pipeline {
   }
 
   /** Takes events that have just committed; they are acknowledged after this. */
-  #received(events: readonly JournalEvent[]): void {
+  #received(events: readonly JournalEvent[], frameId: number | null): void {
     this.#o.watch?.committed(events);
-    this.#framer.take(events);
+    this.#framer.take(events, frameId);
     if (!this.#framer.bursting) this.#feed.tellSoon();
   }
 

@@ -135,6 +135,14 @@ export class TypeSchema {
     return fillRate;
   }
 
+  /** The share of the expected fields that an event fills, without learning from it. */
+  fillRate(value: JsonObject): number {
+    if (this.expected === 0) return 0;
+    const filled = new Set<Field>();
+    expectedIn(this.root, value, 1, filled);
+    return filled.size / this.expected;
+  }
+
   /** Takes over the stored counts and fields; `root` is restored already. */
   take(kept: Pick<TypeSchema, "events" | "windowEvents" | "firstUs" | "lastUs" | "fields">): void {
     Object.assign(this, kept);
@@ -215,8 +223,7 @@ export class TypeSchema {
   }
 
   #childOf(parent: Field, key: string): Field | null {
-    if (parent.map || key.length > KEY_CHARS_MAX || (isDataKey(key) && !isSecretKey(key)))
-      return this.#anyKeyOf(parent);
+    if (isAnyKey(parent, key)) return this.#anyKeyOf(parent);
     const children = parent.children;
     if (children !== null && children.size >= ALIKE_OBJECTS_MAX && this.#collapse(parent, children, key))
       return this.#anyKeyOf(parent);
@@ -371,6 +378,35 @@ export class TypeSchema {
     if (field.changedEvent > 0 && this.events - field.changedEvent < MARKED_EVENTS) return "type_change";
     return field.late && this.events - field.firstEvent < MARKED_EVENTS ? "new_field" : null;
   }
+}
+
+/** Collects the expected fields that an object fills. */
+function expectedIn(field: Field, value: JsonObject, depth: number, filled: Set<Field>): void {
+  for (const key in value) {
+    const child = field.children?.get(key) ?? (isAnyKey(field, key) ? field.anyKey : null);
+    if (child !== null) expectedOf(child, value[key] as JsonValue, depth + 1, filled);
+  }
+}
+
+function expectedOf(field: Field, value: JsonValue, depth: number, filled: Set<Field>): void {
+  const type = typeOf(value);
+  if (type < OBJECT) {
+    if (field.expected && type !== NULL && value !== "") filled.add(field);
+    return;
+  }
+  if (depth > DEPTH_MAX) return;
+  if (type === OBJECT) expectedIn(field, value as JsonObject, depth, filled);
+  else if (field.elements !== null) {
+    const values = value as JsonValue[];
+    const count = Math.min(values.length, ARRAY_ELEMENTS_MAX);
+    for (let index = 0; index < count; index++)
+      expectedOf(field.elements, values[index] as JsonValue, depth + 1, filled);
+  }
+}
+
+/** Whether a key of an object is learned as any key. */
+function isAnyKey(parent: Field, key: string): boolean {
+  return parent.map || key.length > KEY_CHARS_MAX || (isDataKey(key) && !isSecretKey(key));
 }
 
 /** Whether a field has held nothing but objects and arrays. */

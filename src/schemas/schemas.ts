@@ -60,6 +60,12 @@ export interface SchemasOptions {
   readonly clock?: Clock;
 }
 
+interface ReadBody {
+  readonly body: Uint8Array;
+  readonly text: string;
+  readonly value: JsonObject;
+}
+
 export class Schemas implements Disposable {
   readonly #o: SchemasOptions;
   readonly #types = new Map<string, TypeSchema>();
@@ -77,6 +83,8 @@ export class Schemas implements Disposable {
     schema_write_failures_total: 0,
   };
   #drift: Drift[] = [];
+  /** The body that was previewed last. */
+  #read: ReadBody | null = null;
   readonly #writer: LateWriter | null;
 
   /** Reads the table. @throws GatewayError journal_failed */
@@ -129,22 +137,43 @@ export class Schemas implements Disposable {
   observe(type: string | null, body: Uint8Array, receivedUs: number): { readonly fillRate: number } {
     this.#counters.schema_events_total += 1;
     const name = type ?? UNKNOWN_EVENT;
-    let text: string;
-    let value: JsonObject;
-    try {
-      text = textToRead(body);
-      value = JSON.parse(text);
-    } catch {
-      // Ingest checks all bodies. If one gets past it all the same, its frame is worth more than its statistics.
+    const read = this.#bodyOf(body);
+    this.#read = null;
+    if (read === null) {
       this.#counters.schema_unread_events_total += 1;
       return NOTHING_FILLED;
     }
+    const { text, value } = read;
     const schema = this.#types.get(name) ?? this.#addType(name);
     this.#learning = schema;
     const fillRate = schema.observe(value, text, receivedUs);
     this.#learning = null;
     this.#writer?.changed(name);
     return name === UNKNOWN_EVENT ? NOTHING_FILLED : { fillRate };
+  }
+
+  /**
+   * What {@link observe} would return for the next event, without learning from it. (If the event makes the schema merge
+   * fields, the share of those before the merge.)
+   */
+  preview(type: string | null, body: Uint8Array): { readonly fillRate: number } {
+    const schema = type === null || type === UNKNOWN_EVENT ? undefined : this.#types.get(type);
+    const read = schema === undefined ? null : this.#bodyOf(body);
+    if (schema === undefined || read === null) return NOTHING_FILLED;
+    this.#read = read;
+    return { fillRate: schema.fillRate(read.value) };
+  }
+
+  /** Parses a body, unless {@link preview} has just done it. */
+  #bodyOf(body: Uint8Array): ReadBody | null {
+    if (this.#read?.body === body) return this.#read;
+    try {
+      const text = textToRead(body);
+      return { body, text, value: JSON.parse(text) };
+    } catch {
+      // Ingest checks all bodies. If one gets past it all the same, its frame is worth more than its statistics.
+      return null;
+    }
   }
 
   /** 32 hexadecimal digits: the same for all bodies of one shape. Values and the order of keys do not matter. */

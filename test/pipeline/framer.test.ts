@@ -1,11 +1,12 @@
 /** The framer by itself: embeds ahead, decides in order of receipt, and retries what the journal cannot write. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
+import type { Known } from "../../src/brain/brain.ts";
 import { EventsGone, type JournalEvent } from "../../src/journal/journal.ts";
 import { Kinetics } from "../../src/physics.ts";
 import type { PatientEmbedder } from "../../src/pipeline/embedding.ts";
 import { Framer } from "../../src/pipeline/framer.ts";
 import { Holds } from "../../src/pipeline/holds.ts";
-import type { Draft, Embedded, Item } from "../../src/pipeline/work.ts";
+import type { Draft, Embedded, EventVector, Item } from "../../src/pipeline/work.ts";
 import { FakeClock } from "../fake-clock.ts";
 import { hashing } from "./simulation/models.ts";
 
@@ -22,7 +23,15 @@ const events = (from: number, to: number): JournalEvent[] =>
   Array.from({ length: to - from + 1 }, (_, index) => event(from + index));
 
 /** @param o.waits seqs of events that wait for the language model. */
-function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byHand?: boolean } = {}) {
+function setup(
+  o: {
+    inJournal?: number;
+    waits?: number[];
+    maxBatch?: number;
+    byHand?: boolean;
+    labelsKnown?: boolean;
+  } = {},
+) {
   const clock = new FakeClock();
   const committed: number[][] = [];
   const told: string[] = [];
@@ -62,7 +71,7 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     brain: {
       known: ({ seq }, nearest) => {
         nearests.push([seq, nearest?.label ?? null]);
-        return { understanding, question: null };
+        return { understanding, question: now.question };
       },
     },
     questions: {
@@ -73,6 +82,7 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     },
     labels: {
       noteModel: ({ embedder }) => told.push(`model ${embedder.name}`),
+      has: () => o.labelsKnown ?? true,
       keep: () => {
         const failure = labelFailures.shift();
         if (failure !== undefined) throw failure;
@@ -88,9 +98,11 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
     onCommitted: (_, drafts: readonly Draft[]) => told.push(`committed ${drafts.length}`),
     ...{ kinetics, clock, checksums: false, log: () => {} },
     spin: () => [0, 0, 0, 1],
-    schemas: { observe: () => ({ fillRate: 0 }) },
+    schemas: { observe: () => ({ fillRate: 0 }), preview: () => ({ fillRate: 0 }) },
   });
+  const now = { vector: null as EventVector | null | undefined, question: null as Known["question"] };
   const embedder = {
+    embedNow: () => now.vector,
     maxBatch: o.maxBatch ?? 4,
     embed: (batch: readonly JournalEvent[]) => {
       const { promise, resolve } = Promise.withResolvers<Embedded | null>();
@@ -102,9 +114,19 @@ function setup(o: { inJournal?: number; waits?: number[]; maxBatch?: number; byH
   const take = (from: number, to: number): void => {
     head = to;
     stored.push(...events(from, to));
-    framer.take(events(from, to));
+    framer.take(events(from, to), null);
+  };
+  /** What the journal does with one event. */
+  const append = (seq: number): "at once" | "later" => {
+    const decided = framer.atOnce(event(seq));
+    head = seq;
+    stored.push(event(seq));
+    framer.take([event(seq)], decided === null ? null : seq);
+    return decided === null ? "later" : "at once";
   };
   return {
+    append,
+    now,
     framer,
     clock,
     committed,
@@ -334,3 +356,68 @@ test(
   },
   LIMIT_MS,
 );
+
+describe("a frame at once", () => {
+  test("is passed on when its event has committed, in order with the others", async () => {
+    const { framer, clock, embedder, append, committed, told } = setup();
+    expect(append(1)).toBe("later");
+    void framer.run(embedder);
+    await clock.settle();
+    expect(committed).toEqual([[1]]);
+    expect([append(2), append(3)]).toEqual(["at once", "at once"]);
+    expect(told.slice(-4)).toEqual(["committed 1", "framed 2", "committed 1", "framed 3"]);
+    expect([framer.unframed, framer.counters.frames_total]).toEqual([0, 3]);
+    framer.stop();
+    expect(append(4)).toBe("later");
+  });
+
+  test("is not made behind an event that waits for its frame", async () => {
+    const { framer, clock, embedder, append, committed } = setup({ byHand: true });
+    void framer.run(embedder);
+    await clock.settle();
+    expect(append(1)).toBe("at once");
+    framer.take([event(2)], null);
+    expect(append(3)).toBe("later");
+    expect(committed).toEqual([]);
+    framer.stop();
+  });
+
+  test("is not made in a burst, of unknown labels, for a question, or if the vector takes longer", async () => {
+    const unknown = setup({ labelsKnown: false });
+    void unknown.framer.run(unknown.embedder);
+    expect(unknown.append(1)).toBe("later");
+    const { framer, clock, embedder, append, now } = setup();
+    void framer.run(embedder);
+    now.question = "event";
+    expect(append(1)).toBe("later");
+    now.question = null;
+    await clock.settle();
+    now.vector = undefined;
+    expect(append(2)).toBe("later");
+    now.vector = null;
+    await clock.settle();
+    let seq = 3;
+    for (; seq < 500; seq++) if (append(seq) === "later") throw new Error(`event ${seq}`);
+    await clock.advance(100);
+    // The next event shows that the window before was a burst, and so does the one after it.
+    append(seq);
+    expect(append(seq + 1)).toBe("later");
+    await clock.advance(1000);
+    append(seq + 2);
+    await clock.advance(1000);
+    expect(append(seq + 3)).toBe("at once");
+    for (const one of [framer, unknown.framer]) one.stop();
+  });
+
+  test("whose commit fails moves nothing on", async () => {
+    const { framer, clock, embedder, append, told } = setup();
+    void framer.run(embedder);
+    await clock.settle();
+    append(1);
+    expect(framer.atOnce(event(2))).not.toBeNull();
+    expect(framer.atOnce(event(2))).not.toBeNull();
+    expect([framer.unframed, framer.counters.frames_total, told.at(-1)]).toEqual([0, 1, "framed 1"]);
+    expect(append(2)).toBe("at once");
+    framer.stop();
+  });
+});

@@ -54,7 +54,13 @@ describe("watch", () => {
         checksums: false,
         hashing,
       },
-      schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+      schemas: {
+        observe: () => ({ fillRate: 0 }),
+        preview: () => ({ fillRate: 0 }),
+        counters: {},
+        gauges: {},
+        drift: [],
+      },
       textOf: (message) => message ?? "",
       // Neither is needed for a word: frames and answers stand in the journal first.
       openStore: () => new Promise(() => {}),
@@ -116,7 +122,13 @@ test("an embedder that opens after the end is closed, and frames nothing", async
   const opened = Promise.withResolvers<Embedder>();
   const pipeline = new Pipeline({
     ...{ version: "0", journal, kinetics: new Kinetics({}), spin: () => [0, 0, 0, 1], checksums: false },
-    schemas: { observe: () => ({ fillRate: 0 }), counters: {}, gauges: {}, drift: [] },
+    schemas: {
+      observe: () => ({ fillRate: 0 }),
+      preview: () => ({ fillRate: 0 }),
+      counters: {},
+      gauges: {},
+      drift: [],
+    },
     ...{ textOf: (message) => message ?? "", hashing },
     openStore: () => new Promise(() => {}),
     openRing: () => new Promise(() => {}),

@@ -2,7 +2,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import fc from "fast-check";
 import type { JsonValue } from "../../src/schemas/read.ts";
 import { MemoryTable } from "../memory-table.ts";
-import { Learner, SEED, type Shown } from "./learner.ts";
+import { bytesOf, Learner, SEED, type Shown } from "./learner.ts";
 
 setDefaultTimeout(60_000);
 
@@ -148,7 +148,12 @@ describe("the fill rate of an event", () => {
         const table = new MemoryTable();
         const before = new Learner(table);
         const at = cut % events.length;
-        const rates = events.map(([type, value]) => straight.see(type, value)[0]);
+        const previews: number[] = [];
+        const rates = events.map(([type, value]) => {
+          previews.push(straight.schemas.preview(type, bytesOf(value)).fillRate);
+          return straight.see(type, value)[0];
+        });
+        expect(previews).toEqual(rates as number[]);
         const again = events.slice(0, at).map(([type, value]) => before.see(type, value)[0]);
         before.schemas[Symbol.dispose]();
         const after = new Learner(table);

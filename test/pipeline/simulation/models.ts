@@ -69,6 +69,8 @@ export const hashing: Embedder = {
   maxBatch: 8,
   embed: async (texts) => packed(HASHING, texts),
   embedNearest: async (texts, wanted) => withNearest(HASHING, texts, wanted),
+  // As if examples were set, which must be asked for.
+  embedNow: (text, wanted) => (wanted && nearestFor(text) !== null ? null : vectorFor(HASHING, text)),
   setExamples: async () => null,
   [Symbol.asyncDispose]: async () => {},
 };
