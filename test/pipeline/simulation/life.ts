@@ -11,7 +11,7 @@ import type { Embedder } from "../../../src/embed/embedder.ts";
 import { GatewayError } from "../../../src/errors.ts";
 import type { ParsedEvent } from "../../../src/event/event.ts";
 import { labelId, UNKNOWN_EVENT } from "../../../src/frame.ts";
-import { Journal } from "../../../src/journal/journal.ts";
+import { type DecidedFrame, Journal } from "../../../src/journal/journal.ts";
 import { Kinetics, spin } from "../../../src/physics.ts";
 import type { Pipeline } from "../../../src/pipeline/pipeline.ts";
 import type { Store } from "../../../src/store/store.ts";
@@ -81,6 +81,9 @@ export class Life {
   readonly framesAtStart: number;
   /** After so many calls at {@link point} it crashes; null: it does not. */
   crashIn: number | null = null;
+  /** The frame that was made last inside the transaction of its event. */
+  #madeAtOnce: DecidedFrame | null = null;
+  #inTransaction = false;
   #dead = false;
   readonly #world: World;
   readonly #number: number;
@@ -151,6 +154,7 @@ export class Life {
       fatal: (error) => this.#fail(error),
     });
     this.journal.onCommitted = this.#committing(this.journal.onCommitted);
+    this.journal.frameAtOnce = this.#framingAtOnce(this.journal.frameAtOnce);
     this.pipeline.start();
   }
 
@@ -208,9 +212,29 @@ export class Life {
     const { ledger } = this.#world;
     return (batch) => {
       if (this.#dead) return;
-      this.#checked(() => ledger.received(batch.events));
+      const made = this.#madeAtOnce;
+      this.#checked(() => {
+        ledger.received(batch.events);
+        if (batch.frameId !== null && made !== null) ledger.decided(batch.frameId, [made], this.nowMs);
+      });
       this.point();
       if (!this.#dead) onCommitted(batch);
+    };
+  }
+
+  /** Remembers the frame that is made inside the transaction of its event, and now and then lets the transaction fail. */
+  #framingAtOnce(frameAtOnce: Journal["frameAtOnce"]): Journal["frameAtOnce"] {
+    return (event) => {
+      this.#madeAtOnce = null;
+      if (this.#dead) return null;
+      this.#inTransaction = true;
+      try {
+        this.#madeAtOnce = frameAtOnce(event);
+      } finally {
+        this.#inTransaction = false;
+      }
+      if (this.#madeAtOnce !== null && this.#world.dice.chance(0.05)) throw new Error("the row was refused");
+      return this.#madeAtOnce;
     };
   }
 
@@ -448,6 +472,7 @@ export class Life {
     const known = brain.known.bind(brain);
     brain.known = (event, nearest) => {
       const result = known(event, nearest);
+      if (this.#inTransaction) return result;
       this.#checked(() => this.#world.ledger.ready(event.seq, result.question !== null, this.nowMs));
       return result;
     };
