@@ -101,8 +101,6 @@ export class Journal implements Disposable {
   readonly journalId: number;
   /** Whether the machine has not booted since the journal was last open. */
   readonly sameBoot: boolean;
-  /** How far the journal had acknowledged when it was last open; null if that is not known. */
-  readonly acknowledged: Acknowledged | null;
   /** Called after each commit with new events, in order of seq, before the promises of their calls resolve. */
   onCommitted: (batch: { events: readonly JournalEvent[]; frameId: number | null }) => void = () => {};
   /**
@@ -184,7 +182,6 @@ export class Journal implements Disposable {
       const headsPath = o.headsPath ?? null;
       const owner = { journalId: this.journalId, bootId: o.bootId };
       this.#headsFile = headsPath === null ? null : new HeadsFile({ path: headsPath, ...owner });
-      this.acknowledged = this.#headsFile?.found ?? null;
       this.#files = new OwnFiles([path, `${path}-wal`, ...(o.needs ?? [])], nowUs);
       const shared = { path, database, transactions, settings, generations, logs, keys, damage: this.damage };
       const frameAtOnce = (event: JournalEvent): DecidedFrame | null => this.frameAtOnce(event);
@@ -266,6 +263,11 @@ export class Journal implements Disposable {
   /** Why nothing can be acknowledged now: a file of the gateway was deleted or replaced. null if none was. */
   filesLost(): GatewayError | null {
     return this.#files.failure();
+  }
+
+  /** How far the journal had acknowledged when it was last open; null if that is not known. */
+  get acknowledged(): Acknowledged | null {
+    return this.#headsFile?.found ?? null;
   }
 
   /** The newest number of each log that was ever given; 0 before the first. */
