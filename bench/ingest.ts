@@ -1,13 +1,21 @@
 /**
- * Measures ingest as its clients see it while everything runs (hashing embedder, frames, ring, store). The baseline is a bare
- * Bun.serve that parses the same JSON and echoes it, under the same load on the same machine in the same run.
+ * Measures ingest as its clients see it while everything runs (hashing embedder, frames, ring, store). With 64 connections the
+ * baseline is a bare Bun.serve that parses the same JSON and echoes it, with one connection a plain server with SQLite, under
+ * the same load on the same machine in the same run.
  *
  * The busy echo has a low-priority Worker beside it, which uses as much processor time as the gateway's own low-priority
  * threads did a moment before. After each load the journal must hold one event for each response of 200.
  */
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { backgroundSeconds, makeFolder, metric, startGateway } from "./support/gateway-process.ts";
+import {
+  backgroundSeconds,
+  makeFolder,
+  metric,
+  processorSeconds,
+  type Running,
+  startGateway,
+} from "./support/gateway-process.ts";
 import { type LoadResult, load, median, print, webhookBody } from "./support/load.ts";
 
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 4);
@@ -20,6 +28,8 @@ const bodies = Array.from({ length: 2000 }, (_, n) => webhookBody(n));
 interface GatewayResult extends LoadResult {
   /** Processor time of the low-priority threads, as a share of one core. */
   readonly backgroundShare: number;
+  /** Processor time of the whole process for each request, the frames and rows that follow the load included. */
+  readonly microsecondsEach: number;
   /** Frames made during the load, as a share of its events. The other frames follow after the burst. */
   readonly framedShare: number;
 }
@@ -39,15 +49,44 @@ async function echo(busyShare: number | null): Promise<LoadResult> {
   }
 }
 
-async function singles(): Promise<GatewayResult> {
+/** A plain server with SQLite under the same load. */
+async function sqlite(connections: number): Promise<LoadResult> {
+  const folder = makeFolder();
+  const command = [
+    process.execPath,
+    join(import.meta.dir, "support/sqlite-server.ts"),
+    join(folder, "peer.db"),
+  ];
+  const server = Bun.spawn(command, { stdout: "pipe" });
+  try {
+    const { value } = await server.stdout.getReader().read();
+    const port = Number(new TextDecoder().decode(value));
+    await load({ port, connections, seconds: WARM_UP_SECONDS, bodies });
+    return await load({ port, connections, seconds: SECONDS, bodies });
+  } finally {
+    server.kill("SIGKILL");
+    await server.exited;
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** Waits until every event has its frame and DuckDB has both. */
+async function settled(gateway: Running): Promise<void> {
+  while ((await metric(gateway, "unframed_events")) + (await metric(gateway, "store_lag_frames")) > 0)
+    await Bun.sleep(50);
+}
+
+async function singles(connections: number): Promise<GatewayResult> {
   const folder = makeFolder();
   try {
     await using gateway = await startGateway(folder);
     const { port, pid } = gateway;
-    const warm = await load({ port, connections: CONNECTIONS, seconds: WARM_UP_SECONDS, bodies });
+    const warm = await load({ port, connections, seconds: WARM_UP_SECONDS, bodies });
+    await settled(gateway);
+    const processorBefore = processorSeconds(pid);
     const framesBefore = await metric(gateway, "frames_total");
     const busyBefore = backgroundSeconds(pid);
-    const result = await load({ port, connections: CONNECTIONS, seconds: SECONDS, bodies });
+    const result = await load({ port, connections, seconds: SECONDS, bodies });
     const backgroundShare = (backgroundSeconds(pid) - busyBefore) / SECONDS;
     const framedShare = ((await metric(gateway, "frames_total")) - framesBefore) / result.answered;
     const stored = await metric(gateway, "head_seq");
@@ -56,7 +95,9 @@ async function singles(): Promise<GatewayResult> {
         `ingest: ${warm.answered + result.answered} events were acknowledged, ${stored} are in the journal`,
       );
     }
-    return { ...result, backgroundShare, framedShare };
+    await settled(gateway);
+    const microsecondsEach = ((processorSeconds(pid) - processorBefore) * 1e6) / result.answered;
+    return { ...result, backgroundShare, framedShare, microsecondsEach };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -98,10 +139,14 @@ async function ndjson(count: number, keyed: boolean): Promise<number> {
 const alone: LoadResult[] = [];
 const busy: LoadResult[] = [];
 const ours: GatewayResult[] = [];
+const alone1: GatewayResult[] = [];
+const peer1: LoadResult[] = [];
 const plain: number[] = [];
 const keyed: number[] = [];
 for (let run = 0; run < RUNS; run++) {
-  const result = await singles();
+  alone1.push(await singles(1));
+  peer1.push(await sqlite(1));
+  const result = await singles(CONNECTIONS);
   ours.push(result);
   busy.push(await echo(result.backgroundShare));
   alone.push(await echo(null));
@@ -112,12 +157,18 @@ const middle = <T>(results: readonly T[], of: (result: T) => number): number => 
 const rate = middle(ours, (r) => r.requestsPerSecond);
 const busyRate = middle(busy, (r) => r.requestsPerSecond);
 const aloneRate = middle(alone, (r) => r.requestsPerSecond);
-print({ name: "ingest/single-vs-busy-echo", value: rate, unit: "requests/s", baseline: busyRate });
+const rate1 = middle(alone1, (r) => r.requestsPerSecond);
+const peerRate1 = middle(peer1, (r) => r.requestsPerSecond);
+print({ name: "ingest/single-1", value: rate1, unit: "requests/s", baseline: peerRate1 });
+const each = (results: readonly GatewayResult[]): number => middle(results, (r) => r.microsecondsEach);
+print({ name: "ingest/cpu-1", value: each(alone1), unit: "µs/request", baseline: null });
+print({ name: "ingest/cpu-64", value: each(ours), unit: "µs/request", baseline: null });
+print({ name: "ingest/single-64", value: rate, unit: "requests/s", baseline: busyRate });
 print({ name: "ingest/single-vs-bare-echo", value: rate, unit: "requests/s", baseline: aloneRate });
 const p50 = middle(ours, (r) => r.p50Ms);
-print({ name: "ingest/single-p50", value: p50, unit: "ms", baseline: middle(busy, (r) => r.p50Ms) });
+print({ name: "ingest/single-64-p50", value: p50, unit: "ms", baseline: middle(busy, (r) => r.p50Ms) });
 const p99 = middle(ours, (r) => r.p99Ms);
-print({ name: "ingest/single-p99", value: p99, unit: "ms", baseline: middle(busy, (r) => r.p99Ms) });
+print({ name: "ingest/single-64-p99", value: p99, unit: "ms", baseline: middle(busy, (r) => r.p99Ms) });
 const background = middle(ours, (r) => r.backgroundShare);
 print({ name: "ingest/single-background", value: background, unit: "cores", baseline: null });
 const framed = middle(ours, (r) => r.framedShare);

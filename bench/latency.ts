@@ -54,6 +54,7 @@ async function ackToFrame(): Promise<void> {
   await using gateway = await startGateway(folder, ["--ring-capacity", "20000"]);
   const observer = new Observer(await openRing(gateway.ringPath));
   const acknowledgedMs: number[] = [];
+  const sentMs: number[] = [];
   const pending: Promise<void>[] = [];
   const warmUp = RATE;
   const total = warmUp + SECONDS * RATE;
@@ -61,8 +62,10 @@ async function ackToFrame(): Promise<void> {
   for (let n = 0; n < total; ) {
     const due = Math.min(total, Math.floor(((performance.now() - startedMs) * RATE) / 1000));
     for (; n < due; n++) {
+      const nowMs = performance.now();
       const sent = post(gateway, n).then((seq) => {
         acknowledgedMs[seq - 1] = performance.now();
+        sentMs[seq - 1] = nowMs;
       });
       pending.push(sent);
     }
@@ -71,14 +74,20 @@ async function ackToFrame(): Promise<void> {
   await Promise.all(pending);
   while (observer.visibleMs.length < total) await Bun.sleep(5);
   observer.stop();
-  const waits = acknowledgedMs
-    .map((ms, index) => Math.max(0, (observer.visibleMs[index] ?? 0) - ms))
-    .slice(warmUp)
-    .toSorted((a, b) => a - b);
-  const at = (share: number): number => waits[Math.floor(share * (waits.length - 1))] ?? 0;
-  print({ name: "latency/ack-to-frame-p50", value: at(0.5), unit: "ms", baseline: null });
-  print({ name: "latency/ack-to-frame-p99", value: at(0.99), unit: "ms", baseline: null });
-  print({ name: "latency/ack-to-frame-max", value: at(1), unit: "ms", baseline: null });
+  const waitsFrom = (fromMs: readonly number[]): number[] =>
+    fromMs
+      .map((ms, index) => Math.max(0, (observer.visibleMs[index] ?? 0) - ms))
+      .slice(warmUp)
+      .toSorted((a, b) => a - b);
+  const at = (waits: readonly number[], share: number): number =>
+    waits[Math.floor(share * (waits.length - 1))] ?? 0;
+  const acked = waitsFrom(acknowledgedMs);
+  print({ name: "latency/ack-to-frame-p50", value: at(acked, 0.5), unit: "ms", baseline: null });
+  print({ name: "latency/ack-to-frame-p99", value: at(acked, 0.99), unit: "ms", baseline: null });
+  print({ name: "latency/ack-to-frame-max", value: at(acked, 1), unit: "ms", baseline: null });
+  const posted = waitsFrom(sentMs);
+  print({ name: "latency/post-to-frame-p50", value: at(posted, 0.5), unit: "ms", baseline: null });
+  print({ name: "latency/post-to-frame-p99", value: at(posted, 0.99), unit: "ms", baseline: null });
   await gateway.stop();
   rmSync(folder, { recursive: true, force: true });
 }

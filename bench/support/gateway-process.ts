@@ -112,6 +112,13 @@ export function backgroundSeconds(pid: number): number {
   return ticks / TICKS_PER_SECOND;
 }
 
+/** Processor seconds that a process has used so far, with all its threads. Linux only. */
+export function processorSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
+}
+
 /** Resident bytes without the pages of the ring, which are shared memory. Linux only. */
 export function residentBytes(pid: number): number {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
