@@ -11,6 +11,8 @@ import { createFile, prepare, type Row, SCHEMA_VERSION, syncFolder, UNCHECKED_TO
 const LOGS = { events: "seq", frames: "frame_id", answers: "answer_id" } as const;
 type LogName = keyof typeof LOGS;
 
+/** @bound rows and unused numbers on damaged pages that a start passes over | it refuses, and changes nothing */
+const LOST_MAX = 1_000_000;
 /** @bound newest numbers of a damaged log that are looked up one by one | older rows are only found in order */
 const SINGLE_LOOKUPS_MAX = 1_000_000;
 /** @bound bytes of a journal whose structure each start checks (1 to 2 ms a MB) | in a larger one damage is found when it is met */
@@ -132,7 +134,10 @@ class Copy {
         copy.run(low, high);
         return [];
       },
-      lost: (number, why) => lost.set(number, why),
+      lost: (number, why) => {
+        if (lost.size >= LOST_MAX) throw tooMuchLost(this.#database.filename, log);
+        lost.set(number, why);
+      },
     });
     this.#singly(log, lost);
     for (const [number, why] of lost) this.#lost.push({ log, id: number, why });
@@ -161,17 +166,17 @@ class Copy {
     }
   }
 
-  /** The lowest or highest number of a log; if its page is damaged, one that surely is beyond. */
+  /** The lowest or highest number that a log can have: above what was pruned, and up to SQLite's sequence. */
   #bound(log: LogName, which: "min" | "max"): number {
-    const sql = `SELECT coalesce(${which}(${LOGS[log]}), 0) AS id FROM damaged.${log}`;
-    const beyond =
-      which === "min"
-        ? `SELECT coalesce(max(value ->> '${{ events: "seq", frames: "frameId", answers: "answerId" }[log]}'), 0) + 1 AS id
-           FROM main.meta WHERE key = 'journal.pruned'`
-        : `SELECT coalesce(max(seq), 0) AS id FROM damaged.sqlite_sequence WHERE name = '${log}'`;
-    for (const query of [sql, beyond]) {
+    const rows = `SELECT coalesce(${which}(${LOGS[log]}), 0) AS id FROM damaged.${log}`;
+    const cursor = { events: "seq", frames: "frameId", answers: "answerId" }[log];
+    const pruned = `SELECT coalesce(max(value ->> '${cursor}'), 0) + 1 AS id FROM main.meta WHERE key = 'journal.pruned'`;
+    const sequence = `SELECT max(seq) AS id FROM damaged.sqlite_sequence WHERE name = '${log}'`;
+    // The highest row may have any number, if its page is damaged.
+    for (const query of which === "min" ? [rows, pruned] : [sequence, rows]) {
       try {
-        return (prepare(this.#database, query).get()?.id as number | undefined) ?? 0;
+        const id = prepare(this.#database, query).get()?.id;
+        if (typeof id === "number" && id > 0) return id;
       } catch (error) {
         if (!isDamage(error)) throw error;
       }
@@ -244,6 +249,16 @@ function checkIdentity(database: Database, path: string): void {
     object: path,
     detail: "the file is damaged, and the id of the journal cannot be read",
     hint: "put back a copy of the journal with its -wal, and of its database; this file was left as it is",
+  });
+}
+
+function tooMuchLost(path: string, log: LogName): GatewayError {
+  return new GatewayError({
+    code: "journal_failed",
+    operation: "journal: rebuild",
+    object: path,
+    detail: `more than ${LOST_MAX} numbers of ${log} are on damaged pages`,
+    hint: "put back a copy of the journal with its -wal, and of its database; the damaged file was left as it is",
   });
 }
 
