@@ -24,6 +24,8 @@ const COMMIT_EVENTS_MAX = 16_384;
  * @bound frames in one transaction of DuckDB | the rest goes into the next
  */
 const COMMIT_FRAMES_MAX = 4096;
+/** While more events wait than a transaction takes, so many transactions in a row have only events, which can then be read sooner. */
+const EVENTS_ONLY_MAX = 8;
 /** @bound updates in one transaction of DuckDB | the rest goes into the next */
 const COMMIT_UPDATES_MAX = CHUNK_ROWS;
 
@@ -82,6 +84,9 @@ export class Writer {
     this.#frames = new FrameWriter(o.journal, "frames", o.onDamage);
   }
 
+  /** Transactions in a row without frames. */
+  #eventsOnly = 0;
+
   /** Smaller bounds, after a transaction has run out of memory. */
   set bounds(bounds: StoreBounds) {
     this.#bounds = bounds;
@@ -124,9 +129,13 @@ export class Writer {
     const next = { ...cursors };
     await connection.run("BEGIN");
     const events = await this.#appendEvents(appenders.events, backlog, next);
+    const behind = next.seq < backlog.headSeq;
+    this.#eventsOnly = behind && this.#eventsOnly < EVENTS_ONLY_MAX ? this.#eventsOnly + 1 : 0;
     const frameBytes =
-      (await this.#appendFrames(appenders.enrichments, backlog, next)) +
-      this.#appendUpdates(appenders.answers, backlog, next);
+      this.#eventsOnly > 0
+        ? 0
+        : (await this.#appendFrames(appenders.enrichments, backlog, next)) +
+          this.#appendUpdates(appenders.answers, backlog, next);
     this.#cursors.append(appenders.cursors, this.#journalId, next);
     appenders.cursors.flushSync();
     await connection.run("COMMIT");

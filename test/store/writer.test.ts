@@ -113,6 +113,24 @@ describe("a commit", () => {
     expect([eventBytes > 30 * 128, frameBytes]).toEqual([true, 25 * 256]);
   });
 
+  test("has only events while more of them wait than it takes, so that they can be read sooner", async () => {
+    using one = new Case(new TestJournal(ROOT));
+    await one.open();
+    one.backlog.raiseSeq(one.journal.addEvents(numbered(40_000)));
+    one.journal.addFrames(frames(10));
+    one.backlog.offer({ firstFrameId: 1, count: 10, vectors: null }, EVERYTHING);
+    const seen: number[][] = [];
+    for (let cursors = EVERYTHING; cursors.frameId < 10; ) {
+      ({ cursors } = await one.commit(cursors));
+      seen.push([cursors.seq, cursors.frameId]);
+    }
+    expect(seen).toEqual([
+      [16_384, 0],
+      [32_768, 0],
+      [40_000, 10],
+    ]);
+  });
+
   test("moves its cursor over frames whose numbers were skipped, without a row", async () => {
     using one = new Case(new TestJournal(ROOT));
     await one.open();
@@ -155,10 +173,16 @@ describe("a commit", () => {
     one.backlog.offer({ firstFrameId: 1, count: 5000, vectors: null }, EVERYTHING);
     one.journal.addUpdates(frames(3000));
     one.backlog.raiseAnswerId(3000);
-    const { cursors } = await one.commit();
-    expect(cursors).toEqual({ seq: 16_384, frameId: 4096, answerId: 2048 });
-    expect(one.clock.turns).toBe(16_384 / 2048 + 2);
-    expect((await one.commit(cursors)).cursors).toEqual({ seq: 20_000, frameId: 5000, answerId: 3000 });
+    const first = await one.commit();
+    expect(first.cursors).toEqual({ seq: 16_384, frameId: 0, answerId: 0 });
+    expect(one.clock.turns).toBe(16_384 / 2048);
+    const second = await one.commit(first.cursors);
+    expect(second.cursors).toEqual({ seq: 20_000, frameId: 4096, answerId: 2048 });
+    expect((await one.commit(second.cursors)).cursors).toEqual({
+      seq: 20_000,
+      frameId: 5000,
+      answerId: 3000,
+    });
     expect(await one.stored()).toEqual([20_000, 5000, 3000, 20_000, 5000, 3000]);
   });
 
