@@ -129,7 +129,8 @@ export class Writer {
     const next = { ...cursors };
     await connection.run("BEGIN");
     const events = await this.#appendEvents(appenders.events, backlog, next);
-    const behind = next.seq < backlog.headSeq;
+    // In a bounded file events and frames keep pace, because each has half of it.
+    const behind = next.seq < backlog.headSeq && !this.#gapsAllowed;
     this.#eventsOnly = behind && this.#eventsOnly < EVENTS_ONLY_MAX ? this.#eventsOnly + 1 : 0;
     const frameBytes =
       this.#eventsOnly > 0

@@ -14,7 +14,7 @@ const CLOSE = { withinMs: 10_000 };
 const ROOT = mkdtempSync(join(tmpdir(), "store-conductor-test-"));
 afterAll(() => rmSync(ROOT, { recursive: true, force: true }));
 
-const COMMIT_DELAY_MS = 60;
+const COMMIT_DELAY_MS = 200;
 const COMMIT_ROWS = 2048;
 const READ_WAIT_MS_MAX = 2000;
 
@@ -70,7 +70,7 @@ class Case {
 }
 
 describe("writing", () => {
-  test("a few rows wait 60 ms for company, many do not", async () => {
+  test("a few rows wait 200 ms for company, many do not", async () => {
     const one = new Case();
     const store = await one.open();
     store.head(one.journal.addEvents(numbered(3)));

@@ -170,7 +170,7 @@ describe("if memory does not suffice", () => {
     const one = new Case(await stuck());
     const store = await one.open(0);
     store.head(200);
-    await one.clock.advance(60);
+    await one.clock.advance(200);
     await until("it has failed", () => one.of("failure").length > 0);
     expect(one.of("failure")[0]?.error.detail).toMatch(/allocate|pin/);
     expect(one.of("memory")).toEqual([]);
