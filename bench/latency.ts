@@ -86,8 +86,8 @@ async function ackToFrame(): Promise<void> {
   print({ name: "latency/ack-to-frame-p99", value: at(acked, 0.99), unit: "ms", baseline: null });
   print({ name: "latency/ack-to-frame-max", value: at(acked, 1), unit: "ms", baseline: null });
   const posted = waitsFrom(sentMs);
-  print({ name: "latency/post-to-frame-p50", value: at(posted, 0.5), unit: "ms", baseline: null });
-  print({ name: "latency/post-to-frame-p99", value: at(posted, 0.99), unit: "ms", baseline: null });
+  print({ name: "latency/post-to-vector-p50", value: at(posted, 0.5), unit: "ms", baseline: null });
+  print({ name: "latency/post-to-vector-p99", value: at(posted, 0.99), unit: "ms", baseline: null });
   await gateway.stop();
   rmSync(folder, { recursive: true, force: true });
 }

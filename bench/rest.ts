@@ -26,8 +26,8 @@ await Bun.sleep(2000);
 const before = processorSeconds(gateway.pid);
 await Bun.sleep(IDLE_SECONDS * 1000);
 const share = ((processorSeconds(gateway.pid) - before) / IDLE_SECONDS) * 100;
-print({ name: "rest/idle", value: share, unit: "% of a core", baseline: null });
-print({ name: "rest/memory-idle", value: megabytes(), unit: "MB", baseline: null });
+print({ name: "idle", value: share, unit: "% of a core", baseline: null });
+print({ name: "memory/idle", value: megabytes(), unit: "MB", baseline: null });
 
 let peak = 0;
 const sampler = setInterval(() => {
@@ -50,21 +50,21 @@ const seqOfNewest = async (): Promise<number> => {
 };
 while ((await seqOfNewest()) < BURST_EVENTS) await Bun.sleep(5);
 const seconds = (performance.now() - startedMs) / 1000;
-print({ name: "rest/queryable", value: BURST_EVENTS / seconds, unit: "events/s", baseline: null });
+print({ name: "store/queryable", value: BURST_EVENTS / seconds, unit: "events/s", baseline: null });
 while ((await metric(gateway, "unframed_events")) + (await metric(gateway, "store_lag_frames")) > 0)
   await Bun.sleep(50);
 const framedSeconds = (performance.now() - startedMs) / 1000;
 print({
-  name: "rest/framed-and-stored",
+  name: "store/framed-and-stored",
   value: BURST_EVENTS / framedSeconds,
   unit: "events/s",
   baseline: null,
 });
 const processor = ((processorSeconds(gateway.pid) - burstBefore) * 100_000) / BURST_EVENTS;
-print({ name: "rest/cpu-of-100000", value: processor, unit: "s", baseline: null });
+print({ name: "store/cpu-of-100000", value: processor, unit: "s", baseline: null });
 await Bun.sleep(AFTER_SECONDS * 1000);
 clearInterval(sampler);
-print({ name: "rest/memory-peak", value: peak, unit: "MB", baseline: null });
-print({ name: "rest/memory-after", value: megabytes(), unit: "MB", baseline: null });
+print({ name: "memory/peak", value: peak, unit: "MB", baseline: null });
+print({ name: "memory/after", value: megabytes(), unit: "MB", baseline: null });
 await gateway.stop();
 rmSync(folder, { recursive: true, force: true });
