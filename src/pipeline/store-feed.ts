@@ -62,6 +62,8 @@ export class StoreFeed {
   /** See {@link offered}. */
   #offered = 0;
   #feeding = false;
+  /** The head that the store was told last. */
+  #toldSeq = -1;
   /** Tells the store what is new. */
   #telling: Disposable | null = null;
   #checkpointAsked = false;
@@ -102,7 +104,7 @@ export class StoreFeed {
       this.#listen(store);
       this.#store = store;
       this.state = stateOf(store);
-      store.head(this.#o.journal.headSeq());
+      this.tellHead();
       store.updates(this.#o.journal.headAnswerId());
       void this.feed();
       this.#o.onOpen();
@@ -153,7 +155,10 @@ export class StoreFeed {
 
   /** Tells the store up to where the journal has events. */
   tellHead(): void {
-    this.#store?.head(this.#o.journal.headSeq());
+    const headSeq = this.#o.journal.headSeq();
+    if (this.#store === null || headSeq === this.#toldSeq) return;
+    this.#toldSeq = headSeq;
+    this.#store.head(headSeq);
   }
 
   /** Tells the store soon of the events and frames that are new. */

@@ -72,11 +72,12 @@ function around(next: number, stored: number) {
     keptFrom: 1,
     entriesFail: 0,
     bursting: false,
+    headSeq: 50,
   };
   const heard: string[] = [];
   const feed = new StoreFeed({
     journal: {
-      headSeq: () => 50,
+      headSeq: () => state.headSeq,
       headAnswerId: () => 6,
       framesFrom: (from) =>
         from > state.keptFrom || state.keptFrom >= state.next ? [] : [{ frameId: state.keptFrom } as never],
@@ -249,16 +250,17 @@ describe("what is new is told together", () => {
     await clock.settle();
     store.told.length = 0;
     for (let turn = 0; turn < 5; turn++) {
+      state.headSeq += 1;
       state.next += 1;
       feed.tellSoon();
       await clock.advance(10);
     }
     expect([store.told, store.offered]).toEqual([[], []]);
     await clock.advance(50);
-    expect(store.told).toEqual(["head 50"]);
+    expect(store.told).toEqual(["head 55"]);
     expect(store.offered).toEqual([[1, 5]]);
     await clock.advance(10_000);
-    expect(store.told).toEqual(["head 50"]);
+    expect(store.told).toEqual(["head 55"]);
   });
 
   test("at once before a read", async () => {
@@ -266,11 +268,13 @@ describe("what is new is told together", () => {
     feed.open();
     await clock.settle();
     store.told.length = 0;
+    state.headSeq = 51;
     state.next = 3;
     feed.tellSoon();
     feed.tellNow();
+    feed.tellNow();
     await clock.settle();
-    expect(store.told).toEqual(["head 50"]);
+    expect(store.told).toEqual(["head 51"]);
     expect(store.offered).toEqual([[1, 2]]);
   });
 
@@ -298,12 +302,13 @@ describe("what is new is told together", () => {
   });
 
   test("before the store closes", async () => {
-    const { clock, store, feed } = around(1, 0);
+    const { clock, store, state, feed } = around(1, 0);
     feed.open();
     await clock.settle();
     store.told.length = 0;
+    state.headSeq = 51;
     feed.tellSoon();
     await feed.close(1000);
-    expect(store.told[0]).toBe("head 50");
+    expect(store.told[0]).toBe("head 51");
   });
 });
