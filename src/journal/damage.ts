@@ -38,7 +38,7 @@ export class Damage {
     return this.#seen.size;
   }
 
-  /** Says what is not about one row. */
+  /** Tells the log, or whoever sets {@link onDamage} later. */
   say(message: string): void {
     if (this.#tell === null) this.#untold.push(message);
     else this.#tell(message);

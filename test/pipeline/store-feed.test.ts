@@ -294,6 +294,7 @@ describe("what is new is told together", () => {
     await clock.settle();
     store.told.length = 0;
     state.bursting = true;
+    state.headSeq = 51;
     state.next = 2;
     feed.tellSoon();
     await clock.advance(200);
