@@ -16,6 +16,11 @@ function withNumber(sum: number, value: unknown): number {
   return Math.imul(sum ^ number, MIX) ^ (number / 2 ** 32);
 }
 
+/** The checksum of three numbers, with which every row's begins. */
+function ofNumbers(first: unknown, second: unknown, third: unknown): number {
+  return withNumber(withNumber(withNumber(0, first), second), third);
+}
+
 /** Adds a text, as its UTF-8 bytes, or a BLOB to a checksum. Anything else counts as empty. */
 function withBytes(sum: number, value: unknown): number {
   if (value === null) return Math.imul(sum ^ ABSENT, MIX);
@@ -39,9 +44,7 @@ export interface EventCells {
 
 /** @returns the checksum of an event's row, 0 to 2³² − 1. */
 export function eventChecksum(cells: EventCells): number {
-  let sum = withNumber(0, cells.seq);
-  sum = withNumber(sum, cells.receivedUs);
-  sum = withNumber(sum, cells.timestampUs);
+  let sum = ofNumbers(cells.seq, cells.receivedUs, cells.timestampUs);
   // One call for all short texts, because the call costs more than the bytes.
   const { id, type, message, conversationId, fields, source } = cells;
   sum = withBytes(sum, `${id}\0${type}\0${message}\0${conversationId}\0${fields}\0${source}`);
@@ -63,9 +66,7 @@ export interface DecidedCells {
 
 /** @returns the checksum of the row of a frame or an update, 0 to 2³² − 1. */
 export function decidedChecksum(cells: DecidedCells): number {
-  let sum = withNumber(0, cells.id);
-  sum = withNumber(sum, cells.seq);
-  sum = withNumber(sum, cells.decidedUs);
+  let sum = ofNumbers(cells.id, cells.seq, cells.decidedUs);
   sum = withBytes(sum, cells.physics);
   sum = withBytes(sum, cells.vector);
   return withBytes(sum, `${cells.eventType}\0${cells.intent}\0${cells.provenance}`) >>> 0;
